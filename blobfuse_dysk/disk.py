@@ -1,0 +1,318 @@
+"""What a user names: a disk's address, sizes, durations, options. Text becomes frozen dataclasses here, checked once.
+
+DISK is `ACCOUNT/CONTAINER/BLOB` (blob names may hold slashes) or the blob's URL; both take `?snapshot=TIME`, and
+the URL takes a SAS. The SAS never appears in `repr` or `str`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from math import inf
+from typing import Literal, TypeAlias, get_args
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from blobfuse_dysk.errors import UsageError
+
+__all__ = [
+    "DEFAULT_REALM",
+    "MAX_SIZE",
+    "AttachOptions",
+    "Cache",
+    "DiskAddress",
+    "Endpoint",
+    "format_size",
+    "parse_duration",
+    "parse_size",
+]
+
+Cache: TypeAlias = Literal["none", "readonly", "readwrite"]
+DEFAULT_REALM = "core.windows.net"
+MAX_SIZE = 8 << 40  # bytes; a page blob's limit
+MIN_WRITE_CACHE = 16 << 20  # bytes; room for a few of the largest writes
+MIN_READ_CACHE = 1 << 20  # bytes; a few chunks
+_ACCOUNT = re.compile(r"[a-z0-9]{3,24}\Z")
+_CONTAINER = re.compile(r"(?:\$root|\$logs|[a-z0-9](?:-?[a-z0-9])*)\Z")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B?)\Z", re.IGNORECASE)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?\Z")
+_DURATION_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_ADDRESS_HELP = "write it as ACCOUNT/CONTAINER/BLOB or as the blob's URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an account's blob service listens.
+
+    path: empty for `https://ACCOUNT.blob.core.windows.net`, `/ACCOUNT` for an emulator that takes the account
+    from the path (Azurite: `http://127.0.0.1:10000/devstoreaccount1`).
+    """
+
+    scheme: Literal["http", "https"]
+    host: str
+    port: int
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str, account: str | None = None) -> Endpoint:
+        """Read an endpoint URL. With `account`, an IP address or localhost without a path gets `/account` added."""
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+        try:
+            port = parts.port
+        except ValueError as error:
+            raise UsageError(f"endpoint {text!r}: {error}", remedy="give a port between 1 and 65535") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"endpoint {text!r} is not an http or https URL")
+        if parts.query or parts.fragment or parts.username:
+            raise UsageError(
+                "an endpoint takes no query, fragment or user", remedy="a SAS goes into the credential file"
+            )
+        scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
+        path = parts.path.rstrip("/")
+        if not path and account and _takes_account_in_path(parts.hostname):
+            path = f"/{account}"
+        return cls(scheme, parts.hostname, port or (443 if scheme == "https" else 80), path)
+
+    @classmethod
+    def of_account(cls, account: str, realm: str = DEFAULT_REALM) -> Endpoint:
+        """The public endpoint of an account; realm is the cloud's suffix (core.windows.net, core.chinacloudapi.cn)."""
+        return cls("https", f"{account}.blob.{realm}", 443)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether plain HTTP is safe: the bytes do not leave this machine."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def authority(self) -> str:
+        """`host` or `host:port`, as the Host header wants it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.scheme == "https" else 80
+        return host if self.port == default else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskAddress:
+    """A page blob, or a snapshot of one, as the user named it.
+
+    endpoint: None when the short form was used; `azure.credentials.resolve` then decides it.
+    sas, account_key: a credential given with the address, in memory only; `resolve` takes them out. No text form has
+    an account_key.
+    """
+
+    account: str
+    container: str
+    blob: str
+    snapshot: str | None = None
+    endpoint: Endpoint | None = None
+    sas: str | None = field(default=None, repr=False)
+    account_key: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> DiskAddress:
+        """Read the short form or a URL; raises UsageError that says what is wrong with it."""
+        if "://" in text:
+            return cls._from_url(text)
+        path, _, query = text.partition("?")
+        snapshot, sas = _split_query(query)
+        if sas:
+            raise UsageError("a SAS needs the URL form of the disk", remedy="write https://ACCOUNT.blob...?SAS")
+        pieces = path.split("/", 2)
+        if len(pieces) != 3:
+            raise UsageError(f"disk {path!r} is not complete", remedy=_ADDRESS_HELP)
+        return cls._checked(pieces[0], pieces[1], pieces[2], snapshot, None, None)
+
+    @classmethod
+    def _from_url(cls, text: str) -> DiskAddress:
+        base, _, query = text.partition("?")
+        parts = urlsplit(base)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"disk {base!r} is not an http or https URL", remedy=_ADDRESS_HELP)
+        snapshot, sas = _split_query(query)
+        path = unquote(parts.path).lstrip("/")
+        if _takes_account_in_path(parts.hostname):
+            account, _, path = path.partition("/")
+            endpoint = Endpoint.parse(f"{parts.scheme}://{parts.netloc}/{account}")
+        else:
+            account = parts.hostname.partition(".")[0]
+            endpoint = Endpoint.parse(f"{parts.scheme}://{parts.netloc}")
+        container, _, blob = path.partition("/")
+        return cls._checked(account, container, blob, snapshot, endpoint, sas)
+
+    @classmethod
+    def _checked(
+        cls,
+        account: str,
+        container: str,
+        blob: str,
+        snapshot: str | None,
+        endpoint: Endpoint | None,
+        sas: str | None,
+    ) -> DiskAddress:
+        if not _ACCOUNT.match(account):
+            raise UsageError(f"account {account!r} is not 3 to 24 lower-case letters and digits", remedy=_ADDRESS_HELP)
+        if not 3 <= len(container) <= 63 or not _CONTAINER.match(container):
+            raise UsageError(
+                f"container {container!r} is not 3 to 63 lower-case letters, digits and single dashes",
+                remedy=_ADDRESS_HELP,
+            )
+        if not 1 <= len(blob) <= 1024 or any(ord(c) < 32 for c in blob) or blob.endswith(("/", ".")):
+            raise UsageError(
+                f"blob name {blob!r} is not 1 to 1024 printable characters that end in neither '/' nor '.'",
+                remedy=_ADDRESS_HELP,
+            )
+        return cls(account, container, blob, snapshot, endpoint, sas)
+
+    @property
+    def key(self) -> str:
+        """The identity used to tell whether a disk is attached already: no SAS, no endpoint."""
+        return str(self)
+
+    @property
+    def path(self) -> str:
+        """`/container/blob`, percent-encoded for a request line."""
+        return f"/{self.container}/{quote(self.blob, safe='/~')}"
+
+    def __str__(self) -> str:
+        tail = f"?snapshot={self.snapshot}" if self.snapshot else ""
+        return f"{self.account}/{self.container}/{self.blob}{tail}"
+
+
+@dataclass(frozen=True, slots=True)
+class AttachOptions:
+    """How to attach a disk. Seconds are floats, None means for ever; sizes are bytes."""
+
+    name: str | None = None
+    read_only: bool = False
+    break_lease: bool = False
+    lease_s: float | None = 60.0  # 15 to 60, or None: infinite
+    lease_id: str | None = None
+    sector_size: Literal[512, 4096] = 512
+    partscan: bool = False
+    io_timeout_s: float | None = 300.0
+    vhd: Literal["auto", "yes", "no"] = "auto"
+    cache: Cache = "readwrite"
+    write_cache_size: int = 64 << 20  # bytes of the dirty ring (cache=readwrite)
+    read_cache_size: int = 32 << 20  # bytes of chunks read ahead (cache=readonly, readwrite)
+    write_delay_s: float = 1.0  # after which accepted writes are sent although nobody asked for a flush
+    iops: int | None = None  # requests to the service, per second; each 256 KiB of a larger one count as one
+    mbps: float | None = None  # 10^6 bytes per second, read and written together
+    checksum: Literal["auto", "md5", "none"] = "auto"
+    endpoint: str | None = None
+    realm: str | None = None
+    credentials: str | None = None  # path of a credential file
+    allow_http: bool = False
+    autoclear: bool = False  # detach when the last user of the device closes it (mounts)
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not _NAME.match(self.name):
+            raise UsageError(
+                f"name {self.name!r} cannot be a device name", remedy="use up to 63 letters, digits, '_', '.' and '-'"
+            )
+        if self.lease_s is not None and not 15 <= self.lease_s <= 60:
+            raise UsageError(f"lease of {self.lease_s:g} s", remedy="use 15 to 60 seconds, or infinite")
+        if self.io_timeout_s is not None and self.io_timeout_s < 1:
+            raise UsageError(f"io-timeout of {self.io_timeout_s:g} s", remedy="use at least 1 second, or never")
+        if self.cache not in get_args(Cache):
+            raise UsageError(f"cache {self.cache!r}", remedy="use none, readonly or readwrite")
+        for name, size, least in (
+            ("write-cache-size", self.write_cache_size, MIN_WRITE_CACHE),
+            ("read-cache-size", self.read_cache_size, MIN_READ_CACHE),
+        ):
+            if size < least:
+                raise UsageError(
+                    f"{name} of {format_size(size)}",
+                    remedy=f"use at least {format_size(least)}, or cache=none to go without caches",
+                )
+        if not 0 < self.write_delay_s <= 60:
+            raise UsageError(f"write-delay of {self.write_delay_s:g} s", remedy="use more than 0 s and at most 60 s")
+        if self.iops is not None and self.iops < 1:
+            raise UsageError(f"iops of {self.iops}", remedy="use 1 or more, or leave it out to have no limit")
+        if self.mbps is not None and not 0.1 <= self.mbps < inf:
+            raise UsageError(f"mbps of {self.mbps:g}", remedy="use 0.1 or more, or leave it out to have no limit")
+        if self.sector_size not in (512, 4096):
+            raise UsageError(f"sector size {self.sector_size}", remedy="use 512 or 4096")
+
+    @property
+    def cache_memory(self) -> int:
+        """The most bytes that the caches come to hold."""
+        writes = self.write_cache_size if self.cache == "readwrite" and not self.read_only else 0
+        return writes + (self.read_cache_size if self.cache != "none" else 0)
+
+
+def parse_size(text: str) -> int:
+    """Read `32GiB`, `32G`, `512`, `1.5TiB` as bytes. K, M, G, T and KiB... are powers of 1024, KB, MB... of 1000.
+
+    Raises UsageError unless the result is a positive multiple of 512 bytes, at most 8 TiB.
+    """
+    match = _SIZE.match(text.strip())
+    if not match:
+        raise UsageError(f"size {text!r} is not a number with a unit", remedy="write for example 512MiB, 32GiB or 2TiB")
+    number, prefix, unit = match.groups()
+    base = 1000 if unit.upper() == "B" and prefix else 1024
+    try:
+        exact = Decimal(number) * base ** " KMGT".index(prefix.upper() or " ")
+    except InvalidOperation:
+        raise UsageError(f"size {text!r} is not a number") from None
+    if exact <= 0:
+        raise UsageError("size is zero", remedy="a disk has at least 512 bytes")
+    if exact % 512 or exact != int(exact):
+        raise UsageError(f"size {text!r} is not a multiple of 512 bytes", remedy="a page blob has 512-byte pages")
+    if exact > MAX_SIZE:
+        raise UsageError(f"size {text!r} is above 8 TiB", remedy="8TiB is the most that a page blob holds")
+    return int(exact)
+
+
+def format_size(size: int) -> str:
+    """`34359738368` -> `32GiB`; a size that no unit divides keeps one decimal of the largest unit that fits."""
+    for exponent, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if size >= 1024**exponent:
+            value = size / 1024**exponent
+            return f"{value:.0f}{unit}" if value == int(value) else f"{value:.1f}{unit}"
+    return f"{size}B"
+
+
+def parse_duration(text: str, what: str = "duration") -> float | None:
+    """Read `300`, `5m`, `90s` as seconds; `never` and `infinite` as None."""
+    if text.strip().lower() in ("never", "infinite"):
+        return None
+    match = _DURATION.match(text.strip())
+    if not match:
+        raise UsageError(f"{what} {text!r} is not a time", remedy="write seconds, or for example 30s, 5m, 1h, never")
+    return float(match[1]) * _DURATION_UNIT[match[2] or "s"]
+
+
+def _takes_account_in_path(host: str) -> bool:
+    """Emulators listen on an address or a name without a dot, and take the account from the path."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host
+    return True
+
+
+def _split_query(query: str) -> tuple[str | None, str | None]:
+    """Separate `snapshot=` from the rest, which is the SAS; the SAS keeps its exact text, encoding included."""
+    snapshot = None
+    rest = []
+    for piece in filter(None, query.split("&")):
+        name, _, _ = piece.partition("=")
+        if name == "snapshot":
+            snapshot = dict(parse_qsl(piece)).get("snapshot")
+            if not snapshot:
+                raise UsageError("snapshot= has no time", remedy="write ?snapshot=2026-01-31T12:00:00.0000000Z")
+        else:
+            rest.append(piece)
+    if rest and not any(piece.startswith("sig=") for piece in rest):
+        raise UsageError(f"unknown word {rest[0].partition('=')[0]!r} behind the '?'", remedy="a SAS has sig= in it")
+    return snapshot, "&".join(rest) or None

@@ -1,0 +1,161 @@
+"""Every error this package raises on purpose.
+
+One small hierarchy. Each error carries two things a person needs: what was tried and failed (`str(error)`),
+and what to do about it (`error.remedy`). Front ends print `error.line()` and exit with `error.exit_code`.
+
+Messages never hold a secret: no account key, no SAS signature, no bearer token.
+"""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = [
+    "AttachedError",
+    "BusyError",
+    "CredentialError",
+    "DeviceError",
+    "DyskError",
+    "Kind",
+    "LeasedError",
+    "NotFoundError",
+    "ServiceError",
+    "StoreError",
+    "TransportError",
+    "UsageError",
+]
+
+
+class DyskError(Exception):
+    """The base of all: a message (what was tried, what happened) and a remedy (what to do)."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+    def line(self) -> str:
+        """The one line a user sees: what, why, what to do."""
+        return f"{self}: {self.remedy}" if self.remedy else str(self)
+
+
+class UsageError(DyskError):
+    """What was typed (an option, an address, a size, a configuration file) cannot be taken."""
+
+    exit_code = 2
+
+
+class CredentialError(DyskError):
+    """No usable credential: none found, malformed, refused file mode, token not to be had."""
+
+
+class NotFoundError(DyskError):
+    """The account, container, blob or attachment that was named does not exist."""
+
+
+class LeasedError(DyskError):
+    """Another holder has the blob's lease."""
+
+
+class AttachedError(DyskError):
+    """The disk, or the name, is in use by an attachment on this node."""
+
+
+class BusyError(DyskError):
+    """The device is mounted or open, so it cannot be detached."""
+
+
+class DeviceError(DyskError):
+    """This machine cannot do it: no /dev/fuse, no loop device, a missing tool, a refused system call."""
+
+
+class ServiceError(DyskError):
+    """The service answered, with a status that refuses the request.
+
+    status: the HTTP status. code: the `x-ms-error-code` (empty if the answer had none).
+    retry_after_s: seconds from Retry-After, or None.
+    Source: https://learn.microsoft.com/rest/api/storageservices/status-and-error-codes2
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str = "",
+        retry_after_s: float | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class TransportError(DyskError):
+    """No whole answer came: name not resolved, refused, reset, timed out, or the answer was cut or damaged.
+
+    sent: True when any byte of the request may have left this machine, so its outcome is unknown.
+    stale: True when the connection had been idle and broke before any byte of the answer, the usual end of a
+    keep-alive connection; a retry may start at once.
+    """
+
+    def __init__(self, message: str, *, sent: bool, stale: bool = False, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.sent = sent
+        self.stale = stale
+
+
+class Kind(enum.Enum):
+    """Why a block operation failed; `RETRYABLE` says which of these may pass by themselves."""
+
+    THROTTLED = "throttled"  # 503, 500 OperationTimedOut: slow down, then again
+    UNREACHABLE = "unreachable"  # DNS, connect, reset, timeout
+    CORRUPT = "corrupt"  # short or damaged body: ask again
+    EPOCH = "epoch"  # 412 SequenceNumberConditionNotMet: our own raise overtook the request
+    DENIED = "denied"  # 401, 403: a rotated credential may cure it
+    INTERNAL = "internal"  # other 5xx
+    LEASE = "lease"  # the service does not take our lease id: Fence finds out why
+    GONE = "gone"  # 404: blob, container or account is not there any more
+    RANGE = "range"  # beyond the blob's end: it was made smaller
+    REJECTED = "rejected"  # any other 4xx: a bug here or a change there
+    FENCED = "fenced"  # another node holds the disk: for good
+    TIMEOUT = "timeout"  # io-timeout is used up
+
+    @property
+    def retryable(self) -> bool:
+        return self in RETRYABLE
+
+
+RETRYABLE = frozenset(
+    {Kind.THROTTLED, Kind.UNREACHABLE, Kind.CORRUPT, Kind.EPOCH, Kind.DENIED, Kind.INTERNAL, Kind.LEASE}
+)
+
+
+class StoreError(DyskError):
+    """A block operation failed. The only exception (but for trio.Cancelled) that a Store may raise.
+
+    kind: why. unknown: the write may or may not have been applied, or may still be (an ambiguous write);
+    False means that it was not applied and never will be. retry_after_s: the service's wish, in seconds.
+    immediate: a retry needs no pause (a stale connection, a raised epoch). epoch: the epoch in which the request was
+    sent, or None when nobody knows.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        kind: Kind,
+        *,
+        unknown: bool = False,
+        retry_after_s: float | None = None,
+        immediate: bool = False,
+        epoch: int | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.kind = kind
+        self.unknown = unknown
+        self.retry_after_s = retry_after_s
+        self.immediate = immediate
+        self.epoch = epoch

@@ -1,0 +1,184 @@
+"""What a user types: addresses, sizes, durations, options."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blobfuse_dysk.disk import (
+    MAX_SIZE,
+    AttachOptions,
+    DiskAddress,
+    Endpoint,
+    format_size,
+    parse_duration,
+    parse_size,
+)
+from blobfuse_dysk.errors import UsageError
+
+
+def test_short_form_keeps_slashes_of_the_blob() -> None:
+    address = DiskAddress.parse("acct01/disks/team/a.vhd")
+    assert (address.account, address.container, address.blob) == ("acct01", "disks", "team/a.vhd")
+    assert address.endpoint is None
+    assert str(address) == "acct01/disks/team/a.vhd"
+
+
+def test_url_of_the_public_cloud() -> None:
+    address = DiskAddress.parse("https://acct01.blob.core.windows.net/disks/a%20b?sv=2024&sig=x%2By%3D")
+    assert address.account == "acct01"
+    assert address.blob == "a b"
+    assert address.path == "/disks/a%20b"
+    assert address.sas == "sv=2024&sig=x%2By%3D", "the signature's own encoding must survive"
+    assert address.endpoint == Endpoint("https", "acct01.blob.core.windows.net", 443)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:10000", "[::1]:10000", "localhost:10000", "azurite:10000"])
+def test_emulator_urls_carry_the_account_in_the_path(host: str) -> None:
+    address = DiskAddress.parse(f"http://{host}/devstoreaccount1/disks/a")
+    assert (address.account, address.container, address.blob) == ("devstoreaccount1", "disks", "a")
+    assert address.endpoint is not None
+    assert str(address.endpoint) == f"http://{host}/devstoreaccount1"
+
+
+@pytest.mark.parametrize("form", ["acct01/disks/a", "https://acct01.blob.core.windows.net/disks/a"])
+def test_snapshot_is_part_of_the_identity(form: str) -> None:
+    address = DiskAddress.parse(f"{form}?snapshot=2026-01-31T12:00:00.0000000Z")
+    assert address.snapshot == "2026-01-31T12:00:00.0000000Z"
+    assert address.key != DiskAddress.parse(form).key
+
+
+def test_a_sas_never_shows() -> None:
+    address = DiskAddress.parse("https://acct01.blob.core.windows.net/disks/a?sig=SECRET")
+    assert "SECRET" not in repr(address) + str(address) + address.key
+
+
+@pytest.mark.parametrize(
+    ("text", "about"),
+    [
+        ("", "not complete"),
+        ("acct01", "not complete"),
+        ("acct01/disks", "not complete"),
+        ("acct01/disks/", "blob name"),
+        ("Acct01/disks/a", "account"),
+        ("ab/disks/a", "account"),
+        ("acct01/D/a", "container"),
+        ("acct01/a--b/a", "container"),
+        ("acct01/disks/a.", "blob name"),
+        ("acct01/disks/a\nb", "blob name"),
+        ("acct01/disks/a?sig=x", "URL form"),
+        ("acct01/disks/a?snapshot=", "no time"),
+        ("acct01/disks/a?snapsot=1", "snapsot"),
+        ("ftp://acct01/disks/a", "not an http"),
+        ("https://acct01.blob.core.windows.net:99999/disks/a", "port|Port"),
+    ],
+)
+def test_bad_addresses_say_what_is_wrong(text: str, about: str) -> None:
+    with pytest.raises(UsageError, match=about) as caught:
+        DiskAddress.parse(text)
+    assert "\n" not in caught.value.line()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("512", 512),
+        ("1KiB", 1024),
+        ("1k", 1024),
+        ("32GiB", 32 << 30),
+        ("32G", 32 << 30),
+        ("1.5TiB", 3 << 39),
+        ("8TiB", MAX_SIZE),
+        ("512B", 512),
+        ("64MB", 64_000_000),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "about"),
+    [
+        ("0", "zero"),
+        ("0GiB", "zero"),
+        ("513", "multiple of 512"),
+        ("0.3KiB", "multiple of 512"),
+        ("1KB", "multiple of 512"),
+        ("8193GiB", "above 8 TiB"),
+        ("-1GiB", "not a number"),
+        ("ten", "not a number"),
+        ("", "not a number"),
+        ("1PiB", "not a number"),
+    ],
+)
+def test_bad_sizes(text: str, about: str) -> None:
+    with pytest.raises(UsageError, match=about):
+        parse_size(text)
+
+
+@given(st.integers(1, MAX_SIZE // 512))
+def test_an_exact_number_of_bytes_is_always_taken(pages: int) -> None:
+    assert parse_size(str(pages * 512)) == pages * 512
+
+
+@pytest.mark.parametrize(("size", "text"), [(512, "512B"), (32 << 30, "32GiB"), (1536, "1.5KiB"), (MAX_SIZE, "8TiB")])
+def test_format_size(size: int, text: str) -> None:
+    assert format_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("300", 300.0), ("5m", 300.0), ("90s", 90.0), ("1h", 3600.0), ("never", None)]
+)
+def test_durations(text: str, seconds: float | None) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5 minutes", "-1", "soon"])
+def test_bad_durations_name_the_option(text: str) -> None:
+    with pytest.raises(UsageError, match="io-timeout"):
+        parse_duration(text, "io-timeout")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"name": "../etc"},
+        {"name": ""},
+        {"name": "a/b"},
+        {"lease_s": 14.0},
+        {"lease_s": 61.0},
+        {"io_timeout_s": 0.0},
+        {"sector_size": 1024},
+        {"cache": "writeback"},
+        {"write_cache_size": 1 << 20},
+        {"read_cache_size": 0},
+        {"write_delay_s": 0.0},
+        {"write_delay_s": float("nan")},
+        {"iops": 0},
+        {"iops": -5},
+        {"mbps": 0.0},
+        {"mbps": -1.0},
+        {"mbps": float("nan")},
+        {"mbps": float("inf")},
+    ],
+)
+def test_bad_options_are_refused_at_once(bad: dict[str, object]) -> None:
+    with pytest.raises(UsageError) as caught:
+        AttachOptions(**bad)  # type: ignore[arg-type]
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("[::1]", True), ("localhost", True), ("10.0.0.1", False), ("azurite", False)],
+)
+def test_loopback_endpoints(host: str, loopback: bool) -> None:
+    assert Endpoint.parse(f"http://{host}:10000").is_loopback is loopback
+
+
+@pytest.mark.parametrize("text", ["ftp://x", "https://", "https://h/?q=1", "https://user@h", "http://h:0x1"])
+def test_bad_endpoints(text: str) -> None:
+    with pytest.raises(UsageError):
+        Endpoint.parse(text)
