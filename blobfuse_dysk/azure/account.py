@@ -1,0 +1,242 @@
+"""Management of disks in an account: create, delete, list. Synchronous, on azure-storage-blob, imported when used.
+
+These calls are rare and their number of operations large, so they use the SDK, which takes 0.3 s to load. What the SDK
+raises becomes this package's errors here, at one boundary, with the same words as those of an attach.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from blobfuse_dysk.azure import explain
+from blobfuse_dysk.azure.identity import Credential
+from blobfuse_dysk.azure.wire import API_VERSION
+from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.errors import DyskError, ServiceError, TransportError
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobClient, BlobServiceClient
+
+__all__ = ["DiskRow", "create_disk", "delete_disk", "list_disks"]
+
+log = logging.getLogger(__name__)
+
+_CONNECT_S = 4.0
+_READ_S = 30.0
+_RETRIES = 1  # a dead endpoint is to be an error within seconds: somebody is waiting at a terminal
+_PAGE = 512  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DiskRow:
+    """One page blob of a container. size, allocated: bytes. holder, since: from the metadata, None if not there."""
+
+    disk: str
+    size: int
+    allocated: int
+    lease_state: str
+    holder: str | None
+    since: str | None
+
+
+def create_disk(
+    address: DiskAddress,
+    credential: Credential,
+    size: int,
+    footer: bytes | None = None,
+    *,
+    create_container: bool = True,
+) -> None:
+    """Create an empty page blob of `size` bytes, a multiple of 512; an existing one is refused and not touched.
+
+    footer: 512 bytes written into the last page (a VHD's). When that fails the blob is deleted again.
+    Raises DyskError and its kin, all with a remedy.
+    """
+    assert footer is None or len(footer) == _PAGE
+    with _sdk(address, credential, "create", needs="w") as service:
+        blob = service.get_blob_client(address.container, address.blob)
+        _create_empty(service, blob, address, size, create_container)
+        if footer is not None:
+            _write_footer(blob, address, size, footer)
+
+
+def _create_empty(
+    service: BlobServiceClient, blob: BlobClient, address: DiskAddress, size: int, create_container: bool
+) -> None:
+    from azure.core import MatchConditions
+    from azure.core.exceptions import HttpResponseError, ResourceExistsError
+
+    def create() -> None:
+        # No retry of the SDK: it would find the blob that its first attempt had made, and call it another's.
+        blob.create_page_blob(size, match_condition=MatchConditions.IfMissing, retry_total=0)
+
+    try:
+        try:
+            create()
+        except HttpResponseError as error:
+            if _code(error) != "ContainerNotFound" or not create_container:
+                raise
+            with contextlib.suppress(ResourceExistsError):
+                service.create_container(address.container)
+            create()
+    except HttpResponseError as error:
+        if _code(error) in ("BlobAlreadyExists", "ConditionNotMet"):
+            raise DyskError(
+                f"disk {address} exists already", remedy="attach it as it is, or choose another name"
+            ) from error
+        raise
+
+
+def _write_footer(blob: BlobClient, address: DiskAddress, size: int, footer: bytes) -> None:
+    try:
+        blob.upload_page(footer, offset=size - _PAGE, length=_PAGE)
+    except BaseException:
+        try:
+            blob.delete_blob()
+        except Exception as error:
+            log.error("%s was created without its VHD footer and cannot be deleted: %s", address, type(error).__name__)
+        raise
+
+
+def delete_disk(
+    address: DiskAddress, credential: Credential, *, break_lease: bool = False, lease_id: str | None = None
+) -> None:
+    """Delete a page blob. A leased one only with its lease_id or with break_lease; one with snapshots not at all."""
+    from azure.core.exceptions import HttpResponseError
+    from azure.storage.blob import BlobLeaseClient
+
+    with _sdk(address, credential, "delete", needs="d") as service:
+        blob = service.get_blob_client(address.container, address.blob, snapshot=address.snapshot)
+        lease: Any = {"lease": lease_id} if lease_id else {}
+        try:
+            blob.delete_blob(**lease)
+        except HttpResponseError as error:
+            if _code(error) not in ("LeaseIdMissing", "LeaseIdMismatchWithBlobOperation"):
+                raise
+            if not break_lease:
+                raise explain.leased(address, blob.get_blob_properties().metadata or {}) from error
+            with contextlib.suppress(HttpResponseError):  # it may have ended meanwhile
+                BlobLeaseClient(blob).break_lease(lease_break_period=0)
+            blob.delete_blob()
+
+
+def list_disks(address: DiskAddress, credential: Credential, prefix: str = "") -> list[DiskRow]:
+    """List the page blobs of the address's container (its blob is not used) whose names begin with prefix.
+
+    Asks for the page map of each, to add up what is allocated.
+    """
+    from azure.storage.blob import BlobType
+
+    with _sdk(address, credential, "list", needs="rl") as service:
+        container = service.get_container_client(address.container)
+        rows = []
+        for item in container.list_blobs(name_starts_with=prefix or None, include=["metadata"]):
+            if item.blob_type != BlobType.PAGEBLOB:
+                continue
+            metadata = item.metadata or {}
+            rows.append(
+                DiskRow(
+                    disk=f"{address.account}/{address.container}/{item.name}",
+                    size=item.size,
+                    allocated=_allocated(container.get_blob_client(item.name)),
+                    lease_state=item.lease.state or "",
+                    holder=metadata.get(explain.HOLDER_NODE),
+                    since=metadata.get(explain.HOLDER_SINCE),
+                )
+            )
+        return rows
+
+
+def _allocated(blob: BlobClient) -> int:
+    """Bytes in allocated pages, by the blob's page map."""
+    ranges = [(found.start, found.end) for found in blob.list_page_ranges()]
+    return sum(end + 1 - start for start, end in ranges if start is not None and end is not None)
+
+
+@contextlib.contextmanager
+def _sdk(address: DiskAddress, credential: Credential, what: str, *, needs: str) -> Iterator[BlobServiceClient]:
+    """A client of the account, and the one place where what the SDK raises is translated."""
+    from azure.core.exceptions import AzureError, HttpResponseError
+    from azure.storage.blob import BlobServiceClient, ExponentialRetry
+
+    trusted = ssl.get_default_verify_paths()
+    service = BlobServiceClient(
+        str(address.endpoint),
+        credential=_sdk_credential(credential),
+        api_version=API_VERSION,
+        retry_policy=ExponentialRetry(initial_backoff=1, increment_base=1, retry_total=_RETRIES, random_jitter_range=0),
+        connection_timeout=_CONNECT_S,
+        read_timeout=_READ_S,
+        logging_enable=False,
+        # The SDK's own default is a list that comes with it; attaching trusts the system's, so this does, too.
+        connection_verify=credential.ca_file or trusted.cafile or trusted.capath or True,
+    )
+    try:
+        with service:
+            yield service
+    except HttpResponseError as error:
+        raise explain.explain(_refusal(error, address, credential, what), address, credential, needs=needs) from error
+    except AzureError as error:
+        raise explain.explain(_lost(error, address, what), address, credential, needs=needs) from error
+
+
+def _sdk_credential(credential: Credential) -> Any:
+    """The SDK's form of a credential; a token is fetched here, which may take a second."""
+    config = credential.to_config()
+    if credential.kind == "key":
+        return {"account_name": credential.account, "account_key": config["proof"]["account_key"]}
+    if credential.sas:
+        return credential.sas.text
+    if credential.kind == "token":
+        return _Token(credential)
+    return None
+
+
+class _Token:
+    """The SDK's TokenCredential over ours."""
+
+    def __init__(self, credential: Credential) -> None:
+        self._credential = credential
+
+    def get_token(self, *scopes: str, **options: Any) -> Any:
+        import trio
+        from azure.core.credentials import AccessToken
+
+        trio.run(self._credential.refresh)
+        token = self._credential.to_config()["token"]
+        return AccessToken(token["text"], int(token["expires_at"]))
+
+
+def _code(error: Any) -> str:
+    """The service's error code of an SDK error, or ''."""
+    code = getattr(error, "error_code", None)
+    return str(getattr(code, "value", code) or "")
+
+
+def _refusal(error: Any, address: DiskAddress, credential: Credential, what: str) -> ServiceError:
+    response = error.response
+    if response is not None and (date := response.headers.get("Date")):
+        credential.clock.measure(date)
+    status = error.status_code or 0
+    return ServiceError(
+        f"{what} of {address}: {_code(error) or 'refused'} (HTTP {status})", status=status, code=_code(error)
+    )
+
+
+def _lost(error: Exception, address: DiskAddress, what: str) -> TransportError:
+    """From azure-core's ServiceRequestError and ServiceResponseError, which wrap urllib3's chain of causes."""
+    cause: BaseException = error
+    while True:
+        deeper = getattr(cause, "inner_exception", None) or getattr(cause, "reason", None) or cause.__cause__
+        deeper = deeper or cause.__context__
+        if not isinstance(deeper, BaseException):
+            break
+        cause = deeper
+    lost = TransportError(f"{what} of {address}: no answer from {address.endpoint} ({cause})", sent=True)
+    lost.__cause__ = cause
+    return lost

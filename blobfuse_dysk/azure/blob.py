@@ -1,0 +1,229 @@
+"""One page blob as the service shows it: each method is one operation of the REST interface, asked once.
+
+Nothing is retried here. One exception is no retry of something that may have been done: a request refused for its
+proof of identity (401, 403) is sent again, once, if meanwhile the proof has become another one, because the service's
+clock turned out to differ or the credential was renewed.
+
+Source: https://learn.microsoft.com/rest/api/storageservices/operations-on-page-blobs
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+import trio
+
+from blobfuse_dysk.azure import wire
+from blobfuse_dysk.azure.http import HttpPool, tls_context
+from blobfuse_dysk.azure.identity import NO_CREDENTIAL, Credential, check_transport
+from blobfuse_dysk.azure.signing import Signer
+from blobfuse_dysk.azure.wire import BlobProperties, Buffer, PageList, Reply, Request
+from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.errors import CredentialError, ServiceError, TransportError
+
+__all__ = ["BlobClient"]
+
+_CLOCK_S = 10.0  # how often an answer's Date is looked at
+
+
+class BlobClient(trio.abc.AsyncResource):
+    """A page blob, or a snapshot of one. Any number of calls may run at the same time.
+
+    All methods raise ServiceError (the service refused: not done, but for a 5xx, which may have been) or
+    TransportError (no whole answer; `sent` tells whether the request may have been done) and nothing else. A success
+    whose answer is damaged is a TransportError with sent=True. Offsets and lengths are bytes, multiples of 512.
+    timeout_s is for the whole call. Cancellation leaves the client usable; the request may or may not be done.
+    """
+
+    def __init__(
+        self,
+        address: DiskAddress,
+        credential: Credential,
+        *,
+        pool: HttpPool | None = None,
+        checksum: bool = False,
+        ca_file: str | None = None,
+    ) -> None:
+        """address.endpoint must be filled in (credentials.resolve). checksum: MD5 on each body of pages, both ways.
+
+        pool: shared with other clients of the endpoint and closed by who made it; else the client has its own.
+        Raises UsageError when a secret would leave this machine unencrypted.
+        """
+        check_transport(address, credential)
+        credential.warn()
+        assert address.endpoint is not None
+        self.address = address
+        self.credential = credential
+        self._owns_pool = pool is None
+        if pool is None:
+            tls = tls_context(ca_file or credential.ca_file) if address.endpoint.scheme == "https" else None
+            pool = HttpPool(address.endpoint, ssl_context=tls)
+        self._pool = pool
+        self._requests = wire.BlobRequests(address)
+        self._checksum = checksum
+        self._look_at_clock = -math.inf
+
+    async def get_range(self, offset: int, length: int, *, timeout_s: float) -> Buffer:
+        """Get Blob: return exactly length bytes from offset. The service has checksums of at most 4 MiB only."""
+        checksum = self._checksum and length <= wire.MAX_CHECKSUM
+        request = self._requests.get_range(offset, length, checksum=checksum)
+        reply = await self._ask(request, 206, "read", timeout_s)
+        body = reply.body
+        span = reply.header("content-range")
+        if len(body) != length or not span.startswith(f"bytes {offset}-{offset + length - 1}/"):
+            raise self._short_read(offset, length, len(body), span)
+        if checksum and reply.header("content-md5") != wire.content_md5(body):
+            raise self._damaged("read", "the body does not have the checksum that the service sent")
+        return body
+
+    async def put_pages(
+        self, offset: int, data: Buffer, *, lease_id: str | None, epoch: int | None, timeout_s: float
+    ) -> None:
+        """Put Page, update: at most 4 MiB. epoch: done only if the blob's sequence number equals it (else 412)."""
+        request = self._requests.put_pages(offset, data, lease_id=lease_id, epoch=epoch, checksum=self._checksum)
+        await self._ask(request, 201, "write", timeout_s)
+
+    async def clear_pages(
+        self, offset: int, length: int, *, lease_id: str | None, epoch: int | None, timeout_s: float
+    ) -> None:
+        """Put Page, clear: the range reads as zeros and is no longer allocated. Any length."""
+        request = self._requests.clear_pages(offset, length, lease_id=lease_id, epoch=epoch)
+        await self._ask(request, 201, "clear", timeout_s)
+
+    async def page_ranges(
+        self,
+        offset: int,
+        length: int,
+        *,
+        marker: str | None = None,
+        max_results: int | None = None,
+        timeout_s: float,
+    ) -> PageList:
+        """Get Page Ranges: the allocated extents in [offset, offset + length), one answer of the service.
+
+        PageList.marker is to be given as marker for the next piece, with the same offset and length.
+        """
+        request = self._requests.page_ranges(offset, length, marker=marker, max_results=max_results)
+        reply = await self._ask(request, 200, "page list", timeout_s)
+        try:
+            return wire.parse_page_list(reply.body)
+        except wire.DamagedAnswerError as error:
+            raise self._damaged("page list", str(error)) from error
+
+    async def properties(self, *, timeout_s: float) -> BlobProperties:
+        """Get Blob Properties."""
+        reply = await self._ask(self._requests.properties(), 200, "properties", timeout_s)
+        try:
+            return wire.parse_properties(reply)
+        except wire.DamagedAnswerError as error:
+            raise self._damaged("properties", str(error)) from error
+
+    async def raise_sequence_number(self, value: int, *, lease_id: str | None, timeout_s: float) -> int:
+        """Set Blob Properties, action max: return the sequence number that is now in force, at least `value`."""
+        request = self._requests.raise_sequence_number(value, lease_id=lease_id)
+        reply = await self._ask(request, 200, "raise of the sequence number", timeout_s)
+        number = reply.header("x-ms-blob-sequence-number")
+        if not number.isdecimal() or int(number) < value:
+            raise self._damaged("raise of the sequence number", f"answered with {number!r} where {value} was asked for")
+        return int(number)
+
+    async def acquire_lease(self, duration_s: int, *, proposed_id: str | None, timeout_s: float) -> str:
+        """Lease Blob, acquire: return the lease id. duration_s: 15 to 60, or -1 for infinite.
+
+        With proposed_id the call can be repeated: who has the lease under that id already gets it anew.
+        """
+        request = self._requests.lease("acquire", lease_duration=duration_s, proposed_lease_id=proposed_id)
+        reply = await self._ask(request, 201, "lease", timeout_s)
+        lease_id = reply.header("x-ms-lease-id")
+        if not lease_id:
+            raise self._damaged("lease", "no lease id came")
+        return lease_id
+
+    async def renew_lease(self, lease_id: str, *, timeout_s: float) -> None:
+        """Lease Blob, renew: the lease runs anew from when the service did it."""
+        await self._ask(self._requests.lease("renew", lease_id=lease_id), 200, "lease renewal", timeout_s)
+
+    async def release_lease(self, lease_id: str, *, timeout_s: float) -> None:
+        """Lease Blob, release."""
+        await self._ask(self._requests.lease("release", lease_id=lease_id), 200, "lease release", timeout_s)
+
+    async def break_lease(self, *, period_s: int = 0, timeout_s: float) -> None:
+        """Lease Blob, break: whoever holds the lease loses it after period_s seconds, 0 to 60."""
+        await self._ask(self._requests.lease("break", lease_break_period=period_s), 202, "lease break", timeout_s)
+
+    async def set_metadata(self, metadata: Mapping[str, str], *, lease_id: str | None, timeout_s: float) -> None:
+        """Set Blob Metadata: replaces all of it."""
+        await self._ask(self._requests.set_metadata(metadata, lease_id=lease_id), 200, "metadata", timeout_s)
+
+    def hurry(self, timeout_s: float) -> None:
+        """Let no call whose request is on its way now take longer than timeout_s from now."""
+        self._pool.hurry(timeout_s)
+
+    async def aclose(self) -> None:
+        """Close the connections, unless the pool was given. Idempotent."""
+        if self._owns_pool:
+            await self._pool.aclose()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def _ask(self, request: Request, success: int, what: str, timeout_s: float) -> Reply:
+        """Send it, return the answer if its status is the one that means success, else raise."""
+        now = trio.current_time()
+        deadline = now + timeout_s
+        credential = self.credential
+        signer = await self._signer(what, deadline)
+        offset_s = credential.clock.offset_s
+        reply = await self._send(request, signer, what, deadline)
+        if now >= self._look_at_clock or reply.status == 403:
+            self._look_at_clock = now + _CLOCK_S
+            credential.clock.observe(reply.header("date"))
+        if reply.status in (401, 403):
+            renewed = abs(credential.clock.offset_s - offset_s) > 60.0
+            if not renewed:
+                with trio.move_on_at(deadline):
+                    renewed = await credential.renew_refused(signer)
+            if renewed:
+                reply = await self._send(request, await self._signer(what, deadline), what, deadline)
+        if reply.status != success:
+            if reply.status < 300:
+                raise self._damaged(what, f"answered with status {reply.status} where {success} is due")
+            raise wire.service_error(reply, f"{what} of {self.address}")
+        return reply
+
+    async def _signer(self, what: str, deadline: float) -> Signer:
+        """The signer to use now; renews the credential first when that is due."""
+        credential = self.credential
+        try:
+            if credential.renew_at <= time.time():
+                with trio.fail_at(deadline):
+                    await credential.freshen()
+            return credential.signer()
+        except CredentialError as error:
+            raise ServiceError(
+                f"{what} of {self.address}: {error}", status=401, code=NO_CREDENTIAL, remedy=error.remedy
+            ) from error
+        except trio.TooSlowError:
+            raise ServiceError(
+                f"{what} of {self.address}: no access token came in time", status=401, code=NO_CREDENTIAL
+            ) from None
+
+    async def _send(self, request: Request, signer: Signer, what: str, deadline: float) -> Reply:
+        try:
+            return await self._pool.request(request, signer, timeout_s=deadline - trio.current_time())
+        except TransportError as error:
+            raise TransportError(
+                f"{what} of {self.address}: {error}", sent=error.sent, stale=error.stale, remedy=error.remedy
+            ) from error.__cause__
+
+    def _short_read(self, offset: int, length: int, came: int, span: str) -> ServiceError | TransportError:
+        """The service cuts a range that crosses the blob's end; anything else that does not fit is damaged."""
+        size = span.rpartition("/")[2]
+        if size.isdecimal() and int(size) < offset + length:
+            message = f"read of {self.address}: {length} bytes at {offset} are beyond the blob's end at {size}"
+            return ServiceError(message, status=416, code="InvalidRange")
+        return self._damaged("read", f"{came} bytes came where {length} at {offset} were asked for")
+
+    def _damaged(self, what: str, how: str) -> TransportError:
+        return TransportError(f"{what} of {self.address}: damaged answer: {how}", sent=True)

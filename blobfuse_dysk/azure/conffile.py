@@ -1,0 +1,248 @@
+"""Credential files and connection strings: text that holds secrets, checked, with errors that show none of them.
+
+A credential file, /etc/dysk/ACCOUNT.conf or one named explicitly, has `key = value` lines; a line that begins with '#'
+is a comment. It must be readable by its owner only, and belong to root or to the user who runs the command. Keys:
+
+    account_key = BASE64                  one of the account's two keys
+    sas = sv=...&sig=...                  a shared access signature, with or without '?'
+    connection_string = ...               as the portal shows it
+    auth = key|sas|entra|anonymous        which kind is meant; needed for entra and anonymous only
+    token_command = PROGRAM ARG...        prints {"access_token": "...", "expires_on": SECONDS}; no shell runs it
+    client_id = ID                        the user-assigned managed identity to use with auth = entra
+    endpoint = URL                        of the account's blob service, if it is not https://ACCOUNT.blob.REALM
+    realm = SUFFIX                        core.windows.net, core.chinacloudapi.cn, core.usgovcloudapi.net...
+    ca_file = PATH                        PEM file of the authorities to trust in place of the system's
+    allow_http = yes|no                   plain HTTP to an endpoint that is not on this machine
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import os
+import re
+import shlex
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from blobfuse_dysk.azure.sas import Sas
+from blobfuse_dysk.disk import Endpoint
+from blobfuse_dysk.errors import CredentialError, UsageError
+
+__all__ = ["Conf", "ConnectionString", "check_key", "read_conf"]
+
+DEVELOPMENT_ACCOUNT = "devstoreaccount1"
+# The emulator's published key, no secret: https://learn.microsoft.com/azure/storage/common/storage-use-azurite
+DEVELOPMENT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+_KEYS = (
+    "account_key", "sas", "connection_string", "auth", "token_command",
+    "client_id", "endpoint", "realm", "ca_file", "allow_http",
+)  # fmt: skip
+_PROOFS = ("account_key", "sas", "connection_string", "token_command")
+_AUTH = {"key": ("account_key", "connection_string"), "sas": ("sas", "connection_string"), "entra": ("token_command",)}
+_SWITCH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+_KEY = re.compile(r"[a-z_]{1,24}\Z")  # anything else is not repeated in a message: it may be a bare secret
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionString:
+    """account: '' if it names none. endpoint: None if it names none."""
+
+    account: str
+    key: str = field(repr=False)
+    sas: str = field(repr=False)
+    endpoint: Endpoint | None
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> ConnectionString:
+        """Read a connection string; raises CredentialError. source: where it comes from, for the message."""
+        fields: dict[str, str] = {}
+        for number, piece in enumerate(filter(None, text.strip().split(";")), 1):
+            name, equals, value = piece.partition("=")
+            if not equals:
+                raise CredentialError(
+                    f"{source}: part {number} of the connection string is no NAME=VALUE",
+                    remedy="copy it again; as the portal shows it, it begins with DefaultEndpointsProtocol=",
+                )
+            fields[name.strip().lower()] = value.strip()
+        if fields.get("usedevelopmentstorage", "").lower() == "true":
+            return cls._development(fields.get("developmentstorageproxyuri", "http://127.0.0.1"))
+        account, key = fields.get("accountname", ""), fields.get("accountkey", "")
+        sas = fields.get("sharedaccesssignature", "")
+        if not key and not sas:
+            raise CredentialError(f"{source}: the connection string has neither AccountKey nor SharedAccessSignature")
+        if key:
+            check_key(key, source)
+        return cls(account, key, Sas.parse(sas, source).text if sas else "", cls._endpoint(fields, account, source))
+
+    @classmethod
+    def _development(cls, proxy: str) -> ConnectionString:
+        host = proxy.rstrip("/")
+        return cls(DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY, "", Endpoint.parse(f"{host}:10000", DEVELOPMENT_ACCOUNT))
+
+    @staticmethod
+    def _endpoint(fields: dict[str, str], account: str, source: str) -> Endpoint | None:
+        scheme = fields.get("defaultendpointsprotocol", "https").lower()
+        try:
+            if text := fields.get("blobendpoint"):
+                return Endpoint.parse(text, account or None)
+            if account and (suffix := fields.get("endpointsuffix")):
+                return Endpoint.parse(f"{scheme}://{account}.blob.{suffix}")
+        except UsageError as error:
+            raise CredentialError(f"{source}: {error}", remedy=error.remedy) from None
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Conf:
+    """What a credential file says; fields it does not have are empty or None. auth: '' unless it has a credential."""
+
+    path: Path
+    auth: str
+    account_key: str = field(repr=False)
+    sas: str = field(repr=False)
+    connection: ConnectionString | None
+    token_command: tuple[str, ...] = field(repr=False)
+    client_id: str
+    endpoint: str
+    realm: str
+    ca_file: str
+    allow_http: bool
+
+
+def check_key(key: str, source: str) -> str:
+    """Return the account key if it is base64, else raise CredentialError."""
+    try:
+        if base64.b64decode(key, validate=True):
+            return key
+    except ValueError:
+        pass
+    raise CredentialError(f"{source}: the account key is not base64", remedy="copy it again; it has 88 characters")
+
+
+def read_conf(path: Path) -> Conf:
+    """Read and check a credential file. Raises CredentialError, which names the file and the line."""
+    lines = _parse(path, _read_private(path))
+
+    def value(key: str, read: Callable[[str, str], _T], default: _T) -> _T:
+        if key not in lines:
+            return default
+        number, text = lines[key]
+        return read(text, f"{path}, line {number}")
+
+    return Conf(
+        path=path,
+        auth=_auth(path, lines),
+        account_key=value("account_key", check_key, ""),
+        sas=value("sas", lambda text, source: Sas.parse(text, source).text, ""),
+        connection=value("connection_string", ConnectionString.parse, None),
+        token_command=value("token_command", _words, ()),
+        client_id=value("client_id", lambda text, _: text, ""),
+        endpoint=value("endpoint", _endpoint, ""),
+        realm=value("realm", lambda text, _: text, ""),
+        ca_file=value("ca_file", lambda text, _: text, ""),
+        allow_http=value("allow_http", _switch, False),
+    )
+
+
+def _read_private(path: Path) -> str:
+    """Return the text of a file that only its owner can read, and that root or this user owns."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise CredentialError(f"credential file {path} is not a regular file")
+            if status.st_mode & 0o077:
+                mode = stat.S_IMODE(status.st_mode)
+                raise CredentialError(
+                    f"credential file {path} can be read or written by others (mode {mode:04o})",
+                    remedy=f"run: chmod 600 {shlex.quote(str(path))}",
+                )
+            if status.st_uid not in (0, os.geteuid()):
+                raise CredentialError(
+                    f"credential file {path} belongs to user id {status.st_uid}",
+                    remedy=f"run: chown root {shlex.quote(str(path))}",
+                )
+            return file.read()
+    except UnicodeDecodeError:
+        raise CredentialError(f"credential file {path} is not text") from None
+    except OSError as error:
+        raise CredentialError(f"credential file {path} cannot be read: {error.strerror}") from error
+
+
+def _parse(path: Path, text: str) -> dict[str, tuple[int, str]]:
+    """Return key -> (line number, value)."""
+    found: dict[str, tuple[int, str]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, equals, value = (part.strip() for part in line.partition("="))
+        where = f"{path}, line {number}"
+        key = key.lower()
+        if not equals or not _KEY.match(key):
+            raise CredentialError(f"{where}: expected 'key = value'", remedy=f"keys are {', '.join(_KEYS)}")
+        if key not in _KEYS:
+            near = difflib.get_close_matches(key, _KEYS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"keys are {', '.join(_KEYS)}"
+            raise CredentialError(f"{where}: unknown key {key!r}", remedy=hint)
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        if not value:
+            raise CredentialError(
+                f"{where}: expected a value behind '{key} ='", remedy="fill it in, or remove the line"
+            )
+        if key in found:
+            raise CredentialError(
+                f"{where}: {key} is given in line {found[key][0]} already", remedy="remove one of them"
+            )
+        found[key] = (number, value)
+    return found
+
+
+def _auth(path: Path, lines: dict[str, tuple[int, str]]) -> str:
+    """Which kind of credential the file has: key, sas, entra, anonymous, or '' for none."""
+    proofs = [key for key in _PROOFS if key in lines]
+    if len(proofs) > 1:
+        last = max(lines[key][0] for key in proofs)
+        raise CredentialError(
+            f"{path}, line {last}: expected one credential, but {' and '.join(proofs)} are given",
+            remedy="remove all but one of them",
+        )
+    if "auth" in lines:
+        number, auth = lines["auth"]
+        if auth not in ("key", "sas", "entra", "anonymous"):
+            raise CredentialError(f"{path}, line {number}: expected auth = key, sas, entra or anonymous")
+        allowed = _AUTH.get(auth, ())
+        if proofs and proofs[0] not in allowed:
+            raise CredentialError(f"{path}, line {number}: auth = {auth} does not go with {proofs[0]}")
+        if not proofs and auth in ("key", "sas"):
+            raise CredentialError(f"{path}, line {number}: auth = {auth}, but there is no {' or '.join(allowed)}")
+        return auth
+    kinds = {"account_key": "key", "sas": "sas", "connection_string": "connection", "token_command": "entra"}
+    return kinds[proofs[0]] if proofs else ""
+
+
+def _words(text: str, source: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise CredentialError(f"{source}: token_command cannot be split into words: {error}") from None
+
+
+def _endpoint(text: str, source: str) -> str:
+    try:
+        Endpoint.parse(text)
+    except UsageError as error:
+        raise CredentialError(f"{source}: {error}", remedy=error.remedy) from None
+    return text
+
+
+def _switch(text: str, source: str) -> bool:
+    if text.lower() not in _SWITCH:
+        raise CredentialError(f"{source}: expected yes or no")
+    return _SWITCH[text.lower()]

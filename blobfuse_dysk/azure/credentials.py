@@ -1,0 +1,136 @@
+"""Where the credential for a disk comes from, and which endpoint it is used at.
+
+First found wins: an explicit credential file, a key or SAS given with the disk, ACCOUNT.conf in the configuration
+directory (/etc/dysk), the AZURE_STORAGE_* variables (in the Azure CLI's order: AUTH_MODE=login, under which the others
+do not count, then connection string, key, SAS).
+There is no silent fallback to Entra ID: it is asked for with `auth = entra` in a file or with AUTH_MODE=login.
+
+The endpoint: the disk's URL, the endpoint option, the file's endpoint, a connection string's, the realm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from blobfuse_dysk import environment
+from blobfuse_dysk.azure.conffile import Conf, ConnectionString, check_key, read_conf
+from blobfuse_dysk.azure.identity import Credential, Proof, check_transport, credential_from_config
+from blobfuse_dysk.azure.sas import Sas
+from blobfuse_dysk.azure.tokencommand import own_command
+from blobfuse_dysk.disk import DEFAULT_REALM, AttachOptions, DiskAddress, Endpoint
+from blobfuse_dysk.errors import CredentialError
+
+__all__ = ["Credential", "credential_from_config", "resolve"]
+
+
+def resolve(address: DiskAddress, options: AttachOptions) -> tuple[DiskAddress, Credential]:
+    """Find the credential and the endpoint. Reads files and variables only, so it neither waits nor fetches a token.
+
+    The address returned has its endpoint filled in and no secret: the credential has that. Raises CredentialError or
+    UsageError, which say where was looked and what to write.
+    """
+    conf = _conf(address.account, options)
+    proof, link = _find(address, options, conf)
+    if link and link.account and link.account != address.account:
+        raise CredentialError(
+            f"the connection string in {proof.source} is for account {link.account}, the disk is in {address.account}"
+        )
+    credential = Credential(
+        address.account,
+        proof,
+        ca_file=conf.ca_file or None if conf else None,
+        allow_http=options.allow_http or (conf is not None and conf.allow_http),
+    )
+    resolved = replace(address, endpoint=_endpoint(address, options, conf, link), sas=None, account_key=None)
+    check_transport(resolved, credential)
+    return resolved, credential
+
+
+def _conf(account: str, options: AttachOptions) -> Conf | None:
+    """The explicit credential file, or the account's own if there is one."""
+    if options.credentials:
+        conf = read_conf(Path(options.credentials))
+        if not conf.auth:
+            raise CredentialError(
+                f"credential file {conf.path} has no credential",
+                remedy="write account_key =, sas =, connection_string = or auth = entra into it",
+            )
+        return conf
+    path = environment.config_dir() / f"{account}.conf"
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass  # reading it tells what is wrong
+    return read_conf(path)
+
+
+def _find(address: DiskAddress, options: AttachOptions, conf: Conf | None) -> tuple[Proof, ConnectionString | None]:
+    """The proof of identity, and the connection string that it came with."""
+    from_conf = Proof.from_conf(conf) if conf else None
+    if options.credentials and conf and from_conf:
+        return from_conf, conf.connection
+    if address.account_key:
+        source = "the command line"
+        return Proof("key", source, account_key=check_key(address.account_key.strip(), source)), None
+    if address.sas:
+        source = "the disk's URL"
+        return Proof("sas", source, sas=Sas.parse(address.sas, source).text), None
+    if conf and from_conf:
+        return from_conf, conf.connection
+    skipped = ""
+    variables = environment.azure_variables()
+    if variables:
+        found, skipped = _from_variables(address.account, variables)
+        if found:
+            return found
+    looked = f"{environment.config_dir() / address.account}.conf"
+    raise CredentialError(
+        f"no credential for account {address.account}{skipped}",
+        remedy=f"write account_key =, sas =, connection_string = or auth = entra into {looked} (mode 0600), "
+        "or set the AZURE_STORAGE_* variables",
+    )
+
+
+def _from_variables(
+    account: str, variables: dict[str, str]
+) -> tuple[tuple[Proof, ConnectionString | None] | None, str]:
+    """What the AZURE_STORAGE_* variables give for this account; if nothing, why, as a piece of the error's text."""
+    mode = variables.get("AUTH_MODE", "")
+    if mode == "login":
+        return (Proof("token", "AZURE_STORAGE_AUTH_MODE", token_command=own_command()), None), ""
+    if text := variables.get("CONNECTION_STRING"):
+        source = "AZURE_STORAGE_CONNECTION_STRING"
+        link = ConnectionString.parse(text, source)
+        if link.account in ("", account):
+            if link.key:
+                return (Proof("key", source, account_key=link.key), link), ""
+            return (Proof("sas", source, sas=link.sas), link), ""
+        return None, f" ({source} is for account {link.account})"
+    named = variables.get("ACCOUNT", account)
+    if named != account:
+        return None, f" (AZURE_STORAGE_ACCOUNT is {named})"
+    if key := variables.get("KEY"):
+        source = "AZURE_STORAGE_KEY"
+        return (Proof("key", source, account_key=check_key(key.strip(), source)), None), ""
+    if sas := variables.get("SAS_TOKEN"):
+        source = "AZURE_STORAGE_SAS_TOKEN"
+        return (Proof("sas", source, sas=Sas.parse(sas, source).text), None), ""
+    return None, f" (AZURE_STORAGE_AUTH_MODE is {mode!r}, not 'login')" if mode else ""
+
+
+def _endpoint(
+    address: DiskAddress, options: AttachOptions, conf: Conf | None, link: ConnectionString | None
+) -> Endpoint:
+    if address.endpoint:
+        return address.endpoint
+    if options.endpoint:
+        return Endpoint.parse(options.endpoint, address.account)
+    if conf and conf.endpoint:
+        return Endpoint.parse(conf.endpoint, address.account)
+    if link and link.endpoint:
+        return link.endpoint
+    realm = options.realm or (conf.realm if conf else "") or DEFAULT_REALM
+    return Endpoint.of_account(address.account, realm)

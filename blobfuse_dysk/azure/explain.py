@@ -1,0 +1,253 @@
+"""Refusals of the service, and failures to reach it, in the words of the person who has to do something about them.
+
+`explain` takes what a BlobClient or account.py raised (or an error that has it as its cause) and returns the error to
+show: the same classes and messages for an attach, a create and a list. It asks nobody.
+
+Source: https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes and
+https://learn.microsoft.com/rest/api/storageservices/common-rest-api-error-codes
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from blobfuse_dysk.azure.identity import NO_CREDENTIAL, UNTRUSTED, Credential
+from blobfuse_dysk.azure.sas import RIGHTS
+from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.errors import (
+    CredentialError,
+    DyskError,
+    LeasedError,
+    NotFoundError,
+    ServiceError,
+    TransportError,
+    UsageError,
+)
+
+__all__ = ["HOLDER_NODE", "HOLDER_SINCE", "explain", "leased", "not_a_page_blob"]
+
+HOLDER_NODE = "dysk_node"
+HOLDER_SINCE = "dysk_since"
+"""Names in the blob's metadata: who holds the lease, and since when (ISO 8601, UTC)."""
+_SKEW_S = 900.0  # the service refuses dates that differ by more
+
+_NETWORK_RULES = (
+    "the account's firewall may not let this machine in: allow its network under Networking in the portal, "
+    "or add a service endpoint for its virtual network"
+)
+_ROLE = "give it the role Storage Blob Data Contributor on the account or the container; a new role takes minutes"
+
+
+def explain(
+    error: DyskError, address: DiskAddress, credential: Credential | None = None, *, needs: str = "rw"
+) -> DyskError:
+    """Return the error to show for `error`, which is returned itself when there is nothing better to say.
+
+    needs: letters of the rights that the operation needs (see sas.RIGHTS), to name the one a SAS lacks.
+    """
+    if isinstance(error, LeasedError | UsageError):
+        return error  # said already, by somebody who knew more
+    cause = _first(error, lambda found: isinstance(found, ServiceError | TransportError))
+    if isinstance(cause, ServiceError):
+        return _refused(cause, address, credential, needs) or error
+    if isinstance(cause, TransportError):
+        return _unreachable(cause, address) or error
+    return error
+
+
+def leased(address: DiskAddress, metadata: Mapping[str, str]) -> LeasedError:
+    """The error for a disk that another has; metadata: the blob's own, which may name the holder."""
+    node, since = metadata.get(HOLDER_NODE), metadata.get(HOLDER_SINCE)
+    holder = f"node {node}" if node else "an unknown holder"
+    return LeasedError(
+        f"disk {address} is leased by {holder}{f' since {since}' if node and since else ''}",
+        remedy="detach it there, or take it over with --break-lease if that node is gone for good",
+    )
+
+
+def not_a_page_blob(address: DiskAddress, blob_type: str) -> UsageError:
+    """The error for a blob of another type. blob_type: as in x-ms-blob-type."""
+    kind = {"BlockBlob": "a block blob", "AppendBlob": "an append blob"}.get(blob_type, f"of type {blob_type!r}")
+    return UsageError(
+        f"{address} is {kind}, not a page blob",
+        remedy="a disk is a page blob: make one with dyskctl create, or upload with az storage blob upload --type page",
+    )
+
+
+def _first(error: BaseException | None, fits: Callable[[BaseException], bool]) -> BaseException | None:
+    """The first error in the chain of causes that fits."""
+    while error is not None and not fits(error):
+        error = error.__cause__
+    return error
+
+
+def _unreachable(error: TransportError, address: DiskAddress) -> DyskError | None:
+    if error.remedy:
+        return error
+    host = address.endpoint.host if address.endpoint else ""
+    text = str(error)
+    name = _first(error, lambda found: isinstance(found, socket.gaierror))
+    if isinstance(name, socket.gaierror):
+        if name.errno in (socket.EAI_NONAME, socket.EAI_NODATA):
+            return NotFoundError(
+                f"account {address.account} does not exist: no DNS name {host}",
+                remedy="check the account's name, and --realm for another cloud than the public one",
+            )
+        return _again(error, text, f"the name {host} cannot be resolved now; check this machine's DNS")
+    if _first(error, lambda found: isinstance(found, ConnectionRefusedError)):
+        local = address.endpoint is not None and address.endpoint.is_loopback
+        return _again(error, text, "is Azurite running there?" if local else "check the endpoint's name and port")
+    if _first(error, lambda found: isinstance(found, ssl.SSLCertVerificationError)):
+        return _again(error, text, UNTRUSTED)
+    if _first(error, lambda found: isinstance(found, ssl.SSLError)):
+        return _again(error, text, "the endpoint does not speak TLS as expected; check its scheme and port")
+    return _again(error, text, "check the network between this machine and the service: dyskctl doctor")
+
+
+def _again(error: TransportError, text: str, remedy: str) -> TransportError:
+    return TransportError(text, sent=error.sent, stale=error.stale, remedy=remedy)
+
+
+def _refused(error: ServiceError, address: DiskAddress, credential: Credential | None, needs: str) -> DyskError | None:
+    code = error.code
+    if code == NO_CREDENTIAL:
+        return CredentialError(str(error), remedy=error.remedy)
+    if code in _SIMPLE:
+        make, message, remedy = _SIMPLE[code]
+        fields = {"disk": str(address), "account": address.account, "container": address.container}
+        return make(message.format(**fields), remedy=remedy)
+    if error.status == 404:
+        return NotFoundError(
+            f"disk {address} does not exist",
+            remedy="create it with dyskctl create; dyskctl list --remote shows those that there are",
+        )
+    if error.status in (401, 403):
+        return _denied(error, address, credential, needs)
+    return None
+
+
+def _denied(error: ServiceError, address: DiskAddress, credential: Credential | None, needs: str) -> DyskError:
+    """Why 401 or 403: the service's codes tell little, so the credential is looked at."""
+    if credential is None:
+        return CredentialError(f"access to {address} is refused: {error}")
+    what = credential.describe()
+    local = address.endpoint is not None and address.endpoint.is_loopback
+    if error.code == "AuthorizationFailure" and not local:  # Azurite says so for a wrong key or SAS
+        return CredentialError(f"access to {address} is refused ({error.code}), with the {what}", remedy=_NETWORK_RULES)
+    if credential.kind == "sas":
+        return _denied_sas(error, address, credential, needs)
+    if credential.kind == "token":
+        if error.code == "AuthorizationPermissionMismatch":
+            return CredentialError(f"the identity of the {what} has no rights on {address}", remedy=_ROLE)
+        return CredentialError(
+            f"the {what} is not accepted for account {address.account} ({error.code})",
+            remedy="log in to the tenant that the account belongs to (AZURE_TENANT_ID)",
+        )
+    if credential.kind == "key":
+        skew_s = credential.clock.measured_s or 0.0
+        if abs(skew_s) > _SKEW_S and not credential.clock.offset_s:
+            return CredentialError(
+                f"this machine's clock is {abs(skew_s):.0f} s {'behind' if skew_s > 0 else 'ahead of'} the service's",
+                remedy="set the clock: timedatectl set-ntp true",
+            )
+        return CredentialError(
+            f"the {what} is not the key of account {address.account} ({error.code})",
+            remedy="it may have been rotated: copy one of the account's two keys again",
+        )
+    return CredentialError(
+        f"{address} is not open to the public ({error.code})",
+        remedy="give a credential: account_key, sas or auth = entra in the credential file",
+    )
+
+
+def _denied_sas(error: ServiceError, address: DiskAddress, credential: Credential, needs: str) -> CredentialError:
+    sas, now = credential.sas, credential.clock.now()
+    assert sas is not None
+    what = credential.describe()
+    if sas.expires_at is not None and sas.expires_at <= now:
+        return CredentialError(f"the {what} expired at {_time(sas.expires_at)}", remedy="make a new one")
+    if sas.starts_at is not None and sas.starts_at > now:
+        return CredentialError(
+            f"the {what} is not valid before {_time(sas.starts_at)}", remedy="wait, or check this machine's clock"
+        )
+    missing = [RIGHTS[right] for right in needs if not sas.has(right)]
+    unknown = error.code in ("AuthenticationFailed", "AuthorizationFailure")
+    if missing and not unknown:
+        return CredentialError(
+            f"the {what} has no {' and no '.join(missing)} right (sp={sas.rights})",
+            remedy="make one with sp=rw for a disk, or attach read-only" if "write" in missing else "make one that has",
+        )
+    if unknown:
+        return CredentialError(
+            f"the {what} is not accepted: its signature does not fit",
+            remedy="copy it whole; it also ends when the key or the policy that it was made with is changed",
+        )
+    return CredentialError(
+        f"the {what} does not allow this ({error.code}: {address})",
+        remedy="make it for this blob or its container (not for a directory or another IP range)",
+    )
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+_NO_PAGE_BLOBS = (
+    UsageError,
+    "account {account} has no page blobs",
+    "use a general purpose v2 account (Standard), or a Premium account of the kind for page blobs",
+)
+_HELD = (
+    LeasedError,
+    "disk {disk} is leased by another holder",
+    "detach it there, or take it over with --break-lease if that node is gone for good",
+)
+_KEYS_OFF = (
+    CredentialError,
+    "account {account} does not allow account keys",
+    "write auth = entra into the credential file, or use a user delegation SAS",
+)
+# code -> class of the error, message, remedy
+_SIMPLE: Mapping[str, tuple[type[DyskError], str, str]] = {
+    "ContainerNotFound": (
+        NotFoundError,
+        "container {container} of account {account} does not exist",
+        "dyskctl create makes the container with the disk",
+    ),
+    "ContainerBeingDeleted": (
+        NotFoundError,
+        "container {container} of account {account} is being deleted",
+        "wait half a minute, or use another container",
+    ),
+    "InvalidBlobType": (
+        UsageError,
+        "{disk} is not a page blob",
+        "a disk is a page blob: make one with dyskctl create, or upload with az storage blob upload --type page",
+    ),
+    "AccountIsDisabled": (CredentialError, "account {account} is disabled", "see the account in the portal"),
+    "AccountRequiresHttps": (UsageError, "account {account} takes HTTPS only", "write https:// in the endpoint"),
+    "KeyBasedAuthenticationNotPermitted": _KEYS_OFF,
+    "BlobTypeNotSupported": _NO_PAGE_BLOBS,
+    "FeatureNotYetSupportedForHierarchicalNamespaceAccounts": _NO_PAGE_BLOBS,
+    "OperationNotAllowedOnHierarchicalNamespaceAccounts": _NO_PAGE_BLOBS,
+    "PublicAccessNotPermitted": (
+        CredentialError,
+        "account {account} does not allow public access",
+        "give a credential: account_key, sas or auth = entra in the credential file",
+    ),
+    "LeaseAlreadyPresent": _HELD,
+    "LeaseIdMissing": _HELD,
+    "SnapshotsPresent": (
+        UsageError,
+        "disk {disk} has snapshots",
+        "delete them first: az storage blob delete --delete-snapshots only",
+    ),
+    "BlobImmutableDueToPolicy": (
+        UsageError,
+        "disk {disk} is under an immutability policy",
+        "a disk must be writable: use a container without such a policy",
+    ),
+}

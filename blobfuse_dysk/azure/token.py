@@ -1,0 +1,50 @@
+"""Prints an Entra ID access token for Azure Storage: `python -m blobfuse_dysk.azure.token [--client-id ID]`.
+
+The only place that imports azure-identity. It runs as a child of whoever needs a token and ends at once, so that its
+30 MiB of libraries do not stay. The login is azure-identity's default one: environment variables (AZURE_TENANT_ID,
+AZURE_CLIENT_ID, AZURE_CLIENT_SECRET...), workload identity, managed identity, Azure CLI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+
+__all__ = ["main"]
+
+SCOPE = "https://storage.azure.com/.default"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print {"access_token", "expires_on"} and return 0, or print one line to standard error and return 1."""
+    parser = argparse.ArgumentParser(prog="python -m blobfuse_dysk.azure.token", description=__doc__.splitlines()[0])
+    parser.add_argument("--client-id", help="of the user-assigned managed identity to use")
+    options = parser.parse_args(arguments)
+    try:
+        from azure.core.exceptions import ClientAuthenticationError
+        from azure.identity import DefaultAzureCredential
+    except ImportError:
+        print("the package azure-identity is missing; run: pip install 'blobfuse-dysk[entra]'", file=sys.stderr)
+        return 1
+    logging.disable(logging.CRITICAL)  # each login that does not apply logs a warning
+    login = DefaultAzureCredential(
+        managed_identity_client_id=options.client_id, exclude_interactive_browser_credential=True
+    )
+    try:
+        token = login.get_token(SCOPE)
+    except ClientAuthenticationError as error:
+        print(_reason(str(error.message)), file=sys.stderr)
+        return 1
+    print(json.dumps({"access_token": token.token, "expires_on": token.expires_on}))
+    return 0
+
+
+def _reason(message: str) -> str:
+    """azure-identity's message, which has a paragraph for each login that it tried, in one line."""
+    return " ".join(message.split())[:500]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

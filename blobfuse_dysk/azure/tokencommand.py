@@ -1,0 +1,67 @@
+"""Access tokens from a program: run as a short-lived child, so that no identity library is loaded here.
+
+The program prints one JSON object, {"access_token": "...", "expires_on": SECONDS_SINCE_EPOCH}, and exits with 0; the
+Azure CLI's `az account get-access-token --resource https://storage.azure.com` prints such an object, too. On failure
+the last line of its standard error becomes the error's message.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+from blobfuse_dysk.errors import CredentialError
+
+__all__ = ["Token", "fetch_token", "own_command"]
+
+TIMEOUT_S = 60.0  # a managed identity answers in a second; logging in at a slow proxy takes some
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """text: the token. expires_at: seconds since the epoch."""
+
+    text: str = field(repr=False)
+    expires_at: float
+
+
+def own_command(client_id: str = "") -> tuple[str, ...]:
+    """Our own program for Entra ID, azure/token.py. -P keeps the current directory out of Python's path."""
+    command = (sys.executable, "-P", "-m", "blobfuse_dysk.azure.token")
+    return (*command, "--client-id", client_id) if client_id else command
+
+
+async def fetch_token(command: tuple[str, ...], *, timeout_s: float = TIMEOUT_S) -> Token:
+    """Run the program and read its token. Raises CredentialError; the program is ended on timeout and cancellation."""
+    import trio  # here, because the attaching process imports this module and never runs trio
+
+    name = "the Entra ID login" if "blobfuse_dysk.azure.token" in command else f"token_command {command[0]}"
+    try:
+        with trio.fail_after(timeout_s):
+            done = await trio.run_process(
+                list(command), capture_stdout=True, capture_stderr=True, stdin=subprocess.DEVNULL, check=False
+            )
+    except trio.TooSlowError:
+        raise CredentialError(f"{name} gave no token within {timeout_s:g} s") from None
+    except OSError as error:
+        raise CredentialError(f"{name} cannot be run: {error.strerror}") from error
+    if done.returncode:
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise CredentialError(f"{name} failed: {lines[-1][:500] if lines else f'exit status {done.returncode}'}")
+    return _read(done.stdout, name)
+
+
+def _read(output: bytes, name: str) -> Token:
+    try:
+        answer = json.loads(output)
+        text = answer.get("access_token") or answer["accessToken"]
+        token = Token(str(text), float(answer["expires_on"]))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        token = None
+    if token is None or not token.text.isascii() or not token.text.isprintable() or " " in token.text:
+        raise CredentialError(
+            f"{name} printed no token", remedy='it must print {"access_token": "...", "expires_on": SECONDS}'
+        )
+    return token

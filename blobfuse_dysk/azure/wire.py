@@ -1,0 +1,326 @@
+"""The page blob part of Azure's REST interface, without any I/O: requests are built here and replies read.
+
+A `Request` holds what a signer needs, in the form in which it needs it, so that signing is one string, one HMAC and
+no sorting: the `x-ms-` headers stand as canonical lines (`name:value\\n`, sorted as the service sorts them), split
+where `x-ms-date` belongs, because the date is the signer's. The same lines go onto the wire. `BlobRequests` makes
+the requests for one blob and keeps what is constant for it; `signing` has the signers; `http` sends and receives.
+
+Source: https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+from urllib.parse import quote, unquote
+
+from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.errors import ServiceError
+
+__all__ = [
+    "API_VERSION",
+    "BlobProperties",
+    "BlobRequests",
+    "Buffer",
+    "DamagedAnswerError",
+    "Extent",
+    "PageList",
+    "Reply",
+    "Request",
+    "content_md5",
+    "parse_page_list",
+    "parse_properties",
+    "service_error",
+    "xml_text",
+]
+
+API_VERSION = "2021-12-02"  # page lists with markers need 2020-10-02; Azurite has known this one since 3.16
+USER_AGENT = "blobfuse-dysk"
+PAGE = 512  # bytes; the unit of page ranges
+MAX_CHECKSUM = 4 << 20  # bytes; the longest range that the service computes a checksum of
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Extent: TypeAlias = tuple[int, int]
+"""(offset, length) in bytes."""
+
+_PAGE_RANGE = re.compile(rb"<PageRange>\s*<Start>\s*(\d+)\s*</Start>\s*<End>\s*(\d+)\s*</End>\s*</PageRange>", re.ASCII)
+_ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&apos;", "'"), ("&amp;", "&"))
+
+
+class DamagedAnswerError(Exception):
+    """An answer that says success but is not what the request must be answered with. Becomes a TransportError."""
+
+
+class Request:
+    """One request, not signed yet. Made by BlobRequests; the fields are what signers read.
+
+    target: path as sent; query: as sent, without '?'. resource: the canonicalised resource, query included, without
+    the leading account. before, after: canonical lines of the x-ms- headers that sort before and after x-ms-date.
+    length: the body's bytes, 0 without one. md5: Content-MD5, or ''. common: constant header lines as sent.
+    """
+
+    __slots__ = ("after", "before", "body", "common", "length", "md5", "method", "query", "resource", "target")
+
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        query: str,
+        resource: str,
+        before: str,
+        after: str,
+        common: str,
+        body: Buffer | None = None,
+        md5: str = "",
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.query = query
+        self.resource = resource
+        self.before = before
+        self.after = after
+        self.common = common
+        self.body = body
+        self.length = 0 if body is None else len(body)
+        self.md5 = md5
+
+    def head(self, authorization: str = "", date: str = "", sas: str = "") -> bytes:
+        """Return the request line and headers as sent. date goes into x-ms-date, sas behind the query, as they are."""
+        query = f"{self.query}&{sas}" if self.query and sas else self.query or sas
+        mark = "?" if query else ""
+        lines = f"{self.before}x-ms-date:{date}\n{self.after}" if date else self.before + self.after
+        if self.md5:
+            lines += f"Content-MD5:{self.md5}\n"
+        if self.method == "PUT":
+            lines += f"Content-Length:{self.length}\n"
+        if authorization:
+            lines += f"Authorization:{authorization}\n"
+        text = f"{self.method} {self.target}{mark}{query} HTTP/1.1\n{self.common}{lines}\n"
+        return text.replace("\n", "\r\n").encode("latin-1")
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.target} {self.length} bytes>"
+
+
+class Reply:
+    """One whole answer. Headers are looked up in the bytes that came; few of them are ever asked for."""
+
+    __slots__ = ("_lower", "body", "head", "status")
+
+    def __init__(self, status: int, head: bytes, body: Buffer, lower: bytes | None = None) -> None:
+        self.status = status
+        self.head = head
+        self.body = body
+        self._lower = head.lower() if lower is None else lower
+
+    def header(self, name: str) -> str:
+        """Return a header's value without surrounding blanks, or '' if the answer has none. name: in lower case."""
+        found = self._lower.find(f"\r\n{name}:".encode())
+        if found < 0:
+            return ""
+        start = found + len(name) + 3
+        return self.head[start : self.head.find(b"\r\n", start)].decode("latin-1").strip()
+
+    def headers(self) -> dict[str, str]:
+        """Return all headers, names in lower case."""
+        lines = self.head.decode("latin-1").split("\r\n")[1:]
+        pairs = (line.partition(":") for line in lines if line)
+        return {name.lower(): value.strip() for name, _, value in pairs}
+
+    def __repr__(self) -> str:
+        return f"<Reply {self.status} {len(self.body)} bytes>"
+
+
+@dataclass(frozen=True, slots=True)
+class PageList:
+    """A piece of a blob's page map: extents in bytes, sorted; marker is None when the list is complete."""
+
+    ranges: list[Extent]
+    marker: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BlobProperties:
+    """What Get Blob Properties tells. sequence_number is None unless it is a page blob; size in bytes.
+
+    lease_state: available, leased, expired, breaking, broken, or '' (snapshots). metadata names are in lower case.
+    """
+
+    size: int
+    blob_type: str
+    sequence_number: int | None
+    lease_state: str
+    lease_status: str
+    lease_duration: str
+    metadata: dict[str, str]
+    etag: str
+    last_modified: str
+
+
+class BlobRequests:
+    """Builds the requests for one page blob, or for one snapshot of it. address.endpoint must be filled in.
+
+    Offsets and lengths are bytes. Nothing is checked that the service or the contract of the store checks.
+    """
+
+    def __init__(self, address: DiskAddress) -> None:
+        assert address.endpoint is not None
+        self.target = address.endpoint.path + address.path
+        self.common = f"Host:{address.endpoint.authority}\nUser-Agent:{USER_AGENT}\n"
+        self._snapshot = (("snapshot", quote(address.snapshot, safe="")),) if address.snapshot else ()
+        self._query, self._resource = self._with_query()
+        self._page, self._page_resource = self._with_query(("comp", "page"))
+        self._version = f"x-ms-version:{API_VERSION}\n"
+
+    def get_range(self, offset: int, length: int, *, checksum: bool = False) -> Request:
+        """Get Blob for a range; with checksum (at most 4 MiB) the answer has the range's Content-MD5."""
+        ask = "x-ms-range-get-content-md5:true\n" if checksum else ""
+        after = f"x-ms-range:bytes={offset}-{offset + length - 1}\n{ask}{self._version}"
+        return Request("GET", self.target, self._query, self._resource, "", after, self.common)
+
+    def put_pages(
+        self, offset: int, data: Buffer, *, lease_id: str | None, epoch: int | None, checksum: bool = False
+    ) -> Request:
+        """Put Page, update; with checksum the service checks the body's Content-MD5. data: in bytes, at most 4 MiB."""
+        after = self._page_lines("update", offset, len(data), lease_id, epoch)
+        md5 = content_md5(data) if checksum else ""
+        return Request("PUT", self.target, self._page, self._page_resource, "", after, self.common, data, md5)
+
+    def clear_pages(self, offset: int, length: int, *, lease_id: str | None, epoch: int | None) -> Request:
+        """Put Page, clear: the range reads as zeros and is no longer allocated."""
+        after = self._page_lines("clear", offset, length, lease_id, epoch)
+        return Request("PUT", self.target, self._page, self._page_resource, "", after, self.common)
+
+    def _page_lines(self, action: str, offset: int, length: int, lease_id: str | None, epoch: int | None) -> str:
+        condition = "" if epoch is None else f"x-ms-if-sequence-number-eq:{epoch}\n"
+        lease = "" if lease_id is None else f"x-ms-lease-id:{lease_id}\n"
+        span = f"x-ms-range:bytes={offset}-{offset + length - 1}\n"
+        return f"{condition}{lease}x-ms-page-write:{action}\n{span}{self._version}"
+
+    def page_ranges(self, offset: int, length: int, *, marker: str | None, max_results: int | None) -> Request:
+        """Get Page Ranges of [offset, offset + length). marker: where the list before this one ended."""
+        query = [("comp", "pagelist")]
+        if marker:
+            query.append(("marker", quote(marker, safe="")))
+        if max_results:
+            query.append(("maxresults", str(max_results)))
+        return self._general("GET", query, {"x-ms-range": f"bytes={offset}-{offset + length - 1}"})
+
+    def properties(self) -> Request:
+        """Get Blob Properties."""
+        return self._general("HEAD", [], {})
+
+    def raise_sequence_number(self, value: int, *, lease_id: str | None) -> Request:
+        """Set Blob Properties: the sequence number becomes the greater of its value and this one."""
+        headers = {"x-ms-sequence-number-action": "max", "x-ms-blob-sequence-number": str(value)}
+        return self._general("PUT", [("comp", "properties")], headers, lease_id)
+
+    def lease(self, action: str, *, lease_id: str | None = None, **fields: str | int | None) -> Request:
+        """Lease Blob: acquire, renew, release or break; fields are the action's own (`proposed_lease_id=`...)."""
+        headers = {f"x-ms-{name.replace('_', '-')}": str(value) for name, value in fields.items() if value is not None}
+        return self._general("PUT", [("comp", "lease")], {"x-ms-lease-action": action, **headers}, lease_id)
+
+    def set_metadata(self, metadata: Mapping[str, str], *, lease_id: str | None) -> Request:
+        """Set Blob Metadata: replaces all of it. Names are C# identifiers, values printable ASCII."""
+        headers = {f"x-ms-meta-{name}": value for name, value in metadata.items()}
+        return self._general("PUT", [("comp", "metadata")], headers, lease_id)
+
+    def _general(
+        self, method: str, query: list[tuple[str, str]], headers: Mapping[str, str], lease_id: str | None = None
+    ) -> Request:
+        """Any request without a body: sorts the headers, splits them at x-ms-date."""
+        sent, resource = self._with_query(*query)
+        lines = {name.lower(): value.strip() for name, value in headers.items()} | {"x-ms-version": API_VERSION}
+        if lease_id is not None:
+            lines["x-ms-lease-id"] = lease_id
+        for name, value in lines.items():
+            if not (name + value).isprintable():
+                raise ValueError(f"header {name!r} has a character that no header may have")
+        names = sorted(lines, key=_service_order)
+        date = _service_order("x-ms-date")
+        before = "".join(f"{name}:{lines[name]}\n" for name in names if _service_order(name) < date)
+        after = "".join(f"{name}:{lines[name]}\n" for name in names if _service_order(name) > date)
+        return Request(method, self.target, sent, resource, before, after, self.common)
+
+    def _with_query(self, *query: tuple[str, str]) -> tuple[str, str]:
+        """Return the query as sent and the canonicalised resource: path, then decoded parameters, sorted by name."""
+        pairs = sorted((*query, *self._snapshot))
+        sent = "&".join(f"{name}={value}" for name, value in pairs)
+        return sent, self.target + "".join(f"\n{name}:{unquote(value)}" for name, value in pairs)
+
+
+def _service_order(name: str) -> str:
+    """Sort key of a header name. The service ignores '-' and puts '_' before digits (as the Azure SDK emulates it)."""
+    return name.replace("-", "").replace("_", "!")
+
+
+def content_md5(data: Buffer) -> str:
+    """The Content-MD5 of a body, base64. A checksum against damage, not a signature."""
+    return binascii.b2a_base64(hashlib.md5(data, usedforsecurity=False).digest(), newline=False).decode()
+
+
+def parse_properties(reply: Reply) -> BlobProperties:
+    """Read the answer of Get Blob Properties. Raises DamagedAnswerError when a size or number is none."""
+    headers = reply.headers()
+    try:
+        number = headers.get("x-ms-blob-sequence-number")
+        return BlobProperties(
+            size=int(headers["content-length"]),
+            blob_type=headers.get("x-ms-blob-type", ""),
+            sequence_number=None if number is None else int(number),
+            lease_state=headers.get("x-ms-lease-state", ""),
+            lease_status=headers.get("x-ms-lease-status", ""),
+            lease_duration=headers.get("x-ms-lease-duration", ""),
+            metadata={name[10:]: value for name, value in headers.items() if name.startswith("x-ms-meta-")},
+            etag=headers.get("etag", ""),
+            last_modified=headers.get("last-modified", ""),
+        )
+    except (KeyError, ValueError) as error:
+        raise DamagedAnswerError(f"properties without a readable number: {error}") from None
+
+
+def parse_page_list(body: Buffer) -> PageList:
+    """Read the answer of Get Page Ranges; raises DamagedAnswerError unless every range in it was understood.
+
+    A range that is overlooked here would read as zeros, so the count and the document's end are checked.
+    """
+    text = bytes(body)
+    ranges = [(int(start), int(end) + 1 - int(start)) for start, end in _PAGE_RANGE.findall(text)]
+    whole = b"</PageList>" in text or re.search(rb"<PageList\s*/>\s*\Z", text)
+    if not whole or text.count(b"<PageRange>") != len(ranges) or text.count(b"<PageRange") != len(ranges):
+        raise DamagedAnswerError("page list that is cut or malformed")
+    previous = 0
+    for offset, length in ranges:
+        if offset < previous or length <= 0 or offset % PAGE or length % PAGE:
+            raise DamagedAnswerError(f"page list with an impossible range of {length} bytes at {offset}")
+        previous = offset + length
+    return PageList(ranges, xml_text(text, "NextMarker") or None)
+
+
+def xml_text(body: bytes, tag: str) -> str:
+    """Return the text of the first element of that name, entities resolved; '' if there is none or it is empty."""
+    start = body.find(f"<{tag}>".encode())
+    end = body.find(f"</{tag}>".encode(), start)
+    if start < 0 or end < 0:
+        return ""
+    text = body[start + len(tag) + 2 : end].decode("utf-8", "replace")
+    for entity, character in _ENTITIES:
+        text = text.replace(entity, character)
+    return text
+
+
+def service_error(reply: Reply, what: str) -> ServiceError:
+    """Turn a refusal into an error. what: the operation, for the message; nothing of the request's secrets is in it."""
+    body = bytes(reply.body)
+    code = reply.header("x-ms-error-code") or xml_text(body, "Code")
+    message = xml_text(body, "Message").split("\n")[0].strip()
+    detail = xml_text(body, "AuthenticationErrorDetail")
+    if detail.startswith("Signature not valid in the specified time frame"):
+        message = detail  # other details quote the string to sign, or a signature
+    text = f"{what}: {code or 'refused'} (HTTP {reply.status})" + (f": {message}" if message else "")
+    wait = reply.header("retry-after")
+    return ServiceError(text, status=reply.status, code=code, retry_after_s=float(wait) if wait.isdecimal() else None)
