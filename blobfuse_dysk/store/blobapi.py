@@ -1,0 +1,58 @@
+"""What the block layer needs of a page blob's client: azure.blob.BlobClient, or a simulated one in tests.
+
+Every method is one request and one attempt. It raises ServiceError (the service refused) or TransportError (no whole
+answer came within timeout_s) and nothing else. Offsets, lengths and sizes are bytes, times seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from blobfuse_dysk.azure.wire import BlobProperties, PageList
+from blobfuse_dysk.store.base import Buffer
+
+__all__ = ["BlobApi"]
+
+
+class BlobApi(Protocol):
+    """One page blob, or one snapshot of it."""
+
+    async def get_range(self, offset: int, length: int, *, timeout_s: float) -> Buffer: ...
+
+    async def put_pages(
+        self, offset: int, data: Buffer, *, lease_id: str | None, epoch: int | None, timeout_s: float
+    ) -> None: ...
+
+    async def clear_pages(
+        self, offset: int, length: int, *, lease_id: str | None, epoch: int | None, timeout_s: float
+    ) -> None: ...
+
+    async def page_ranges(
+        self,
+        offset: int,
+        length: int,
+        *,
+        marker: str | None = None,
+        max_results: int | None = None,
+        timeout_s: float,
+    ) -> PageList: ...
+
+    async def properties(self, *, timeout_s: float) -> BlobProperties: ...
+
+    async def raise_sequence_number(self, value: int, *, lease_id: str | None, timeout_s: float) -> int: ...
+
+    async def acquire_lease(self, duration_s: int, *, proposed_id: str | None, timeout_s: float) -> str: ...
+
+    async def renew_lease(self, lease_id: str, *, timeout_s: float) -> None: ...
+
+    async def release_lease(self, lease_id: str, *, timeout_s: float) -> None: ...
+
+    async def break_lease(self, *, period_s: int = 0, timeout_s: float) -> None: ...
+
+    async def set_metadata(self, metadata: Mapping[str, str], *, lease_id: str | None, timeout_s: float) -> None: ...
+
+    def hurry(self, timeout_s: float) -> None:
+        """Let no call whose request is on its way now take longer than timeout_s from now."""
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,92 @@
+"""The top of the stack: counts and times what the device asks for, and fails at once when the disk is fenced.
+
+Theory. Layers below answer some calls by themselves (Sparse knows zeros), so a fence at the bottom does not stop all of
+them. Here is the latch: it closes when Fence says so, or when the first Kind.FENCED comes up, and never opens again.
+From then on every call fails in the same step in which it starts.
+"""
+
+from __future__ import annotations
+
+from blobfuse_dysk.errors import Kind, StoreError
+from blobfuse_dysk.store.base import Buffer, Extent, Store
+from blobfuse_dysk.store.meter import Meter
+
+__all__ = ["Front"]
+
+
+class Front(Store):
+    """What a device is put on."""
+
+    def __init__(self, inner: Store, meter: Meter) -> None:
+        self.size = inner.size
+        self._inner = inner
+        self._meter = meter
+        self._latched: str | None = None
+
+    def latch(self, reason: str) -> None:
+        """Let every call from now on fail with Kind.FENCED."""
+        if self._latched is None:
+            self._latched = reason
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """Pass, counted."""
+        started = self._start()
+        try:
+            data = await self._inner.read(offset, length)
+        except BaseException as error:
+            self._failed("read", error)
+            raise
+        self._meter.success("read", length, started)
+        return data
+
+    async def write(self, offset: int, data: Buffer) -> None:
+        """Pass, counted."""
+        started = self._start()
+        try:
+            await self._inner.write(offset, data)
+        except BaseException as error:
+            self._failed("write", error)
+            raise
+        self._meter.success("write", len(data), started)
+
+    async def zero(self, offset: int, length: int) -> None:
+        """Pass, counted."""
+        started = self._start()
+        try:
+            await self._inner.zero(offset, length)
+        except BaseException as error:
+            self._failed("zero", error)
+            raise
+        self._meter.success("zero", length, started)
+
+    async def flush(self) -> None:
+        """Pass, counted."""
+        started = self._start()
+        try:
+            await self._inner.flush()
+        except BaseException as error:
+            self._failed("flush", error)
+            raise
+        self._meter.success("flush", 0, started)
+
+    async def extents(self, offset: int, length: int) -> list[Extent]:
+        """Pass."""
+        self._check()
+        return await self._inner.extents(offset, length)
+
+    async def aclose(self) -> None:
+        """Close the layer below."""
+        await self._inner.aclose()
+
+    def _check(self) -> None:
+        if self._latched is not None:
+            raise StoreError(self._latched, Kind.FENCED)
+
+    def _start(self) -> float:
+        self._check()
+        return self._meter.start()
+
+    def _failed(self, name: str, error: BaseException) -> None:
+        self._meter.failure(name, error)
+        if isinstance(error, StoreError) and error.kind is Kind.FENCED:
+            self.latch(str(error))

@@ -1,0 +1,231 @@
+"""Which request may start, and when: slots, the pace, priorities. The mechanism of Throttle.
+
+Theory. Two things hold requests back. The pace (pacer.py) spaces them in time, once a rate is known. Slots bound what
+is in flight: additive increase, multiplicative decrease, as TCP does it. A window is `limit` successes: each success
+adds 1/limit, so a window adds one. It grows only while the limit is what holds requests back, and only while latency
+has not risen to several times its own floor (beyond that point more requests only queue somewhere else). A timeout,
+or a refusal that the pace could not foresee, halves the limit, once per round trip: refusals of requests that
+started before the last cut say nothing about the new limit. A large request takes a slot for each SLOT begun, so
+that the first window of the largest writes does not overrun a small disk.
+
+Waiting is first in, first out inside a priority; a lower number goes first. So that a stream of urgent requests does
+not starve the others for ever, a queue that was passed over PASSED_OVER times gets the next turn.
+
+Invariants
+1. in_flight counts slots given and not returned. Slots are given only while they fit into int(limit), or to a request
+   that is alone; a task that is cancelled while it waits holds none (trio does not cancel a task that is
+   already rescheduled). So a slot is never lost. No await inside any method but `enter`.
+2. Whenever tasks wait, something will call `_hand_out`: a request in flight (its `leave`), or the timer. The timer is a
+   system task that lives only as long as there are tasks that wait for their time; an idle limiter has none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import trio
+
+from blobfuse_dysk.store.base import MAX_WRITE
+from blobfuse_dysk.store.pacer import Pacer
+from blobfuse_dysk.store.priority import Priority
+
+__all__ = ["Limiter"]
+
+FIRST = 32
+MOST = 256
+SLOT = 256 << 10  # bytes
+MOST_SLOTS = 1 + MAX_WRITE // SLOT
+PASSED_OVER = 8
+TICK_S = 0.001  # requests that come due within this time start together
+SLOW = 4.0  # times the floor of latency: growth stops
+SIZE_CLASSES = (64 << 10, 1 << 20)  # bytes; requests of like size are compared with each other
+FLOOR_S = 60.0  # how long a floor of latency is believed
+FLOOR_RISE = 1.25  # and how much it may rise then: under constant load, the latency that we make is no new floor
+
+
+class _Latency:
+    """Floor and moving average of one class of request sizes, in seconds."""
+
+    __slots__ = ("_floor_until", "_next_floor", "average", "floor")
+
+    def __init__(self) -> None:
+        self.floor = self.average = 0.0
+        self._next_floor = float("inf")
+        self._floor_until = 0.0
+
+    def add(self, seconds: float, now: float) -> None:
+        if not self.average:
+            self.floor = self.average = seconds
+            self._floor_until = now + FLOOR_S
+            return
+        self.average += (seconds - self.average) / 16
+        self.floor = min(self.floor, seconds)
+        self._next_floor = min(self._next_floor, seconds)
+        if now >= self._floor_until:
+            self.floor, self._next_floor = min(self._next_floor, self.floor * FLOOR_RISE), float("inf")
+            self._floor_until = now + FLOOR_S
+
+    @property
+    def risen(self) -> bool:
+        return self.average > self.floor * SLOW
+
+
+class _Waiter:
+    """A task that waits for its turn."""
+
+    __slots__ = ("length", "slots", "task")
+
+    def __init__(self, task: trio.lowlevel.Task, length: int, slots: int) -> None:
+        self.task = task
+        self.length = length
+        self.slots = slots
+
+
+class Limiter:
+    """Slots and turns for requests. Times are those of trio.current_time(), lengths are bytes of data moved."""
+
+    def __init__(self, *, first: int = FIRST, most: int = MOST, pacer: Pacer | None = None) -> None:
+        self.limit = float(first)
+        self.in_flight = 0
+        self.cuts = 0
+        self.waiting = 0  # calls that wait for their turn
+        self.pacer = pacer or Pacer()
+        self._most = float(most)
+        self._queues: list[deque[_Waiter]] = [deque() for _ in Priority]
+        self._passed_over = [0] * len(self._queues)
+        self._cut_at = float("-inf")
+        self._latency = [_Latency() for _ in range(len(SIZE_CLASSES) + 1)]
+        self._timer = False
+        self._requests = self._bytes = 0  # in flight
+
+    async def enter(self, priority: int, length: int = 0) -> float:
+        """Wait for the turn of a request; return the time of its start. Then call `leave`, whatever becomes of it."""
+        slots = _slots(length)
+        now = trio.current_time()
+        if (
+            self.waiting
+            or (self.in_flight + slots > self.limit and self.in_flight)
+            or (self.pacer.paced and now < self.pacer.due())
+        ):
+            await self._wait(priority, _Waiter(trio.lowlevel.current_task(), length, slots), now)
+            return trio.current_time()
+        self._start(slots, length, now)
+        return now
+
+    def leave(self, length: int = 0) -> None:
+        """Return the slots of a request."""
+        self.in_flight -= _slots(length)
+        self._requests -= 1
+        self._bytes -= length
+        if self.waiting:
+            self._hand_out(trio.current_time())
+
+    def succeeded(self, started: float, length: int) -> None:
+        """A request of `length` bytes came back well: perhaps there is room for more. Call before `leave`."""
+        now = trio.current_time()
+        self.pacer.succeeded(length, now)
+        latency = self._latency[sum(length > size for size in SIZE_CLASSES)]
+        latency.add(now - started, now)
+        if self.limit < self._most and not latency.risen and self._full:
+            self.limit = min(self._most, self.limit + _slots(length) / self.limit)
+
+    def refused(self, started: float, retry_after_s: float | None) -> None:
+        """The service turned a request away: slow down, and pause all for as long as it asks. Call before `leave`."""
+        now = trio.current_time()
+        if self.pacer.refused(started, now, (self._requests, self._bytes)):
+            self.timed_out(started)
+        if retry_after_s is not None:
+            self.pacer.pause(now + retry_after_s, retry_after_s)
+
+    def timed_out(self, started: float) -> None:
+        """The service is overrun, or gone: halve what is in flight. Call before `leave`."""
+        if started > self._cut_at:
+            self._cut_at = trio.current_time()
+            self.limit = max(1.0, self.limit / 2)
+            self.cuts += 1
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether a request would start at once, whatever its size."""
+        return (
+            not self.waiting
+            and not self.pacer.paced
+            and (self.in_flight + MOST_SLOTS <= self.limit or not self.in_flight)
+        )
+
+    @property
+    def _full(self) -> bool:
+        """Whether it is the limit that holds requests back, or would hold back a large one."""
+        if self.waiting and self.pacer.paced:
+            return trio.current_time() >= self.pacer.due()
+        return bool(self.waiting) or self.in_flight + MOST_SLOTS > self.limit
+
+    def _start(self, slots: int, length: int, now: float) -> None:
+        self.in_flight += slots
+        self._requests += 1
+        self._bytes += length
+        if self.pacer.paced:
+            self.pacer.charge(length, now)
+
+    async def _wait(self, priority: int, waiter: _Waiter, now: float) -> None:
+        queue = self._queues[priority]
+        queue.append(waiter)
+        self.waiting += 1
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            queue.remove(waiter)
+            self.waiting -= 1
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        if self.waiting == 1:
+            self._hand_out(now)  # the answer is that of `enter`: wait; it starts the timer if that is for time
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _hand_out(self, now: float) -> bool:
+        """Start all that may start; whether it is only time that the next one waits for."""
+        pacer = self.pacer
+        waits = False
+        while self.waiting:
+            level = self._choose()
+            waiter = self._queues[level][0]
+            if self.in_flight and self.in_flight + waiter.slots > self.limit:
+                break
+            if pacer.paced and now < pacer.due():
+                waits = True
+                break
+            self._pass_over(level)
+            self._queues[level].popleft()
+            self.waiting -= 1
+            self._start(waiter.slots, waiter.length, now)
+            trio.lowlevel.reschedule(waiter.task)
+        if pacer.paced:
+            pacer.held(now, waits)
+        if waits and not self._timer:
+            self._timer = True
+            trio.lowlevel.spawn_system_task(self._keep_time)
+        return waits
+
+    async def _keep_time(self) -> None:
+        """Start requests as they come due, until none waits for time."""
+        try:
+            waits = True
+            while waits:
+                await trio.sleep_until(max(self.pacer.due(), trio.current_time() + TICK_S))
+                waits = self._hand_out(trio.current_time())
+        finally:
+            self._timer = False
+
+    def _choose(self) -> int:
+        """The queue whose turn it is: the most urgent one, or one that was passed over too often."""
+        waiting = [level for level, queue in enumerate(self._queues) if queue]
+        return next((level for level in waiting if self._passed_over[level] >= PASSED_OVER), waiting[0])
+
+    def _pass_over(self, chosen: int) -> None:
+        for level, queue in enumerate(self._queues):
+            if queue:
+                self._passed_over[level] += 1
+        self._passed_over[chosen] = 0
+
+
+def _slots(length: int) -> int:
+    return 1 if length < SLOT else min(1 + length // SLOT, MOST_SLOTS)

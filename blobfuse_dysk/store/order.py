@@ -1,0 +1,62 @@
+"""Overlapping modifying calls one after the other, in the order of arrival. Reads and flush pass.
+
+Theory. Below this layer no two modifying calls that overlap are ever in flight, whatever the callers do. Fence needs
+that (a late copy of a request is fenced off before an overlapping one is sent, because the overlapping one starts only
+when the first has ended), and Sparse needs it (nobody writes a range whose clear is being acknowledged). The kernel
+above a loop device does not promise it, several openers of the device do not, and neither does a cache.
+
+`enter` comes before the first await, so the order is that of the calls; `leave` comes in finally, so a cancelled or
+failed call cannot block the range. See rangelock.py.
+"""
+
+from __future__ import annotations
+
+from blobfuse_dysk.store.base import Buffer, Extent, Store
+from blobfuse_dysk.store.rangelock import RangeLock
+
+__all__ = ["Order"]
+
+
+class Order(Store):
+    """Any calls at any time are allowed here: this is where point 2 of the contract comes from."""
+
+    def __init__(self, inner: Store) -> None:
+        self.size = inner.size
+        self._inner = inner
+        self._lock = RangeLock()
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """Pass."""
+        return await self._inner.read(offset, length)
+
+    async def write(self, offset: int, data: Buffer) -> None:
+        """Write when every older overlapping call has ended."""
+        ticket = self._lock.enter(offset, len(data))
+        try:
+            if ticket.blockers:
+                await ticket.wait()
+            await self._inner.write(offset, data)
+        finally:
+            self._lock.leave(ticket)
+
+    async def zero(self, offset: int, length: int) -> None:
+        """Zero when every older overlapping call has ended."""
+        ticket = self._lock.enter(offset, length)
+        try:
+            if ticket.blockers:
+                await ticket.wait()
+            await self._inner.zero(offset, length)
+        finally:
+            self._lock.leave(ticket)
+
+    async def flush(self) -> None:
+        """Pass: what returned before is the layer's below."""
+        await self._inner.flush()
+
+    async def extents(self, offset: int, length: int) -> list[Extent]:
+        """Pass."""
+        return await self._inner.extents(offset, length)
+
+    async def aclose(self) -> None:
+        """Close the layer below."""
+        await self._inner.aclose()

@@ -1,0 +1,153 @@
+"""The lowest layer: one call, one request to the page blob; one attempt, no retry.
+
+Theory. What makes a write safe is on the request itself: the lease id and `x-ms-if-sequence-number-eq: epoch`, read
+from the Guard at the moment the request is built. Between `guard.permit()` and the call of the client there must be
+no await: else the request could be built with an epoch that was already given up (harmless, the service refuses it)
+or with a lease known to be lost (the service refuses that too, but we do not rely on one lock where we have two).
+If the client itself waits (for a connection), an older epoch may still be sent: refused with Kind.EPOCH, sent again.
+
+A PageBlob without a guard is read-only: no write can be sent without lease and epoch.
+
+flush does nothing: Put Page is durable when it is acknowledged.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from blobfuse_dysk.errors import Kind, ServiceError, StoreError, TransportError
+from blobfuse_dysk.store.base import Buffer, Extent, Store
+from blobfuse_dysk.store.blobapi import BlobApi
+from blobfuse_dysk.store.extents import joined
+from blobfuse_dysk.store.guard import Guard
+from blobfuse_dysk.store.meter import Meter
+from blobfuse_dysk.store.translate import is_service_timeout, to_store_error
+
+__all__ = ["PageBlob"]
+
+ATTEMPT_TIMEOUT_S = 30.0
+SMALLEST_SEGMENT = 64 << 20  # bytes; a page list of a piece this small is never too much for the service
+
+
+class PageBlob(Store):
+    """One page blob over its client. Any number of calls may run at once; overlapping writes are the caller's fault."""
+
+    def __init__(
+        self,
+        client: BlobApi,
+        size: int,
+        guard: Guard | None,
+        *,
+        attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
+        meter: Meter | None = None,
+    ) -> None:
+        self.size = size
+        self._client = client
+        self._guard = guard
+        self._timeout_s = attempt_timeout_s
+        self._meter = Meter() if meter is None else meter
+        self._segment = size  # bytes of the blob that one page list covers; halved when that takes too long
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """Get Blob for a range."""
+        started = self._meter.start()
+        try:
+            data = await self._client.get_range(offset, length, timeout_s=self._timeout_s)
+            if len(data) != length:
+                raise StoreError(f"reading {length} bytes at {offset}: got {len(data)} bytes", Kind.CORRUPT)
+        except (ServiceError, TransportError) as error:
+            failed = to_store_error(error, f"reading {length} bytes at {offset}", modifies=False)
+            self._meter.failure("get", failed)
+            raise failed from error
+        except BaseException as error:
+            self._meter.failure("get", error)
+            raise
+        self._meter.success("get", length, started)
+        return data
+
+    async def write(self, offset: int, data: Buffer) -> None:
+        """Put Page, update."""
+        lease_id, epoch = self._permit()
+        started = self._meter.start()
+        try:
+            await self._client.put_pages(offset, data, lease_id=lease_id, epoch=epoch, timeout_s=self._timeout_s)
+        except (ServiceError, TransportError) as error:
+            failed = to_store_error(error, f"writing {len(data)} bytes at {offset}", modifies=True, epoch=epoch)
+            self._meter.failure("put", failed)
+            raise failed from error
+        except BaseException as error:
+            self._meter.failure("put", error)
+            raise
+        self._meter.success("put", len(data), started)
+
+    async def zero(self, offset: int, length: int) -> None:
+        """Put Page, clear."""
+        lease_id, epoch = self._permit()
+        started = self._meter.start()
+        try:
+            await self._client.clear_pages(offset, length, lease_id=lease_id, epoch=epoch, timeout_s=self._timeout_s)
+        except (ServiceError, TransportError) as error:
+            failed = to_store_error(error, f"clearing {length} bytes at {offset}", modifies=True, epoch=epoch)
+            self._meter.failure("clear", failed)
+            raise failed from error
+        except BaseException as error:
+            self._meter.failure("clear", error)
+            raise
+        self._meter.success("clear", length, started)
+
+    async def flush(self) -> None:
+        """Nothing to do: what was acknowledged is durable."""
+        await trio.lowlevel.checkpoint()
+
+    async def extents(self, offset: int, length: int) -> list[Extent]:
+        """Get Page Ranges, in segments; a segment that takes the service too long is halved and asked for again."""
+        found: list[Extent] = []
+        end = offset + length
+        while offset < end:
+            piece = min(self._segment, end - offset)
+            try:
+                found += await self._list(offset, piece)
+            except (ServiceError, TransportError) as error:
+                if piece > SMALLEST_SEGMENT and is_service_timeout(error):
+                    self._segment = max(SMALLEST_SEGMENT, _half(piece))
+                    continue
+                raise to_store_error(error, f"page list of {piece} bytes at {offset}", modifies=False) from error
+            offset += piece
+            self._segment = min(self._segment * 2, self.size)
+        return joined(found)
+
+    async def aclose(self) -> None:
+        """Close the client's connections."""
+        await self._client.aclose()
+
+    def _permit(self) -> tuple[str, int]:
+        if self._guard is None:
+            raise StoreError("the disk is attached read-only", Kind.REJECTED)
+        return self._guard.permit()
+
+    async def _list(self, offset: int, length: int) -> list[Extent]:
+        """All pages of the list of one segment, clipped to it."""
+        found: list[Extent] = []
+        marker: str | None = None
+        while True:
+            started = self._meter.start()
+            try:
+                page = await self._client.page_ranges(offset, length, marker=marker, timeout_s=self._timeout_s)
+            except BaseException as error:
+                self._meter.failure("list", error)
+                raise
+            self._meter.success("list", 0, started)
+            for start, size in page.ranges:
+                first, last = max(start, offset), min(start + size, offset + length)
+                if first < last:
+                    found.append((first, last - first))
+            if page.marker is None:
+                return found
+            if page.marker == marker:
+                raise StoreError(f"page list at {offset}: the service repeats its marker", Kind.CORRUPT)
+            marker = page.marker
+
+
+def _half(length: int) -> int:
+    """Half of a segment, in whole pages."""
+    return length // 2 // 512 * 512

@@ -1,0 +1,109 @@
+"""Keeps requests at the number and the rate that the service likes and the user allows, urgent ones first.
+
+Theory: see limiter.py (turns, slots) and pacer.py (rates). Every data request waits for its turn here; lease and epoch
+calls do not come this way. A refusal is Kind.THROTTLED. Kind.UNREACHABLE, unless it was only a stale connection, may
+be a timeout, which is another way of the service to say that it is overrun; it says nothing about a rate. Retry-After
+closes the gate for the whole disk, not only for the refused request.
+
+The slot is returned in `finally` order, on cancellation too; Limiter has no await in between, so none is lost.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from blobfuse_dysk.errors import Kind, StoreError
+from blobfuse_dysk.store.backoff import MOST_RETRY_AFTER_S
+from blobfuse_dysk.store.base import Buffer, Extent, Store
+from blobfuse_dysk.store.limiter import Limiter
+from blobfuse_dysk.store.priority import Priority, current_priority
+
+__all__ = ["Throttle"]
+
+
+class Throttle(Store):
+    """Limits the calls to `inner`. flush passes: it is no request."""
+
+    def __init__(self, inner: Store, *, limiter: Limiter | None = None) -> None:
+        self.size = inner.size
+        self.throttled = 0
+        self._inner = inner
+        self._limiter = limiter or Limiter()
+
+    def status(self) -> dict[str, object]:
+        """JSON-able: slots, waiting calls, refusals, how often slots were halved, and the rates in force (or None)."""
+        limiter = self._limiter
+        iops, bytes_per_s = limiter.pacer.operations.rate, limiter.pacer.bytes.rate
+        return {
+            "concurrency": int(limiter.limit),
+            "waiting": limiter.waiting,
+            "throttled": self.throttled,
+            "cuts": limiter.cuts,
+            "iops": None if iops == inf else round(iops),
+            "mbps": None if bytes_per_s == inf else round(bytes_per_s / 1e6, 1),
+        }
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """Read, in a slot."""
+        started = await self._limiter.enter(current_priority(Priority.READ), length)
+        try:
+            data = await self._inner.read(offset, length)
+            self._limiter.succeeded(started, length)
+            return data
+        except StoreError as error:
+            self._refused(error, started)
+            raise
+        finally:
+            self._limiter.leave(length)
+
+    async def write(self, offset: int, data: Buffer) -> None:
+        """Write, in a slot."""
+        length = len(data)
+        started = await self._limiter.enter(current_priority(Priority.FLUSH), length)
+        try:
+            await self._inner.write(offset, data)
+            self._limiter.succeeded(started, length)
+        except StoreError as error:
+            self._refused(error, started)
+            raise
+        finally:
+            self._limiter.leave(length)
+
+    async def zero(self, offset: int, length: int) -> None:
+        """Zero, in a slot. A clear carries no data, whatever its length."""
+        started = await self._limiter.enter(current_priority(Priority.FLUSH))
+        try:
+            await self._inner.zero(offset, length)
+            self._limiter.succeeded(started, 0)
+        except StoreError as error:
+            self._refused(error, started)
+            raise
+        finally:
+            self._limiter.leave()
+
+    async def flush(self) -> None:
+        """Pass."""
+        await self._inner.flush()
+
+    async def extents(self, offset: int, length: int) -> list[Extent]:
+        """Ask for extents, in a slot, however many requests that takes below; its time says nothing about load."""
+        started = await self._limiter.enter(current_priority(Priority.READ))
+        try:
+            return await self._inner.extents(offset, length)
+        except StoreError as error:
+            self._refused(error, started)
+            raise
+        finally:
+            self._limiter.leave()
+
+    async def aclose(self) -> None:
+        """Close the layer below."""
+        await self._inner.aclose()
+
+    def _refused(self, error: StoreError, started: float) -> None:
+        if error.kind is Kind.THROTTLED:
+            self.throttled += 1
+            wait_s = None if error.retry_after_s is None else min(error.retry_after_s, MOST_RETRY_AFTER_S)
+            self._limiter.refused(started, wait_s)
+        elif error.kind is Kind.UNREACHABLE and not error.immediate:
+            self._limiter.timed_out(started)

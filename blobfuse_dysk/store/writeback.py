@@ -1,0 +1,302 @@
+"""WriteBack: a volatile write cache with real barriers, as a disk has.
+
+States of a byte of the disk
+    clean      the service holds the newest content
+    dirty      a newer content waits in the ring                          (`_dirty`)
+    in flight  a newer content is on its way to the service               (`_flight`)
+  A byte can be in flight and dirty at once: it was written again meanwhile; the dirty content is the newer one.
+
+    write, zero     clean | dirty -> dirty               no await between append to the ring and entry in `_dirty`
+    send            dirty -> in flight                   only where nothing in flight overlaps
+    acknowledged    in flight -> clean                   the ring's tail moves
+    failed          stays in flight, latched             Retry has given up: no later write or flush succeeds
+
+Invariants
+1. A write returns when it is in the ring and in `_dirty`; between these two is no await, and a cancellation before
+   them leaves nothing behind. What was accepted survives the worker (ring.py), and a flush the machine.
+2. Two requests in flight never overlap: `_next_run` skips what overlaps `_flight`, and no await lies between its choice
+   and the entry into `_flight`.
+3. Data in flight is never overwritten: the ring only appends, and its tail passes no record with a live extent.
+4. Newest wins: a new extent cuts older dirty ones; a byte in flight is sent again only after the answer.
+5. A flush is a barrier: it starts a new generation, and returns when no extent of an older generation is left, in
+   flight or dirty. An extent that covers an older one takes over its generation, so that the barrier also waits for
+   the content that replaced what it has to make durable. Concurrent flushes wait for the same sending.
+6. Urgency, for Throttle below: what a flush or a writer without room waits for goes first (FLUSH); what is sent because
+   room is getting short goes along with reads (READ); what is sent because it is old yields to reads (DRAIN). Of the
+   last kind at most IDLE_IN_FLIGHT are on their way, so that a flush never waits for many that go last.
+7. After a permanent failure every later write and flush fails (as the kernel expects of a disk that lost data), until
+   the disk is detached. Reads go on to see what was accepted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import trio
+
+from blobfuse_dysk.errors import StoreError
+from blobfuse_dysk.store.base import MAX_WRITE, Buffer, Extent, Store
+from blobfuse_dysk.store.dirtymap import DirtyExtent, DirtyMap, Ledger
+from blobfuse_dysk.store.extents import joined
+from blobfuse_dysk.store.priority import Priority, priority
+from blobfuse_dysk.store.ring import DATA, Record, Ring
+
+__all__ = ["WriteBack"]
+
+MAX_IN_FLIGHT = 64  # runs; Throttle below decides how many of them are requests at one moment
+IDLE_IN_FLIGHT = 8
+_SHARE = 4  # sending begins by itself once a quarter of the ring is used
+
+
+class WriteBack(Store):
+    """See the module's text. The ring is the caller's; what an earlier worker left in it is taken up at once.
+
+    nursery: where sending runs; it must outlive the store's use. idle_s: seconds after which accepted data is on its
+    way although nobody asked for a flush.
+    """
+
+    def __init__(self, inner: Store, ring: Ring, nursery: trio.Nursery, *, idle_s: float = 1.0) -> None:
+        self.size = inner.size
+        self._inner = inner
+        self._ring = ring
+        self._nursery = nursery
+        self._idle_s = idle_s
+        self._ledger = Ledger(ring)
+        self._dirty = DirtyMap()
+        self._flight = DirtyMap()
+        self._queue: deque[Record] = deque()  # records to look at, oldest first
+        self._blocked: list[Record] = []  # taken off the queue because something in flight overlaps
+        self._runs = 0
+        self._generation = 0
+        self._flushing = -1  # the youngest generation that a flush waits for
+        self._send_through = 0  # records that begin before this position are to be sent now
+        self._urgency = Priority.READ  # of what is to be sent now
+        self._due = math.inf  # when the oldest record that nobody asked for is to be sent
+        self._failure: StoreError | None = None
+        self._room = trio.StrictFIFOLock()  # held by the writer that waits for room in the ring
+        self._progress = trio.lowlevel.ParkingLot()  # those who wait for acknowledgements
+        self._wake = trio.Event()
+        for record in ring.replay():
+            self._accept(record)
+        self._send_through = ring.head
+        self._scope = trio.CancelScope()
+        nursery.start_soon(self._sender)
+
+    def status(self) -> dict[str, object]:
+        """JSON-able: bytes not yet acknowledged, requests in flight, size and use of the ring, the latch."""
+        return {
+            "dirty_bytes": self.dirty_bytes,
+            "writes_in_flight": self._runs,
+            "ring_bytes": self._ring.capacity,
+            "ring_used": self._ring.used,
+            "latched": str(self._failure) if self._failure else None,
+        }
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Bytes accepted and not yet acknowledged by the service."""
+        return self._dirty.bytes + self._flight.bytes
+
+    # -- the Store interface -----------------------------------------------------------------------------------------
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        end = offset + length
+        newer = self._flight.overlap(offset, end)
+        newer += self._dirty.overlap(offset, end)
+        if not newer:
+            return await self._inner.read(offset, length)
+        # Copied now: what is acknowledged while the service is asked leaves the ring, and the answer may be older.
+        pieces = [(max(e.start, offset), self._content(e, offset, end)) for e in newer]
+        covered = _covered(newer, offset, end)
+        image = bytearray(length) if covered else bytearray(await self._inner.read(offset, length))
+        for start, piece in pieces:
+            image[start - offset : start - offset + len(piece)] = piece
+        return image
+
+    async def write(self, offset: int, data: Buffer) -> None:
+        self._raise_if_failed()
+        record = None if self._room.locked() else self._ring.append(offset, data)
+        if record is not None:
+            self._accept(record)
+            return
+        async with self._room:
+            while (record := self._ring.append(offset, data)) is None:
+                await self._wait_for_room()
+            self._accept(record)
+
+    async def zero(self, offset: int, length: int) -> None:
+        self._raise_if_failed()
+        async with self._room:
+            while (record := self._ring.append_zero(offset, length)) is None:
+                await self._wait_for_room()
+            self._accept(record)
+
+    async def flush(self) -> None:
+        self._raise_if_failed()
+        target = self._generation
+        oldest = self._ledger.oldest_generation()
+        if oldest is not None:
+            if self._ledger.has(target):
+                self._generation += 1
+            self._flushing = max(self._flushing, target)
+            self._send_all(Priority.FLUSH)
+            while (oldest := self._ledger.oldest_generation()) is not None and oldest <= target:
+                await self._progress.park()
+                self._raise_if_failed()
+        await self._inner.flush()
+
+    async def extents(self, offset: int, length: int) -> list[Extent]:
+        end = offset + length
+        # Taken before asking: what is acknowledged meanwhile may be missing from the answer.
+        mine = [e for m in (self._flight, self._dirty) for e in m.overlap(offset, end) if e.data >= 0]
+        found = await self._inner.extents(offset, length)
+        return joined([*found, *((max(e.start, offset), min(e.end, end) - max(e.start, offset)) for e in mine)])
+
+    async def aclose(self) -> None:
+        self._scope.cancel()
+        await self._inner.aclose()
+
+    # -- accepting: no await in any of these -------------------------------------------------------------------------
+
+    def _accept(self, record: Record) -> None:
+        self._ledger.add_record(record)
+        data = record.data if record.kind == DATA else -1
+        extent = DirtyExtent(record.offset, record.offset + record.length, data, self._generation, record.position)
+        generation = self._dirty.add(extent, self._ledger)
+        self._ledger.settle(record)
+        self._queue.append(record)
+        if generation <= self._flushing:
+            self._send_all(Priority.FLUSH)  # it replaced content that a flush waits for (invariant 5)
+        elif self._ring.used * _SHARE > self._ring.capacity:
+            self._send_all(Priority.READ)
+        elif self._due == math.inf:
+            self._due = trio.current_time() + self._idle_s
+            self._wake.set()
+
+    def _send_all(self, urgency: Priority) -> None:
+        older = self._blocked or (self._queue and self._queue[0].position < self._send_through)
+        self._urgency = min(self._urgency, urgency) if older else urgency
+        self._send_through = self._ring.head
+        self._due = math.inf
+        self._wake.set()
+
+    def _content(self, extent: DirtyExtent, low: int, high: int) -> bytes:
+        start, end = max(extent.start, low), min(extent.end, high)
+        if extent.data < 0:
+            return bytes(end - start)
+        data = extent.data + start - extent.start
+        return bytes(self._ring.memory[data : data + end - start])
+
+    def _raise_if_failed(self) -> None:
+        if self._failure is not None:
+            raise StoreError(
+                f"an earlier write was lost: {self._failure}",
+                self._failure.kind,
+                remedy="detach the disk, then attach it and check its file system",
+            )
+
+    async def _wait_for_room(self) -> None:
+        self._send_all(Priority.FLUSH)
+        await self._progress.park()
+        self._raise_if_failed()
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    async def _sender(self) -> None:
+        with self._scope:
+            while True:
+                while self._failure is None and self._runs < self._most_runs and (run := self._next_run()):
+                    self._runs += 1
+                    with priority(self._urgency):
+                        self._nursery.start_soon(self._send, run)
+                self._wake = trio.Event()
+                with trio.move_on_at(self._due) as timer:
+                    await self._wake.wait()
+                if timer.cancelled_caught:
+                    self._send_all(Priority.DRAIN)
+
+    @property
+    def _most_runs(self) -> int:
+        return IDLE_IN_FLIGHT if self._urgency is Priority.DRAIN else MAX_IN_FLIGHT
+
+    def _next_run(self) -> list[DirtyExtent]:
+        """Move the next run of neighbours from dirty to in flight; empty when there is nothing to send now."""
+        while self._queue and self._queue[0].position < self._send_through:
+            record = self._queue[0]
+            mine = [
+                extent
+                for extent in self._dirty.overlap(record.offset, record.offset + record.length)
+                if extent.record == record.position
+            ]
+            for extent in mine:
+                if not self._flight.overlaps(extent.start, extent.end):
+                    run = self._dirty.take(*self._grow(extent))
+                    self._flight.put(run)
+                    return run
+            self._queue.popleft()
+            if mine:
+                self._blocked.append(record)
+        return []
+
+    def _grow(self, extent: DirtyExtent) -> tuple[int, int]:
+        """The index range of the neighbours that may go in one request with `extent`."""
+        dirty, flight = self._dirty, self._flight
+        low = dirty.index_from(extent.start)
+        high = low + 1
+        start, end, zeros = extent.start, extent.end, extent.data < 0
+        limit = self.size if zeros else MAX_WRITE
+        while high < len(dirty):
+            following = dirty[high]
+            if (
+                following.start != end
+                or (following.data < 0) != zeros
+                or following.end - start > limit
+                or flight.overlaps(following.start, following.end)
+            ):
+                break
+            end = following.end
+            high += 1
+        while low > 0:
+            before = dirty[low - 1]
+            if (
+                before.end != start
+                or (before.data < 0) != zeros
+                or end - before.start > limit
+                or flight.overlaps(before.start, before.end)
+            ):
+                break
+            start = before.start
+            low -= 1
+        return low, high
+
+    async def _send(self, run: list[DirtyExtent]) -> None:
+        start, end = run[0].start, run[-1].end
+        try:
+            if run[0].data < 0:
+                await self._inner.zero(start, end - start)
+            else:
+                memory = self._ring.memory
+                pieces = [memory[e.data : e.data + e.end - e.start] for e in run]
+                await self._inner.write(start, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        except StoreError as error:
+            self._failure = self._failure or error
+        else:
+            self._flight.remove(run)
+            for extent in run:
+                self._ledger.discount(extent)
+        self._runs -= 1
+        if self._blocked:
+            self._queue.extendleft(reversed(self._blocked))
+            self._blocked.clear()
+        self._progress.unpark_all()
+        self._wake.set()
+
+
+def _covered(extents: list[DirtyExtent], offset: int, end: int) -> bool:
+    """Whether the extents together cover all of [offset, end)."""
+    for extent in sorted(extents):
+        if extent.start > offset:
+            return False
+        offset = max(offset, extent.end)
+    return offset >= end
