@@ -1,0 +1,147 @@
+"""A parsed request: whose account, which container and blob, which query, and typed access to headers."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from urllib.parse import unquote, unquote_plus
+
+from .answers import Refusal
+
+__all__ = ["Request", "Target", "parse_target"]
+
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)\Z")
+_CACHE_SIZE = 4096
+
+
+class Target:
+    """What a request line and Host name; the same for every data request to one blob, hence cached."""
+
+    __slots__ = ("account", "blob", "container", "key", "level", "path", "path_style", "query", "resource")
+
+    def __init__(
+        self, account: str, path: str, container: str, blob: str, query: dict[str, str], path_style: bool
+    ) -> None:
+        self.account = account
+        self.path_style = path_style  # the account is the first word of the path, not of the host
+        self.path = path  # as sent, still percent-encoded
+        self.container = container
+        self.blob = blob
+        self.query = query  # names in lower case, values decoded
+        self.level = "blob" if blob else "container" if container else "service"
+        self.key = f"{account}/{container}/{blob}"
+        words = [f"\n{name}:{query[name]}" for name in sorted(query)]
+        self.resource = f"/{account}{path}{''.join(words)}".encode()  # CanonicalizedResource of SharedKey
+
+
+_targets: dict[tuple[str, str], Target] = {}
+
+
+def parse_target(raw: str, host_account: str) -> Target:
+    """Split a request target. `host_account`: the account named by the Host header, or empty: then the path has it."""
+    cached = _targets.get((raw, host_account))
+    if cached is not None:
+        return cached
+    path, _, query_text = raw.partition("?")
+    query: dict[str, str] = {}
+    for piece in filter(None, query_text.split("&")):
+        name, _, value = piece.partition("=")
+        # A SAS carries '+' and '/' of its base64 signature percent-encoded; a bare '+' is a space only in names.
+        query[unquote_plus(name).lower()] = unquote(value)
+    rest = path[1:]
+    account = host_account
+    if not account:
+        account, _, rest = rest.partition("/")
+    container, _, blob = rest.partition("/")
+    path_style = not host_account
+    target = Target(unquote(account), path, unquote(container), unquote(blob), query, path_style)
+    if container and not blob and "restype" not in query:
+        target = Target(
+            target.account, path, "$root", target.container, query, path_style
+        )  # a blob of the root container
+    if len(_targets) >= _CACHE_SIZE:
+        _targets.clear()
+    _targets[raw, host_account] = target
+    return target
+
+
+class Request:
+    """One request; header names are lower-case bytes, values bytes, as the parser gives them."""
+
+    __slots__ = ("body", "client_ip", "headers", "keep_alive", "method", "secure", "target")
+
+    def __init__(
+        self, method: str, target: Target, headers: dict[bytes, bytes], body: bytes, client_ip: str, secure: bool
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.client_ip = client_ip
+        self.secure = secure
+        self.keep_alive = True
+
+    def header(self, name: bytes) -> str | None:
+        """The header's text, or None if it was not sent or is empty."""
+        value = self.headers.get(name)
+        return value.decode("latin-1").strip() if value else None
+
+    def integer(self, name: bytes, low: int = 0, high: int = (1 << 63) - 1) -> int | None:
+        """A whole number inside [low, high], None if it was not sent; Refusal InvalidHeaderValue otherwise."""
+        text = self.header(name)
+        if text is None:
+            return None
+        try:
+            value = int(text)
+        except ValueError:
+            raise Refusal("InvalidHeaderValue") from None
+        if not low <= value <= high:
+            raise Refusal("OutOfRangeInput" if value > high else "InvalidHeaderValue")
+        return value
+
+    def required(self, name: bytes) -> str:
+        """A header that the operation cannot do without."""
+        text = self.header(name)
+        if text is None:
+            raise Refusal("MissingRequiredHeader")
+        return text
+
+    def range(self) -> tuple[int, int | None] | None:
+        """(first, last) of x-ms-range, else Range; last None means to the end; None: no range asked for."""
+        text = self.header(b"x-ms-range") or self.header(b"range")
+        if text is None:
+            return None
+        match = _RANGE.match(text)
+        if match is None and b"x-ms-range" in self.headers:
+            raise Refusal("InvalidHeaderValue")
+        if match is None:
+            return None  # HTTP says to ignore a Range that is not understood
+        return int(match[1]), int(match[2]) if match[2] else None
+
+    def metadata(self) -> dict[str, str]:
+        """x-ms-meta-* without the prefix."""
+        found = {}
+        for name, value in self.headers.items():
+            if name.startswith(b"x-ms-meta-"):
+                word = name[10:].decode("latin-1")
+                if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", word):
+                    raise Refusal("InvalidMetadata")
+                found[word] = value.decode("latin-1").strip()
+        return found
+
+    def check_md5(self) -> str | None:
+        """Compare Content-MD5 with the body; returns the header, None if it was not sent."""
+        text = self.header(b"content-md5")
+        if text is None:
+            return None
+        try:
+            wanted = base64.b64decode(text, validate=True)
+        except binascii.Error:
+            wanted = b""
+        if len(wanted) != 16:
+            raise Refusal("InvalidMd5")
+        if wanted != hashlib.md5(self.body).digest():
+            raise Refusal("Md5Mismatch")
+        return text
