@@ -1,0 +1,47 @@
+"""Keeps a process that serves a block device out of the ways a machine short of memory kills or blocks it.
+
+Dirty pages are written back through this process, so it must not wait for memory that only its own progress can free:
+its pages stay in memory (mlockall), its allocations do not start writing to disks (PR_SET_IO_FLUSHER), and the OOM
+killer looks elsewhere (oom_score_adj). Sources: mlockall(2), PR_SET_IO_FLUSHER(2const), proc_pid_oom_score_adj(5).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+__all__ = ["harden"]
+
+_PR_SET_NAME = 15
+_PR_SET_IO_FLUSHER = 57
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+_CAP_IPC_LOCK = 14
+
+
+def harden(title: str) -> list[str]:
+    """Do all of it for this process and name it `title` (15 bytes count); return a warning for each that failed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_NAME, title.encode()[:15], 0, 0, 0)
+    warnings = []
+    if not _has_capability(_CAP_IPC_LOCK):
+        # Without it, memory beyond RLIMIT_MEMLOCK could not be had at all once future pages are locked.
+        warnings.append("memory is not locked: CAP_IPC_LOCK is missing")
+    elif libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT):
+        # ONFAULT: pages stay once touched; without it every untouched buffer and library page would be brought in.
+        warnings.append(f"memory is not locked: mlockall: {os.strerror(ctypes.get_errno())}")
+    if libc.prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0):
+        warnings.append(f"allocations may wait for this disk: PR_SET_IO_FLUSHER: {os.strerror(ctypes.get_errno())}")
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("-1000")
+    except OSError as error:
+        warnings.append(f"the OOM killer may choose this process: oom_score_adj: {error.strerror}")
+    return warnings
+
+
+def _has_capability(number: int) -> bool:
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> number & 1)
+    return False

@@ -1,0 +1,114 @@
+"""A worker as its holder sees it: started, listened to, killed, reaped. Standard library only, as the holder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+from blobfuse_dysk.device import message
+
+TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Pauses", "WorkerProcess", "run_apart"]
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_STABLE_S = 60.0
+_MOST_LINES = 20  # of standard error that are kept for an error message
+
+
+class Pauses:
+    """How long to wait between the death of a worker and the start of the next: not at all, then longer and longer."""
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+
+    def after(self, lived_s: float) -> float:
+        """The pause after a worker that lived so long, both in seconds. A long life starts the count anew."""
+        pause_s = 0.0 if lived_s > _STABLE_S else self._next_s
+        self._next_s = min(max(_FIRST_PAUSE_S, 2 * pause_s), _LONGEST_PAUSE_S)
+        return pause_s
+
+
+class WorkerProcess:
+    """A running worker: its channel (standard input there), its standard error, its end."""
+
+    def __init__(self, argv: list[str], environment: dict[str, str]) -> None:
+        self.channel, theirs = message.channel()
+        self.stderr, write_end = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.stderr, False)
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        actions = [
+            (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
+            (os.POSIX_SPAWN_DUP2, null, 1),
+            (os.POSIX_SPAWN_DUP2, write_end, 2),
+        ]
+        try:
+            self.pid = os.posix_spawn(argv[0], argv, environment, file_actions=actions, setsigdef=[signal.SIGHUP])
+        finally:
+            theirs.close()
+            os.close(write_end)
+            os.close(null)
+        self.pidfd = os.pidfd_open(self.pid)
+        self.started = time.monotonic()
+        self.listening = True  # its end of the channel is open
+        self._last_lines: list[str] = []
+        self._status = 0
+
+    def fds(self) -> list[int]:
+        """What to wait for."""
+        fds = [self.stderr, self.pidfd]
+        return [*fds, self.channel.fileno()] if self.listening else fds
+
+    def hang_up(self) -> None:
+        """It closed its end of the channel, so do not wait for that any more."""
+        self.listening = False
+
+    def read_stderr(self) -> list[str]:
+        """Lines that the worker (or libfuse in it) wrote to its standard error since the last call."""
+        text = b""
+        with contextlib.suppress(BlockingIOError):
+            text = os.read(self.stderr, 64 << 10)
+        lines = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
+        self._last_lines = (self._last_lines + lines)[-_MOST_LINES:]
+        return lines
+
+    def kill(self) -> None:
+        """SIGKILL; its death shows on pidfd."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def reap(self) -> list[str]:
+        """Wait for the end, which must be certain; return what it said last, as read_stderr."""
+        _, self._status = os.waitpid(self.pid, 0)
+        lines = self.read_stderr()
+        self.channel.close()
+        os.close(self.stderr)
+        os.close(self.pidfd)
+        return lines
+
+    def end_text(self) -> str:
+        """How it ended and its last words, for people."""
+        code = os.waitstatus_to_exitcode(self._status)
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return f"{how}: {self._last_lines[-1]}" if self._last_lines else how
+
+
+def run_apart(work: Callable[[], None]) -> None:
+    """Run `work` in a process of its own, with no descriptor of this one, and do not wait for it.
+
+    For what may have to wait for the worker, which only this process can replace. Without our descriptors, so that the
+    FUSE connection ends when holder and worker are gone, whatever that process is waiting for.
+    """
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return
+    try:
+        if os.fork() == 0:
+            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+            work()
+    finally:
+        os._exit(0)

@@ -1,0 +1,161 @@
+"""The end of an attachment, from outside: who is in the way, waiting for it, clearing a dead one, using force."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import time
+from typing import Any
+
+from blobfuse_dysk.device import fusefd, loop, state
+from blobfuse_dysk.device.control import Control
+from blobfuse_dysk.device.usage import users
+from blobfuse_dysk.errors import BusyError, DeviceError
+
+__all__ = ["await_end", "by_force", "clear_dead", "refuse_busy", "wait_end", "watch"]
+
+_SPARE_S = 60.0  # beyond io-timeout, for the last flush and the end of both processes
+_BUSY_S = 1.0  # for programs that look at every new device (udev) to be done with it
+_GRACE_S = 3.0  # for an orderly end once the FUSE connection is aborted: release of the lease
+_ORPHAN_S = 10.0  # for a worker without a holder, which gives itself 8 s
+_KILLED_S = 5.0  # for a killed process to be gone
+
+
+def wait_end(process: dict[str, int] | None, timeout_s: float | None) -> bool:
+    """Wait until a process that need not be a child has ended; False if it has not within `timeout_s`."""
+    if not process or not state.alive(process):
+        return True
+    try:
+        pidfd = os.pidfd_open(process["pid"])
+    except ProcessLookupError:
+        return True
+    try:
+        if not state.alive(process):
+            return True  # the id belongs to another process by now
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
+    finally:
+        os.close(pidfd)
+
+
+def refuse_busy(name: str, device: str) -> None:
+    """Raise BusyError if somebody uses the device, and not just for a moment."""
+    deadline = time.monotonic() + _BUSY_S
+    pause_s = 0.01
+    while found := users(device):
+        if time.monotonic() > deadline or any("mounted" in use for use in found):
+            raise BusyError(f"{device} ({name}) is in use: {'; '.join(found)}", remedy="end that first, or use --force")
+        time.sleep(pause_s)
+        pause_s *= 2
+
+
+def watch(run: str, name: str) -> Control | None:
+    """Ask the worker to say how the end was; None if there is no worker to ask."""
+    with contextlib.ExitStack() as stack:
+        try:
+            control = stack.enter_context(Control(state.control_path(run, name), name, timeout_s=None))
+            control.tell("watch")
+        except DeviceError:
+            return None
+        stack.pop_all()
+        return control
+
+
+def await_end(found: dict[str, Any], watching: Control | None, timeout_s: float | None) -> None:
+    """Wait for the holder's end, and raise what went wrong on the way; BusyError when it takes too long.
+
+    timeout_s: None for io-timeout and a minute.
+    """
+    name, io_timeout_s = found["name"], found["io_timeout_s"]
+    if timeout_s is None and io_timeout_s is not None:
+        timeout_s = io_timeout_s + _SPARE_S
+    with watching or contextlib.nullcontext():
+        if not wait_end(found["holder"], timeout_s):
+            raise BusyError(
+                f"{name} is not detached after {timeout_s:.0f} s: {_reason(found)}",
+                remedy=f"it goes on by itself; dyskctl detach {name} --force gives up what is not written",
+            )
+        if watching:
+            with contextlib.suppress(DeviceError):  # it had nothing more to say
+                watching.answer()
+
+
+def _reason(found: dict[str, Any]) -> str:
+    """What a detach that takes long is waiting for."""
+    device = found["device"]
+    if device and loop.backing_file(device):
+        return "; ".join(users(device)) or f"{device} is still being written to"
+    return "the service has not taken the last writes yet"
+
+
+def clear_dead(run: str, dev: str, found: dict[str, Any], *, patience_s: float = _ORPHAN_S) -> None:
+    """Take away what a dead holder left: loop device, mount, directory, /dev/dysk/NAME.
+
+    patience_s: for its worker to write what it has, and to release the lease.
+
+    The loop device lets go when its last user does, should there be one. Raises DeviceError or OSError.
+    """
+    name = found["name"]
+    if not wait_end(found["worker"], patience_s):
+        _kill(found["worker"])
+    device = loop.bound_to(state.disk_path(run, name), found["device"])
+    if device:
+        loop.clear(device)
+    fusefd.unmount(state.mount_path(run, name))
+    with state.lock(run):
+        if state.exists(run, name) and state.alive(_holder(run, name)):
+            return  # somebody else cleared it, and the name is in use again
+        link = os.path.join(dev, name)
+        with contextlib.suppress(OSError):
+            if os.path.islink(link):
+                os.unlink(link)
+        state.remove(run, name)
+
+
+def by_force(run: str, dev: str, found: dict[str, Any]) -> None:
+    """End an attachment whatever state it is in, without waiting for the service. What was not written is lost.
+
+    Aborting the FUSE connection fails all I/O that waits, so nothing waits for ever any more. The worker then tries to
+    release the lease for a moment. Raises DeviceError or OSError.
+    """
+    name = found["name"]
+    connection = fusefd.connection(state.mount_path(run, name))
+    with contextlib.suppress(OSError):
+        if connection is not None:
+            fusefd.abort(connection)
+            wait_end(found["holder"], _GRACE_S)  # which also has the loop device let go
+    if not wait_end(found["holder"], 0.0):
+        _kill(found["holder"])
+    with contextlib.suppress(DeviceError):
+        found = state.read(run, name) or found  # it names the last worker
+    if name in state.names(run):
+        clear_dead(run, dev, found, patience_s=0.0)
+
+
+def _holder(run: str, name: str) -> dict[str, int] | None:
+    try:
+        holder: dict[str, int] = (state.read(run, name) or {})["holder"]
+    except (DeviceError, KeyError):
+        return None
+    return holder
+
+
+def _kill(process: dict[str, int]) -> None:
+    """SIGKILL, and wait for the end."""
+    try:
+        pidfd = os.pidfd_open(process["pid"])
+    except OSError as error:
+        if error.errno == errno.ESRCH:
+            return
+        raise
+    try:
+        if state.alive(process):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    finally:
+        os.close(pidfd)
+    wait_end(process, _KILLED_S)

@@ -1,0 +1,198 @@
+"""The FUSE connection as a descriptor that outlives the process which serves it.
+
+The holder opens /dev/fuse, mounts it, takes the kernel's FUSE_INIT from it and keeps both. Every worker then believes
+to be the first: it gets the INIT bytes from a socket pair that libfuse takes for the device (`/dev/fd/N`), and in the
+middle of handling them, before its answer goes out, the real descriptor takes the socket's place under the same number
+(`Replay.connect`). The first worker's answer is the one the kernel waits for; a later one's is refused with ENOENT,
+which libfuse ignores.
+
+A later worker also asks for the requests that its predecessor had taken and not answered (FUSE_NOTIFY_RESEND). It does
+so before its first read, or requests that were read in between would come twice. Kernels before 6.9 cannot do it;
+`can_resend` says so from the INIT bytes.
+
+Sources: linux/fuse.h; Documentation/filesystems/fuse.rst; libfuse 3, fuse_session_mount() and do_init().
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import select
+import socket
+import struct
+
+from blobfuse_dysk.errors import DeviceError
+
+__all__ = [
+    "MAX_BACKGROUND",
+    "Replay",
+    "abort",
+    "can_resend",
+    "connection",
+    "mount",
+    "open_device",
+    "read_init",
+    "request_timeout_s",
+    "set_background",
+    "unmount",
+    "wait_aborted",
+]
+
+MAX_BACKGROUND = (
+    256  # requests in flight; the kernel's default of 12 caps a disk at 4000 IOPS with 3 ms of service time
+)
+_CONNECTIONS = "/sys/fs/fuse/connections"
+_SYSCTL = "/proc/sys/fs/fuse"
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+_IN_HEADER = struct.Struct("<IIQQIIII")  # len, opcode, unique, nodeid, uid, gid, pid, padding
+_INIT_IN = struct.Struct("<IIIII")  # major, minor, max_readahead, flags, flags2
+_FUSE_INIT = 26
+_INIT_EXT = 1 << 30  # in flags: flags2 is valid
+_HAS_RESEND = 1 << (39 - 32)  # in flags2
+_RESEND = struct.pack("<IiQ", 16, 7, 0)  # struct fuse_out_header: len, FUSE_NOTIFY_RESEND, unique 0
+_MOST_INIT = 128 << 10  # the kernel refuses reads with less than 8 KiB of room
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+def open_device(path: str = "/dev/fuse") -> int:
+    """Open a new FUSE connection; raises DeviceError."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        remedy = "modprobe fuse" if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO) else "run it as root"
+        raise DeviceError(f"cannot open {path}: {error.strerror}", remedy=remedy) from None
+
+
+def mount(fd: int, path: str, source: str, *, read_only: bool) -> None:
+    """Mount the connection on the directory `path`; raises DeviceError."""
+    flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | (_MS_RDONLY if read_only else 0)
+    data = f"fd={fd},rootmode=40000,user_id=0,group_id=0,default_permissions"
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(source.encode(), os.fsencode(path), b"fuse.dysk", ctypes.c_ulong(flags), data.encode()):
+        reason = os.strerror(ctypes.get_errno())
+        raise DeviceError(f"cannot mount FUSE on {path}: {reason}", remedy="it takes root (CAP_SYS_ADMIN)")
+
+
+def unmount(path: str) -> None:
+    """Detach the mount at once, whoever still uses it; nothing if there is none (any more)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    while libc.umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0:
+        pass  # one may lie upon the other
+
+
+def read_init(fd: int) -> bytes:
+    """Take the kernel's first request, which waits from the moment of the mount."""
+    init = os.read(fd, _MOST_INIT)
+    if _IN_HEADER.unpack_from(init)[1] != _FUSE_INIT:
+        raise DeviceError("the kernel's first FUSE request is not INIT", remedy="report this as a bug")
+    return init
+
+
+def can_resend(init: bytes) -> bool:
+    """Whether this kernel can send a dead worker's requests again (6.9 and later)."""
+    if len(init) < _IN_HEADER.size + _INIT_IN.size:
+        return False
+    _, _, _, flags, flags2 = _INIT_IN.unpack_from(init, _IN_HEADER.size)
+    return bool(flags & _INIT_EXT and flags2 & _HAS_RESEND)
+
+
+class Replay:
+    """Stands in for the FUSE device until libfuse has read INIT from it."""
+
+    def __init__(self, init: bytes, fuse_fd: int, *, resend: bool) -> None:
+        """Take over `fuse_fd`. resend: ask for the requests that a predecessor left unanswered."""
+        self._fuse_fd = fuse_fd
+        self._resend = resend
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._ours.send(init)
+        self.fd = theirs.detach()
+
+    @property
+    def mountpoint(self) -> str:
+        """What libfuse takes as "already mounted, this is the descriptor"."""
+        return f"/dev/fd/{self.fd}"
+
+    def connect(self) -> None:
+        """Put the real device in place; to be called from Operations.init(), once."""
+        os.dup2(self._fuse_fd, self.fd, inheritable=False)
+        os.close(self._fuse_fd)
+        self._ours.close()
+        if self._resend:
+            os.write(self.fd, _RESEND)
+
+
+async def wait_aborted(fd: int) -> None:
+    """Return when the connection of this descriptor is aborted. For the worker only: it needs trio.
+
+    Readiness to read says nothing about that. An epoll that asks for no event gets the error alone, and is itself
+    readable then. Source: epoll(7); fuse_dev_poll() answers EPOLLERR once the connection is not connected any more.
+    """
+    import trio
+
+    with select.epoll() as errors_only:
+        errors_only.register(fd, 0)
+        await trio.lowlevel.wait_readable(errors_only.fileno())
+
+
+def connection(path: str) -> int | None:
+    """The number of the connection mounted on `path`; None if nothing is. Never waits for the worker.
+
+    Source: proc_pid_mountinfo(5), field 3: a FUSE mount's device number is 0:N, N the connection's name in fusectl.
+    """
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        found = None
+        for line in file:
+            fields = line.split(" ", 5)
+            if _unescape(fields[4]) == path and " - fuse" in line:
+                found = int(fields[2].partition(":")[2])
+        return found
+
+
+def set_background(number: int, limit: int = MAX_BACKGROUND) -> list[str]:
+    """Let `limit` requests be in flight on a connection; return a warning for each setting that was refused."""
+    warnings = []
+    for setting in ("max_background", "congestion_threshold"):
+        try:
+            _write_setting(number, setting, str(limit))
+        except OSError as error:
+            warnings.append(f"cannot set {setting} of FUSE connection {number} to {limit}: {error.strerror}")
+    return warnings
+
+
+def request_timeout_s() -> float | None:
+    """The longest that a request may take without the kernel aborting the connection, with a margin; None: any time.
+
+    Source: Documentation/admin-guide/sysctl/fs.rst, fs.fuse.default_request_timeout and max_request_timeout (Linux 6.14
+    and later; seconds, 0 for none).
+    """
+    limits = []
+    for setting in ("default_request_timeout", "max_request_timeout"):
+        try:
+            with open(f"{_SYSCTL}/{setting}") as file:
+                limits.append(int(file.read()))
+        except FileNotFoundError:
+            continue
+    return max(1.0, 0.75 * min(filter(None, limits))) if any(limits) else None
+
+
+def abort(number: int) -> None:
+    """End a connection: everything that waits in it fails with an error, now and from now on. Raises OSError."""
+    _write_setting(number, "abort", "1")
+
+
+def _write_setting(number: int, setting: str, value: str) -> None:
+    directory = f"{_CONNECTIONS}/{number}"
+    if not os.path.isdir(directory):
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mount(b"fusectl", _CONNECTIONS.encode(), b"fusectl", ctypes.c_ulong(0), None):
+            raise OSError(ctypes.get_errno(), f"mount fusectl: {os.strerror(ctypes.get_errno())}")
+    with open(f"{directory}/{setting}", "w") as file:
+        file.write(value)
+
+
+def _unescape(text: str) -> str:
+    """Undo mountinfo's octal escapes of blanks and backslashes."""
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)

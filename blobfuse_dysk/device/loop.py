@@ -1,0 +1,212 @@
+"""Loop devices: finding a free one, putting a file behind it, its queue, its partitions, letting it go.
+
+Source: linux/loop.h, loop(4), Documentation/block/queue-sysfs.rst.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+import struct
+import time
+
+from blobfuse_dysk.errors import DeviceError
+
+__all__ = [
+    "backing_file",
+    "bound_to",
+    "clear",
+    "configure",
+    "ensure_partition_nodes",
+    "partitions",
+    "tune",
+]
+
+_CONTROL = "/dev/loop-control"
+_SYSFS = "/sys/block"
+_LOOP_CLR_FD, _LOOP_CONFIGURE, _LOOP_CTL_GET_FREE = 0x4C01, 0x4C0A, 0x4C82
+_READ_ONLY, _AUTOCLEAR, _PARTSCAN, _DIRECT_IO = 1, 4, 8, 16
+# struct loop_config: fd, block_size; struct loop_info64: device, inode, rdevice, offset, sizelimit, number,
+# encrypt_type, encrypt_key_size, flags, file_name, crypt_name, encrypt_key, init; reserved
+_CONFIG = struct.Struct("=II" + "QQQQQIIII64s64s32s16x" + "64x")
+_TRIES = 64  # of GET_FREE and CONFIGURE: others take devices at the same time
+_READ_AHEAD_KB = 4096
+_NUMBER = re.compile(r"(?:/dev/)?loop(\d+)\Z")
+
+
+def configure(
+    fd: int, *, block_size: int, read_only: bool, partscan: bool, autoclear: bool, label: str
+) -> tuple[str, int]:
+    """Put the file `fd` behind a free loop device with direct I/O; return the device's path and an open descriptor.
+
+    With autoclear the device lets the file go when its last descriptor is closed, so keep the returned one until
+    somebody else has the device open. label: what LOOP_GET_STATUS shows as the file's name.
+    Raises DeviceError.
+    """
+    flags = _DIRECT_IO
+    flags |= _READ_ONLY if read_only else 0
+    flags |= _PARTSCAN if partscan else 0
+    flags |= _AUTOCLEAR if autoclear else 0
+    config = _CONFIG.pack(fd, block_size, *[0] * 8, flags, label.encode()[:63], b"", b"")
+    control = _open_control()
+    try:
+        for attempt in range(_TRIES):
+            device = f"/dev/loop{_get_free(control)}"
+            loop = _open_node(device, os.O_RDONLY if read_only else os.O_RDWR)
+            try:
+                fcntl.ioctl(loop, _LOOP_CONFIGURE, config)
+            except OSError as error:
+                os.close(loop)
+                if error.errno != errno.EBUSY:
+                    remedy = "the loop driver needs Linux 5.8 or later" if error.errno == errno.EINVAL else None
+                    raise DeviceError(f"cannot set up {device}: {error.strerror}", remedy=remedy) from None
+            else:
+                return device, loop
+            time.sleep(0.001 * attempt)  # somebody else took it; the next GET_FREE names another one
+    finally:
+        os.close(control)
+    raise DeviceError(f"no loop device could be had in {_TRIES} tries", remedy="losetup -l shows who has them")
+
+
+def clear(device: str) -> bool:
+    """Let the file behind the device go, or, while others have the device open, mark it to do so on their last close.
+
+    False if it had no file. May wait for what is still to be written to the device. Raises DeviceError.
+    """
+    try:
+        fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DeviceError(f"cannot open {device}: {error.strerror}") from None
+    try:
+        fcntl.ioctl(fd, _LOOP_CLR_FD)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise DeviceError(f"cannot detach {device} from its file: {error.strerror}") from None
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def backing_file(device: str) -> str | None:
+    """The path of the file behind a loop device (`/disk` once the file's mount is detached); None if it has none."""
+    match = _NUMBER.match(device)
+    return _read(f"{_SYSFS}/loop{match[1]}/loop/backing_file") if match else None
+
+
+def bound_to(path: str, device: str | None = None) -> str | None:
+    """The loop device that has the file `path` behind it, by the kernel's own list; None if there is none.
+
+    device: the one that it was put on, if that is known. Then it is also found once the file's mount is detached, when
+    the kernel shows no more of the path than the part inside the mount.
+    """
+    if device and backing_file(device) in (path, f"/{os.path.basename(path)}"):
+        return device
+    for name in os.listdir(_SYSFS):
+        if name.startswith("loop") and _read(f"{_SYSFS}/{name}/loop/backing_file") == path:
+            return f"/dev/{name}"
+    return None
+
+
+def tune(device: str, *, read_ahead_kb: int = _READ_AHEAD_KB) -> list[str]:
+    """Set the device's queue for a disk behind a network; return a warning for each setting that was refused.
+
+    No scheduler, since order means nothing there; more read-ahead; no discard, which FUSE here could not carry out.
+    """
+    warnings = []
+    queue = f"{_SYSFS}/{os.path.basename(device)}/queue"
+    for setting, value in (("scheduler", "none"), ("read_ahead_kb", str(read_ahead_kb)), ("discard_max_bytes", "0")):
+        present = _read(f"{queue}/{setting}")
+        if present is None or present == value or f"[{value}]" in present:
+            continue  # every write to a queue's settings freezes it for some milliseconds
+        try:
+            with open(f"{queue}/{setting}", "w") as file:
+                file.write(value)
+        except OSError as error:
+            warnings.append(f"cannot set {setting} of {device} to {value}: {error.strerror}")
+    return warnings
+
+
+def partitions(device: str) -> list[str]:
+    """The device's partitions that the kernel knows, as /dev/loopNpM, by number."""
+    name = os.path.basename(device)
+    found = []
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(f"{_SYSFS}/{name}"):
+            match = re.fullmatch(rf"{name}p(\d+)", entry)
+            if match:
+                found.append((int(match[1]), f"/dev/{entry}"))
+    return [path for _, path in sorted(found)]
+
+
+def ensure_partition_nodes(device: str) -> None:
+    """Make the device nodes of partitions where nobody else does (no devtmpfs and no udev, as in containers).
+
+    A kernel that was built without the formats of partition tables (as for small virtual machines) finds no partition
+    by itself: partx(8) reads the table and tells it. Both forget them when the device lets its file go.
+    """
+    if not partitions(device):
+        _tell_partitions(device)
+    for path in partitions(device):
+        if not os.path.exists(path):
+            number = _read(f"{_SYSFS}/{os.path.basename(device)}/{os.path.basename(path)}/dev")
+            if number:
+                _make_node(path, number)
+
+
+def _tell_partitions(device: str) -> None:
+    import subprocess  # for this rare case only
+
+    for tool in ("/usr/bin/partx", "/usr/sbin/partx", "/sbin/partx"):
+        if os.access(tool, os.X_OK):
+            subprocess.run([tool, "--add", device], stdin=subprocess.DEVNULL, capture_output=True, env={}, check=False)
+            return
+
+
+def _open_control() -> int:
+    try:
+        return os.open(_CONTROL, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        remedy = "modprobe loop" if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO) else "run it as root"
+        raise DeviceError(f"cannot open {_CONTROL}: {error.strerror}", remedy=remedy) from None
+
+
+def _get_free(control: int) -> int:
+    try:
+        return fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
+    except OSError as error:
+        raise DeviceError(f"no loop device is free: {error.strerror}", remedy="losetup -l shows who has them") from None
+
+
+def _open_node(device: str, flags: int) -> int:
+    """Open a loop device, making its node first where nobody else does."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(device, flags | os.O_CLOEXEC)
+        number = _read(f"{_SYSFS}/{os.path.basename(device)}/dev")
+        if number is None:
+            raise DeviceError(f"{device} does not exist and /sys does not know it", remedy="mount /sys")
+        _make_node(device, number)
+        return os.open(device, flags | os.O_CLOEXEC)
+    except OSError as error:
+        raise DeviceError(f"cannot open {device}: {error.strerror}", remedy="run it as root") from None
+
+
+def _make_node(path: str, number: str) -> None:
+    major, _, minor = number.partition(":")
+    with contextlib.suppress(FileExistsError):  # udev was faster
+        os.mknod(path, 0o660 | stat.S_IFBLK, os.makedev(int(major), int(minor)))
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return None

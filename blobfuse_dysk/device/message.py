@@ -1,0 +1,83 @@
+"""Messages between the processes of one attachment: one JSON object a packet, with file descriptors beside it.
+
+The attaching process and the holder, and the holder and its worker, each share a Unix socket of type SOCK_SEQPACKET: it
+keeps the borders of messages, carries descriptors, and reads as ended when the other side is gone, however it went.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+
+from blobfuse_dysk import errors
+
+TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+__all__ = ["MOST_BYTES", "channel", "error_to_message", "message_to_error", "receive", "send"]
+
+MOST_BYTES = 128 << 10  # of one message; the system's default send buffer holds 208 KiB
+_MOST_FDS = 8
+# Error classes that are made from a message and a remedy alone; any other crosses as DyskError.
+_PLAIN = (
+    "AttachedError",
+    "BusyError",
+    "CredentialError",
+    "DeviceError",
+    "DyskError",
+    "LeasedError",
+    "NotFoundError",
+    "UsageError",
+)
+
+
+def channel() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a new channel."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(channel: socket.socket, message: dict[str, Any], fds: Sequence[int] = (), *, wait: bool = True) -> bool:
+    """Send one message; False when the other side is gone, or (without wait) does not take it now."""
+    data = json.dumps(message, separators=(",", ":")).encode()
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"a message of {len(data)} bytes")
+    flags = socket.MSG_NOSIGNAL | (0 if wait else socket.MSG_DONTWAIT)
+    try:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
+        channel.sendmsg([data], rights, flags)  # socket.send_fds drops the flags before Python 3.13
+    except OSError:
+        return False
+    return True
+
+
+def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """Wait for one message; (None, []) when the other side is gone. The descriptors are close-on-exec."""
+    try:
+        data, fds, _, _ = socket.recv_fds(channel, MOST_BYTES, _MOST_FDS)
+    except ConnectionError:
+        return None, []
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    if not data:
+        for fd in fds:
+            os.close(fd)
+        return None, []
+    message: dict[str, Any] = json.loads(data)
+    return message, fds
+
+
+def error_to_message(error: errors.DyskError) -> dict[str, str | None]:
+    """An error as JSON: the nearest class that can be made again from text, the message, the remedy."""
+    kind = next(cls.__name__ for cls in type(error).__mro__ if cls.__name__ in _PLAIN)
+    return {"type": kind, "message": str(error), "remedy": error.remedy}
+
+
+def message_to_error(message: dict[str, Any]) -> errors.DyskError:
+    """The error that `error_to_message` described."""
+    kind = message.get("type")
+    cls: type[errors.DyskError] = getattr(errors, kind) if kind in _PLAIN else errors.DyskError
+    return cls(str(message.get("message")), remedy=message.get("remedy"))

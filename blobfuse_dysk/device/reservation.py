@@ -1,0 +1,106 @@
+"""An attachment's place on this machine: its name, its directory, its FUSE mount. Made and cleared by the holder.
+
+Standard library only, as the holder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+
+from blobfuse_dysk.device import fusefd, state
+from blobfuse_dysk.errors import AttachedError, DeviceError
+
+TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Reservation", "explain"]
+
+
+class Reservation:
+    """The place of one attachment. `make` before anything else; `clear` at the end, also after a failed `make`."""
+
+    def __init__(self, run: str, dev: str, name: str) -> None:
+        self._run = run
+        self._name = name
+        self._link = os.path.join(dev, name)
+        self._made = False
+        self.disk = state.disk_path(run, name)
+        self.fuse_fd = -1
+        self.init = b""
+        self.control: socket.socket | None = None
+
+    def make(self, mine: dict[str, Any]) -> None:
+        """Take the name, write the first state, mount FUSE, take the kernel's INIT.
+
+        Raises AttachedError when the name or the disk is in use, DeviceError when the machine cannot.
+        """
+        try:
+            self._take_name(mine)
+            path = state.mount_path(self._run, self._name)
+            os.mkdir(path, 0o700)
+            self.control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.control.bind(state.control_path(self._run, self._name))
+            self.control.listen(16)
+        except OSError as error:
+            raise explain(error, self._run) from None
+        self.fuse_fd = fusefd.open_device()
+        fusefd.mount(self.fuse_fd, path, f"dysk:{self._name}", read_only=mine["read_only"])
+        self.init = fusefd.read_init(self.fuse_fd)
+
+    def disconnect(self) -> None:
+        """Close our descriptor of the FUSE connection. Once the worker is gone too, all I/O in it fails."""
+        if self.fuse_fd >= 0:
+            os.close(self.fuse_fd)
+            self.fuse_fd = -1
+
+    def clear(self) -> None:
+        """Take mount, directory and the device's second name away. The directory goes last: others wait for that."""
+        self.disconnect()
+        if not self._made:
+            return
+        fusefd.unmount(state.mount_path(self._run, self._name))
+        with state.lock(self._run):
+            with contextlib.suppress(OSError):
+                if os.path.islink(self._link):
+                    os.unlink(self._link)
+            state.remove(self._run, self._name)
+        self._made = False
+
+    def _take_name(self, mine: dict[str, Any]) -> None:
+        os.makedirs(self._run, mode=0o755, exist_ok=True)
+        with state.lock(self._run):
+            self._refuse_collisions(mine)
+            os.mkdir(state.directory(self._run, self._name), 0o700)
+            self._made = True
+            state.write(self._run, self._name, mine)
+
+    def _refuse_collisions(self, mine: dict[str, Any]) -> None:
+        """Raise AttachedError if the name is taken, or the disk is attached and one of the two may write."""
+        for name in state.names(self._run):
+            if name == self._name:
+                if not state.exists(self._run, name):  # its holder was killed before it wrote the first state
+                    fusefd.unmount(state.mount_path(self._run, name))
+                    state.remove(self._run, name)
+                    continue
+                raise AttachedError(f"the name {name} is taken", remedy=f"choose another, or: dyskctl detach {name}")
+            try:
+                other = state.read(self._run, name)
+            except DeviceError:
+                continue  # damaged, or of a later version: it is in nobody's way but its own
+            if not other or (other["disk"], other["endpoint"]) != (mine["disk"], mine["endpoint"]):
+                continue
+            if not (other["read_only"] and mine["read_only"]) and state.alive(other["holder"]):
+                where = f" ({other['device']})" if other["device"] else ""
+                raise AttachedError(
+                    f"{mine['disk']} is attached here already, as {name}{where}", remedy=f"first: dyskctl detach {name}"
+                )
+
+
+def explain(error: OSError, run: str) -> DeviceError:
+    """A refused system call under /run/dysk, for people."""
+    remedy = f"free space in {run}" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    return DeviceError(f"cannot keep state in {run}: {error.strerror or error}", remedy=remedy)

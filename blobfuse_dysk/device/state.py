@@ -1,0 +1,153 @@
+"""The state of this node's attachments under /run/dysk, and who of their processes is alive.
+
+/run/dysk/NAME/ (0700) belongs to the attachment NAME: state.json (0600; what others may know about it), control.sock
+(its worker answers there), fs/ (the FUSE mount with the one file `disk`). The holder makes it, is the only one to write
+state.json, and takes it away as its last act. A directory whose holder is gone is *dead*: whoever attaches or detaches
+next clears it away. Making and clearing happen under a lock of /run/dysk itself (flock of the directory).
+
+A process is named by its id and its start time, since ids are used again. Source: proc_pid_stat(5), field 22.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+
+from blobfuse_dysk.errors import DeviceError
+
+TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+__all__ = [
+    "VERSION",
+    "alive",
+    "control_path",
+    "directory",
+    "disk_path",
+    "exists",
+    "identity",
+    "lock",
+    "mount_path",
+    "names",
+    "read",
+    "remove",
+    "write",
+]
+
+VERSION = 1  # of state.json; a program refuses what a later version wrote
+_STATE = "state.json"
+
+
+def directory(run: str, name: str) -> str:
+    """/run/dysk/NAME"""
+    return os.path.join(run, name)
+
+
+def mount_path(run: str, name: str) -> str:
+    """Where the attachment's FUSE file system is mounted."""
+    return os.path.join(run, name, "fs")
+
+
+def disk_path(run: str, name: str) -> str:
+    """The file behind the loop device."""
+    return os.path.join(run, name, "fs", "disk")
+
+
+def control_path(run: str, name: str) -> str:
+    """The worker's control socket."""
+    return os.path.join(run, name, "control.sock")
+
+
+@contextlib.contextmanager
+def lock(run: str) -> Iterator[None]:
+    """Exclude every other process that makes or clears directories under `run`. The end of the holder frees it."""
+    fd = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def names(run: str) -> list[str]:
+    """The names that are taken, dead ones included, sorted."""
+    try:
+        with os.scandir(run) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+
+
+def exists(run: str, name: str) -> bool:
+    """Whether there is a state, readable or not."""
+    return os.path.exists(os.path.join(directory(run, name), _STATE))
+
+
+def read(run: str, name: str) -> dict[str, Any] | None:
+    """Read an attachment's state; None if there is none.
+
+    Raises DeviceError for a file that is damaged or was written by a later version of this program.
+    """
+    path = os.path.join(directory(run, name), _STATE)
+    try:
+        with open(path, "rb") as file:
+            state: dict[str, Any] = json.loads(file.read())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise DeviceError(f"{path} is damaged ({error})", remedy=f"dyskctl detach {name} --force") from None
+    if not isinstance(state, dict):
+        raise DeviceError(f"{path} is damaged", remedy=f"dyskctl detach {name} --force")
+    if state.get("version") != VERSION:
+        raise DeviceError(
+            f"{path} has version {state.get('version')}, this program knows version {VERSION}",
+            remedy="use the blobfuse-dysk that attached the disk",
+        )
+    return state
+
+
+def write(run: str, name: str, state: dict[str, Any]) -> None:
+    """Replace an attachment's state in one step; raises OSError (ENOSPC when /run is full)."""
+    path = os.path.join(directory(run, name), _STATE)
+    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(json.dumps(state).encode())
+        os.rename(f"{path}.new", path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{path}.new")
+        raise
+
+
+def remove(run: str, name: str) -> None:
+    """Take an attachment's directory away; what is not there is fine. The mount must be gone. Needs no space."""
+    for path in (f"{_STATE}.new", "control.sock", _STATE):  # state.json last: while it is there the name says whose
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(directory(run, name), path))
+    for path in (mount_path(run, name), directory(run, name)):
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(path)
+
+
+def identity(pid: int) -> dict[str, int]:
+    """What names a process for ever: {pid, start}; start (clock ticks since boot) is 0 if there is no such process."""
+    return {"pid": pid, "start": _start(pid)}
+
+
+def alive(process: dict[str, int] | None) -> bool:
+    """Whether the process that `identity` named still runs. A zombie does not."""
+    return process is not None and process["start"] != 0 and _start(process["pid"]) == process["start"]
+
+
+def _start(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])

@@ -1,0 +1,379 @@
+"""The worker of one attachment: serves the FUSE connection that its holder owns from the block layer.
+
+Started by the holder as `python -S -P -s worker.py --name NAME` with a channel to the holder as standard input, long
+before there is anything to serve, since its imports take longest. The briefing brings the rest.
+
+The first worker opens the block layer, which takes the lease; whatever goes wrong then goes back to the attaching
+process. A worker that takes over answers the kernel at once and opens the block layer beside that: requests wait for
+it, up to io-timeout, and fail from then on until it can be opened.
+
+The end comes by the holder's `end` (nobody has the disk's file open any more), by the holder's death (the channel
+reads as ended) or by the FUSE connection's: flush, release the lease, say `ended`, exit with 0. Any other exit is a
+crash and makes the holder start the next worker. Signals that ask for an end are for the holder to judge.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import pyfuse3
+import trio
+
+from blobfuse_dysk import environment
+from blobfuse_dysk.azure.credentials import credential_from_config
+from blobfuse_dysk.device import armour, fuseloop, message
+from blobfuse_dysk.device.blockfile import BlockFile
+from blobfuse_dysk.device.config import Config
+from blobfuse_dysk.device.controlserver import ControlServer
+from blobfuse_dysk.device.fusefd import MAX_BACKGROUND, Replay, wait_aborted
+from blobfuse_dysk.device.geometry import Geometry, is_blank, measure
+from blobfuse_dysk.device.loghandler import LogHandler
+from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError, UsageError
+from blobfuse_dysk.store.ring import Ring
+from blobfuse_dysk.store.stack import ResumeState, Stack, StackOptions, open_stack
+
+__all__ = ["OpenStack", "Worker", "main"]
+
+_START_S = 60.0  # for the first opening of the block layer, while somebody waits for the attach
+_ORPHAN_S = 8.0  # for the last flush and the release of the lease when the holder is dead
+_RELEASE_S = 5.0  # for the release of the lease when the attach fails
+_AGAIN_S = 2.0  # between attempts to open the block layer once more
+_IDLE_TASKS = 32  # that wait for FUSE requests; more are started as needed
+_log = logging.getLogger(__name__)
+
+OpenStack = Callable[[Config, ResumeState | None, int, Callable[[str], None]], AbstractAsyncContextManager[Stack]]
+
+
+class Worker:
+    """One life of a worker, from the briefing on."""
+
+    def __init__(self, channel: socket.socket, briefing: dict[str, Any], fds: list[int], opener: OpenStack) -> None:
+        config_fd, fuse_fd, control_fd, self._ring_fd = fds
+        self._config = Config.decode(os.pread(config_fd, os.fstat(config_fd).st_size, 0))
+        os.close(config_fd)
+        self._channel = channel
+        self._opener = opener
+        self._resume: dict[str, Any] | None = briefing["resume"]
+        self._replay = Replay(base64.b64decode(briefing["init"]), fuse_fd, resend=self._resume is not None)
+        self._control = ControlServer(
+            socket.socket(fileno=control_fd),
+            {"status": self._status, "blank": self._blank, "set": self._set, "stop": self._stop},
+        )
+        self._stack: Stack | None = None
+        self._scope = trio.CancelScope()  # around an attempt to open the block layer, and around all its use
+        self._open_by = math.inf  # when a block layer that cannot be opened again is given up
+        self._geometry: Geometry | None = None
+        self._file: BlockFile | None = None
+        self._fuse_scope = trio.CancelScope()
+        self._opened = trio.Event()  # the block layer is open, or will not be
+        self._closing = trio.Event()  # the attachment ends
+        self._error: DyskError | None = None
+        self._aborted = False
+
+    async def run(self) -> int:
+        """Return the exit status."""
+        environment.restore(self._config.variables)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hear_holder)
+            nursery.start_soon(self._control.run)
+            await (self._take_over(self._resume) if self._resume else self._start())
+            if self._file is None:
+                error = self._error or DyskError("the attach was given up")
+                self._tell("error", error=message.error_to_message(error))
+            else:
+                await self._control.say_goodbye(self._error or self._lost())
+                self._tell("ended", aborted=self._aborted)
+            nursery.cancel_scope.cancel()
+        return 1 if self._file is None else 0
+
+    async def _start(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._open_first)
+            await self._opened.wait()
+            if self._geometry and not self._closing.is_set():
+                await self._serve(self._geometry)
+
+    async def _open_first(self) -> None:
+        """With the lease that a dead attachment had, if there was one and it is still held; else with a new one."""
+        held = _resume_state(self._config.held)
+        await self._hold_stack(held, _START_S)
+        if held and self._file is None and getattr(self._error, "kind", None) is Kind.FENCED:
+            await self._hold_stack(None, _START_S)
+        self._opened.set()
+
+    async def _take_over(self, earlier: dict[str, Any]) -> None:
+        self._geometry = Geometry(earlier["size"], earlier["blob_size"], earlier["vhd"])
+        if earlier["io_timeout_s"] is not None:
+            self._open_by = trio.current_time() + earlier["io_timeout_s"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._open_again, _resume_state(earlier["lease"]))
+            nursery.start_soon(self._refuse_in_time)
+            await self._serve(self._geometry)
+
+    async def _open_again(self, held: ResumeState | None) -> None:
+        """Open the block layer, and again until it works, or another node has the disk, or nobody needs it any more.
+
+        The end of the attachment alone is no reason to stop: what the dead worker left is to be written, the lease to
+        be released. But then there is no I/O to wait for beyond io-timeout.
+        """
+        while True:
+            await self._hold_stack(held, math.inf)
+            if self._error is None or (self._closing.is_set() and trio.current_time() >= self._open_by):
+                return
+            _log.error("the disk cannot be opened again: %s", self._error)
+            lost = isinstance(self._error, LeasedError) or getattr(self._error, "kind", None) is Kind.FENCED
+            self._tell("state", state="fenced" if lost else "recovering", detail=str(self._error))
+            if lost:
+                self._refuse(StoreError(str(self._error), Kind.FENCED))
+                self._error = None
+                return
+            await trio.sleep(_AGAIN_S)
+
+    async def _refuse_in_time(self) -> None:
+        with trio.CancelScope(deadline=self._open_by):
+            await self._closing.wait()
+            return
+        if self._stack is None:
+            self._refuse(StoreError("the disk could not be opened again within io-timeout", Kind.TIMEOUT))
+
+    def _lost(self) -> DyskError | None:
+        """What to say at the end when a write was refused before: the page cache may have told nobody."""
+        if self._file is None or self._file.lost is None:
+            return None
+        return DyskError(
+            f"it ended, but data was lost: {self._file.lost}",
+            remedy="check the file system and what was written last; the log says more",
+        )
+
+    def _refuse(self, reason: StoreError) -> None:
+        if self._file:
+            self._file.refuse(reason)
+
+    # The block layer.
+
+    async def _hold_stack(self, held: ResumeState | None, limit_s: float) -> None:
+        """Open the block layer within `limit_s`, keep it open until the attachment ends, then flush and release.
+
+        What goes wrong on the way is left in `_error`.
+        """
+        deadline = min(trio.current_time() + limit_s, self._open_by if self._closing.is_set() else math.inf)
+        self._error = None
+        with trio.CancelScope(deadline=deadline) as self._scope:
+            try:
+                async with self._opener(self._config, held, self._ring_fd, self._on_state) as stack:
+                    await self._use(stack)
+            except DyskError as error:
+                self._error = error
+            except ExceptionGroup as group:
+                errors = _leaves(group)
+                self._error = next((error for error in errors if isinstance(error, DyskError)), None)
+                if not all(isinstance(error, DyskError) for error in errors):
+                    raise
+        if self._scope.cancelled_caught:
+            what = "flushed and released" if self._stack else "opened"
+            self._error = DyskError(f"the disk could not be {what} in time", remedy="run: dyskctl doctor")
+        self._stack = None
+
+    async def _use(self, stack: Stack) -> None:
+        try:
+            geometry = self._geometry or await measure(stack.store, self._config.options)
+        except BaseException:
+            with trio.move_on_after(_RELEASE_S, shield=True):
+                await stack.release()
+            raise
+        if not self._closing.is_set():
+            self._scope.deadline = math.inf
+        self._geometry, self._stack = geometry, stack
+        self._opened.set()
+        if self._resume:
+            stack.set_io_timeout(self._resume["io_timeout_s"])  # it may have been changed since the attach
+        if self._file:
+            self._file.provide(stack.store)
+            self._tell("state", state=stack.state, detail=None, lease=self._lease())
+        await self._closing.wait()
+        try:
+            await stack.store.flush()
+        except StoreError as error:
+            _log.error("the last flush failed: %s", error)
+            if error.kind is not Kind.FENCED:  # then every write that was lost has been refused already
+                self._error = error
+        await stack.release()
+
+    def _on_state(self, state: str) -> None:
+        """The fence changed its state. Until the disk is served, that is nobody's business."""
+        if self._stack and not self._closing.is_set():
+            _log.info("the attachment is %s", state)
+            self._tell("state", state=state, lease=self._lease())
+
+    def _lease(self) -> dict[str, object] | None:
+        if not self._stack or self._stack.lease_id is None:
+            return None
+        return {"id": self._stack.lease_id, "epoch": self._stack.epoch, "seconds": self._config.options.lease_s}
+
+    # FUSE.
+
+    async def _serve(self, geometry: Geometry) -> None:
+        """Serve the FUSE connection until the attachment ends, or the connection does."""
+        options = self._config.options
+        self._file = BlockFile(
+            geometry.size,
+            read_only=options.read_only,
+            on_init=self._on_init,
+            on_release=lambda: self._tell("released"),
+        )
+        if self._stack:
+            self._file.provide(self._stack.store)
+        fuseloop.install()
+        pyfuse3.init(self._file, self._replay.mountpoint, set())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_connection)
+            with self._fuse_scope:
+                await pyfuse3.main(min_tasks=_IDLE_TASKS, max_tasks=MAX_BACKGROUND + _IDLE_TASKS)
+            nursery.cancel_scope.cancel()
+        self._aborted = not self._closing.is_set()
+        self._begin_end()
+
+    def _on_init(self) -> None:
+        self._replay.connect()
+        assert self._geometry
+        geometry = self._geometry
+        self._tell(
+            "ready",
+            size=geometry.size,
+            blob_size=geometry.blob_size,
+            vhd=geometry.vhd,
+            **({"lease": self._lease()} if self._stack else {}),
+        )
+
+    async def _watch_connection(self) -> None:
+        """Requests in progress would go on for up to io-timeout after the kernel gave the connection up."""
+        await wait_aborted(self._replay.fd)
+        _log.error("the FUSE connection was aborted")
+        self._fuse_scope.cancel()
+
+    def _begin_end(self, *, limit_s: float = math.inf) -> None:
+        """Stop serving, flush, release, exit; `limit_s` is for the last two."""
+        first = not self._closing.is_set()
+        self._closing.set()
+        if self._stack is None and self._resume is None:
+            self._scope.cancel()  # nothing was written yet
+        limit = trio.current_time() + limit_s
+        self._open_by = min(self._open_by, limit)
+        self._scope.deadline = min(self._scope.deadline, limit if self._stack else self._open_by)
+        if self._file and first:
+            pyfuse3.terminate()
+
+    # The holder, and questions.
+
+    async def _hear_holder(self) -> None:
+        channel = trio.socket.from_stdlib_socket(self._channel.dup())
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    data = await channel.recv(message.MOST_BYTES)
+                except ConnectionError:
+                    data = b""
+                if not data:
+                    break
+                op = json.loads(data)["op"]
+                if op == "end":
+                    self._begin_end()
+                elif op == "flush" and self._stack:
+                    nursery.start_soon(self._flush, self._stack)
+            _log.error("the holder is gone; the attachment ends")
+            self._begin_end(limit_s=_ORPHAN_S)
+            self._fuse_scope.cancel()
+
+    async def _flush(self, stack: Stack) -> None:
+        try:
+            await stack.store.flush()
+        except StoreError as error:
+            _log.error("the flush that the holder asked for failed: %s", error)
+
+    def _tell(self, event: str, **fields: object) -> None:
+        message.send(self._channel, {"event": event, **fields}, wait=False)
+
+    async def _status(self, question: dict[str, Any]) -> dict[str, Any]:
+        status = self._stack.status() if self._stack else {"state": "recovering" if self._resume else "starting"}
+        return {"status": status}
+
+    async def _blank(self, question: dict[str, Any]) -> dict[str, Any]:
+        if not self._stack or not self._geometry:
+            raise DyskError("the disk is not open now", remedy="try again in a moment")
+        return {"blank": await is_blank(self._stack.store, self._geometry)}
+
+    async def _set(self, question: dict[str, Any]) -> dict[str, Any]:
+        value = question["io_timeout_s"]
+        io_timeout_s = None if value is None else float(value)
+        if io_timeout_s is not None and io_timeout_s < 1:
+            raise UsageError(f"io-timeout of {io_timeout_s:g} s", remedy="use at least 1 second, or never")
+        if self._stack:
+            self._stack.set_io_timeout(io_timeout_s)
+        self._tell("state", io_timeout_s=io_timeout_s)
+        return {}
+
+    async def _stop(self, question: dict[str, Any]) -> dict[str, Any]:
+        self._tell("released")
+        return {}
+
+
+def _resume_state(lease: dict[str, Any] | None) -> ResumeState | None:
+    return ResumeState(lease["id"], lease["epoch"]) if lease else None
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The exceptions in a group and the groups in it."""
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+@asynccontextmanager
+async def _open_real_stack(
+    config: Config, held: ResumeState | None, ring_fd: int, on_state: Callable[[str], None]
+) -> AsyncIterator[Stack]:
+    credential = credential_from_config(config.credential)
+    options = StackOptions.of(config.options, config.node)
+    ring = Ring(ring_fd, config.options.write_cache_size) if options.writes_back else None
+    try:
+        async with open_stack(config.address, credential, options, resume=held, ring=ring, on_state=on_state) as stack:
+            yield stack
+    finally:
+        if ring:
+            ring.close()
+
+
+def main(opener: OpenStack = _open_real_stack) -> int:
+    """Take the briefing from standard input's channel, and work. Return the exit status."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    channel = socket.socket(fileno=os.dup(0))
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)  # children of this process must not keep the channel open
+    os.close(null)
+    briefing, fds = message.receive(channel)
+    if briefing is None:
+        return 1
+    logging.basicConfig(level=logging.INFO, handlers=[LogHandler("dysk-worker", briefing["name"], briefing["log"])])
+    for warning in armour.harden("dysk-worker"):
+        _log.warning("%s", warning)
+    return trio.run(Worker(channel, briefing, fds, opener).run)
+
+
+if __name__ == "__main__":
+    os._exit(main())  # nothing is left to tidy up, and somebody waits for the end
