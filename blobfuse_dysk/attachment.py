@@ -1,0 +1,376 @@
+"""Attach, detach, list: the one way in for every front end. Synchronous; it prints nothing and never runs trio.
+
+    attachment = attach("mystore/disks/data", AttachOptions(name="db"))
+    detach(attachment.name)
+
+An attachment is two processes (device/holder.py), a directory under /run/dysk (device/state.py) and a loop device; none
+of them needs this process any more once `attach` returns. Until then the death of this process takes everything back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from blobfuse_dysk import environment
+from blobfuse_dysk.device import ending, fusefd, loop, memory, naming, state
+from blobfuse_dysk.device.config import Config
+from blobfuse_dysk.device.control import Control
+from blobfuse_dysk.device.launch import Launch
+from blobfuse_dysk.device.usage import mountpoints, users
+from blobfuse_dysk.disk import AttachOptions, DiskAddress
+from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError
+
+__all__ = [
+    "Attachment",
+    "attach",
+    "attachments",
+    "detach",
+    "end_of",
+    "get",
+    "is_blank",
+    "let_go",
+    "status",
+    "wait_gone",
+]
+
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())  # a library does not print
+_held: dict[str, int] = {}  # name -> descriptor that keeps an autoclear device; see AttachOptions.autoclear
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A disk attached on this node. Sizes in bytes.
+
+    device: /dev/loopN; empty while it is being attached. disk: ACCOUNT/CONTAINER/BLOB[?snapshot=TIME].
+    state: `starting`, `attached`, `recovering` (a new worker takes over, or the service does not answer), `paused` (the
+    lease cannot be renewed now), `fenced` (another node has the disk), `failed` (all I/O fails, for another reason),
+    `dead` (the holder is gone; detach clears it away). lease: {id, epoch, seconds}, None for a read-only attachment.
+    since: ISO 8601, UTC. link: /dev/dysk/NAME.
+    """
+
+    name: str
+    device: str
+    disk: str
+    size: int
+    read_only: bool
+    state: str
+    mountpoints: list[str]
+    lease: dict[str, Any] | None
+    cache: str
+    vhd: bool
+    since: str
+    sector_size: int
+    link: str
+    endpoint: str
+    detail: str | None
+    restarts: int
+    partitions: list[str]
+
+
+def attach(disk: DiskAddress | str, options: AttachOptions = AttachOptions()) -> Attachment:  # noqa: B008 -- frozen
+    """Attach a disk and return when its device can be used. A failure leaves nothing behind.
+
+    With options.autoclear the device is kept open by this process until `let_go`, or its end: then it is detached, if
+    nobody else has it open. Raises a DyskError.
+    """
+    if os.geteuid() != 0:
+        raise DeviceError("attaching a disk needs root", remedy="run it with sudo")
+    address = DiskAddress.parse(disk) if isinstance(disk, str) else disk
+    run, dev = _run_dir(), _dev_dir()
+    dead = _clear_dead_ones(run, dev, address, options.name)
+    for name in naming.candidates(address, options.name, taken=state.names(run)):
+        launch = Launch(name, _directories())
+        try:
+            config = _configure(address, options, dead)
+            launch.order(_first_state(config), config.encode())
+            return _finish(launch, name, run, dev, config.options)
+        except AttachedError:
+            launch.take_back()
+            if options.name is not None or name not in state.names(run):
+                raise
+        except BaseException:
+            launch.take_back()
+            raise
+    raise AttachedError(f"no name is free for {address}", remedy="give one with --name")
+
+
+def let_go(name: str) -> None:
+    """Stop keeping an autoclear device open in this process; nothing if it does not."""
+    fd = _held.pop(name, None)
+    if fd is not None:
+        os.close(fd)
+
+
+def detach(target: str, *, force: bool = False, timeout_s: float | None = None) -> None:
+    """Detach a disk, named by attachment, device or disk, and return when everything is durable and gone.
+
+    Raises BusyError if somebody uses the device, or if it takes longer than timeout_s (default: io-timeout and a
+    minute; it then goes on without us). force: end it without the service's answer, also while it is used; what was
+    not written is lost, and users get I/O errors.
+    """
+    run, dev = _run_dir(), _dev_dir()
+    try:
+        found = _find(target)
+    except DeviceError:
+        if not force:
+            raise
+        found = {"name": target, "device": None, "holder": None, "worker": None}  # its state cannot be read
+    name = found["name"]
+    device = loop.bound_to(state.disk_path(run, name), found["device"])
+    if not force and device:
+        ending.refuse_busy(name, device)
+    let_go(name)
+    if force:
+        with _explained(name):
+            ending.by_force(run, dev, found)
+        return
+    if not state.alive(found["holder"]):
+        with _explained(name):
+            ending.clear_dead(run, dev, found)
+        return
+    if found["device"] is None:
+        raise BusyError(f"{name} is being attached right now", remedy="wait, or end that command")
+    watching = ending.watch(run, name)
+    if device:
+        loop.clear(device)
+    ending.await_end(found, watching, timeout_s)
+
+
+def attachments() -> list[Attachment]:
+    """All of this node, by name, dead ones included."""
+    run = _run_dir()
+    return [_describe(fields) for fields in _present(run)]
+
+
+def get(target: str) -> Attachment:
+    """One attachment by name, device, /dev/dysk/NAME or disk. Raises NotFoundError."""
+    return _describe(_find(target))
+
+
+def status(target: str) -> dict[str, Any]:
+    """What the worker counts: see Stack.status. Raises NotFoundError, or DeviceError if it does not answer."""
+    found = _find(target)
+    with Control(state.control_path(_run_dir(), found["name"]), found["name"]) as control:
+        answer: dict[str, Any] = control.ask("status")["status"]
+    return {**answer, "worker_restarts": found["restarts"]}
+
+
+def is_blank(target: str) -> bool:
+    """Whether the disk has no allocated page (VHD footer aside), by the service's own page map."""
+    found = _find(target)
+    path = state.control_path(_run_dir(), found["name"])
+    with Control(path, found["name"], timeout_s=found["io_timeout_s"]) as control:
+        return bool(control.ask("blank")["blank"])
+
+
+def wait_gone(name: str, timeout_s: float | None = None) -> None:
+    """Wait for the end of an attachment that has been let go (by umount, losetup -d...): all durable, all gone.
+
+    Returns at once if there is none. Raises BusyError after timeout_s, and the error if the end was not clean and is
+    not over yet: to miss none, use `end_of`.
+    """
+    with end_of(name, timeout_s) as wait:
+        wait()
+
+
+@contextlib.contextmanager
+def end_of(name: str, timeout_s: float | None = None) -> Iterator[Callable[[], None]]:
+    """Watch an attachment from before it is let go: gives a function that waits for its end, as wait_gone does."""
+    run = _run_dir()
+    found = state.read(run, name)
+    watch = ending.watch(run, name) if found and state.alive(found["holder"]) else None
+
+    def wait() -> None:
+        if found:
+            ending.await_end(found, watch, timeout_s)
+
+    with watch or contextlib.nullcontext():
+        yield wait
+
+
+def _configure(address: DiskAddress, options: AttachOptions, dead: list[dict[str, Any]]) -> Config:
+    """Find the credential, and put into the options what follows from the disk and from the machine."""
+    from blobfuse_dysk.azure.credentials import resolve  # while the worker starts
+
+    address, credential = resolve(address, options)
+    limit_s = fusefd.request_timeout_s()
+    if limit_s and (options.io_timeout_s is None or options.io_timeout_s > limit_s):
+        _log.warning("io-timeout is lowered to %g s: the kernel aborts FUSE requests soon after (fs.fuse)", limit_s)
+        options = replace(options, io_timeout_s=limit_s)
+    if address.snapshot:
+        options = replace(options, read_only=True)
+    memory.check(options)
+    variables = environment.variables() if credential.kind == "token" else {}
+    leases = [found["lease"] for found in dead if found["endpoint"] == str(address.endpoint)]
+    held = next((lease for lease in leases if lease), None)
+    return Config(address, credential.to_config(), options, environment.node_name(), variables, held)
+
+
+def _first_state(config: Config) -> dict[str, Any]:
+    """What others are to know of the attachment from its beginning."""
+    options = config.options
+    return {
+        "disk": config.address.key,
+        "endpoint": str(config.address.endpoint),
+        "size": 0,
+        "blob_size": 0,
+        "vhd": False,
+        "read_only": options.read_only,
+        "sector_size": options.sector_size,
+        "cache": options.cache,
+        "io_timeout_s": options.io_timeout_s,
+        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str | None) -> list[dict[str, Any]]:
+    """Clear away dead attachments that are in the way; return the states of those that had this disk."""
+    dead = []
+    for found in _present(run):
+        other = found["name"]
+        if state.alive(found["holder"]) or (found["disk"] != address.key and other != name):
+            continue
+        device = loop.bound_to(state.disk_path(run, other), found["device"])
+        if device and users(device):
+            raise AttachedError(
+                f"{other} is dead, but its device {device} is still used", remedy=f"dyskctl detach {other} --force"
+            )
+        with _explained(other):
+            ending.clear_dead(run, dev, found)
+        if found["disk"] == address.key:
+            dead.append(found)
+    return dead
+
+
+def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOptions) -> Attachment:
+    """From the worker's readiness to the device. What goes wrong here is taken back by the caller."""
+    fields = launch.wait_ready()
+    fd = _open_disk(state.disk_path(run, name), options.read_only)
+    try:
+        device, loop_fd = loop.configure(
+            fd,
+            block_size=options.sector_size,
+            read_only=options.read_only,
+            partscan=options.partscan,
+            autoclear=options.autoclear,
+            label=f"dysk:{name}",
+        )
+    finally:
+        os.close(fd)
+    try:
+        for warning in [*loop.tune(device), *fusefd.set_background(fields["connection"])]:
+            _log.warning("%s", warning)
+        if options.partscan:
+            loop.ensure_partition_nodes(device)
+        naming.link(dev, name, device)
+        launch.commit(device)
+    except BaseException:
+        os.close(loop_fd)  # the holder has the device let go
+        raise
+    if options.autoclear:
+        _held[name] = loop_fd
+    else:
+        os.close(loop_fd)
+    return _describe({**fields, "device": device, "state": "attached"})
+
+
+def _open_disk(path: str, read_only: bool) -> int:
+    try:
+        return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+    except OSError as error:
+        raise DeviceError(f"cannot open {path}: {error.strerror}", remedy="see the log") from None
+
+
+def _describe(fields: dict[str, Any]) -> Attachment:
+    device = fields["device"] or ""
+    alive = state.alive(fields["holder"])
+    return Attachment(
+        name=fields["name"],
+        device=device,
+        disk=fields["disk"],
+        size=fields["size"],
+        read_only=fields["read_only"],
+        state=fields["state"] if alive else "dead",
+        mountpoints=mountpoints(device) if device else [],
+        lease=fields["lease"],
+        cache=fields["cache"],
+        vhd=fields["vhd"],
+        since=fields["since"],
+        sector_size=fields["sector_size"],
+        link=str(environment.dev_dir() / fields["name"]),
+        endpoint=fields["endpoint"],
+        detail=fields["detail"],
+        restarts=fields["restarts"],
+        partitions=loop.partitions(device) if device else [],
+    )
+
+
+def _present(run: str) -> list[dict[str, Any]]:
+    """The states of all attachments that can be read, by name."""
+    found = []
+    for name in state.names(run):
+        try:
+            fields = state.read(run, name)
+        except DeviceError as error:
+            _log.warning("%s", error.line())
+            continue
+        if fields:
+            found.append(fields)
+    return found
+
+
+def _find(target: str) -> dict[str, Any]:
+    """The state of the attachment that a user means by name, device, second name of the device, or disk."""
+    run = _run_dir()
+    if target in state.names(run) and (named := state.read(run, target)):
+        return named
+    present = _present(run)
+    matches: list[dict[str, Any]] = []
+    if target.startswith("/"):
+        device = os.path.realpath(target)
+        matches = [fields for fields in present if fields["device"] and device == fields["device"]]
+    elif "/" in target:
+        with contextlib.suppress(DyskError):
+            key = DiskAddress.parse(target).key
+            matches = [fields for fields in present if fields["disk"] == key]
+    if len(matches) > 1:
+        names = ", ".join(fields["name"] for fields in matches)
+        raise AttachedError(f"{target} is attached more than once: {names}", remedy="use one of these names")
+    if not matches:
+        raise NotFoundError(f"{target} is not attached here", remedy="dyskctl list shows what is")
+    return matches[0]
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Refused system calls while clearing up, for people."""
+    try:
+        yield
+    except OSError as error:
+        raise DeviceError(f"cannot clear {name} away: {error.strerror}", remedy="see /proc/mounts") from None
+
+
+def _run_dir() -> str:
+    """As the kernel shows it, for the comparison with backing files and mount points."""
+    return str(environment.run_dir().resolve())
+
+
+def _dev_dir() -> str:
+    return str(environment.dev_dir().resolve())
+
+
+def _directories() -> dict[str, str]:
+    return {
+        "DYSK_RUN_DIR": _run_dir(),
+        "DYSK_CONFIG_DIR": str(environment.config_dir()),
+        "DYSK_LOG_DIR": str(environment.log_dir()),
+        "DYSK_DEV_DIR": _dev_dir(),
+        "DYSK_NODE": environment.node_name(),
+    }
