@@ -1,0 +1,318 @@
+"""mount.dysk and umount.dysk: what `mount -t dysk`, /etc/fstab and `umount` start.
+
+Mounting is four steps: attach the disk; if it is blank, and only then, make a file system; let mount(8) mount the
+device; leave. Whatever fails, or if a signal comes, nothing stays attached.
+
+The loop device is set up to detach itself on its last close (AUTOCLEAR), so even a bare umount2(2), and the end of
+this process in the middle, take the attachment down. The inner mount(8) is told `helper=dysk`, so libmount calls
+umount.dysk for a plain `umount`, which returns when the data is durable, the lease released and both processes gone.
+
+Exit codes are those of mount(8): 1 usage or permissions, 2 system, 4 internal, 8 interrupted, 32 failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from blobfuse_dysk import attachment, mounttools
+from blobfuse_dysk.device.usage import mounted_elsewhere
+from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError, UsageError
+from blobfuse_dysk.mountoptions import (
+    DEFAULT_FILE_SYSTEM,
+    MOUNT_USAGE,
+    UMOUNT_USAGE,
+    MountRequest,
+    UmountRequest,
+    parse_mount,
+    parse_umount,
+)
+
+__all__ = ["mount_main", "umount_main"]
+
+EX_USAGE, EX_SYSTEM, EX_INTERNAL, EX_INTERRUPTED, EX_FAILED = 1, 2, 4, 8, 32
+_log = logging.getLogger(__name__)
+_UNDO_TIMEOUT_S = 20.0  # for what mkfs wrote to reach the service, when the mount failed anyway
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """A signal asked us to stop. Not an Exception: nothing on the way may take it for a failure of its own."""
+
+
+def mount_main(arguments: list[str] | None = None) -> int:
+    """The mount helper; returns mount(8)'s exit code."""
+    return _main("mount.dysk", MOUNT_USAGE, lambda words: mount(parse_mount(words)), arguments)
+
+
+def umount_main(arguments: list[str] | None = None) -> int:
+    """The umount helper; returns umount(8)'s exit code."""
+    return _main("umount.dysk", UMOUNT_USAGE, lambda words: umount(parse_umount(words)), arguments)
+
+
+def mount(request: MountRequest) -> int:
+    """Attach and mount as requested. Raises DyskError, or Interrupted; nothing is left attached then."""
+    if os.geteuid() != 0:
+        raise UsageError("only root can mount", remedy="run it as root, without the option user in /etc/fstab")
+    if request.remount:
+        return _remount(request)
+    directory = _directory(request)
+    if _is_mounted_already(request, directory):
+        return 0
+    if request.fake:
+        return 0
+    if request.disk.sas:
+        _log.warning("others can read the SAS in the disk's URL: put it into /etc/dysk/%s.conf", request.disk.account)
+    with _interruptible():
+        try:
+            attached = attachment.attach(request.disk, request.attach)
+        except NotFoundError as error:
+            if not request.nofail:
+                raise
+            # mount(8): "Do not report errors for this device if it does not exist."
+            print(f"mount.dysk: nothing mounted, as nofail allows: {error}", file=sys.stderr)
+            return 0
+        _say(request, f"attached {attached.disk} as {attached.device}")
+        try:
+            _mount_attached(request, attached, directory)
+            attachment.let_go(attached.name)  # from now on the mount keeps it
+        except BaseException:
+            _take_back(attached, directory)
+            raise
+    return 0
+
+
+def umount(request: UmountRequest) -> int:
+    """Unmount; if that was the device's last use, return only when the disk is durable and released."""
+    entry = mounttools.find_mounted(request.target)
+    device, name = mounttools.whole_device(entry.source) if entry else "", None
+    if entry and not request.lazy:
+        with contextlib.suppress(NotFoundError, UsageError):
+            name = attachment.get(device).name
+    if entry is None or name is None:
+        return _inner_umount(request, entry.directory if entry else request.target)
+    with attachment.end_of(name) as wait:
+        code = _inner_umount(request, entry.directory)
+        if code or any(other.device == entry.device for other in mounttools.mounted()):
+            return code  # or mounted in another place too
+        if elsewhere := mounted_elsewhere(device):
+            print(f"umount.dysk: unmounted here, but {elsewhere[0]}, so {name} stays attached", file=sys.stderr)
+        else:
+            wait()
+    return code
+
+
+def _inner_umount(request: UmountRequest, target: str) -> int:
+    """-i: umount(8) called us for this mount, and must not do so again."""
+    namespace = ["-N", request.namespace] if request.namespace else []
+    result = mounttools.run_tool([mounttools.find_tool("umount"), "-i", *request.flags, *namespace, target])
+    sys.stdout.write(result.stdout)
+    sys.stderr.write(result.stderr)
+    return result.returncode
+
+
+def _main(program: str, usage: str, run: Callable[[list[str]], int], arguments: list[str] | None) -> int:
+    """Run a helper and turn what it raises into one line and mount(8)'s exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if "-h" in words or "--help" in words:
+        print(f"usage: {usage}\nsee {program}(8)")
+        return 0
+    logging.basicConfig(format=f"{program}: %(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        return run(words)
+    except UsageError as error:
+        return _complain(program, error.line(), EX_USAGE)
+    except DeviceError as error:
+        return _complain(program, error.line(), EX_SYSTEM)
+    except DyskError as error:
+        return _complain(program, error.line(), EX_FAILED)
+    except (Interrupted, KeyboardInterrupt):
+        what = "nothing was mounted" if program == "mount.dysk" else "what is not written yet is being written"
+        return _complain(program, f"interrupted, {what}", EX_INTERRUPTED)
+    except Exception as error:
+        return _complain(program, f"unexpected {type(error).__name__}: {error}: please report it", EX_INTERNAL)
+
+
+def _complain(program: str, text: str, code: int) -> int:
+    print(f"{program}: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+def _say(request: MountRequest, text: str) -> None:
+    if request.verbose:
+        print(f"mount.dysk: {text}")
+
+
+def _directory(request: MountRequest) -> str:
+    """The mount point, with symbolic links resolved, as the kernel will show it."""
+    if request.namespace:
+        return request.directory  # a path in another namespace: only mount(8) can look there
+    directory = os.path.realpath(request.directory)
+    if not Path(directory).exists():
+        raise NotFoundError(f"{request.directory} does not exist", remedy=f"mkdir -p {request.directory}")
+    if not Path(directory).is_dir():
+        raise NotFoundError(f"{request.directory} is not a directory", remedy="name a directory to mount on")
+    return directory
+
+
+def _is_mounted_already(request: MountRequest, directory: str) -> bool:
+    """Whether this very mount is there already, which `mount -a` must be able to ask for again. Raises if in the way.
+
+    libmount would skip it by itself if /proc named the disk as the source; it names the loop device.
+    """
+    entry = mounttools.top_mount(directory)
+    everything = [each for each in attachment.attachments() if each.state != "dead"]  # attach clears dead ones away
+    same_disk = [each for each in everything if each.disk == request.disk.key]
+    for found in same_disk:
+        if entry and mounttools.whole_device(entry.source) == found.device:
+            if request.read_only and not found.read_only:
+                raise BusyError(
+                    f"{found.disk} is mounted on {directory} already, read-write", remedy="use -o remount,ro"
+                )
+            print(f"mount.dysk: {found.disk} is mounted on {directory} already", file=sys.stderr)
+            return True
+    for found in same_disk:
+        if not (found.read_only and request.read_only):  # several may read
+            raise _in_use(found, directory)
+    if entry and entry.fstype != "autofs":  # an automounter's own mount point is meant to be covered
+        raise BusyError(f"{directory} is busy: {entry.source} is mounted on it", remedy=f"umount {directory}")
+    return False
+
+
+def _in_use(found: attachment.Attachment, directory: str) -> AttachedError:
+    """The error for a disk that this machine has attached already, with what helps."""
+    if found.mountpoints:
+        first = found.mountpoints[0]
+        where, remedy = f"mounted on {first}", f"to have it in both places: mount --bind {first} {directory}"
+    else:
+        where, remedy = f"attached as {found.device}", f"mount {found.device}, or first: dyskctl detach {found.name}"
+    return AttachedError(f"{found.disk} is {where} already", remedy=remedy)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turn the signals that ask us to end into Interrupted. Once one has come, or we are done, the rest are ignored."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # nohup
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _mount_attached(request: MountRequest, attached: attachment.Attachment, directory: str) -> None:
+    """The steps between attaching and leaving. Until then attachment.py keeps the device open, so that it stays."""
+    device = _partition(request, attached)
+    fstype = _file_system(request, attached, device)
+    _inner_mount(request, fstype, device, directory)
+
+
+def _partition(request: MountRequest, attached: attachment.Attachment) -> str:
+    """The device to mount: the attachment's, or that of the partition asked for."""
+    if request.partition is None:
+        return attached.device
+    path = f"{attached.device}p{request.partition}"
+    if path not in attached.partitions:
+        raise DyskError(
+            f"{request.disk} has no partition {request.partition}",
+            remedy=f"it has {len(attached.partitions)}: dyskctl attach --partscan, then lsblk, shows them",
+        )
+    return path
+
+
+def _file_system(request: MountRequest, attached: attachment.Attachment, device: str) -> str:
+    """The file system on the device; made first if the disk is blank and that is wanted."""
+    if request.partition is None and attachment.is_blank(attached.name):
+        fstype = DEFAULT_FILE_SYSTEM if request.fstype == "auto" else request.fstype
+        if request.read_only:
+            raise DyskError(f"{attached.disk} is blank", remedy="mount it once without ro, so that it can be formatted")
+        if not request.make_blank:
+            raise DyskError(f"{attached.disk} is blank, and mkfs=never", remedy=f"mkfs.{fstype} it, or use mkfs=blank")
+        _say(request, f"{attached.disk} is blank: making {fstype}")
+        mounttools.make_file_system(fstype, device, request.mkfs_options)
+        return fstype
+    found = mounttools.probe(device)
+    fstype = found.get("TYPE", "")
+    if not fstype and "PTTYPE" in found:
+        raise DyskError(f"{attached.disk} has a partition table", remedy="name the partition: -o partition=1")
+    if not fstype:
+        raise DyskError(
+            f"{attached.disk} is not blank, and has no file system that blkid knows; it was not formatted",
+            remedy=f"if nothing on it is wanted: dyskctl attach {attached.disk}, then mkfs by hand",
+        )
+    if request.fstype not in ("auto", fstype):
+        raise DyskError(f"{attached.disk} has {fstype} on it, not {request.fstype}", remedy=f"use fstype={fstype}")
+    return fstype
+
+
+def _inner_mount(request: MountRequest, fstype: str, device: str, directory: str) -> None:
+    """Let mount(8) mount the device; raises with its words. helper=dysk is recorded, for umount."""
+    options = ",".join(["ro" if request.read_only else "rw", *request.options, "helper=dysk"])
+    _run_mount(request, fstype, options, device, directory)
+
+
+def _remount(request: MountRequest) -> int:
+    """Hand a remount on to the file system. Both ends are named, so that mount(8) does not look into /etc/fstab."""
+    directory = _directory(request)
+    entry = mounttools.top_mount(directory)
+    disk = None
+    if entry:
+        with contextlib.suppress(NotFoundError, UsageError):
+            disk = attachment.get(mounttools.whole_device(entry.source)).disk
+    if entry is None or disk != request.disk.key:
+        raise NotFoundError(f"{request.disk} is not mounted on {directory}", remedy="mount it without remount")
+    if not request.fake:
+        options = ",".join(["remount", "ro" if request.read_only else "rw", *request.options])
+        _run_mount(request, entry.fstype, options, entry.source, directory)
+    return 0
+
+
+def _run_mount(request: MountRequest, fstype: str, options: str, device: str, directory: str) -> None:
+    flags = [flag for flag, wanted in (("-n", request.no_mtab), ("-s", request.sloppy)) if wanted]
+    namespace = ["-N", request.namespace] if request.namespace else []
+    command = [mounttools.find_tool("mount"), *flags, *namespace, "-t", fstype, "-o", options, device, directory]
+    _say(request, " ".join(command))
+    result = mounttools.run_tool(command)
+    sys.stdout.write(result.stdout)
+    if result.returncode:
+        words = result.stderr.strip().partition("\n")[0].removeprefix("mount: ") or f"exit code {result.returncode}"
+        raise DyskError(f"mounting {device} ({fstype}) failed: {words}", remedy=_mount_remedy(request, fstype))
+    sys.stderr.write(result.stderr)
+
+
+def _mount_remedy(request: MountRequest, fstype: str) -> str:
+    """What most often helps. A snapshot of a mounted file system has a journal that cannot be replayed read-only."""
+    unclean = {"ext4": "noload", "xfs": "norecovery,nouuid", "btrfs": "rescue=nologreplay"}.get(fstype)
+    if request.read_only and unclean:
+        return f"if it was mounted elsewhere at that time, add -o {unclean}; dmesg says more"
+    return f"dmesg says more; check it with: dyskctl attach {request.disk}, fsck.{fstype}"
+
+
+def _take_back(attached: attachment.Attachment, directory: str) -> None:
+    """Undo what was done, whatever state it is in; the first error is the one that is reported."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    entry = mounttools.top_mount(directory)
+    if entry and mounttools.whole_device(entry.source) == attached.device:  # interrupted just after mount(2)
+        mounttools.run_tool([mounttools.find_tool("umount"), "-i", directory])
+    try:
+        attachment.detach(attached.name, timeout_s=_UNDO_TIMEOUT_S)
+    except NotFoundError:
+        return
+    except DyskError:
+        attachment.detach(attached.name, force=True)  # what mkfs wrote is of no use to anybody
