@@ -1,0 +1,252 @@
+"""Checks of an account, a container or a disk, in the order in which they build on each other."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from blobfuse_dysk.azure.blob import BlobClient
+from blobfuse_dysk.azure.credentials import Credential, resolve
+from blobfuse_dysk.azure.explain import explain, leased, not_a_page_blob
+from blobfuse_dysk.azure.wire import BlobProperties
+from blobfuse_dysk.cli.findings import Finding, fail, ok, warn
+from blobfuse_dysk.cli.output import size_text
+from blobfuse_dysk.disk import AttachOptions, DiskAddress, Endpoint
+from blobfuse_dysk.errors import DyskError
+
+__all__ = ["account_checks", "parse_target"]
+
+_TIMEOUT_S = 10.0
+_SKEW_S = 300.0  # from here on the service's clock is followed; it refuses signatures that are 15 minutes off
+_SOON_S = 7 * 86400.0
+_NO_BLOB = "any"  # stands for the blob where only an account or a container was named
+_PROBE_SIZE = 512  # bytes; the smallest page blob
+
+
+def parse_target(text: str) -> tuple[DiskAddress, int]:
+    """Read ACCOUNT, ACCOUNT/CONTAINER or a DISK; returns the address and how many of its three parts were given."""
+    if "://" in text:
+        return DiskAddress.parse(text), 3
+    pieces = text.rstrip("/").split("/", 2)
+    full = [*pieces, *("any", _NO_BLOB)[len(pieces) - 1 :]] if len(pieces) < 3 else pieces
+    return DiskAddress.parse("/".join(full)), len(pieces)
+
+
+def account_checks(target: str, options: AttachOptions, *, write_test: bool) -> Iterator[Finding]:
+    """Run the checks; ends early where the next ones make no sense."""
+    disk, parts = parse_target(target)
+    try:
+        address, credential = resolve(disk, options)
+    except DyskError as error:
+        yield fail("credential", str(error), error.remedy or "see CREDENTIALS in dyskctl(8)")
+        return
+    yield _credential(credential)
+    assert address.endpoint is not None
+    for check in (_dns, _tcp, _tls):
+        finding = check(address.endpoint, credential)
+        yield finding
+        if finding.level == "fail":
+            return
+    yield _clock(address)
+    if parts == 3:
+        yield _blob(address, credential)
+    elif parts == 2:
+        yield _container(address, credential)
+    yield _rights(credential)
+    if write_test and parts >= 2:
+        yield _write_test(address, credential)
+
+
+def _credential(credential: Credential) -> Finding:
+    expires_at = credential.expires_at
+    if expires_at is None:
+        return ok("credential", credential.describe())
+    moment = datetime.fromtimestamp(expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    left_s = expires_at - time.time()
+    if left_s <= 0:
+        return fail("credential", f"{credential.describe()}, expired at {moment}", "make a new one")
+    if left_s < _SOON_S:
+        return warn("credential", f"{credential.describe()}, ends at {moment}", "have the next one ready")
+    return ok("credential", f"{credential.describe()}, valid until {moment}")
+
+
+def _dns(endpoint: Endpoint, credential: Credential) -> Finding:
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        return fail(
+            "name service", f"{endpoint.host}: {error.strerror}", "check the account's name and /etc/resolv.conf"
+        )
+    addresses = sorted({str(entry[4][0]) for entry in found})
+    return ok("name service", f"{endpoint.host} is {', '.join(addresses)}")
+
+
+def _tcp(endpoint: Endpoint, credential: Credential) -> Finding:
+    start = time.monotonic()
+    try:
+        socket.create_connection((endpoint.host, endpoint.port), _TIMEOUT_S).close()
+    except OSError as error:
+        what = f"{endpoint.authority} cannot be reached: {error.strerror or error}"
+        return fail("connection", what, "check the network, and the account's firewall")
+    return ok("connection", f"{endpoint.authority} answers in {(time.monotonic() - start) * 1000:.0f} ms")
+
+
+def _tls(endpoint: Endpoint, credential: Credential) -> Finding:
+    if endpoint.scheme == "http":
+        if endpoint.is_loopback:
+            return ok("TLS", "none, on this machine itself")
+        return warn("TLS", "none: others on the way can read and change everything", "use an https endpoint")
+    context = ssl.create_default_context(cafile=credential.ca_file)
+    try:
+        with (
+            socket.create_connection((endpoint.host, endpoint.port), _TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=endpoint.host) as wrapped,
+        ):
+            version = wrapped.version()
+    except ssl.SSLCertVerificationError as error:
+        remedy = "install ca-certificates; for a private authority set ca_file in the credential file"
+        return fail("TLS", f"the certificate is not trusted: {error.verify_message}", remedy)
+    except OSError as error:
+        return fail("TLS", f"no handshake: {error.strerror or error}", "look for a proxy or firewall in between")
+    return ok("TLS", f"{version}, the certificate is good")
+
+
+def _clock(address: DiskAddress) -> Finding:
+    """Compare clocks by the Date of an answer, for which no credential is needed."""
+    import http.client
+
+    endpoint = address.endpoint
+    assert endpoint is not None
+    make = http.client.HTTPSConnection if endpoint.scheme == "https" else http.client.HTTPConnection
+    connection = make(endpoint.host, endpoint.port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", f"{endpoint.path}/?comp=list")
+        date = connection.getresponse().getheader("Date")
+    except (OSError, http.client.HTTPException) as error:
+        return warn("clock", f"the service did not tell its time: {error}", "look at the other findings")
+    finally:
+        connection.close()
+    if not date:
+        return warn("clock", "the service did not tell its time", "look at the other findings")
+    skew_s = time.time() - parsedate_to_datetime(date).timestamp()
+    if abs(skew_s) > _SKEW_S:
+        direction = "ahead of" if skew_s > 0 else "behind"
+        what = f"{abs(skew_s):.0f} s {direction} the service's, whose clock is followed"
+        return warn("clock", what, "set the clock: timedatectl set-ntp true")
+    return ok("clock", "agrees with the service's")
+
+
+def _blob(address: DiskAddress, credential: Credential) -> Finding:
+    """The disk is a page blob that can be read, and who has it."""
+    try:
+        found = _properties(address, credential)
+    except DyskError as error:
+        return _failed("disk", explain(error, address, credential, needs="r"))
+    if found.blob_type != "PageBlob":
+        return _failed("disk", not_a_page_blob(address, found.blob_type))
+    what = f"{address}, {size_text(found.size)}"
+    if found.lease_state == "leased":
+        holder = leased(address, found.metadata)
+        return warn("disk", f"{what}; {holder}", holder.remedy or "")
+    return ok("disk", f"{what}, not leased")
+
+
+def _failed(check: str, error: DyskError) -> Finding:
+    return fail(check, str(error), error.remedy or "check the names, and the credential's rights")
+
+
+def _properties(address: DiskAddress, credential: Credential) -> BlobProperties:
+    import trio
+
+    async def ask() -> BlobProperties:
+        async with BlobClient(address, credential) as client:
+            return await client.properties(timeout_s=_TIMEOUT_S)
+
+    return trio.run(ask)
+
+
+def _container(address: DiskAddress, credential: Credential) -> Finding:
+    """The container can be listed."""
+    from blobfuse_dysk.azure import account
+
+    try:
+        rows = account.list_disks(address, credential)
+    except DyskError as error:
+        return _failed("container", error)
+    return ok("container", f"{address.account}/{address.container} can be listed; page blobs: {len(rows)}")
+
+
+def _rights(credential: Credential) -> Finding:
+    """What the credential may do, as far as can be told without trying. Leases need the right to write.
+
+    Source: https://learn.microsoft.com/rest/api/storageservices/create-service-sas, "Permissions for a blob".
+    """
+    if credential.kind == "key":
+        return ok("rights", "all, as with every account key")
+    sas = credential.sas
+    if sas is None:
+        return warn("rights", "not known without trying", "add --write-test, which makes and deletes a small blob")
+    if not sas.rights:
+        return warn(
+            "rights", "a stored access policy has them", "add --write-test, which makes and deletes a small blob"
+        )
+    if not sas.has("r"):
+        return fail("rights", f"sp={sas.rights}: no right to read", "make a SAS with sp=rw, or sp=r for read-only")
+    if not sas.has("w"):
+        return warn(
+            "rights", f"sp={sas.rights}: read only, no leases", "attach with --read-only, or make one with sp=rw"
+        )
+    return ok("rights", f"sp={sas.rights}: read, write and lease")
+
+
+def _write_test(address: DiskAddress, credential: Credential) -> Finding:
+    """Make a page blob of 512 bytes, lease it, write to it, release it, delete it."""
+    from blobfuse_dysk.azure import account
+
+    probe = replace(address, blob=f"dyskctl-doctor-{uuid.uuid4().hex}", snapshot=None)
+    try:
+        account.create_disk(probe, credential, _PROBE_SIZE, create_container=False)
+    except DyskError as error:
+        return _failed("write test", error)
+    try:
+        _lease_and_write(probe, credential)
+    except DyskError as error:
+        return _failed("write test", explain(error, probe, credential))
+    finally:
+        left = _delete(probe, credential)
+    if left:
+        return warn("write test", f"{probe} was written but cannot be deleted: {left}", "delete it by hand")
+    return ok("write test", "made, leased, wrote and deleted a page blob")
+
+
+def _lease_and_write(probe: DiskAddress, credential: Credential) -> None:
+    import trio
+
+    async def run() -> None:
+        async with BlobClient(probe, credential) as client:
+            lease_id = await client.acquire_lease(15, proposed_id=None, timeout_s=_TIMEOUT_S)
+            try:
+                epoch = await client.raise_sequence_number(1, lease_id=lease_id, timeout_s=_TIMEOUT_S)
+                data = bytes(_PROBE_SIZE)
+                await client.put_pages(0, data, lease_id=lease_id, epoch=epoch, timeout_s=_TIMEOUT_S)
+            finally:
+                await client.release_lease(lease_id, timeout_s=_TIMEOUT_S)
+
+    trio.run(run)
+
+
+def _delete(probe: DiskAddress, credential: Credential) -> str | None:
+    """None when it is deleted, else why it is not."""
+    from blobfuse_dysk.azure import account
+
+    try:
+        account.delete_disk(probe, credential, break_lease=True)
+    except DyskError as error:
+        return str(error)
+    return None

@@ -1,0 +1,151 @@
+"""The frame of dyskctl: which verbs there are, where their code is, and what every verb takes.
+
+A verb's module is imported when the verb is used, so `dyskctl attach` does not wait for what `doctor` needs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import click
+
+from blobfuse_dysk.errors import UsageError
+
+__all__ = ["SECTIONS", "Root", "Settings", "Verb", "settings", "suggest"]
+
+
+@dataclass(slots=True)
+class Settings:
+    """What the options that every verb takes have set."""
+
+    output: Literal["table", "json"] = "table"
+    debug: bool = False
+
+    @property
+    def json(self) -> bool:
+        return self.output == "json"
+
+
+# Heading -> verb -> (module.attribute below blobfuse_dysk.cli, what it does).
+SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "Disks": {
+        "create": ("disks.create", "Create a disk: a page blob of the size you ask for."),
+        "delete": ("disks.delete", "Delete a disk and everything on it."),
+    },
+    "Attachments": {
+        "attach": ("attachments.attach", "Attach a disk to this machine and print its device."),
+        "detach": ("attachments.detach", "Write everything out, let the disk go, remove its device."),
+        "list": ("show.list_", "List this machine's attachments, or the disks of a container."),
+        "get": ("show.get", "Show one attachment."),
+        "status": ("show.status", "Show what an attachment is doing: lease, requests, latencies."),
+    },
+    "This tool": {
+        "doctor": ("doctor.doctor", "Check this machine, and an account, and say what to do."),
+        "completion": ("tool.completion", "Print the script that completes dyskctl in your shell."),
+        "version": ("tool.version", "Show versions."),
+    },
+    "Verbs of the original dysk": {
+        "mount": ("original.mount", "Attach an existing page blob (now: attach)."),
+        "mount-file": ("original.mount_file", "Attach from the JSON that mount printed (now: attach)."),
+        "unmount": ("original.unmount", "Detach (now: detach)."),
+        "convert-pv": ("kubernetes.convert_pv", "Turn a disk into a Kubernetes PersistentVolume."),
+    },
+}
+# Verbs that the original has too, with other words behind them: any of these options means the original's verb.
+_ORIGINAL = {
+    "create": ("original_disks.create", ("-a", "--account")),
+    "delete": ("original_disks.delete", ("-a", "--account")),
+    "get": ("original_disks.get", ("-d", "--device-name")),
+}
+_VERBS = {verb: target for section in SECTIONS.values() for verb, target in section.items()}
+
+
+def settings(context: click.Context) -> Settings:
+    """The settings of this run."""
+    found = context.find_object(Settings)
+    assert found is not None  # main() put them there
+    return found
+
+
+def suggest(word: str, known: list[str]) -> str | None:
+    """`did you mean ...` for the nearest known words, or None if nothing is near."""
+    near = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else None
+
+
+def _common_options() -> list[click.Option]:
+    def set_output(context: click.Context, parameter: click.Parameter, value: Literal["table", "json"] | None) -> None:
+        if value:
+            settings(context).output = value
+
+    def set_debug(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value:
+            settings(context).debug = True
+
+    return [
+        click.Option(
+            ["-o", "--output"],
+            type=click.Choice(["table", "json"]),
+            help="How to print the result. Default: table.",
+            callback=set_output,
+            expose_value=False,
+            is_eager=True,
+        ),
+        click.Option(
+            ["--debug"],
+            is_flag=True,
+            help="Show where an unexpected error came from.",
+            callback=set_debug,
+            expose_value=False,
+            is_eager=True,
+        ),
+    ]
+
+
+class Verb(click.Command):
+    """A verb: it takes the common options behind its own, and keeps the line breaks of its examples."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.params.extend(_common_options())
+
+
+def _load(target: str) -> click.Command:
+    module, _, attribute = target.partition(".")
+    command = getattr(importlib.import_module(f"blobfuse_dysk.cli.{module}"), attribute)
+    assert isinstance(command, click.Command)
+    return command
+
+
+class Root(click.Group):
+    """dyskctl itself: knows its verbs from a table, and imports each when it is used."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.params.extend(_common_options())
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return _load(_VERBS[cmd_name][0]) if cmd_name in _VERBS else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, rest = args[0], args[1:]
+        if name not in _VERBS and not name.startswith("-"):
+            near = suggest(name, list(_VERBS))
+            raise UsageError(f"unknown verb {name!r}", remedy=near or f"see {ctx.command_path} --help")
+        target, flags = _ORIGINAL.get(name, ("", ()))
+        if any(word.startswith(flags) for word in rest):
+            return name, _load(target), rest
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for heading, verbs in SECTIONS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(verb, text) for verb, (_, text) in verbs.items()])

@@ -1,0 +1,120 @@
+"""dyskctl: where it starts, and what becomes of an error.
+
+Exit codes: 0 done; 1 it failed; 2 what was typed cannot be taken; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+
+import click
+
+from blobfuse_dysk.cli.frame import Root, Settings
+from blobfuse_dysk.cli.output import print_error, show_warnings
+from blobfuse_dysk.errors import DyskError
+
+__all__ = ["main", "root"]
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+_HELP = """Use Azure page blobs as disks of this machine.
+
+A disk is named ACCOUNT/CONTAINER/BLOB, or by the blob's URL.
+
+\b
+  dyskctl create mystore/disks/data --size 32GiB
+  dyskctl attach mystore/disks/data          # prints /dev/loop0
+  mkfs.ext4 /dev/loop0 && mount /dev/loop0 /data
+  dyskctl list
+  umount /data && dyskctl detach data
+
+All but the first in one step, and as a line for /etc/fstab:
+
+\b
+  mount -t dysk mystore/disks/data /data -o fstype=ext4
+  mystore/disks/data  /data  dysk  _netdev,nofail,fstype=ext4  0 0
+
+Credentials come from /etc/dysk/ACCOUNT.conf (mode 0600; account_key = ... or sas = ...) or from the AZURE_STORAGE_*
+variables that the Azure CLI uses.
+"""
+
+root = Root(
+    name="dyskctl",
+    help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Every verb has --help with examples. The manual page is dyskctl(8).",
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run dyskctl with these arguments (the process's own if None); returns the exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    settings = Settings()
+    if _asks_for_json(words):
+        settings.output = "json"
+    show_warnings()
+    try:
+        code = _run(words, settings)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has left (`dyskctl list | head -1`). What is still buffered must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _run(words: list[str], settings: Settings) -> int:
+    try:
+        result = root.main(words, prog_name="dyskctl", standalone_mode=False, obj=settings)
+        return result if isinstance(result, int) else 0
+    except DyskError as error:
+        print_error(str(error), error.remedy, as_json=settings.json)
+        return error.exit_code
+    except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # private in some versions of click, missing in others
+            print(error.format_message())
+            return EXIT_USAGE
+        message, remedy = _usage_message(error)
+        print_error(message, remedy, as_json=settings.json)
+        return EXIT_USAGE
+    except click.ClickException as error:
+        print_error(error.format_message(), None, as_json=settings.json)
+        return 1
+    except (click.Abort, KeyboardInterrupt):
+        print_error("interrupted", None, as_json=settings.json)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except PermissionError as error:
+        print_error(f"not permitted: {error.strerror}: {error.filename}", "run it as root", as_json=settings.json)
+        return 1
+    except Exception as error:
+        if settings.debug:
+            raise
+        what = f"unexpected {type(error).__name__}: {error}"
+        remedy = "run it with --debug and report what it prints to the maintainers of blobfuse-dysk"
+        print_error(what, remedy, as_json=settings.json)
+        return 1
+
+
+def _usage_message(error: click.UsageError) -> tuple[str, str | None]:
+    """Click's message as ours are written: no capital, no full stop; the remedy names the nearest or the help."""
+    remedy = f"see {error.ctx.command_path} --help" if error.ctx else None
+    if isinstance(error, click.NoSuchOption):
+        near = sorted(error.possibilities or [])
+        return f"unknown option {error.option_name}", f"did you mean {' or '.join(near)}?" if near else remedy
+    message = error.format_message().rstrip(".")
+    return message[:1].lower() + message[1:], remedy
+
+
+def _asks_for_json(words: list[str]) -> bool:
+    """Whether -o json is among the words; known before they are parsed, for the errors of parsing."""
+    apart = (("-o", "json"), ("--output", "json"))
+    return any(pair in apart for pair in itertools.pairwise(words)) or bool({"--output=json", "-ojson"} & set(words))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

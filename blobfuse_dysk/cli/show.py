@@ -1,0 +1,138 @@
+"""dyskctl list, get and status."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import click
+
+from blobfuse_dysk.cli.frame import Verb, settings
+from blobfuse_dysk.cli.output import attachment_json, print_json, print_pairs, print_table, size_text
+from blobfuse_dysk.cli.types import complete_attachment, connection_options, connection_settings
+from blobfuse_dysk.disk import AttachOptions, DiskAddress, format_size
+from blobfuse_dysk.errors import UsageError
+
+if TYPE_CHECKING:
+    from blobfuse_dysk.attachment import Attachment
+
+__all__ = ["get", "list_", "status"]
+
+
+@click.command("list", cls=Verb)
+@click.option("--remote", metavar="ACCOUNT/CONTAINER", help="List the page blobs of a container instead.")
+@connection_options
+@click.pass_context
+def list_(
+    context: click.Context,
+    remote: str | None,
+    credentials: str | None,
+    endpoint: str | None,
+    realm: str | None,
+    allow_http: bool,
+) -> None:
+    """List this machine's attachments, or with --remote the disks of a container and who has them.
+
+    \b
+    Examples:
+      dyskctl list
+      dyskctl list --remote mystore/disks
+      dyskctl -o json list
+    """
+    if remote is None:
+        _list_local(settings(context).json)
+    else:
+        options = connection_settings(credentials, endpoint, realm, allow_http)
+        _list_remote(remote, options, settings(context).json)
+
+
+def _list_local(as_json: bool) -> None:
+    from blobfuse_dysk.attachment import attachments
+
+    found = attachments()
+    if as_json:
+        print_json([attachment_json(attachment) for attachment in found])
+        return
+    print_table(
+        ["NAME", "DEVICE", "SIZE", "MODE", "STATE", "MOUNTPOINT", "DISK"],
+        [
+            [
+                attachment.name,
+                attachment.device,
+                format_size(attachment.size),
+                "ro" if attachment.read_only else "rw",
+                attachment.state,
+                ",".join(attachment.mountpoints) or None,
+                attachment.disk,
+            ]
+            for attachment in found
+        ],
+    )
+
+
+def _list_remote(remote: str, options: AttachOptions, as_json: bool) -> None:
+    from blobfuse_dysk.azure import account, credentials
+
+    address, credential = credentials.resolve(container_address(remote), options)
+    rows = account.list_disks(address, credential)
+    if as_json:
+        print_json([dataclasses.asdict(row) for row in rows])
+        return
+    print_table(
+        ["DISK", "SIZE", "ALLOCATED", "LEASE", "HOLDER"],
+        [[row.disk, format_size(row.size), format_size(row.allocated), row.lease_state, row.holder] for row in rows],
+    )
+
+
+def container_address(text: str) -> DiskAddress:
+    """Read ACCOUNT/CONTAINER or the container's URL. The blob of the address stands for all and is not used."""
+    base, mark, query = text.partition("?")
+    try:
+        return DiskAddress.parse(f"{base.rstrip('/')}/any{mark}{query}")
+    except UsageError as error:
+        raise UsageError(str(error), remedy="write --remote ACCOUNT/CONTAINER") from None
+
+
+@click.command(cls=Verb)
+@click.argument("target", metavar="NAME|DEVICE|DISK", shell_complete=complete_attachment)
+@click.pass_context
+def get(context: click.Context, target: str) -> None:
+    """Show one attachment.
+
+    \b
+    Examples:
+      dyskctl get data
+      dyskctl -o json get /dev/loop0
+    """
+    from blobfuse_dysk import attachment
+
+    found = attachment.get(target)
+    if settings(context).json:
+        print_json(attachment_json(found))
+    else:
+        print_pairs(_readable(found))
+
+
+def _readable(attachment: Attachment) -> dict[str, object]:
+    return {**attachment_json(attachment), "size": size_text(attachment.size)}
+
+
+@click.command(cls=Verb)
+@click.argument("target", metavar="NAME|DEVICE|DISK", shell_complete=complete_attachment)
+@click.pass_context
+def status(context: click.Context, target: str) -> None:
+    """Show what an attachment is doing: state, lease, requests, bytes, retries, throttling, latencies.
+
+    \b
+    Examples:
+      dyskctl status data
+      watch dyskctl status data
+      dyskctl -o json status data
+    """
+    from blobfuse_dysk import attachment
+
+    found = attachment.status(target)
+    if settings(context).json:
+        print_json(found)
+    else:
+        print_pairs(found)
