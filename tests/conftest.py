@@ -1,0 +1,126 @@
+"""Fixtures shared by all tests: the two services, and directories of a test's own with a check for leaks.
+
+A test that cannot run on this machine is skipped with the reason. Under CI, where everything is to be there, the same
+is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol, cast
+
+import pytest
+
+from blobfuse_dysk.testing import PageBlobServer
+from blobfuse_dysk.testing.azurite import Azurite
+from tests.leaks import RunDirs, find_leaks, remove_leaks, wait_for_leaks
+
+
+class Service(Protocol):
+    """What a test needs to know of a blob service, whichever of the two it is."""
+
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def connection_string(self) -> str: ...
+
+    account: str
+    key: str
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`tools/test --long` runs everything."""
+    parser.addoption("--long", action="store_true", help="also run the tests that take long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests marked `long`, unless they are asked for."""
+    if config.getoption("--long"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+def need(present: object, reason: str) -> None:
+    """Skip the test unless `present`, saying why; under CI fail it, since there nothing may be missing."""
+    if present:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"not possible on this machine: {reason}")
+    pytest.skip(reason)
+
+
+def need_mount_helpers() -> None:
+    """The helpers that mount(8) and umount(8) find must be those of the environment that runs the tests."""
+    for name in ("mount.dysk", "umount.dysk"):
+        own = Path(sys.executable).parent / name
+        need(Path("/sbin", name).resolve() == own.resolve(), f"/sbin/{name} is not {own}; tools/setup links it")
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[Azurite]:
+    """Azurite, one for the whole run; tests keep apart by containers of their own."""
+    with Azurite() as running:
+        yield running
+
+
+@pytest.fixture
+def server() -> Iterator[PageBlobServer]:
+    """A page blob server of the test's own: its faults and its counts are the test's."""
+    with PageBlobServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shared_server() -> Iterator[PageBlobServer]:
+    """A page blob server for the whole run, for tests that neither set faults nor look at counts."""
+    with PageBlobServer() as running:
+        yield running
+
+
+@pytest.fixture(params=["azurite", "shared_server"])
+def service(request: pytest.FixtureRequest) -> Service:
+    """The test runs twice: against Azurite, and against the project's own server."""
+    return cast(Service, request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def container() -> str:
+    """The name of a container that no other test uses. It is not created."""
+    return f"t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def run_dirs(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDirs]:
+    """Run, configuration, log and device directories of the test's own, set in the environment.
+
+    After the test no process, loop device or mount of these directories may be left: that fails the test. The paths
+    are short, since a Unix socket's name has at most 107 bytes, and on a tmpfs where this machine has one.
+    """
+    need(os.geteuid() == 0, "it attaches devices, which takes root")
+    need(Path("/dev/fuse").exists(), "there is no /dev/fuse")
+    root = Path(tempfile.mkdtemp(prefix="dyskt-", dir="/run"))
+    dirs = RunDirs(root, root / "run", root / "config", root / "log", Path("/dev", root.name))
+    for directory in (dirs.run, dirs.config, dirs.log, dirs.dev):
+        directory.mkdir(mode=0o700)
+    for name, value in dirs.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(root)  # programs such as fio write to where they are
+    yield dirs
+    leaks = wait_for_leaks(dirs)
+    left = sorted(str(path) for path in (*dirs.run.iterdir(), *dirs.dev.iterdir()))
+    if leaks:
+        remove_leaks(dirs)
+    if not find_leaks(dirs):
+        shutil.rmtree(dirs.root)
+        shutil.rmtree(dirs.dev)
+    if leaks or left:
+        pytest.fail("the test left behind:\n" + "\n".join([str(leaks), *left]).strip())

@@ -1,0 +1,50 @@
+"""Attaching to a simulated blob: what the tests of the stack share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+from typing import cast
+
+import pytest
+
+from blobfuse_dysk.azure.identity import Credential
+from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.errors import DyskError
+from blobfuse_dysk.store.stack import ResumeState, Stack, StackOptions, open_stack
+from blobfuse_dysk.testing import SimClient
+
+ADDRESS = DiskAddress.parse("account/container/disk.img")
+NOBODY = cast(Credential, None)  # simulated clients sign nothing
+SIZE = 1 << 20
+LEASE = "1" * 8 + "-1111-1111-1111-" + "1" * 12
+DATA = b"x" * 512
+
+
+@asynccontextmanager
+async def attached(
+    client: SimClient,
+    *,
+    address: DiskAddress = ADDRESS,
+    resume: ResumeState | None = None,
+    states: list[str] | None = None,
+    **options: object,
+) -> AsyncIterator[Stack]:
+    async with open_stack(
+        address,
+        NOBODY,
+        StackOptions(**{"node": "here", **options}),  # type: ignore[arg-type]
+        resume=resume,
+        on_state=(states if states is not None else []).append,
+        client=client,
+        random=Random(0),
+    ) as stack:
+        yield stack
+
+
+async def refused(client: SimClient, kind: type[DyskError], **options: object) -> DyskError:
+    with pytest.raises(kind) as caught:
+        async with attached(client, **options):  # type: ignore[arg-type]
+            raise AssertionError("attached")
+    return caught.value

@@ -1,0 +1,248 @@
+"""Attaching: taking the disk, being refused, taking it over, resuming, giving it up."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from blobfuse_dysk.errors import (
+    CredentialError,
+    Kind,
+    LeasedError,
+    ServiceError,
+    StoreError,
+)
+from blobfuse_dysk.store.stack import ResumeState
+from blobfuse_dysk.testing import Fate, SimBlob, SimClient
+from tests.unit.stacks import DATA, LEASE, SIZE, attached, refused
+
+
+@pytest.fixture
+def blob() -> SimBlob:
+    return SimBlob(SIZE)
+
+
+@pytest.fixture
+async def client(blob: SimBlob, nursery: trio.Nursery) -> SimClient:
+    return SimClient(blob, nursery)
+
+
+async def test_attach_leases_raises_signs_and_release_undoes(
+    blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    blob.metadata = {"mine": "kept"}
+    blob.number = 7
+    async with attached(client) as stack:
+        assert blob.lease_state == "leased"
+        assert stack.state == "attached"
+        assert stack.epoch == blob.number == 8
+        assert blob.metadata["dysk_node"] == "here"
+        assert blob.metadata["dysk_since"].endswith("Z")
+        assert blob.metadata["mine"] == "kept"
+        assert stack.store.size == stack.blob.size == SIZE
+        await stack.store.write(0, DATA)
+        await stack.store.flush()
+        await stack.release()
+        assert stack.state == "released"
+        with pytest.raises(StoreError):
+            await stack.store.write(0, DATA)
+    assert blob.lease_state == "available"
+    assert blob.metadata == {"mine": "kept"}
+    assert bytes(blob.store.peek(0, 512)) == DATA
+
+
+async def test_the_end_without_release_keeps_the_lease(
+    blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    async with attached(client):
+        pass
+    assert blob.lease_state == "leased"
+
+
+async def test_the_number_is_read_under_the_lease(blob: SimBlob, client: SimClient, autojump_clock: MockClock) -> None:
+    """A raise of the last holder that lands just before we have the lease must not be the number we use."""
+    acquire = blob.acquire
+
+    def late_raise(duration_s: int, lease_id: str) -> str:
+        blob.number += 1
+        return acquire(duration_s, lease_id)
+
+    blob.acquire = late_raise  # type: ignore[method-assign]
+    async with attached(client) as stack:
+        assert stack.epoch == 2
+
+
+async def test_the_second_attacher_learns_who_has_it(
+    blob: SimBlob, client: SimClient, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    async with attached(client) as stack:
+        error = await refused(SimClient(blob, nursery), LeasedError, node="there")
+        assert f"leased by node here since {blob.metadata['dysk_since']}" in str(error)
+        assert "--break-lease" in (error.remedy or "")
+        assert stack.state == "attached"
+        await stack.store.write(0, DATA)
+
+
+async def test_a_holder_without_a_name(blob: SimBlob, client: SimClient, autojump_clock: MockClock) -> None:
+    blob.acquire(-1, LEASE)
+    assert "an unknown holder" in str(await refused(client, LeasedError))
+
+
+async def test_take_over(blob: SimBlob, client: SimClient, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    states: list[str] = []
+    async with (
+        attached(client, states=states, node="old") as old,
+        attached(SimClient(blob, nursery), node="new", break_lease=True) as new,
+    ):
+        assert blob.metadata["dysk_node"] == "new"
+        with pytest.raises(StoreError) as caught:
+            await old.store.write(0, DATA)
+        assert caught.value.kind is Kind.FENCED
+        assert states == ["paused", "fenced"]
+        await new.store.write(512, DATA)
+        for call in (old.store.read(512, 512), old.store.zero(0, 512), old.store.extents(0, 512), old.store.flush()):
+            with pytest.raises(StoreError) as caught:
+                await call
+            assert caught.value.kind is Kind.FENCED
+        await old.release()
+        assert blob.lease_state == "leased", "nothing of a fenced disk is ours to release"
+
+
+async def test_breaking_where_there_is_nothing_to_break(
+    blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    async with attached(client, break_lease=True) as stack:
+        assert stack.epoch == 1
+    assert "break" not in client.sent
+
+
+async def test_a_lease_id_of_the_users(blob: SimBlob, client: SimClient, autojump_clock: MockClock) -> None:
+    blob.acquire(60, LEASE)
+    async with attached(client, lease_id=LEASE) as stack:
+        assert stack.lease_id == LEASE
+        await stack.store.write(0, DATA)
+
+
+async def test_two_attachments_with_one_lease_id(
+    blob: SimBlob, client: SimClient, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """The lease cannot tell them apart, the epoch can: the newer one has the disk."""
+    async with (
+        attached(client, lease_id=LEASE) as old,
+        attached(SimClient(blob, nursery), lease_id=LEASE) as new,
+    ):
+        with pytest.raises(StoreError) as caught:
+            await old.store.write(0, DATA)
+        assert caught.value.kind is Kind.FENCED
+        await new.store.write(0, DATA)
+
+
+async def test_a_new_worker_resumes_and_stragglers_of_the_old_one_are_refused(
+    blob: SimBlob, client: SimClient, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    async with attached(client) as old:
+        state = ResumeState(old.lease_id or "", old.epoch or 0)
+        client.fate = lambda name: Fate(before_s=30) if name == "put" else Fate()
+        with trio.move_on_after(1):
+            await old.store.write(0, b"o" * 512)
+    async with attached(SimClient(blob, nursery), resume=state) as new:
+        assert new.lease_id == state.lease_id
+        assert new.epoch == blob.number > state.epoch
+        await trio.sleep(60)
+        assert blob.writes[-1].code == "SequenceNumberConditionNotMet"
+        assert bytes(await new.store.read(0, 512)) == bytes(512)
+        await new.store.write(0, DATA)
+
+
+async def test_resuming_after_the_lease_lapsed_unclaimed(
+    blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    async with attached(client) as old:
+        state = ResumeState(old.lease_id or "", old.epoch or 0)
+    await trio.sleep(1000)
+    async with attached(client, resume=state) as new:
+        await new.store.write(0, DATA)
+
+
+async def test_resuming_what_somebody_had_meanwhile_is_fenced(
+    blob: SimBlob, client: SimClient, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    async with attached(client) as old:
+        state = ResumeState(old.lease_id or "", old.epoch or 0)
+    await trio.sleep(100)
+    async with attached(SimClient(blob, nursery), node="there") as other:
+        await other.release()
+    error = await refused(client, StoreError, resume=state)
+    assert isinstance(error, StoreError)
+    assert error.kind is Kind.FENCED
+
+
+async def test_resuming_another_blob_of_the_same_name_is_fenced(
+    blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    blob.acquire(60, LEASE)
+    error = await refused(client, StoreError, resume=ResumeState(LEASE, 5))
+    assert isinstance(error, StoreError)
+    assert error.kind is Kind.FENCED
+
+
+async def test_resuming_waits_for_the_service(blob: SimBlob, client: SimClient, autojump_clock: MockClock) -> None:
+    async with attached(client) as old:
+        state = ResumeState(old.lease_id or "", old.epoch or 0)
+    client.down = True
+
+    async def restore(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        await trio.sleep(120)
+        client.down = False
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(restore)
+        async with attached(client, resume=state) as new:
+            await new.store.write(0, DATA)
+
+
+@pytest.mark.parametrize("refused_call", ["properties", "acquire", "raise"])
+async def test_missing_rights_are_a_credential_error_and_leave_no_lease(
+    refused_call: str, blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    denied = ServiceError("no", status=403, code="AuthorizationPermissionMismatch")
+    client.fate = lambda name: Fate(error=denied) if name == refused_call else Fate()
+    await refused(client, CredentialError)
+    assert blob.lease_state == "available"
+
+
+async def test_a_name_that_cannot_be_written_is_no_obstacle(
+    blob: SimBlob, client: SimClient, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    denied = ServiceError("no", status=403, code="AuthorizationPermissionMismatch")
+    client.fate = lambda name: Fate(error=denied) if name == "metadata" else Fate()
+    async with attached(client) as stack:
+        await stack.store.write(0, DATA)
+        await stack.release()
+    assert blob.lease_state == "available"
+    assert "holder's name" in caplog.text
+
+
+async def test_a_hiccup_does_not_fail_an_attach(blob: SimBlob, client: SimClient, autojump_clock: MockClock) -> None:
+    seen: dict[str, int] = {}
+
+    def once(name: str) -> Fate:
+        seen[name] = seen.get(name, 0) + 1
+        return Fate(lost_s=0.0015) if seen[name] == 1 else Fate()
+
+    client.fate = once
+    async with attached(client) as stack:
+        assert stack.epoch == blob.number == 1
+        await stack.store.write(0, DATA)
+
+
+async def test_an_attach_that_is_cancelled_leaves_no_lease(
+    blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    client.fate = lambda name: Fate(after_s=5) if name == "raise" else Fate()
+    with trio.move_on_after(1):
+        async with attached(client):
+            raise AssertionError("attached")
+    assert blob.lease_state == "available"

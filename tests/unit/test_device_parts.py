@@ -1,0 +1,356 @@
+"""The parts of the device layer that need no device: state, messages, names, formats of the kernel."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from blobfuse_dysk.azure.credentials import resolve
+from blobfuse_dysk.device import fusefd, loop, message, naming, state, usage
+from blobfuse_dysk.device.child import Pauses, WorkerProcess
+from blobfuse_dysk.device.config import Config
+from blobfuse_dysk.device.control import Control
+from blobfuse_dysk.device.log import WARNING, Log
+from blobfuse_dysk.device.reservation import Reservation, explain
+from blobfuse_dysk.disk import AttachOptions, DiskAddress
+from blobfuse_dysk.errors import (
+    AttachedError,
+    DeviceError,
+    DyskError,
+    Kind,
+    LeasedError,
+    ServiceError,
+    StoreError,
+    UsageError,
+)
+
+
+def test_state_is_written_and_read(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    (tmp_path / "db").mkdir()
+    assert state.read(run, "db") is None
+    state.write(run, "db", {"version": state.VERSION, "name": "db"})
+    assert state.read(run, "db") == {"version": 1, "name": "db"}
+    assert (tmp_path / "db" / "state.json").stat().st_mode & 0o777 == 0o600
+    assert state.names(run) == ["db"]
+    (tmp_path / "db" / "fs").mkdir()
+    state.remove(run, "db")
+    assert state.names(run) == []
+    state.remove(run, "db")
+    assert state.names(str(tmp_path / "none")) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "match"), [("{", "is damaged"), (json.dumps({"version": 2}), "has version 2"), ("[]", "is damaged")]
+)
+def test_state_of_another_program_is_refused(tmp_path: Path, content: str, match: str) -> None:
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db" / "state.json").write_text(content)
+    with pytest.raises(DeviceError, match=match) as caught:
+        state.read(str(tmp_path), "db")
+    assert caught.value.remedy
+
+
+def test_a_full_disk_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "db").mkdir()
+    state.write(str(tmp_path), "db", {"version": 1})
+
+    def full(source: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(OSError, match="No space"):
+        state.write(str(tmp_path), "db", {"version": 1, "name": "new"})
+    assert state.read(str(tmp_path), "db") == {"version": 1}
+    assert sorted(path.name for path in (tmp_path / "db").iterdir()) == ["state.json"]
+
+
+def test_a_process_is_known_by_id_and_start() -> None:
+    me = state.identity(os.getpid())
+    assert state.alive(me)
+    assert not state.alive({**me, "start": me["start"] + 1})
+    assert not state.alive(None)
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not state.alive(state.identity(child.pid)), "a zombie"
+    child.wait()
+    assert state.identity(child.pid)["start"] == 0
+
+
+def test_the_lock_excludes(tmp_path: Path) -> None:
+    with state.lock(str(tmp_path)):
+        taken = subprocess.run(["flock", "--nonblock", str(tmp_path), "true"])
+        assert taken.returncode == 1
+    assert subprocess.run(["flock", "--nonblock", str(tmp_path), "true"]).returncode == 0
+
+
+def test_messages_carry_descriptors_and_ends() -> None:
+    ours, theirs = message.channel()
+    with ours, theirs, Path("/proc/self/stat").open() as file:
+        assert message.send(ours, {"op": "start", "name": "ü"}, [file.fileno()])
+        received, fds = message.receive(theirs)
+        assert received == {"op": "start", "name": "ü"}
+        assert os.path.samestat(os.fstat(fds[0]), os.fstat(file.fileno()))
+        assert not os.get_inheritable(fds[0])
+        os.close(fds[0])
+        ours.close()
+        assert message.receive(theirs) == (None, [])
+        assert not message.send(theirs, {"op": "end"})
+
+
+def test_a_message_that_is_not_taken_does_not_wait() -> None:
+    ours, theirs = message.channel()
+    with ours, theirs:
+        text = "x" * 60_000
+        while message.send(ours, {"text": text}, wait=False):
+            pass
+        with pytest.raises(ValueError, match="bytes"):
+            message.send(ours, {"text": "x" * message.MOST_BYTES})
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (LeasedError("leased by node b", remedy="--break-lease"), LeasedError),
+        (UsageError("size"), UsageError),
+        (StoreError("gone", Kind.GONE), DyskError),
+        (ServiceError("refused", status=403, remedy="see the key"), DyskError),
+    ],
+)
+def test_errors_cross_processes(error: DyskError, kind: type[DyskError]) -> None:
+    again = message.message_to_error(json.loads(json.dumps(message.error_to_message(error))))
+    assert type(again) is kind
+    assert (str(again), again.remedy) == (str(error), error.remedy)
+
+
+def test_config_survives_the_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "UseDevelopmentStorage=true")
+    options = AttachOptions(sector_size=4096, lease_s=None, io_timeout_s=None, endpoint="http://127.0.0.1:1")
+    address, credential = resolve(DiskAddress.parse("devstoreaccount1/disks/a/b?snapshot=2026"), options)
+    secrets = json.loads(json.dumps(credential.to_config()))
+    config = Config(address, secrets, options, "node-a", {"AZURE_CLIENT_ID": "x"}, {"id": "i", "epoch": 3})
+    assert Config.decode(config.encode()) == config
+    assert secrets["proof"]["account_key"] not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("blob", "taken", "names"),
+    [
+        ("data.vhd", [], ["data", "data-2"]),
+        ("a/b/c d", ["c-d", "c-d-2"], ["c-d-3", "c-d-4"]),
+        ("..", [], ["disk", "disk-2"]),
+        ("é" * 80, [], ["disk", "disk-2"]),
+        ("x" * 80, [], ["x" * 50, "x" * 50 + "-2"]),
+    ],
+)
+def test_names(blob: str, taken: list[str], names: list[str]) -> None:
+    address = DiskAddress("account", "container", blob)
+    candidates = naming.candidates(address, None, taken=taken)
+    found = [next(candidates), next(candidates)]
+    assert found == names
+    for name in found:
+        AttachOptions(name=name)
+    assert list(naming.candidates(address, "mine", taken=["mine"])) == ["mine"]
+
+
+def test_link(tmp_path: Path) -> None:
+    naming.link(str(tmp_path / "dysk"), "db", "/dev/loop7")
+    naming.link(str(tmp_path / "dysk"), "db", "/dev/loop8")
+    assert (tmp_path / "dysk" / "db").readlink().name == "loop8"
+    (tmp_path / "dysk" / "file").write_text("")
+    with pytest.raises(AttachedError, match="not a link of ours"):
+        naming.link(str(tmp_path / "dysk"), "file", "/dev/loop7")
+    with pytest.raises(DeviceError, match="cannot make"):
+        naming.link(str(tmp_path / "dysk" / "file"), "db", "/dev/loop7")
+
+
+def test_struct_loop_config_has_the_kernels_size() -> None:
+    assert loop._CONFIG.size == 304  # sizeof(struct loop_config), linux/loop.h
+
+
+def test_backing_files_of_loop_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, backing in (("loop3", "/run/dysk/db/fs/disk\n"), ("loop4", "/disk\n"), ("loop5", None), ("sda", None)):
+        (tmp_path / name / "loop").mkdir(parents=True)
+        if backing:
+            (tmp_path / name / "loop" / "backing_file").write_text(backing)
+    for number in (2, 10, 1):
+        (tmp_path / "loop3" / f"loop3p{number}").mkdir()
+    monkeypatch.setattr(loop, "_SYSFS", str(tmp_path))
+    assert loop.backing_file("/dev/loop3") == "/run/dysk/db/fs/disk"
+    assert loop.backing_file("/dev/loop5") is loop.backing_file("/dev/loop6") is loop.backing_file("/dev/sda") is None
+    assert loop.bound_to("/run/dysk/db/fs/disk") == "/dev/loop3"
+    assert loop.bound_to("/run/dysk/other/fs/disk") is None
+    assert loop.bound_to("/run/dysk/other/fs/disk", "/dev/loop4") == "/dev/loop4"
+    assert loop.bound_to("/run/dysk/other/fs/disk", "/dev/loop3") is None
+    assert loop.partitions("/dev/loop3") == ["/dev/loop3p1", "/dev/loop3p2", "/dev/loop3p10"]
+    assert loop.partitions("/dev/loop5") == []
+
+
+def test_queue_settings_that_are_refused_are_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = tmp_path / "loop3" / "queue"
+    queue.mkdir(parents=True)
+    (queue / "scheduler").write_text("[mq-deadline] none")
+    (queue / "read_ahead_kb").write_text("128")
+    monkeypatch.setattr(loop, "_SYSFS", str(tmp_path))
+    assert loop.tune("/dev/loop3", read_ahead_kb=512) == []
+    assert (queue / "scheduler").read_text() == "none"
+    assert (queue / "read_ahead_kb").read_text() == "512"
+    (queue / "discard_max_bytes").symlink_to("/proc/version")
+    assert len(loop.tune("/dev/loop3", read_ahead_kb=512)) == 1
+    assert "cannot set discard_max_bytes of /dev/loop3 to 0" in loop.tune("/dev/loop3", read_ahead_kb=512)[0]
+
+
+def test_a_device_without_a_file_is_not_cleared() -> None:
+    assert not loop.clear("/dev/loop-none")
+    with pytest.raises(DeviceError, match="cannot detach /dev/null"):
+        loop.clear("/dev/null")
+
+
+def init_request(flags: int, flags2: int, opcode: int = 26) -> bytes:
+    return struct.pack("<IIQQIIIIIIIII", 104, opcode, 2, 0, 0, 0, 0, 0, 7, 45, 0, flags, flags2) + bytes(44)
+
+
+@pytest.mark.parametrize(
+    ("init", "resend"),
+    [
+        (init_request(1 << 30, 1 << 7), True),
+        (init_request(1 << 30, 0), False),
+        (init_request(0, 1 << 7), False),
+        (init_request(0, 0)[:56], False),
+    ],
+)
+def test_whether_a_kernel_sends_requests_again(init: bytes, resend: bool) -> None:
+    assert fusefd.can_resend(init) is resend
+
+
+def test_the_first_request_is_init() -> None:
+    for opcode, good in ((26, True), (1, False)):
+        read_end, write_end = os.pipe()
+        os.write(write_end, init_request(0, 0, opcode))
+        if good:
+            assert fusefd.read_init(read_end) == init_request(0, 0)
+        else:
+            with pytest.raises(DeviceError, match="not INIT"):
+                fusefd.read_init(read_end)
+        os.close(read_end)
+        os.close(write_end)
+
+
+def test_replay_gives_init_and_then_the_device() -> None:
+    """The number stays, the file behind it changes, and the resend goes out before anything is read."""
+    for resend in (True, False):
+        device, kernel = socket.socketpair()
+        replay = fusefd.Replay(b"init", device.detach(), resend=resend)
+        assert os.read(replay.fd, 100) == b"init"
+        assert replay.mountpoint == f"/dev/fd/{replay.fd}"
+        replay.connect()
+        os.write(replay.fd, b"answer")
+        assert kernel.recv(100) == (struct.pack("<IiQ", 16, 7, 0) if resend else b"") + b"answer"
+        kernel.close()
+        os.close(replay.fd)
+
+
+@pytest.mark.parametrize(
+    ("default", "most", "expected"), [("0", "0", None), ("0", "100", 75.0), ("40", "100", 30.0), ("1", "0", 1.0)]
+)
+def test_request_timeouts_of_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default: str, most: str, expected: float | None
+) -> None:
+    (tmp_path / "default_request_timeout").write_text(f"{default}\n")
+    (tmp_path / "max_request_timeout").write_text(f"{most}\n")
+    monkeypatch.setattr(fusefd, "_SYSCTL", str(tmp_path))
+    assert fusefd.request_timeout_s() == expected
+    monkeypatch.setattr(fusefd, "_SYSCTL", str(tmp_path / "older kernel"))
+    assert fusefd.request_timeout_s() is None
+
+
+def test_no_fuse_device(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="No such file") as caught:
+        fusefd.open_device(str(tmp_path / "fuse"))
+    assert caught.value.remedy == "modprobe fuse"
+
+
+def test_mountpoints_by_number_and_by_source(tmp_path: Path) -> None:
+    info = tmp_path / "mountinfo"
+    info.write_text(
+        "1 0 7:3 / /a\\040b rw - ext4 /dev/loop3 rw\n"
+        "2 0 0:44 / /btrfs rw shared:1 - btrfs /dev/loop3p1 rw\n"
+        "3 0 7:30 / /other rw - ext4 /dev/loop30 rw\n"
+    )
+    nodes = {"/dev/loop3": "7:3", "/dev/loop3p1": "259:1"}
+    assert usage._mountpoints(str(info), nodes) == ["/a b", "/btrfs"]
+    assert usage._mountpoints(str(tmp_path / "ended"), nodes) == []
+
+
+def test_log_goes_to_the_system_log_or_to_a_bounded_file(tmp_path: Path) -> None:
+    log = Log("dysk-test", "db", str(tmp_path / "log"), syslog=str(tmp_path / "dev-log"))
+    log("one\ntwo", WARNING)
+    lines = (tmp_path / "log" / "db.log").read_text().splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == ["one", "two"]
+    assert f"dysk-test[{os.getpid()}]: db: one" in lines[0]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(tmp_path / "dev-log"))
+        log("three", WARNING)
+        assert syslog.recv(1000).decode() == f"<28>dysk-test[{os.getpid()}]: db: three"
+    (tmp_path / "dev-log").unlink()
+    (tmp_path / "log" / "db.log").write_bytes(bytes((1 << 20) + 1))
+    log("four")
+    log("five")
+    assert (tmp_path / "log" / "db.log").read_text().endswith("five\n")
+    assert (tmp_path / "log" / "db.log").stat().st_size < 1000
+    assert (tmp_path / "log" / "db.log.1").stat().st_size > 1 << 20
+
+
+def test_what_a_worker_says_last_is_kept() -> None:
+    worker = WorkerProcess(["/bin/sh", "-c", "echo one >&2; echo two >&2; exit 3"], {})
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+    assert worker.reap() == ["one", "two"]
+    assert worker.end_text() == "exit status 3: two"
+    worker = WorkerProcess(["/bin/sh", "-c", "read never"], {})
+    worker.kill()
+    worker.reap()
+    assert worker.end_text() == "signal SIGKILL"
+
+
+def test_pauses_grow_while_workers_die_young() -> None:
+    pauses = Pauses()
+    assert [round(pauses.after(1.0), 1) for _ in range(9)] == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert [pauses.after(61.0), pauses.after(1.0)] == [0.0, 0.1]
+
+
+def test_a_worker_that_does_not_answer(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="worker of db does not answer: No such file"):
+        Control(str(tmp_path / "control.sock"), "db")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "control.sock"))
+        listener.listen()
+        with (
+            Control(str(tmp_path / "control.sock"), "db", timeout_s=0.05) as control,
+            pytest.raises(DeviceError, match="timed out"),
+        ):
+            control.ask("status")
+
+
+def test_refused_system_calls_for_people() -> None:
+    assert explain(OSError(errno.ENOSPC, "No space left"), "/run/dysk").remedy == "free space in /run/dysk"
+    assert "Permission denied" in str(explain(PermissionError(errno.EACCES, "Permission denied"), "/run/dysk"))
+
+
+def test_a_name_is_taken_once(tmp_path: Path) -> None:
+    mine = {"version": 1, "disk": "a/b/c", "endpoint": "e", "read_only": False, "holder": state.identity(os.getpid())}
+    mine["device"] = "/dev/loop3"
+    first = Reservation(str(tmp_path), str(tmp_path), "db")
+    first._take_name(mine)
+    for name, match in (("db", "the name db is taken"), ("other", r"attached here already, as db \(/dev/loop3\)")):
+        with pytest.raises(AttachedError, match=match):
+            Reservation(str(tmp_path), str(tmp_path), name)._take_name(mine)
+    Reservation(str(tmp_path), str(tmp_path), "elsewhere")._take_name({**mine, "endpoint": "f"})
+    first.clear()
+    assert state.names(str(tmp_path)) == ["elsewhere"]

@@ -1,0 +1,136 @@
+"""explain.py: what a person reads for each refusal, and what to do about it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+
+import pytest
+
+from blobfuse_dysk.azure.explain import explain, leased, not_a_page_blob
+from blobfuse_dysk.azure.identity import NO_CREDENTIAL, Credential, Proof
+from blobfuse_dysk.azure.signing import http_date
+from blobfuse_dysk.azure.tokencommand import Token
+from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.errors import (
+    CredentialError,
+    DyskError,
+    Kind,
+    LeasedError,
+    NotFoundError,
+    ServiceError,
+    StoreError,
+    TransportError,
+    UsageError,
+)
+
+DISK = DiskAddress.parse("https://acc.blob.core.windows.net/disks/data")
+LOCAL = DiskAddress.parse("http://127.0.0.1:10000/acc/disks/data")
+KEY = Credential("acc", Proof("key", "/etc/dysk/acc.conf", account_key="a2V5"))
+TOKEN = Credential("acc", Proof("token", "/etc/dysk/acc.conf"), token=Token("SECRET", 1e12))
+NOBODY = Credential("acc", Proof("anonymous", "/etc/dysk/acc.conf"))
+
+
+def sas(text: str) -> Credential:
+    return Credential("acc", Proof("sas", "the disk's URL", sas=f"sig=SECRET&{text}"))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "credential", "kind", "message", "remedy"),
+    [
+        (404, "BlobNotFound", KEY, NotFoundError, "disk acc/disks/data does not exist", "dyskctl create"),
+        (404, "", KEY, NotFoundError, "disk acc/disks/data does not exist", "dyskctl create"),
+        (404, "ContainerNotFound", KEY, NotFoundError, "container disks of account acc does not exist", "create"),
+        (409, "ContainerBeingDeleted", KEY, NotFoundError, "is being deleted", "half a minute"),
+        (409, "InvalidBlobType", KEY, UsageError, "is not a page blob", "dyskctl create"),
+        (403, "AuthenticationFailed", KEY, CredentialError, "is not the key of account acc", "rotated"),
+        (403, "AuthorizationFailure", KEY, CredentialError, "is refused", "firewall"),
+        (403, "KeyBasedAuthenticationNotPermitted", KEY, CredentialError, "does not allow account keys", "entra"),
+        (403, "AccountIsDisabled", KEY, CredentialError, "is disabled", "portal"),
+        (400, "AccountRequiresHttps", KEY, UsageError, "takes HTTPS only", "https://"),
+        (400, "BlobTypeNotSupported", KEY, UsageError, "has no page blobs", "general purpose v2"),
+        (409, "PublicAccessNotPermitted", NOBODY, CredentialError, "does not allow public access", "credential"),
+        (401, "NoAuthenticationInformation", NOBODY, CredentialError, "not open to the public", "credential"),
+        (403, "AuthorizationPermissionMismatch", TOKEN, CredentialError, "has no rights", "Data Contributor"),
+        (401, "InvalidAuthenticationInfo", TOKEN, CredentialError, "is not accepted", "tenant"),
+        (403, "AuthenticationFailed", sas("se=2020-01-01"), CredentialError, "expired at 2020-01-01T00:00:00Z", "new"),
+        (403, "AuthenticationFailed", sas("st=2999-01-01"), CredentialError, "not valid before 2999-01-01", "clock"),
+        (403, "AuthenticationFailed", sas("sp=r"), CredentialError, "its signature does not fit", "copy it whole"),
+        (
+            403,
+            "AuthorizationPermissionMismatch",
+            sas("sp=r"),
+            CredentialError,
+            "has no write right (sp=r)",
+            "read-only",
+        ),
+        (403, "AuthorizationPermissionMismatch", sas("sp=l"), CredentialError, "no read and no write right", "sp=rw"),
+        (403, "AuthorizationResourceTypeMismatch", sas("sp=rw"), CredentialError, "does not allow this", "container"),
+        (409, "LeaseAlreadyPresent", KEY, LeasedError, "is leased", "--break-lease"),
+        (409, "SnapshotsPresent", KEY, UsageError, "has snapshots", "delete them first"),
+        (401, NO_CREDENTIAL, TOKEN, CredentialError, "no token came", None),
+        (403, "AuthenticationFailed", None, CredentialError, "is refused", None),
+    ],
+)
+def test_refusals(
+    status: int, code: str, credential: Credential | None, kind: type[DyskError], message: str, remedy: str | None
+) -> None:
+    error = ServiceError("no token came", status=status, code=code)
+    found = explain(error, DISK, credential)
+    assert type(found) is kind
+    assert message in str(found)
+    assert (remedy or "") in (found.remedy or "")
+    assert "SECRET" not in found.line()
+    wrapped = StoreError("reading", Kind.DENIED)
+    wrapped.__cause__ = error
+    assert explain(wrapped, DISK, credential).line() == found.line()
+
+
+def test_azurite_says_authorization_failure_for_a_wrong_key() -> None:
+    error = ServiceError("x", status=403, code="AuthorizationFailure")
+    assert "is not the key" in str(explain(error, LOCAL, KEY))
+    assert "signature does not fit" in str(explain(error, LOCAL, sas("sp=rw")))
+
+
+def test_a_clock_that_is_off() -> None:
+    credential = Credential("acc", Proof("key", "/f", account_key="a2V5"))
+    credential.clock.measure(http_date(time.time() - 7200))
+    found = explain(ServiceError("x", status=403, code="AuthenticationFailed"), DISK, credential)
+    assert "ahead of the service's" in str(found)
+    assert "timedatectl" in (found.remedy or "")
+
+
+@pytest.mark.parametrize(
+    ("cause", "disk", "kind", "text"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "unknown"), DISK, NotFoundError, "account acc does not exist: no DNS name"),
+        (socket.gaierror(socket.EAI_AGAIN, "later"), DISK, TransportError, "check this machine's DNS"),
+        (ConnectionRefusedError(111, "refused"), LOCAL, TransportError, "is Azurite running there?"),
+        (ConnectionRefusedError(111, "refused"), DISK, TransportError, "check the endpoint's name and port"),
+        (ssl.SSLError(1, "wrong version number"), DISK, TransportError, "does not speak TLS"),
+        (None, DISK, TransportError, "dyskctl doctor"),
+    ],
+)
+def test_nobody_answers(cause: OSError | None, disk: DiskAddress, kind: type[DyskError], text: str) -> None:
+    error = TransportError("cannot connect", sent=False)
+    error.__cause__ = cause
+    found = explain(error, disk, KEY)
+    assert type(found) is kind
+    assert text in found.line()
+
+
+def test_what_needs_no_better_words_is_returned_as_it_is() -> None:
+    said = LeasedError("leased by node n", remedy="detach it there")
+    said.__cause__ = ServiceError("x", status=409, code="LeaseAlreadyPresent")
+    trusted = TransportError("certificate", sent=False, remedy="install ca-certificates")
+    for error in (said, trusted, DyskError("x"), ServiceError("x", status=500, code="InternalError")):
+        assert explain(error, DISK, KEY) is error
+
+
+def test_who_holds_a_disk_and_of_what_type_it_is() -> None:
+    named = leased(DISK, {"dysk_node": "n1", "dysk_since": "2026-01-01T00:00:00Z"})
+    assert str(named) == "disk acc/disks/data is leased by node n1 since 2026-01-01T00:00:00Z"
+    assert "an unknown holder" in str(leased(DISK, {}))
+    assert "is a block blob, not a page blob" in str(not_a_page_blob(DISK, "BlockBlob"))
+    assert "of type 'X'" in str(not_a_page_blob(DISK, "X"))

@@ -1,0 +1,138 @@
+"""How pyfuse3's tasks wait for requests, on a socket pair in the place of the FUSE device."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+
+import pyfuse3
+import pytest
+import trio
+import trio.testing
+
+from blobfuse_dysk.device import fuseloop
+
+TASKS = 5
+
+
+class Session:
+    """Tasks that do what pyfuse3's do: wait, take one request, and answer it after a while, or at once."""
+
+    def __init__(self, device: socket.socket) -> None:
+        self.device = device
+        self.trio = pyfuse3.trio  # type: ignore[attr-defined]
+        self.lock = self.trio.Lock()
+        self.taken: list[bytes] = []
+        self.ended = 0
+        self.progress = trio.Event()
+        self.answer = trio.lowlevel.checkpoint
+
+    async def task(self) -> None:
+        while True:
+            try:
+                async with self.lock:
+                    await self.trio.lowlevel.wait_readable(self.device.fileno())
+            except trio.ClosedResourceError:
+                self.ended += 1
+                return
+            self.taken.append(self.device.recv(1))  # BlockingIOError if there is none: invariant 1
+            self.progress.set()
+            self.progress = trio.Event()
+            await self.answer()
+
+    async def until(self, count: int) -> None:
+        with trio.fail_after(10):
+            while len(self.taken) < count:
+                await self.progress.wait()
+
+
+@pytest.fixture
+async def kernel(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[socket.socket, Session]]:
+    """The kernel's end of the connection, and the session at the other."""
+    monkeypatch.setattr(pyfuse3, "trio", trio)
+    fuseloop.install()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        theirs.setblocking(False)
+        yield ours, Session(theirs)
+
+
+@pytest.mark.parametrize("burst", [1, 3, TASKS, 40])
+async def test_each_request_is_taken_once(kernel: tuple[socket.socket, Session], burst: int) -> None:
+    ours, session = kernel
+    async with trio.open_nursery() as nursery:
+        for _ in range(TASKS):
+            nursery.start_soon(session.task)
+        for round_ in range(1, 6):
+            for number in range(burst):
+                ours.send(bytes([number]))
+            await session.until(round_ * burst)
+        nursery.cancel_scope.cancel()
+    assert sorted(session.taken) == sorted(bytes([number]) for number in range(burst) for _ in range(5))
+
+
+async def test_one_that_never_answers_does_not_hold_back_the_others(kernel: tuple[socket.socket, Session]) -> None:
+    ours, session = kernel
+    session.answer = trio.sleep_forever
+    async with trio.open_nursery() as nursery:
+        for _ in range(TASKS):
+            nursery.start_soon(session.task)
+        for count in range(1, TASKS + 1):
+            ours.send(b"x")
+            await session.until(count)
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_watcher_may_be_cancelled(kernel: tuple[socket.socket, Session]) -> None:
+    ours, session = kernel
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as first:
+                first.start_soon(session.task)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(session.task)
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        ours.send(b"x")
+        await session.until(1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_requests_answered_at_once_leave_time_for_others(kernel: tuple[socket.socket, Session]) -> None:
+    ours, session = kernel
+    turns = 0
+
+    async def at_once() -> None:
+        ours.send(b"y")  # so that there is always one more
+
+    async def other() -> None:
+        nonlocal turns
+        while turns < 10:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+
+    session.answer = at_once
+    ours.send(b"x")
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.task)
+            nursery.start_soon(other)
+    assert turns == 10
+
+
+async def test_the_end_of_the_session_ends_all_waiting(kernel: tuple[socket.socket, Session]) -> None:
+    _, session = kernel
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for _ in range(TASKS):
+                nursery.start_soon(session.task)
+            await trio.testing.wait_all_tasks_blocked()
+            session.trio.lowlevel.notify_closing(session.device.fileno())
+    assert session.ended == TASKS
+
+
+async def test_all_else_is_trios_own(kernel: tuple[socket.socket, Session]) -> None:
+    _, session = kernel
+    assert session.trio.open_nursery is trio.open_nursery
+    assert session.trio.lowlevel.current_task() is trio.lowlevel.current_task()

@@ -1,0 +1,193 @@
+"""http.py: how connections are made, shared, limited, ended and given up."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from blobfuse_dysk.azure import http
+from blobfuse_dysk.azure.http import HttpPool
+from blobfuse_dysk.disk import Endpoint
+from blobfuse_dysk.errors import TransportError
+from tests.unit.scripted import Peer, Script, answer, ask, forever, get, pool_to, scripted
+
+
+async def test_refused_and_unknown_names_were_not_sent() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        for host in ("127.0.0.1", "no-such-host.invalid"):
+            async with HttpPool(Endpoint("http", host, unused.getsockname()[1])) as pool:
+                with pytest.raises(TransportError, match="cannot connect to http://") as caught:
+                    await ask(pool)
+                assert not caught.value.sent
+                assert isinstance(caught.value.__cause__, OSError)
+
+
+async def silent(peer: Peer) -> None:
+    await peer.request()
+    await trio.sleep_forever()
+
+
+async def stalling(peer: Peer) -> None:
+    await peer.request()
+    await peer.send(answer(b"0123456789")[:-5])
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("script", [silent, stalling])
+async def test_timeout(script: Script, autojump_clock: MockClock) -> None:
+    async with pool_to(script) as pool:
+        start = trio.current_time()
+        with pytest.raises(TransportError, match="time limit") as caught:
+            await ask(pool, timeout_s=7)
+        assert trio.current_time() - start == pytest.approx(7, abs=0.1)
+        assert (caught.value.sent, caught.value.stale) == (True, False)
+        assert pool.connections == 0
+
+
+async def test_a_short_timeout_does_not_wait_for_an_earlier_long_one(autojump_clock: MockClock) -> None:
+    async with pool_to(silent) as pool, trio.open_nursery() as nursery:
+        ends: list[float] = []
+
+        async def fail(timeout_s: float) -> None:
+            with pytest.raises(TransportError):
+                await ask(pool, timeout_s=timeout_s)
+            ends.append(round(trio.current_time() - start))
+
+        start = trio.current_time()
+        nursery.start_soon(fail, 30)
+        await trio.sleep(1)
+        nursery.start_soon(fail, 5)
+        nursery.start_soon(fail, 2)
+    assert ends == [3, 6, 30]
+
+
+async def test_connecting_has_a_time_limit_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async def never(host: str, port: int) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(trio, "open_tcp_stream", never)
+    async with HttpPool(Endpoint("http", "127.0.0.1", 1), connect_timeout_s=3) as pool:
+        with pytest.raises(TransportError, match="cannot connect") as caught:
+            await ask(pool, timeout_s=100)
+        assert not caught.value.sent
+        assert trio.current_time() < 10
+
+
+async def test_cancellation_closes_the_connection() -> None:
+    gone = trio.Event()
+    asked = trio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        if peer.number == 0:
+            asked.set()
+            try:
+                await peer.request()
+            finally:
+                gone.set()
+        await peer.send(answer(b"ok"))
+
+    async with pool_to(script) as pool:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, pool)
+            await asked.wait()
+            nursery.cancel_scope.cancel()
+        await gone.wait()
+        assert pool.connections == 0
+        assert (await ask(pool)).body == b"ok"
+
+
+async def test_the_number_of_connections_is_bounded_and_the_last_used_is_next() -> None:
+    numbers: set[int] = set()
+    most = now = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal most, now
+        while True:
+            await peer.request()
+            numbers.add(peer.number)
+            now += 1
+            most = max(most, now)
+            for _ in range(3):
+                await trio.lowlevel.checkpoint()
+            now -= 1
+            await peer.send(answer(b"x"))
+
+    async with pool_to(script, max_connections=4) as pool:
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(ask, pool)
+        assert pool.connections == most == 4
+        numbers.clear()
+        for _ in range(5):
+            await ask(pool)
+        assert len(numbers) == 1
+
+
+async def test_waiting_for_a_connection_counts_against_the_time(autojump_clock: MockClock) -> None:
+    async with pool_to(silent, max_connections=1) as pool, trio.open_nursery() as nursery:
+        nursery.start_soon(_fails, pool, 50.0, True)
+        await trio.sleep(1)
+        nursery.start_soon(_fails, pool, 5.0, False)
+
+
+async def _fails(pool: HttpPool, timeout_s: float, sent: bool) -> None:
+    with pytest.raises(TransportError) as caught:
+        await ask(pool, timeout_s=timeout_s)
+    assert caught.value.sent == sent
+
+
+@pytest.mark.parametrize(("header", "after_s"), [("X: y", http.IDLE_S), ("Keep-Alive: timeout=5", 4.0)])
+async def test_idle_connections_are_closed(header: str, after_s: float, autojump_clock: MockClock) -> None:
+    async with pool_to(forever(answer(b"x", "200 OK", header))) as pool:
+        await ask(pool)
+        await trio.sleep(after_s - 0.5)
+        assert pool.connections == 1
+        await trio.sleep(http.IDLE_S if after_s == http.IDLE_S else 6.0)
+        assert pool.connections == 0
+
+
+async def test_aclose_ends_requests_in_flight_and_refuses_later_ones() -> None:
+    asked = trio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        asked.set()
+        await peer.request()
+
+    async with scripted(script) as endpoint:
+        pool = HttpPool(endpoint)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_fails, pool, 50.0, True)
+            await asked.wait()
+            await pool.aclose()
+        await pool.aclose()
+        await _fails(pool, 5.0, False)
+        assert pool.connections == 0
+
+
+async def test_two_hundred_at_a_time() -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            head = await peer.request()
+            await peer.send(answer(head.split(b" ")[1]))
+
+    async with pool_to(script) as pool:
+        seen: list[str] = []
+
+        async def one(number: int) -> None:
+            for turn in range(3):
+                path = f"/{number}/{turn}"
+                assert (await ask(pool, get(path))).body == path.encode()
+                seen.append(path)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(200):
+                nursery.start_soon(one, number)
+        assert len(set(seen)) == 600

@@ -1,0 +1,181 @@
+"""The rules of the house, kept by a machine: who may import whom, and what stays out of small processes.
+
+Imports point one way: `cli, mount, kubernetes -> attachment -> device -> store -> azure -> disk, environment, vhd ->
+errors`. A part imports parts of a lower rank only. The source is read as text (ast), so imports inside functions count.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "blobfuse_dysk"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SHIPPED = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] != "testing"]
+MOST_LINES = 400
+
+RANK = {
+    "errors": 0,
+    "disk": 1,
+    "environment": 1,
+    "vhd": 1,
+    "azure": 2,
+    "mountoptions": 2,
+    "store": 3,
+    "device": 4,
+    "attachment": 5,
+    "kubernetes": 6,
+    "mounttools": 6,
+    "mount": 7,
+    "cli": 7,
+}
+# Third-party packages that only some places may import, since they are slow to load: path prefixes inside the package.
+ONLY_IN = {
+    "azure": ("azure/account.py", "azure/token.py"),
+    "click": ("cli/",),
+}
+
+
+def name_of(path: Path) -> str:
+    """The path inside the package, for messages and test ids: `store/base.py`."""
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def part_of(path: Path) -> str:
+    """The part of the house a file belongs to: `store/base.py` -> `store`, `vhd.py` -> `vhd`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Each module that a file imports, as a dotted name; names imported from a package count as its modules."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; this project writes names in full"
+            assert node.module
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+def own_parts(path: Path) -> set[str]:
+    """The parts of this package that a file imports. What the package itself offers comes from attachment.py."""
+    names = {name.split(".")[1] for name in imported(path) if name.startswith("blobfuse_dysk.")} - {"__version__"}
+    return {name if name in RANK or name == "testing" else "attachment" for name in names}
+
+
+def assignments(tree: ast.Module) -> Iterator[ast.Assign | ast.AnnAssign]:
+    """The assignments at the top level of a module."""
+    return (node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign))
+
+
+def is_layer(path: Path) -> bool:
+    """Whether a file of store/ defines a Store."""
+    return any(
+        isinstance(node, ast.ClassDef) and any(isinstance(base, ast.Name) and base.id == "Store" for base in node.bases)
+        for node in ast.walk(ast.parse(path.read_text()))
+    )
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=name_of)
+def test_imports_point_one_way_and_never_to_testing(path: Path) -> None:
+    part = part_of(path)
+    if part in ("__init__", "__main__"):
+        assert own_parts(path) <= {"attachment", "disk", "errors"}
+        return
+    wrong = {other for other in own_parts(path) - {part} if other == "testing" or RANK[other] >= RANK[part]}
+    assert not wrong, f"{part} imports {wrong}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "store").glob("*.py")), ids=name_of)
+def test_only_stack_knows_the_layers(path: Path) -> None:
+    if path.name == "stack.py":
+        return
+    layers = {f"blobfuse_dysk.store.{layer.stem}" for layer in (PACKAGE / "store").glob("*.py") if is_layer(layer)}
+    wrong = [name for name in imported(path) if any(name.startswith(f"{layer}.") or name == layer for layer in layers)]
+    assert not wrong, f"{path.name} knows other layers: {wrong}"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=name_of)
+def test_slow_packages_stay_where_they_are_needed(path: Path) -> None:
+    for name in imported(path):
+        allowed = ONLY_IN.get(name.partition(".")[0])
+        if allowed:
+            assert name_of(path).startswith(allowed), f"{name_of(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=name_of)
+def test_environment_variables_are_read_in_one_place(path: Path) -> None:
+    if name_of(path) == "environment.py":
+        return
+    readers = {"environ", "environb", "getenv", "getenvb"}
+    tree = ast.parse(path.read_text())
+    wrong = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in readers
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+    ]
+    assert not wrong, f"lines {wrong} of {name_of(path)} read the environment"
+    assert not {f"os.{reader}" for reader in readers} & set(imported(path))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_says_what_is_public(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    defines = any(isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) for node in tree.body)
+    targets = [node.target if isinstance(node, ast.AnnAssign) else node.targets[0] for node in assignments(tree)]
+    names = {target.id for target in targets if isinstance(target, ast.Name)}
+    assert not defines or "__all__" in names
+    assert not tree.body or ast.get_docstring(tree)
+
+
+def test_no_file_is_too_long() -> None:
+    files = [path for top in ("blobfuse_dysk", "tests", "tools") for path in (ROOT / top).rglob("*.py")]
+    long = {
+        str(path.relative_to(ROOT)): count
+        for path in files
+        if (count := len(path.read_text().splitlines())) > MOST_LINES
+    }
+    assert len(files) > len(MODULES)
+    assert not long, "find the second job in them"
+
+
+def loaded_by(module: str) -> set[str]:
+    """The top-level names in sys.modules after importing `module` in a fresh interpreter."""
+    program = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "blobfuse_dysk",
+        "blobfuse_dysk.attachment",
+        "blobfuse_dysk.mount",
+        "blobfuse_dysk.device.holder",
+        "blobfuse_dysk.device.worker",
+    ],
+)
+def test_small_processes_load_no_azure_sdk_and_no_terminal_packages(module: str) -> None:
+    assert not loaded_by(module) & {"azure", "msal", "requests", "click"}
+
+
+def test_attaching_needs_no_trio_and_no_pyfuse3() -> None:
+    assert not loaded_by("blobfuse_dysk.attachment") & {"trio", "pyfuse3"}
+
+
+def test_the_holder_needs_the_standard_library_only() -> None:
+    foreign = loaded_by("blobfuse_dysk.device.holder") - loaded_by("sys") - set(sys.stdlib_module_names)
+    assert foreign <= {"blobfuse_dysk"}

@@ -1,0 +1,121 @@
+"""Order: overlapping modifying calls run one after the other, as they came; everything else at once."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from blobfuse_dysk.errors import StoreError
+from blobfuse_dysk.store.order import Order
+from blobfuse_dysk.store.rangelock import RangeLock, Ticket
+from blobfuse_dysk.testing import CheckedStore, Fault, FaultyStore, MemoryStore, RecordingStore, in_turn
+
+SIZE = 1 << 30
+PAGE = 512
+
+
+def slow(size: int = SIZE) -> tuple[Order, RecordingStore]:
+    """Every modifying call takes a second."""
+    inner = FaultyStore(
+        MemoryStore(size),
+        lambda name, offset, length: Fault(kind=None, delay_s=1) if name in ("write", "zero") else None,
+    )
+    recording = RecordingStore(CheckedStore(inner))
+    return Order(recording), recording
+
+
+async def test_overlapping_writes_run_in_the_order_of_arrival(autojump_clock: MockClock) -> None:
+    order, recording = slow()
+    async with trio.open_nursery() as nursery:
+        for index in range(10):
+            nursery.start_soon(order.write, index % 3 * PAGE, bytes([index]) * 3 * PAGE)
+            await wait_all_tasks_blocked()
+    assert [call.offset for call in recording.calls] == [index % 3 * PAGE for index in range(10)]
+    assert trio.current_time() >= 10
+    assert bytes(await order.read(2 * PAGE, PAGE)) == bytes([9]) * PAGE
+
+
+async def test_separate_ranges_run_at_once(autojump_clock: MockClock) -> None:
+    order, recording = slow()
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for index in range(100):
+            nursery.start_soon(order.write, index * PAGE, b"x" * PAGE)
+    assert trio.current_time() - started == 1
+    assert len(recording.calls) == 100
+
+
+async def test_reads_and_flush_do_not_wait(autojump_clock: MockClock) -> None:
+    order, _ = slow()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(order.write, 0, b"x" * PAGE)
+        await wait_all_tasks_blocked()
+        started = trio.current_time()
+        await order.read(0, PAGE)
+        await order.flush()
+        await order.extents(0, PAGE)
+        assert trio.current_time() == started
+
+
+async def test_a_wide_range_waits_for_narrow_ones_and_they_for_it(autojump_clock: MockClock) -> None:
+    order, recording = slow()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(order.write, 100 << 20, b"a" * PAGE)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(order.zero, 0, SIZE)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(order.write, 500 << 20, b"b" * PAGE)
+        nursery.start_soon(order.zero, 0, 64 << 20)
+    starts = {(call.name, call.offset, call.length): call.started for call in recording.calls}
+    assert starts["zero", 0, SIZE] - starts["write", 100 << 20, PAGE] == 1
+    assert starts["write", 500 << 20, PAGE] - starts["zero", 0, SIZE] == 1
+    assert starts["zero", 0, 64 << 20] - starts["zero", 0, SIZE] == 1
+
+
+async def test_cancelled_while_waiting_it_keeps_nobody(autojump_clock: MockClock) -> None:
+    order, recording = slow()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(order.write, 0, b"a" * PAGE)
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(0.5):
+            await order.write(0, b"b" * PAGE)
+        await order.write(0, b"c" * PAGE)
+    assert recording.named("write") == [("write", 0, PAGE)] * 2
+    assert bytes(await order.read(0, PAGE)) == b"c" * PAGE
+
+
+async def test_a_failure_keeps_nobody(autojump_clock: MockClock) -> None:
+    order = Order(CheckedStore(FaultyStore(MemoryStore(SIZE), in_turn([Fault()]))))
+    with pytest.raises(StoreError):
+        await order.write(0, b"a" * PAGE)
+    await order.write(0, b"b" * PAGE)
+
+
+spans = st.tuples(st.integers(0, 40), st.integers(1, 40))  # in MiB: some span many buckets
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(spans, st.booleans()), max_size=40), st.randoms(use_true_random=False))
+def test_the_lock_agrees_with_a_simple_one(steps: list[tuple[tuple[int, int], bool]], random: Random) -> None:
+    """Tickets come and go in any order that their blockers allow (or are given up while blocked)."""
+    lock = RangeLock()
+    alive: list[tuple[Ticket, int, int, int]] = []  # ticket, start, end, arrival
+    for arrival, ((first, count), leaves) in enumerate(steps):
+        start, length = first << 20, count << 20
+        ticket = lock.enter(start, length)
+        alive.append((ticket, start, start + length, arrival))
+        for mine, a, b, came in alive:
+            expected = sum(1 for _, c, d, other in alive if other < came and c < b and a < d)
+            assert mine.blockers == expected
+        if leaves:
+            gone = alive.pop(random.randrange(len(alive)))
+            lock.leave(gone[0])
+    for left in alive:
+        lock.leave(left[0])
+    assert not lock._buckets
+    assert not lock._wide

@@ -1,0 +1,235 @@
+"""Throttle and its Limiter: how many at once, who first, and no slot is ever lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from blobfuse_dysk.errors import Kind, StoreError
+from blobfuse_dysk.store.limiter import PASSED_OVER, Limiter
+from blobfuse_dysk.store.pacer import Pacer
+from blobfuse_dysk.store.priority import Priority, current_priority, priority
+from blobfuse_dysk.store.throttle import Throttle
+from blobfuse_dysk.testing import Fault, FaultyStore, MemoryStore, RecordingStore, at_random, in_turn
+
+DATA = b"x" * 512
+
+
+async def use(limiter: Limiter, level: int, hold_s: float, done: Callable[[], None] = lambda: None) -> None:
+    started = await limiter.enter(level)
+    done()
+    await trio.sleep(hold_s)
+    limiter.succeeded(started, 512)
+    limiter.leave()
+
+
+async def test_no_more_than_the_limit_are_in_flight(autojump_clock: MockClock) -> None:
+    limiter = Limiter(first=5, most=5)
+    seen: list[int] = []
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(use, limiter, 1, 1.0, lambda: seen.append(limiter.in_flight))
+    assert max(seen) == 5
+    assert limiter.in_flight == limiter.waiting == 0
+
+
+async def test_urgent_first_and_fair_within_a_priority(autojump_clock: MockClock) -> None:
+    limiter = Limiter(first=1, most=1)
+    order: list[tuple[int, int]] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(use, limiter, 0, 1.0)
+        await wait_all_tasks_blocked()
+        for level in (3, 1, 0, 2):
+            for turn in range(2):
+                nursery.start_soon(use, limiter, level, 0.1, lambda level=level, turn=turn: order.append((level, turn)))
+                await wait_all_tasks_blocked()
+    assert order == sorted(order)
+
+
+async def test_nobody_starves(autojump_clock: MockClock) -> None:
+    limiter = Limiter(first=1, most=1)
+    order: list[int] = []
+
+    async def urgent() -> None:
+        while len(order) < 100:
+            await use(limiter, 0, 0.1, lambda: order.append(0))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(urgent)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(use, limiter, 3, 0.1, lambda: order.append(3))
+    assert order.index(3) <= PASSED_OVER + 2
+
+
+async def test_a_refusal_halves_once_per_round_trip(autojump_clock: MockClock) -> None:
+    limiter = Limiter(first=64)
+    started = [await limiter.enter(1) for _ in range(64)]
+    await trio.sleep(1)
+    for start in started:
+        limiter.refused(start, None)
+        limiter.leave()
+    assert limiter.limit == 32
+    assert limiter.cuts == 1
+    await trio.sleep(1)
+    limiter.refused(await limiter.enter(1), None)
+    assert limiter.limit == 16
+
+
+async def test_the_limit_never_falls_below_one(autojump_clock: MockClock) -> None:
+    limiter = Limiter(first=4)
+    for _ in range(10):
+        await trio.sleep(1)
+        limiter.refused(await limiter.enter(1), None)
+        limiter.leave()
+    assert limiter.limit == 1
+    await use(limiter, 1, 1.0)
+
+
+async def test_it_grows_by_one_a_window_while_it_is_the_limit(autojump_clock: MockClock) -> None:
+    limiter = Limiter(first=8, most=12)
+    async with trio.open_nursery() as nursery:
+        for _ in range(8 * 4):
+            nursery.start_soon(use, limiter, 1, 1.0)
+    assert 9 <= int(limiter.limit) <= 12
+    idle = Limiter(first=32)
+    for _ in range(100):
+        await use(idle, 1, 0.01)
+    assert idle.limit == 32
+
+
+async def test_it_stops_growing_when_latency_has_risen(autojump_clock: MockClock) -> None:
+    limiter = Limiter(first=2)
+    await use(limiter, 1, 0.001)
+    limits = []
+    for _ in range(40):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(use, limiter, 1, 0.05)
+            nursery.start_soon(use, limiter, 1, 0.05)
+            nursery.start_soon(use, limiter, 1, 0.05)
+        limits.append(limiter.limit)
+    assert limits[-1] == limits[10]
+
+
+async def test_retry_after_closes_the_gate_for_all(autojump_clock: MockClock) -> None:
+    store = RecordingStore(FaultyStore(MemoryStore(1 << 20), in_turn([Fault(Kind.THROTTLED, retry_after_s=7)])))
+    throttle = Throttle(store)
+    with pytest.raises(StoreError):
+        await throttle.write(0, DATA)
+    refused_at = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(throttle.write, 0, DATA)
+        nursery.start_soon(throttle.read, 4096, 512)
+        nursery.start_soon(throttle.extents, 0, 512)
+    assert {call.started for call in store.calls[1:]} == {refused_at + 7}
+    assert throttle.status()["throttled"] == 1
+
+
+async def test_a_large_request_takes_a_slot_for_each_part(autojump_clock: MockClock) -> None:
+    limiter = Limiter()
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(limiter.enter, 1, 4 << 20)
+        await wait_all_tasks_blocked()
+        assert (limiter.in_flight, limiter.waiting) == (17, 7)
+        limiter.leave(4 << 20)
+        assert (limiter.in_flight, limiter.waiting) == (17, 6)
+        nursery.cancel_scope.cancel()
+
+
+async def test_clear_means_that_any_request_starts_at_once(autojump_clock: MockClock) -> None:
+    limiter = Limiter()
+    assert limiter.is_clear
+    for _ in range(15):
+        await limiter.enter(1, 4096)
+    assert limiter.is_clear
+    await limiter.enter(1, 4096)
+    assert not limiter.is_clear
+    assert not Limiter(pacer=Pacer(100)).is_clear
+
+
+async def test_being_cancelled_at_the_gate_gives_the_slot_back(autojump_clock: MockClock) -> None:
+    limiter = Limiter(first=1, most=1)
+    limiter.refused(await limiter.enter(1), 10.0)
+    limiter.leave()
+    with trio.move_on_after(1):
+        await limiter.enter(1)
+    assert limiter.in_flight == 0
+    await use(limiter, 1, 0.1)
+
+
+async def test_a_stale_connection_is_no_refusal(autojump_clock: MockClock) -> None:
+    store = FaultyStore(
+        MemoryStore(1 << 20), in_turn([Fault(Kind.UNREACHABLE, immediate=True), Fault(Kind.UNREACHABLE)])
+    )
+    throttle = Throttle(store)
+    before = throttle.status()["concurrency"]
+    with pytest.raises(StoreError):
+        await throttle.read(0, 512)
+    assert throttle.status()["concurrency"] == before
+    await trio.sleep(1)
+    with pytest.raises(StoreError):
+        await throttle.read(0, 512)
+    assert throttle.status()["concurrency"] != before
+
+
+async def test_the_priority_is_that_of_the_task(autojump_clock: MockClock) -> None:
+    assert current_priority(Priority.READ) is Priority.READ
+    limiter = Limiter(first=1, most=1)
+    store = RecordingStore(FaultyStore(MemoryStore(1 << 20), lambda name, offset, length: Fault(kind=None, delay_s=1)))
+    throttle = Throttle(store, limiter=limiter)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(throttle.read, 0, 512)
+        await wait_all_tasks_blocked()
+        with priority(Priority.TRIM):
+            nursery.start_soon(throttle.zero, 512, 512)
+        with priority(Priority.READ_AHEAD):
+            nursery.start_soon(throttle.read, 1024, 512)
+        nursery.start_soon(throttle.read, 1536, 512)
+        nursery.start_soon(throttle.write, 2048, DATA)
+        assert current_priority(Priority.FLUSH) is Priority.FLUSH
+    assert [call.offset for call in store.calls] == [0, 2048, 1536, 1024, 512]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from([0.0, 0.5, 1.0, 3.0]), st.sampled_from([None, 0.0, 0.4, 2.0])),
+        max_size=40,
+    ),
+    st.integers(0, 2**32),
+)
+def test_no_slot_is_lost_whatever_happens(calls: list[tuple[int, float, float | None]], seed: int) -> None:
+    """Refusals, pauses and cancellation at any moment; in the end all slots are back and all calls have ended."""
+
+    async def main() -> None:
+        random = Random(seed)
+        limiter = Limiter(first=2, most=4)
+        faults = [
+            Fault(Kind.THROTTLED, retry_after_s=1.5),
+            Fault(Kind.UNREACHABLE, delay_s=2),
+            Fault(kind=None, delay_s=1),
+        ]
+        throttle = Throttle(FaultyStore(MemoryStore(1 << 20), at_random(random, 0.4, faults)), limiter=limiter)
+
+        async def one(level: int, pause_s: float, cancel_s: float | None) -> None:
+            await trio.sleep(pause_s)
+            with trio.move_on_after(float("inf") if cancel_s is None else cancel_s), priority(Priority(level)):
+                try:
+                    await throttle.read(0, 512)
+                except StoreError:
+                    return
+
+        async with trio.open_nursery() as nursery:
+            for call in calls:
+                nursery.start_soon(one, *call)
+        assert limiter.in_flight == limiter.waiting == 0
+        assert 1 <= limiter.limit <= 4
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))

@@ -1,0 +1,158 @@
+"""TLS: certificates and host names are checked, and everything else works as without it."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from blobfuse_dysk.azure.http import HttpPool, tls_context
+from blobfuse_dysk.azure.signing import AnonymousSigner
+from blobfuse_dysk.azure.wire import Reply, Request
+from blobfuse_dysk.disk import Endpoint
+from blobfuse_dysk.errors import CredentialError, TransportError
+from blobfuse_dysk.testing.server.certificates import make_certificates
+from tests.unit.scripted import Peer, answer, scripted
+
+PUT = Request("PUT", "/x", "", "/x", "", "", "Host:h\n", bytes(range(256)) * 20_000)
+GET = Request("GET", "/x", "", "/x", "", "", "Host:h\n")
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ssl.SSLContext]:
+    """The authority's file, and a server's context with a certificate for 127.0.0.1."""
+    made = make_certificates(Path(tmp_path_factory.mktemp("tls")), ["127.0.0.1"])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.cert_file, made.key_file)
+    return str(made.ca_file), context
+
+
+async def ask(pool: HttpPool, request: Request = GET, timeout_s: float = 20) -> Reply:
+    return await pool.request(request, AnonymousSigner(), timeout_s=timeout_s)
+
+
+async def big(peer: Peer) -> None:
+    while True:
+        await peer.request()
+        await peer.send(answer(bytes(range(256)) * 8192))
+
+
+async def test_large_bodies_both_ways_on_one_connection(certificates: tuple[str, ssl.SSLContext]) -> None:
+    ca_file, context = certificates
+    async with scripted(big, tls=context) as endpoint, HttpPool(endpoint, ssl_context=tls_context(ca_file)) as pool:
+        for request in (GET, PUT, GET):
+            assert (await ask(pool, request)).body == bytes(range(256)) * 8192
+        assert pool.connections == 1
+
+
+async def test_an_unknown_authority_is_refused_with_a_remedy(certificates: tuple[str, ssl.SSLContext]) -> None:
+    async with scripted(big, tls=certificates[1]) as endpoint, HttpPool(endpoint) as pool:
+        with pytest.raises(TransportError, match="certificate is not accepted") as caught:
+            await ask(pool)
+        assert not caught.value.sent
+        assert "ca_file" in (caught.value.remedy or "")
+
+
+async def test_another_hosts_certificate_is_refused(certificates: tuple[str, ssl.SSLContext]) -> None:
+    ca_file, context = certificates
+    async with scripted(big, tls=context) as endpoint:
+        other = Endpoint("https", "localhost", endpoint.port)
+        async with HttpPool(other, ssl_context=tls_context(ca_file)) as pool:
+            with pytest.raises(TransportError, match="certificate is not accepted"):
+                await ask(pool)
+
+
+async def test_later_connections_resume_the_session(certificates: tuple[str, ssl.SSLContext]) -> None:
+    ca_file, context = certificates
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        assert isinstance(peer.stream, trio.SSLStream)
+        await peer.send(answer(str(peer.stream.session_reused).encode()))
+        await trio.aclose_forcefully(peer.stream)
+
+    async with scripted(script, tls=context) as endpoint, HttpPool(endpoint, ssl_context=tls_context(ca_file)) as pool:
+        assert (await ask(pool)).body == b"False"
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked()
+            assert (await ask(pool)).body == b"True"
+
+
+async def test_a_server_without_tls() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.stream.receive_some(100)
+        await peer.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    async with scripted(script) as plain, HttpPool(Endpoint("https", plain.host, plain.port)) as pool:
+        with pytest.raises(TransportError, match="cannot connect to https://") as caught:
+            await ask(pool)
+        assert isinstance(caught.value.__cause__, ssl.SSLError)
+
+
+async def test_a_cut_answer_and_a_stale_connection(certificates: tuple[str, ssl.SSLContext]) -> None:
+    ca_file, context = certificates
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        if peer.number == 0:
+            await peer.send(answer(b"0123456789")[:-1])
+        else:
+            await peer.send(answer(b"ok"))
+            await peer.request()
+
+    async with scripted(script, tls=context) as endpoint, HttpPool(endpoint, ssl_context=tls_context(ca_file)) as pool:
+        with pytest.raises(TransportError) as caught:
+            await ask(pool)
+        assert (caught.value.sent, caught.value.stale) == (True, False)
+        assert (await ask(pool)).body == b"ok"
+        with pytest.raises(TransportError) as caught:
+            await ask(pool)
+        assert (caught.value.sent, caught.value.stale) == (True, True)
+
+
+async def test_a_closed_idle_connection_is_dropped_before_use(certificates: tuple[str, ssl.SSLContext]) -> None:
+    ca_file, context = certificates
+    closed = trio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(answer(str(peer.number).encode()))
+        if peer.number:
+            await peer.request()
+        await trio.aclose_forcefully(peer.stream)
+        closed.set()
+
+    async with scripted(script, tls=context) as endpoint, HttpPool(endpoint, ssl_context=tls_context(ca_file)) as pool:
+        assert (await ask(pool)).body == b"0"
+        await closed.wait()
+        assert (await ask(pool)).body == b"1"
+
+
+@pytest.mark.parametrize("handshake", [True, False])
+async def test_timeout(handshake: bool, certificates: tuple[str, ssl.SSLContext], autojump_clock: MockClock) -> None:
+    ca_file, context = certificates
+
+    async def script(peer: Peer) -> None:
+        if handshake:
+            await peer.request()
+        await trio.sleep_forever()
+
+    async with scripted(script, tls=context if handshake else None) as found:
+        endpoint = Endpoint("https", found.host, found.port)
+        async with HttpPool(endpoint, ssl_context=tls_context(ca_file)) as pool:
+            with pytest.raises(TransportError, match="time limit") as caught:
+                await ask(pool, timeout_s=6)
+            assert caught.value.sent == handshake
+
+
+def test_a_ca_file_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.pem", tmp_path):
+        with pytest.raises(CredentialError, match="certificate authorities"):
+            tls_context(str(path))
+    (tmp_path / "junk.pem").write_text("junk")
+    with pytest.raises(CredentialError, match="certificate authorities"):
+        tls_context(str(tmp_path / "junk.pem"))

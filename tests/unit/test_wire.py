@@ -1,0 +1,209 @@
+"""wire.py: requests as bytes, answers as values, nothing in between."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blobfuse_dysk.azure import wire
+from blobfuse_dysk.azure.wire import BlobRequests, Reply
+from blobfuse_dysk.disk import DiskAddress
+
+LEASE = "11111111-2222-3333-4444-555555555555"
+
+
+def requests(text: str = "https://acc.blob.core.windows.net/disks/a b/d.vhd") -> BlobRequests:
+    return BlobRequests(DiskAddress.parse(text))
+
+
+def lines(head: bytes) -> list[str]:
+    assert head.endswith(b"\r\n\r\n")
+    return head.decode().removesuffix("\r\n\r\n").split("\r\n")
+
+
+def reply(status: int, headers: dict[str, str], body: bytes = b"") -> Reply:
+    text = f"HTTP/1.1 {status} Whatever\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return Reply(status, text.encode() + b"\r\n", body)
+
+
+def test_read_of_a_range() -> None:
+    head = requests().get_range(4096, 512).head("SharedKey acc:xyz", "Mon, 05 Jan 2026 10:20:30 GMT")
+    assert lines(head) == [
+        "GET /disks/a%20b/d.vhd HTTP/1.1",
+        "Host:acc.blob.core.windows.net",
+        "User-Agent:blobfuse-dysk",
+        "x-ms-date:Mon, 05 Jan 2026 10:20:30 GMT",
+        "x-ms-range:bytes=4096-4607",
+        f"x-ms-version:{wire.API_VERSION}",
+        "Authorization:SharedKey acc:xyz",
+    ]
+
+
+def test_write_carries_lease_epoch_length_and_checksum() -> None:
+    data = bytes(range(256)) * 2
+    request = requests().put_pages(512, data, lease_id=LEASE, epoch=7, checksum=True)
+    head = lines(request.head())
+    assert head[0] == "PUT /disks/a%20b/d.vhd?comp=page HTTP/1.1"
+    assert "x-ms-if-sequence-number-eq:7" in head
+    assert f"x-ms-lease-id:{LEASE}" in head
+    assert "x-ms-page-write:update" in head
+    assert "x-ms-range:bytes=512-1023" in head
+    assert "Content-Length:512" in head
+    assert f"Content-MD5:{base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()}" in head
+    assert request.body is data
+
+
+def test_clear_has_no_body_and_an_emulators_path_begins_with_the_account() -> None:
+    head = lines(requests("http://127.0.0.1:10000/acc/disks/d").clear_pages(0, 512, lease_id=None, epoch=None).head())
+    assert head[0] == "PUT /acc/disks/d?comp=page HTTP/1.1"
+    assert "Host:127.0.0.1:10000" in head
+    assert "x-ms-page-write:clear" in head
+    assert "Content-Length:0" in head
+    assert not [line for line in head if "lease" in line or "sequence" in line]
+
+
+def test_sas_and_snapshot_stand_behind_the_query() -> None:
+    time = "2026-01-31T12:00:00.0000000Z"
+    made = requests(f"https://acc.blob.core.windows.net/disks/d?snapshot={time}")
+    escaped = time.replace(":", "%3A")
+    assert lines(made.get_range(0, 512).head(sas="sv=1&sig=a%2Bb"))[0] == (
+        f"GET /disks/d?snapshot={escaped}&sv=1&sig=a%2Bb HTTP/1.1"
+    )
+    request = made.page_ranges(0, 512, marker="a b", max_results=5)
+    assert request.query == f"comp=pagelist&marker=a%20b&maxresults=5&snapshot={escaped}"
+    assert request.resource == f"/disks/d\ncomp:pagelist\nmarker:a b\nmaxresults:5\nsnapshot:{time}"
+
+
+def test_headers_are_sorted_as_the_service_sorts_and_split_at_the_date() -> None:
+    request = requests().set_metadata({"a1": "1", "A_b": " 2 ", "b": "3"}, lease_id=LEASE)
+    names = [line.partition(":")[0] for line in (request.before + request.after).splitlines()]
+    assert names == ["x-ms-lease-id", "x-ms-meta-a_b", "x-ms-meta-a1", "x-ms-meta-b", "x-ms-version"]
+    raised = requests().raise_sequence_number(9, lease_id=None)
+    assert raised.before == "x-ms-blob-sequence-number:9\n"
+    assert raised.after.startswith("x-ms-sequence-number-action:max\n")
+
+
+@pytest.mark.parametrize("value", ["a\r\nx-ms-lease-id:evil", "a\nb", "a\0b"])
+def test_no_value_can_add_a_header(value: str) -> None:
+    with pytest.raises(ValueError, match="x-ms-meta-node"):
+        requests().set_metadata({"node": value}, lease_id=None)
+
+
+def test_lease_actions() -> None:
+    head = lines(requests().lease("acquire", lease_duration=-1, proposed_lease_id=LEASE).head())
+    assert head[0].endswith("?comp=lease HTTP/1.1")
+    assert "x-ms-lease-action:acquire" in head
+    assert "x-ms-lease-duration:-1" in head
+    assert f"x-ms-proposed-lease-id:{LEASE}" in head
+    assert "x-ms-proposed-lease-id" not in requests().lease("acquire", proposed_lease_id=None).after
+
+
+def test_header_lookup() -> None:
+    answer = reply(200, {"ETag": '"0x1"', "Content-Length": "12", "X-Ms-Meta-Content-Length": "13"})
+    assert answer.header("etag") == '"0x1"'
+    assert answer.header("content-length") == "12"
+    assert answer.header("nothing") == ""
+    assert answer.headers()["x-ms-meta-content-length"] == "13"
+
+
+def test_properties() -> None:
+    headers = {
+        "Content-Length": "1048576",
+        "x-ms-blob-type": "PageBlob",
+        "x-ms-blob-sequence-number": "3",
+        "x-ms-lease-state": "leased",
+        "x-ms-lease-status": "locked",
+        "x-ms-lease-duration": "fixed",
+        "x-ms-meta-Dysk_Node": "n1",
+        "ETag": '"0x2"',
+        "Last-Modified": "Mon, 05 Jan 2026 10:20:30 GMT",
+    }
+    found = wire.parse_properties(reply(200, headers))
+    assert (found.size, found.blob_type, found.sequence_number) == (1 << 20, "PageBlob", 3)
+    assert (found.lease_state, found.lease_status, found.lease_duration) == ("leased", "locked", "fixed")
+    assert found.metadata == {"dysk_node": "n1"}
+    assert wire.parse_properties(reply(200, {"content-length": "5"})).sequence_number is None
+    with pytest.raises(wire.DamagedAnswerError):
+        wire.parse_properties(reply(200, {}))
+
+
+def page_list(ranges: list[tuple[int, int]], marker: str | None, space: str = "") -> bytes:
+    items = "".join(
+        f"<PageRange>{space}<Start>{offset}</Start>{space}<End>{offset + length - 1}</End>{space}</PageRange>{space}"
+        for offset, length in ranges
+    )
+    tail = "" if marker is None else f"<NextMarker>{marker}</NextMarker>"
+    return f'\ufeff<?xml version="1.0" encoding="utf-8"?><PageList>{space}{items}{tail}</PageList>'.encode()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 100), st.integers(1, 100)), max_size=30),
+    st.sampled_from([None, "", "abc", "a&amp;b"]),
+    st.sampled_from(["", "\n  "]),
+)
+def test_page_list(gaps: list[tuple[int, int]], marker: str | None, space: str) -> None:
+    at, ranges = 0, []
+    for gap, pages in gaps:
+        ranges.append((at + gap * 512, pages * 512))
+        at += (gap + pages) * 512
+    found = wire.parse_page_list(page_list(ranges, marker, space))
+    assert found.ranges == ranges
+    assert found.marker == ((marker or "").replace("&amp;", "&") or None)
+
+
+@given(st.integers(1, 400))
+def test_a_cut_page_list_is_never_taken_for_a_shorter_one(cut: int) -> None:
+    whole = page_list([(0, 512), (4096, 1024), (1 << 40, 512)], "")
+    with pytest.raises(wire.DamagedAnswerError):
+        wire.parse_page_list(whole[: max(len(whole) - cut, 0)])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        page_list([(1024, 512), (0, 512)], None),  # not sorted
+        page_list([(0, 1024), (512, 512)], None),  # overlapping
+        page_list([(0, 100)], None),  # no whole page
+        page_list([(512, -511)], None),  # ends before it starts
+        b"<PageList><PageRange><Start>0</Start></PageRange></PageList>",
+        b'<PageList><PageRange x="1"><Start>0</Start><End>511</End></PageRange></PageList>',
+        b"<html></html>",
+        b"",
+    ],
+)
+def test_an_impossible_page_list_is_damaged(body: bytes) -> None:
+    with pytest.raises(wire.DamagedAnswerError):
+        wire.parse_page_list(body)
+
+
+@pytest.mark.parametrize("body", [b"<PageList/>", b'<?xml version="1.0"?>\n<PageList />\n', b"<PageList></PageList>"])
+def test_an_empty_page_list(body: bytes) -> None:
+    assert wire.parse_page_list(body) == wire.PageList([], None)
+
+
+def test_refusals() -> None:
+    body = (
+        b'<?xml version="1.0"?><Error><Code>ServerBusy</Code>'
+        b"<Message>Slow down &amp; wait.\nRequestId:1\nTime:2</Message></Error>"
+    )
+    error = wire.service_error(reply(503, {"x-ms-error-code": "ServerBusy", "Retry-After": "7"}, body), "write")
+    assert (error.status, error.code, error.retry_after_s) == (503, "ServerBusy", 7.0)
+    assert str(error) == "write: ServerBusy (HTTP 503): Slow down & wait."
+    assert wire.service_error(reply(503, {}, body), "write").code == "ServerBusy"
+    bare = wire.service_error(reply(502, {"Retry-After": "soon"}, b"<html>bad gateway"), "read")
+    assert (bare.status, bare.code, bare.retry_after_s) == (502, "", None)
+
+
+def test_a_refusal_shows_no_signature() -> None:
+    body = (
+        b"<Error><Code>AuthenticationFailed</Code><Message>Server failed to authenticate the request.</Message>"
+        b"<AuthenticationErrorDetail>Signature did not match. String to sign: r SECRET</AuthenticationErrorDetail>"
+        b"</Error>"
+    )
+    assert "SECRET" not in str(wire.service_error(reply(403, {}, body), "read"))
+    timed = body.replace(b"did not match.", b"not valid in the specified time frame: Expiry [2020]")
+    assert "Expiry [2020]" in str(wire.service_error(reply(403, {}, timed), "read"))
