@@ -1,0 +1,238 @@
+"""Random programs against the whole stack and a simulated page blob, in all weathers.
+
+Several tasks write, clear, read and flush overlapping ranges at once; calls are cancelled, requests are refused, lost,
+delayed for minutes and done after their sender gave up; the network goes down for longer than the lease; another node
+takes the disk over. Checked: every read, the blob's content at the end, that nothing done by then was undone by a
+straggler, that no two overlapping requests were in flight at once, that every data request carried lease and epoch, and
+that after a take-over nothing of the first node was done any more.
+"""
+
+from __future__ import annotations
+
+import os
+from random import Random
+from typing import get_args
+
+import trio
+import trio.testing
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from blobfuse_dysk.disk import Cache
+from blobfuse_dysk.errors import Kind, StoreError
+from blobfuse_dysk.store.ring import MIN_CAPACITY, Ring
+from blobfuse_dysk.store.stack import ResumeState, StackOptions, open_stack
+from blobfuse_dysk.testing import Fate, SimBlob, SimClient, weather
+from blobfuse_dysk.testing.fates import LATEST_S
+from tests.contract.factories import ADDRESS, NOBODY, ring_for
+from tests.contract.model import PAGES, SIZE, Model, Program, Run
+
+LONG_S = LATEST_S + 10  # by then every request on the network has arrived
+
+seconds = st.sampled_from([0.0, 0.001, 0.003, 0.01, 0.05, 1.0, 20.0])
+ops = st.tuples(
+    st.sampled_from(["write", "write", "zero", "blank", "read", "flush"]),
+    st.integers(0, PAGES - 1),
+    st.integers(1, 6),
+    st.one_of(st.none(), seconds),  # cancelled after this long
+    seconds,  # pause before it
+)
+programs = st.lists(st.lists(ops, min_size=1, max_size=10), min_size=1, max_size=4)
+caches = st.sampled_from(get_args(Cache))
+outages = st.lists(st.tuples(st.floats(0, 200), st.floats(1, 400)), max_size=2)
+
+
+def check_requests(blob: SimBlob, client: SimClient) -> None:
+    assert not client.overlaps, f"overlapping requests in flight: {client.overlaps}"
+    assert not client.stragglers, f"stragglers landed: {client.stragglers}"
+    for write in blob.writes:
+        assert write.lease_id is not None and write.epoch is not None, write
+
+
+async def outage(client: SimClient, start_s: float, length_s: float) -> None:
+    await trio.sleep(start_s)
+    client.down = True
+    await trio.sleep(length_s)
+    client.down = False
+
+
+async def one_node(
+    program: Program,
+    down: list[tuple[float, float]],
+    seed: int,
+    bad: float,
+    cache: Cache,
+) -> None:
+    random = Random(seed)
+    blob, model = SimBlob(SIZE), Model(PAGES)
+    async with trio.open_nursery() as network:
+        client = SimClient(blob, network, name="a")
+        # A write that is given up latches WriteBack: that is another test's subject.
+        options = StackOptions(node="a", io_timeout_s=None if cache == "readwrite" else 120.0, cache=cache)
+        async with (
+            ring_for(options) as ring,
+            open_stack(
+                ADDRESS,
+                NOBODY,
+                options,
+                client=client,
+                ring=ring,
+                random=random,
+            ) as stack,
+        ):
+            client.fate = weather(random, bad=bad)
+            run = Run(stack.store, model, {Kind.TIMEOUT}, blob)
+            async with trio.open_nursery() as nursery:
+                for start_s, length_s in down:
+                    nursery.start_soon(outage, client, start_s, length_s)
+                for tasks in program:
+                    nursery.start_soon(run.task, tasks)
+            client.fate = lambda name: Fate()
+            client.down = False
+            await trio.sleep(LONG_S)
+            assert stack.state == "attached"
+            await stack.store.flush()
+            bases = model.bases(0, PAGES)
+            model.check(bases, 0, blob.store.peek(0, SIZE))
+            model.check(bases, 0, bytes(await stack.store.read(0, SIZE)))
+            for page in range(PAGES):
+                await run.one("write", page, 1)
+            await stack.store.flush()
+            model.check(model.bases(0, PAGES), 0, blob.store.peek(0, SIZE))
+            await stack.release()
+        assert blob.lease_state == "available"
+    check_requests(blob, client)
+
+
+async def two_nodes(
+    program: Program,
+    down: list[tuple[float, float]],
+    seed: int,
+    bad: float,
+    take_over_s: float,
+    cache: Cache,
+) -> None:
+    """Node b takes the disk over from node a at some moment, and has it for itself from then on."""
+    random = Random(seed)
+    blob, model_a, model_b = SimBlob(SIZE), Model(PAGES), Model(PAGES)
+    async with trio.open_nursery() as network:
+        a, b = SimClient(blob, network, name="a"), SimClient(blob, network, name="b")
+        options = StackOptions(node="a", io_timeout_s=120.0, cache=cache)
+        async with (
+            ring_for(options) as ring,
+            open_stack(
+                ADDRESS,
+                NOBODY,
+                options,
+                client=a,
+                ring=ring,
+                random=random,
+            ) as stack_a,
+            trio.open_nursery() as nursery,
+        ):
+            a.fate = weather(random, bad=bad)
+            run_a = Run(stack_a.store, model_a, {Kind.TIMEOUT, Kind.FENCED}, blob)
+            for start_s, length_s in down:
+                nursery.start_soon(outage, a, start_s, length_s)
+            for tasks in program:
+                nursery.start_soon(run_a.task, tasks)
+            await trio.sleep(take_over_s)
+            run_a.alone = False
+            options = StackOptions(node="b", break_lease=True)
+            async with open_stack(ADDRESS, NOBODY, options, client=b, random=random) as stack_b:
+                taken_at = trio.current_time()
+                run_b = Run(stack_b.store, model_b, set(), blob)
+                for page in range(PAGES):
+                    run_b.serial += 1000
+                    await run_b.one("write", page, 1)
+                await trio.sleep(sum(start_s + length_s for start_s, length_s in down) + LONG_S)
+                model_b.check(model_b.bases(0, PAGES), 0, blob.store.peek(0, SIZE))
+                assert stack_a.state == "fenced"
+                assert stack_b.state == "attached"
+                assert not [w for w in blob.writes if w.client == "a" and not w.code and w.at > taken_at]
+                for name in ("read", "write", "zero", "flush"):
+                    try:
+                        await run_a.one(name, 0, 1)
+                    except StoreError as error:
+                        assert error.kind is Kind.FENCED
+                    else:
+                        raise AssertionError(f"{name} succeeded on a fenced disk")
+    check_requests(blob, a)
+    check_requests(blob, b)
+
+
+async def several_lives(lives: list[tuple[Program, float]], seed: int, bad: float) -> None:
+    """A worker is killed at some moment, and the next takes up its lease and what it had accepted."""
+    random = Random(seed)
+    blob, model = SimBlob(SIZE), Model(PAGES)
+    options = StackOptions(node="a", io_timeout_s=None, cache="readwrite")
+    memory = os.memfd_create("ring")
+    resume: ResumeState | None = None
+    clients = []
+    async with trio.open_nursery() as network:
+        for number, (program, kill_s) in enumerate([*lives, ([], 0.0)]):
+            clients.append(client := SimClient(blob, network, name=f"a{number}"))
+            async with open_stack(
+                ADDRESS,
+                NOBODY,
+                options,
+                client=client,
+                resume=resume,
+                ring=Ring(memory, MIN_CAPACITY),
+                random=random,
+            ) as stack:
+                assert stack.lease_id is not None and stack.epoch is not None
+                resume = ResumeState(stack.lease_id, stack.epoch)
+                client.fate = weather(random, bad=bad)
+                run = Run(stack.store, model, set(), blob)
+                run.serial = number * 1000
+                with trio.move_on_after(kill_s):
+                    async with trio.open_nursery() as nursery:
+                        for tasks in program:
+                            nursery.start_soon(run.task, tasks)
+                if number == len(lives):
+                    client.fate = lambda name: Fate()
+                    bases = model.bases(0, PAGES)
+                    model.check(bases, 0, bytes(await stack.store.read(0, SIZE)))
+                    await stack.store.flush()
+                    await trio.sleep(LONG_S)
+                    model.check(bases, 0, blob.store.peek(0, SIZE))
+    os.close(memory)
+    for client in clients:
+        check_requests(blob, client)
+
+
+@given(
+    st.lists(st.tuples(programs, st.floats(0, 30)), min_size=1, max_size=4),
+    st.integers(0, 2**32),
+    st.sampled_from([0.0, 0.1, 0.3]),
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_killed_workers(lives: list[tuple[Program, float]], seed: int, bad: float) -> None:
+    trio.run(several_lives, lives, seed, bad, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@given(programs, outages, st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.3, 0.6]), caches)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_one_node(
+    program: Program,
+    down: list[tuple[float, float]],
+    seed: int,
+    bad: float,
+    cache: Cache,
+) -> None:
+    trio.run(one_node, program, down, seed, bad, cache, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@given(programs, outages, st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.3, 0.6]), st.floats(0, 100), caches)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_take_over(
+    program: Program,
+    down: list[tuple[float, float]],
+    seed: int,
+    bad: float,
+    take_over_s: float,
+    cache: Cache,
+) -> None:
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    trio.run(two_nodes, program, down, seed, bad, take_over_s, cache, clock=clock)
