@@ -1,0 +1,209 @@
+"""Workers that die by surprise are replaced, and nobody notices but the log."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from blobfuse_dysk import attachment
+from blobfuse_dysk.device import loop, state
+from blobfuse_dysk.device.control import Control
+from tests.device.conftest import MIB, Node, fill, wait_for
+
+FIO = [
+    "fio", "--name=verify", "--rw=randrw", "--bsrange=4k-64k", "--bs_unaligned=0", "--ioengine=libaio", "--direct=1",
+    "--iodepth=16", "--size=32m", "--verify=crc32c", "--verify_fatal=1", "--verify_backlog=64",
+    "--output-format=terse",
+]  # fmt: skip
+
+
+def kill_worker(node: Node, name: str = "data") -> None:
+    """SIGKILL the worker and wait until another one serves."""
+    before = node.state(name)
+    os.kill(before["worker"]["pid"], signal.SIGKILL)
+
+    def taken_over() -> bool:
+        now = node.state(name)
+        return bool(now["worker"]) and now["worker"] != before["worker"] and now["state"] == "attached"
+
+    wait_for(taken_over, "another worker's start")
+
+
+def direct_read(device: str, length: int) -> bytes:
+    """Read from the start of a device, past the kernel's cache."""
+    command = ["dd", f"if={device}", f"bs={length}", "count=1", "iflag=direct", "status=none"]
+    return subprocess.run(command, capture_output=True, check=True).stdout
+
+
+def test_killed_while_idle(node: Node) -> None:
+    attached = node.attach(node.create())
+    holder = node.state("data")["holder"]
+    written = fill(attached.device, 3, 4 * MIB)
+    os.sync()
+    for restarts in (1, 2, 3):
+        kill_worker(node)
+        assert direct_read(attached.device, MIB) == written[:MIB]
+        found = attachment.get("data")
+        assert (found.device, found.restarts, found.state) == (attached.device, restarts, "attached")
+    written = fill(attached.device, 4, 4 * MIB)
+    os.sync()
+    assert direct_read(attached.device, MIB) == written[:MIB]
+    assert node.state("data")["holder"] == holder
+    assert loop.backing_file(attached.device) == state.disk_path(str(node.dirs.run), "data")
+    attachment.detach("data")
+    node.assert_nothing_left()
+
+
+def test_the_lease_stays_the_same_and_the_epoch_is_raised(node: Node) -> None:
+    attached = node.attach(node.create())
+    before = node.blob()
+    kill_worker(node)
+    assert attached.lease is not None
+    assert node.blob()["lease"]["id"] == before["lease"]["id"] == attached.lease["id"]
+    assert node.blob()["sequence_number"] > before["sequence_number"]
+    wait_for(lambda: (attachment.get("data").lease or {})["epoch"] == node.blob()["sequence_number"], "the new epoch")
+    attachment.detach("data")
+
+
+def test_a_changed_io_timeout_outlives_the_worker(node: Node) -> None:
+    node.attach(node.create())
+    with Control(state.control_path(str(node.dirs.run), "data"), "data") as control:
+        control.ask("set", io_timeout_s=7)
+    kill_worker(node)
+    assert attachment.status("data")["io_timeout_s"] == 7
+    attachment.detach("data")
+
+
+def test_killed_under_load(node: Node) -> None:
+    """Requests that the dead worker had taken come again: no I/O error and no wrong byte."""
+    node.server.configure(latency_ms=2)
+    attached = node.attach(node.create())
+    fio = subprocess.Popen([*FIO, f"--filename={attached.device}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    kills = 0
+    while fio.poll() is None and kills < 4:
+        kill_worker(node)
+        kills += 1
+    output = fio.communicate()[0].decode()
+    assert fio.returncode == 0, output
+    assert kills >= 2
+    assert attachment.get("data").restarts == kills
+    attachment.detach("data")
+
+
+def test_released_while_no_worker_lives(node: Node) -> None:
+    """The loop device lets go while the worker is dead: the next one hears of it, and all ends well."""
+    attached = node.attach(node.create())
+    found = node.state("data")
+    os.kill(found["holder"]["pid"], signal.SIGSTOP)
+    os.kill(found["worker"]["pid"], signal.SIGKILL)
+    subprocess.run(["losetup", "-d", attached.device], check=True)
+    os.kill(found["holder"]["pid"], signal.SIGCONT)
+    node.wait_gone()
+    node.assert_nothing_left()
+
+
+def test_io_waits_for_the_disk_to_open_again(node: Node) -> None:
+    """The service is away when the new worker starts; I/O within io-timeout is late, but not failed."""
+    attached = node.attach(node.create())
+    written = fill(attached.device, 5, MIB)
+    os.sync()
+    node.server.outage("refuse")
+    os.kill(node.state("data")["worker"]["pid"], signal.SIGKILL)
+    answers: list[bytes] = []
+    reader = threading.Thread(target=lambda: answers.append(direct_read(attached.device, MIB)))
+    reader.start()
+    wait_for(lambda: attachment.get("data").restarts == 1, "the restart")
+    assert reader.is_alive()
+    node.server.outage(None)
+    reader.join(30)
+    assert answers == [written]
+    wait_for(lambda: attachment.get("data").state == "attached", "the state attached")
+    attachment.detach("data")
+
+
+def test_io_fails_after_io_timeout(node: Node) -> None:
+    attached = node.attach(node.create(), io_timeout_s=2.0)
+    node.server.outage("refuse")
+    os.kill(node.state("data")["worker"]["pid"], signal.SIGKILL)
+    with pytest.raises(subprocess.CalledProcessError):
+        direct_read(attached.device, 4096)
+    node.server.outage(None)
+    wait_for(lambda: attachment.get("data").state == "attached", "the state attached")
+    assert direct_read(attached.device, 4096) == bytes(4096)
+    attachment.detach("data")
+
+
+def test_no_worker_can_be_started(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The program vanished: after io-timeout all I/O fails instead of waiting for ever, and detach works."""
+    program = tmp_path / "worker.py"
+    program.write_text(f"import runpy; runpy.run_path({real_worker()!r}, run_name='__main__')")
+    monkeypatch.setattr("blobfuse_dysk.device.launch.WORKER", str(program))
+    attached = node.attach(node.create(), io_timeout_s=1.0)
+    program.unlink()
+    os.kill(node.state("data")["worker"]["pid"], signal.SIGKILL)
+    with pytest.raises(subprocess.CalledProcessError):
+        direct_read(attached.device, 4096)
+    # The holder has the device let go, so nothing is left to detach.
+    node.wait_gone()
+    assert "cannot be opened" in node.log("data") or "No such file" in node.log("data")
+
+
+def test_failed_while_in_use(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As above, with the device open: the attachment is shown as failed until its user lets go."""
+    program = tmp_path / "worker.py"
+    program.write_text(f"import runpy; runpy.run_path({real_worker()!r}, run_name='__main__')")
+    monkeypatch.setattr("blobfuse_dysk.device.launch.WORKER", str(program))
+    attached = node.attach(node.create(), io_timeout_s=1.0)
+    user = os.open(attached.device, os.O_RDWR)
+    program.unlink()
+    os.kill(node.state("data")["worker"]["pid"], signal.SIGKILL)
+    wait_for(lambda: attachment.get("data").state == "failed", "the failure")
+    assert "io-timeout" in str(attachment.get("data").detail)
+    os.close(user)
+    node.wait_gone()
+
+
+def real_worker() -> str:
+    from blobfuse_dysk.device import launch
+
+    return launch.WORKER
+
+
+def test_a_second_holder_of_the_lease_fences_the_new_worker(node: Node) -> None:
+    """Between the death and the new start another node took the disk: I/O fails at once and for good."""
+    attached = node.attach(node.create(), io_timeout_s=None)
+    found = node.state("data")
+    os.kill(found["holder"]["pid"], signal.SIGSTOP)
+    os.kill(found["worker"]["pid"], signal.SIGKILL)
+    take_lease(node)
+    os.kill(found["holder"]["pid"], signal.SIGCONT)
+    wait_for(lambda: attachment.get("data").state == "fenced", "the state fenced")
+    with pytest.raises(subprocess.CalledProcessError):
+        direct_read(attached.device, 4096)
+    attachment.detach("data")
+    assert node.blob()["lease"]["state"] == "leased"
+
+
+def take_lease(node: Node) -> None:
+    """Break the lease and take another, as a second node's --break-lease does."""
+    import trio
+
+    from blobfuse_dysk.azure.blob import BlobClient
+    from blobfuse_dysk.azure.credentials import resolve
+    from blobfuse_dysk.disk import AttachOptions, DiskAddress
+
+    async def take() -> None:
+        address, credential = resolve(
+            DiskAddress.parse(f"{node.server.account}/{node.container}/data"), AttachOptions()
+        )
+        client = BlobClient(address, credential)
+        await client.break_lease(timeout_s=5)
+        await client.acquire_lease(60, proposed_id="aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa", timeout_s=5)
+        await client.aclose()
+
+    trio.run(take)
