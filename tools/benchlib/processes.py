@@ -1,0 +1,34 @@
+"""CPU time and memory of processes. Source: proc_pid_stat(5), proc_pid_smaps_rollup(5)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["cpu_seconds", "pss_bytes"]
+
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """User and system time, all threads, that the processes have used so far."""
+    return sum(_ticks(pid) for pid in pids) / _TICK
+
+
+def pss_bytes(pids: Iterable[int]) -> int:
+    """Proportional set size: private memory, and a fair share of what is shared with other processes."""
+    return sum(_pss(pid) for pid in pids)
+
+
+def _ticks(pid: int) -> int:
+    # The command's name, in parentheses, may hold spaces: the numbers start behind the last one.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])  # utime and stime, fields 14 and 15 of the whole line
+
+
+def _pss(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"process {pid} has no Pss line")
