@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 
 from tests.leaks import RunDirs, find_leaks, remove_leaks
+from tests.polling import eventually
 
 
 def test_a_loop_device_its_mount_and_a_process_are_found_and_removed(run_dirs: RunDirs) -> None:
@@ -17,6 +18,8 @@ def test_a_loop_device_its_mount_and_a_process_are_found_and_removed(run_dirs: R
     point.mkdir()
     subprocess.run(["mount", loop, point], check=True)
     sleeper = subprocess.Popen(["sleep", "600"])
+    # Popen returns when exec closes descriptors, a moment before /proc shows the new command line and environment.
+    eventually(lambda: bool(find_leaks(run_dirs).processes))
 
     found = find_leaks(run_dirs)
     assert found.loops == {loop: str(image)}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from blobfuse_dysk.testing import PageBlobServer
-from tests.wire.polling import eventually
+from tests.polling import eventually
 from tests.wire.rest import Rest, md5_of
 
 PAGE = 512

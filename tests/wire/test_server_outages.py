@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk.testing import PageBlobServer
-from tests.wire.polling import eventually
+from tests.polling import eventually
 from tests.wire.rest import Reply, Rest
 
 PAGE = 512

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blobfuse_dysk.testing import PageBlobServer
-from tests.wire.polling import eventually
+from tests.polling import eventually
 from tests.wire.rest import Rest
 
 PAGE = 512
