@@ -17,6 +17,7 @@ from pathlib import Path
 __all__ = ["Leaks", "RunDirs", "find_leaks", "remove_leaks", "wait_for_leaks"]
 
 _ESCAPE = re.compile(r"\\([0-7]{3})")
+_LOOKS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +88,39 @@ def remove_leaks(dirs: RunDirs) -> None:
 
 
 def _processes_of(root: Path) -> dict[int, str]:
-    """Processes, but not this one, that were started with an environment or a command line that names `root`."""
+    """Processes, but not this one, that were started with an environment or a command line that names `root`.
+
+    A process may end between the listing of /proc and the look at it, after it started another one that is not in the
+    list: a daemon does. So a look at which one was missed is repeated, a few times, as others come and go here, too.
+    """
     needle = os.fsencode(root)
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            command = (entry / "cmdline").read_bytes()
-            if needle in command or needle in (entry / "environ").read_bytes():
-                found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace").strip()
-        except OSError:
-            continue  # it ended, or is not ours to read
+    for _ in range(_LOOKS):
+        found, missed = {}, False
+        for pid in [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]:
+            if pid == os.getpid():
+                continue
+            try:
+                command, environment = (Path(f"/proc/{pid}/{file}").read_bytes() for file in ("cmdline", "environ"))
+                missed = missed or (not command and _has_program(pid))
+            except (FileNotFoundError, ProcessLookupError):
+                missed = True
+            except PermissionError:
+                continue
+            else:
+                if needle in command or needle in environment:
+                    found[pid] = command.replace(b"\0", b" ").decode(errors="replace").strip()
+        if not missed:
+            break
     return {pid: command for pid, command in found.items() if command}  # a zombie has no command line
+
+
+def _has_program(pid: int) -> bool:
+    """Whether it runs one: without a command line it is inside execve(2). Zombies and kernel threads have none."""
+    try:
+        Path(f"/proc/{pid}/exe").readlink()
+    except OSError:
+        return False
+    return True
 
 
 def _loops_under(root: Path) -> dict[str, str]:
