@@ -20,18 +20,20 @@ Invariants
 4. Newest wins: a new extent cuts older dirty ones; a byte in flight is sent again only after the answer.
 5. A flush is a barrier: it starts a new generation, and returns when no extent of an older generation is left, in
    flight or dirty. An extent that covers an older one takes over its generation, so that the barrier also waits for
-   the content that replaced what it has to make durable. Concurrent flushes wait for the same sending.
+   the content that replaced what it has to make durable. Concurrent flushes wait for the same sending, and none of
+   them for what was accepted after it began.
 6. Urgency, for Throttle below: what a flush or a writer without room waits for goes first (FLUSH); what is sent because
    room is getting short goes along with reads (READ); what is sent because it is old yields to reads (DRAIN). Of the
    last kind at most IDLE_IN_FLIGHT are on their way, so that a flush never waits for many that go last.
 7. After a permanent failure every later write and flush fails (as the kernel expects of a disk that lost data), until
-   the disk is detached. Reads go on to see what was accepted.
+   the disk is detached, and so do those that wait. Reads go on to see what was accepted.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 
 import trio
 
@@ -120,25 +122,20 @@ class WriteBack(Store):
         if record is not None:
             self._accept(record)
             return
-        async with self._room:
-            while (record := self._ring.append(offset, data)) is None:
-                await self._wait_for_room()
-            self._accept(record)
+        await self._accept_in_turn(lambda: self._ring.append(offset, data))
 
     async def zero(self, offset: int, length: int) -> None:
         self._raise_if_failed()
-        async with self._room:
-            while (record := self._ring.append_zero(offset, length)) is None:
-                await self._wait_for_room()
-            self._accept(record)
+        await self._accept_in_turn(lambda: self._ring.append_zero(offset, length))
 
     async def flush(self) -> None:
         self._raise_if_failed()
-        target = self._generation
         oldest = self._ledger.oldest_generation()
         if oldest is not None:
-            if self._ledger.has(target):
+            if self._ledger.has(self._generation):
                 self._generation += 1
+            # Without anything accepted since the last flush began, the generation is new already.
+            target = self._generation - 1
             self._flushing = max(self._flushing, target)
             self._send_all(Priority.FLUSH)
             while (oldest := self._ledger.oldest_generation()) is not None and oldest <= target:
@@ -196,10 +193,15 @@ class WriteBack(Store):
                 remedy="detach the disk, then attach it and check its file system",
             )
 
-    async def _wait_for_room(self) -> None:
-        self._send_all(Priority.FLUSH)
-        await self._progress.park()
-        self._raise_if_failed()
+    async def _accept_in_turn(self, append: Callable[[], Record | None]) -> None:
+        """Append once there is room, first come first served. What waits is told of a failure, wherever in the line."""
+        async with self._room:
+            self._raise_if_failed()
+            while (record := append()) is None:
+                self._send_all(Priority.FLUSH)
+                await self._progress.park()
+                self._raise_if_failed()
+            self._accept(record)
 
     # -- sending -----------------------------------------------------------------------------------------------------
 

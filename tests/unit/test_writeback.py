@@ -172,6 +172,30 @@ async def test_a_flush_does_not_wait_for_later_writes(memory: int, autojump_cloc
         assert service.writes == [(0, 512)]
 
 
+async def test_a_second_flush_does_not_wait_for_later_writes(
+    memory: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It finds nothing of its own to make durable, only what the first waits for; what comes later is not its own."""
+    service = Service(latency_s=1.0)
+    async with opened(service, memory, idle_s=0.01) as cache:
+        await cache.write(0, b"a" * 512)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cache.flush)
+            await trio.testing.wait_all_tasks_blocked()
+            done = trio.Event()
+
+            async def second() -> None:
+                await cache.flush()
+                done.set()
+
+            nursery.start_soon(second)
+            await trio.testing.wait_all_tasks_blocked()
+            for page in range(1, 1000):  # something of it is under way at every moment
+                await cache.write(page * 8192, b"b" * 512)
+                await trio.sleep(0.1)
+            assert done.is_set()
+
+
 async def test_zeros_are_cleared_not_written(memory: int, autojump_clock: trio.testing.MockClock) -> None:
     service = Service()
     async with opened(service, memory) as cache:
@@ -230,6 +254,31 @@ async def test_writers_waiting_for_room_fail_when_it_latches(
         with pytest.raises(StoreError):
             for index in range(16):
                 await cache.write(index << 20, b"a" * (1 << 20))
+
+
+async def test_every_writer_waiting_for_room_fails_when_it_latches(
+    memory: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Only the first in line is there to see the failure; those behind it must not wait for room that never comes."""
+    service = Service()
+    service.broken = True
+    ended: list[str] = []
+
+    async def writer(cache: WriteBack, place: int) -> None:
+        try:
+            await cache.write(place << 20, b"a" * (1 << 20))
+        except StoreError:
+            ended.append("failed")
+        else:
+            ended.append("accepted")
+
+    async with opened(service, memory) as cache:
+        with trio.fail_after(1000):
+            async with trio.open_nursery() as nursery:
+                for place in range(SIZE >> 20):
+                    nursery.start_soon(writer, cache, place)
+        room = MIN_CAPACITY // ((1 << 20) + PAGE)
+        assert sorted(ended) == ["accepted"] * room + ["failed"] * ((SIZE >> 20) - room)
 
 
 async def test_a_new_worker_takes_up_what_was_accepted(memory: int, autojump_clock: trio.testing.MockClock) -> None:
