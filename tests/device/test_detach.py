@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -105,6 +106,25 @@ def test_a_program_that_looks_at_the_device_for_a_moment(node: Node) -> None:
     threading.Timer(0.2, os.close, (user,)).start()
     attachment.detach("data")
     node.assert_nothing_left()
+
+
+def test_a_program_that_writes_and_closes_while_it_is_let_go(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody but us has the device open when it is let go, and what the program wrote is in the page cache only."""
+    attached = node.attach(disk := node.create())
+    real = fcntl.ioctl
+
+    def ioctl(fd: int, request: int, *arguments: object) -> object:
+        if request == loop._LOOP_CLR_FD:
+            with Path(attached.device).open("r+b", buffering=0) as late:
+                late.write(b"late" * 1024)
+        return real(fd, request, *arguments)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "ioctl", ioctl)
+        attachment.detach("data")
+    again = node.attach(disk, read_only=True)
+    assert Path(again.device).read_bytes()[:4096] == b"late" * 1024
+    attachment.detach("data")
 
 
 def test_not_attached(node: Node) -> None:
