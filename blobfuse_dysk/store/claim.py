@@ -4,8 +4,8 @@ Theory. The order is what makes it safe:
 
 1. Take the lease. From here on no request with another lease id is accepted.
 2. Read the sequence number *under the lease* (a number read before could be raised by the last holder's own late
-   raise), and raise it by one. Once that is acknowledged, no request of any earlier holder or worker can land, not
-   even one that carries the same lease id.
+   raise), and raise it to the next block of EPOCHS numbers. Once that is acknowledged, no request of any earlier
+   holder or worker can land, not even one that carries the same lease id.
 3. Only then use the disk. The map of allocated pages, too, is read only now: a straggler could otherwise make
    a page allocated that the map calls free.
 
@@ -14,6 +14,12 @@ worker of the same attachment) renews the lease it finds in its state file. Rene
 as nobody leased or changed the blob since; when it is refused, somebody did, and the attachment is fenced: the file
 system's caches above us are about a disk that is not there any more.
 Source: https://learn.microsoft.com/rest/api/storageservices/lease-blob, "Remarks" and the two tables of outcomes.
+
+A block of numbers, not just the next number, is what keeps two attachments apart that a user gave the same lease id, or
+that an emulator lets renew after another one came and went. While it is attached, each raises its epoch by one, to end
+doubts about its writes; with the next number for a new attachment, the old one could raise its own to the very same,
+and neither would ever be refused. And a random start within the block keeps two apart that read the same number at
+once: `max` lets the higher one win, and the other learns from the answer, or from its first refused write.
 
 Writing who holds the disk is a courtesy to the next node's error message. It may be refused without harm.
 """
@@ -45,6 +51,7 @@ log = logging.getLogger(__name__)
 _TRANSIENT = frozenset({Kind.THROTTLED, Kind.UNREACHABLE, Kind.CORRUPT, Kind.INTERNAL})
 BREAK_ROUNDS = 3  # another node may take the lease between our break and our acquire, but not for ever
 GIVE_UP_S = 10.0
+EPOCHS = 1 << 24  # numbers of a block; the first is drawn from its lower half, so that 8 million raises have room
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,8 @@ async def take(
 ) -> Claim:
     """Take lease and epoch for a new attachment. Raises LeasedError or StoreError, and then holds no lease.
 
+    StoreError(FENCED): another attachment, under the same lease id, was taken at the same time.
+
     lease_id: an id the user chose (the lease is taken over if it is held under that very id), or None.
     """
     wanted = lease_id or str(uuid.uuid4())
@@ -97,7 +106,9 @@ async def take(
         await _sign(lease, claim, node)
     except LeasedError:
         raise
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, StoreError) and error.kind is Kind.FENCED:
+            raise  # the lease is another attachment's as well, which has the disk now
         with trio.CancelScope(deadline=trio.current_time() + GIVE_UP_S, shield=True):
             await _quietly(lease.release(wanted), "releasing the lease of a failed attach")
         raise
@@ -130,9 +141,10 @@ async def resume(
         raise
     guard = Guard(lease_id, 0, float("inf") if lease_s is None else sent_at + lease_s)
     claim = await _raise_under_lease(lease, guard, budget_s=budget_s, random=random)
-    if guard.epoch <= epoch:
+    found = claim.blob.sequence_number or 0
+    if found < epoch:
         raise StoreError(
-            f"the epoch is {guard.epoch} after it had been {epoch}: this is not the blob that was attached",
+            f"the epoch is {found} after it had been {epoch}: this is not the blob that was attached",
             Kind.FENCED,
             remedy="the blob was replaced; detach it here and attach it anew",
         )
@@ -186,7 +198,8 @@ async def _acquire(
 
 async def _raise_under_lease(lease: BlobLease, guard: Guard, *, budget_s: float | None, random: Random) -> Claim:
     blob = await patiently(lease.properties, budget_s=budget_s, random=random)
-    wanted = (blob.sequence_number or 0) + 1
+    block = (blob.sequence_number or 0) // EPOCHS + 1
+    wanted = block * EPOCHS + random.randrange(EPOCHS // 2)
 
     async def raise_epoch() -> int:
         return await lease.raise_epoch(wanted, guard.lease_id)

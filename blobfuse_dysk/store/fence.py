@@ -39,7 +39,8 @@ once and asks for a renewal; only a renewal sent after the last doubt ends it, a
 L3. A renewal refused with a lease error fences. The service renews even an expired lease unless somebody leased or
 changed the blob since ("Lease Blob", remarks), so a refusal proves that somebody did. There is no second acquire: with
 caches above us that describe the disk as it was, carrying on would be corruption, whoever the other one was.
-L4. A number outside [guard.epoch, _tried] after a lapse or a doubt fences: another attachment raised it.
+L4. A number outside [guard.epoch, _tried] after a lapse or a doubt, or as the answer to a raise, fences: another
+attachment raised it. Theirs lies in another block of numbers (claim.py), so it cannot be one that we asked for.
 
 Renewals bypass Throttle and Retry, start every third of the lease's term, and are repeated every few seconds.
 """

@@ -29,6 +29,7 @@ async def attached(
     address: DiskAddress = ADDRESS,
     resume: ResumeState | None = None,
     states: list[str] | None = None,
+    seed: int = 0,
     **options: object,
 ) -> AsyncIterator[Stack]:
     async with open_stack(
@@ -38,7 +39,7 @@ async def attached(
         resume=resume,
         on_state=(states if states is not None else []).append,
         client=client,
-        random=Random(0),
+        random=Random(seed),
     ) as stack:
         yield stack
 
