@@ -42,7 +42,7 @@ from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import Kind, LeasedError, StoreError
 from blobfuse_dysk.store.backoff import Backoff
 from blobfuse_dysk.store.bloblease import BlobLease
-from blobfuse_dysk.store.guard import Guard
+from blobfuse_dysk.store.guard import Guard, lease_time
 
 __all__ = ["Claim", "give_up", "patiently", "resume", "take"]
 
@@ -126,7 +126,7 @@ async def resume(
 
     async def renew() -> None:
         nonlocal sent_at
-        sent_at = trio.current_time()
+        sent_at = lease_time()
         await lease.renew(lease_id)
 
     try:
@@ -170,12 +170,12 @@ async def _acquire(
     budget_s: float | None,
     random: Random,
 ) -> float:
-    """Acquire, breaking another's lease if told to; returns the time before the request that succeeded."""
+    """Acquire, breaking another's lease if told to; returns lease_time() before the request that succeeded."""
     sent_at = 0.0
 
     async def acquire() -> None:
         nonlocal sent_at
-        sent_at = trio.current_time()
+        sent_at = lease_time()
         await lease.acquire(lease_id, lease_s)
 
     for attempt in range(1 + (BREAK_ROUNDS if force else 0)):

@@ -33,7 +33,8 @@ again with the same number: `max` can be repeated.
 412 SequenceNumberConditionNotMet: if we ever asked for a higher number than the request carried, our own raise
 overtook it: it was not applied, and is sent again in the new epoch. If not, somebody else raised the number: doubt.
 
-**The lease.** L1. guard.valid_until is measured from before the request that last took or renewed the lease was sent.
+**The lease.** L1. guard.valid_until is measured from before the request that last took or renewed the lease was sent,
+by a clock that does not stand still while the machine is suspended. The first call held back after that has it renewed.
 L2. A doubt (the service refused our lease id on a data request, or the epoch is not ours) makes valid_until -inf at
 once and asks for a renewal; only a renewal sent after the last doubt ends it, and it also compares the sequence number.
 L3. A renewal refused with a lease error fences. The service renews even an expired lease unless somebody leased or
@@ -58,7 +59,7 @@ from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.backoff import Backoff
 from blobfuse_dysk.store.base import Buffer, Extent, Store
 from blobfuse_dysk.store.bloblease import BlobLease
-from blobfuse_dysk.store.guard import Guard
+from blobfuse_dysk.store.guard import Guard, lease_time
 
 __all__ = ["Fence"]
 
@@ -90,7 +91,7 @@ class Fence(Store):
         self._guard = guard
         self._lease_s = math.inf if lease_s is None else lease_s
         self._period_s = INFINITE_CHECK_S if lease_s is None else lease_s / 3
-        self._renew_at = trio.current_time() + self._period_s
+        self._renew_at = trio.current_time() + self._period_s - self._lease_age_s
         self._on_state = on_state
         self._random = random or Random()
         self._tried = guard.epoch
@@ -118,7 +119,7 @@ class Fence(Store):
     @property
     def expires_in_s(self) -> float | None:
         """Seconds until the lease ends unless it is renewed (0 when in doubt); None for an infinite lease."""
-        left = self._guard.valid_until - trio.current_time()
+        left = self._guard.valid_until - lease_time()
         return None if left == math.inf else max(0.0, left)
 
     async def read(self, offset: int, length: int) -> Buffer:
@@ -191,6 +192,8 @@ class Fence(Store):
                 raise self._refusal(self._fenced)
             if self._released:
                 raise StoreError("the disk was detached", Kind.REJECTED)
+            if not self._guard.certain and self._renew_error is None:
+                self._renew_wanted.set()  # it ran out before the next renewal was due: this machine was suspended
             blocker = self._raise_error if self._guard.certain else self._renew_error
             if blocker is not None and not blocker.kind.retryable:
                 raise self._refusal(blocker)
@@ -251,6 +254,11 @@ class Fence(Store):
             self._on_state(self._told)
 
     @property
+    def _lease_age_s(self) -> float:
+        """Seconds since the request that last took or renewed the lease was sent; 0 for an infinite lease."""
+        return 0.0 if self._lease_s == math.inf else self._lease_s - (self._guard.valid_until - lease_time())
+
+    @property
     def _ended(self) -> bool:
         return self._fenced is not None or self._released
 
@@ -276,7 +284,7 @@ class Fence(Store):
         """One renewal and, after a lapse or a doubt, one look at the sequence number (L2 to L4)."""
         doubts = self._doubts
         look = not self._guard.certain
-        sent_at = trio.current_time()
+        sent_at, valid_from = trio.current_time(), lease_time()
         try:
             await self._lease.renew(self._guard.lease_id)
         except StoreError as error:
@@ -298,7 +306,7 @@ class Fence(Store):
             log.info("the lease is renewed again")
         self._renew_error = None
         self._renew_at = sent_at + self._period_s
-        self._guard.valid_until = sent_at + self._lease_s
+        self._guard.valid_until = valid_from + self._lease_s
         self._announce()
 
     async def _keep_epoch(self) -> None:
@@ -337,8 +345,8 @@ class Fence(Store):
         """Report `paused` when the lease runs out while nothing else happens."""
         while not self._ended:
             changed = self._changed
-            end = self._guard.valid_until
-            with trio.move_on_at(end if end > trio.current_time() else math.inf):
+            left_s = self._guard.valid_until - lease_time()
+            with trio.move_on_after(left_s if left_s > 0 else math.inf):
                 await changed.wait()
             if self.state != self._told:
                 self._announce()

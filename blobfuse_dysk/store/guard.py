@@ -6,6 +6,8 @@ the lease is not known to be held, however long it waited for a free slot since 
 
 - `valid_until` is measured from *before* the request that last took or renewed the lease was sent, so it never lies
   beyond the service's own expiry (clock rates aside). It is -inf while the lease is in doubt and after fencing.
+- It is a time of `lease_time`, which goes on while this machine is suspended, as the lease does. trio's clock stands
+  still then, so a machine that wakes up after an hour would believe in a lease that ended long ago.
 - `epoch` is the highest sequence number whose raise was acknowledged. It only grows.
 - `permit()` is called where the request is built. Between the call and the start of the request there is no await.
 """
@@ -13,18 +15,50 @@ the lease is not known to be held, however long it waited for a free slot since 
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import trio
 
 from blobfuse_dysk.errors import Kind, StoreError
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "lease_time"]
+
+
+LEAST_SLEEP_S = 0.1  # what is shorter may be the time between reading two clocks
+
+
+def lease_time() -> float:
+    """trio.current_time(), plus the seconds that this machine was suspended for since this process began."""
+    return trio.current_time() + _sleep.seconds()
+
+
+class _Sleep:
+    """How long the machine was suspended. Goes up in steps, so that two looks at the same moment agree."""
+
+    def __init__(self) -> None:
+        self._before = self._known = self._measured_s()
+
+    def seconds(self) -> float:
+        """Seconds since this was made."""
+        measured_s = self._measured_s()
+        if measured_s > self._known + LEAST_SLEEP_S:
+            self._known = measured_s
+        return self._known - self._before
+
+    @staticmethod
+    def _measured_s() -> float:
+        """Seconds since the machine was started. Source: clock_gettime(2)."""
+        awake = time.clock_gettime(time.CLOCK_MONOTONIC)
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - awake
+
+
+_sleep = _Sleep()
 
 
 @dataclass(slots=True)
 class Guard:
-    """Written by Fence (and once at attach), read by PageBlob. Times are those of trio.current_time()."""
+    """Written by Fence (and once at attach), read by PageBlob. Times are those of lease_time()."""
 
     lease_id: str
     epoch: int
@@ -33,7 +67,7 @@ class Guard:
     @property
     def certain(self) -> bool:
         """Whether the lease is held for sure at this moment."""
-        return trio.current_time() < self.valid_until
+        return lease_time() < self.valid_until
 
     def permit(self) -> tuple[str, int]:
         """Return (lease id, epoch) for a request that is sent now; StoreError(LEASE), not sent, if in doubt."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -11,6 +12,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from blobfuse_dysk.errors import Kind, StoreError
+from blobfuse_dysk.store import guard
 from blobfuse_dysk.store.base import Store
 from blobfuse_dysk.store.bloblease import BlobLease
 from blobfuse_dysk.store.fence import Fence
@@ -98,6 +100,64 @@ async def test_pauses_when_the_lease_runs_out_and_goes_on_when_it_is_renewed(aut
             it.client.down = False
         assert done.is_set()
         assert it.states == ["paused", "attached"]
+
+
+@pytest.fixture
+def suspend(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let so many seconds pass in which the machine sleeps: CLOCK_MONOTONIC, which is trio's, stands still."""
+    real = time.clock_gettime
+    asleep = [0.0]
+    monkeypatch.setattr(time, "clock_gettime", lambda c: real(c) + (asleep[0] if c == time.CLOCK_BOOTTIME else 0.0))
+    monkeypatch.setattr(guard, "_sleep", guard._Sleep())
+
+    def suspend(seconds: float) -> None:
+        asleep[0] += seconds
+
+    return suspend
+
+
+async def test_the_lease_runs_on_while_the_machine_is_suspended(
+    suspend: Callable[[float], None], autojump_clock: MockClock
+) -> None:
+    """Nobody took the disk meanwhile: the first write has the lease renewed, and nothing goes out before that."""
+    async with opened() as it:
+        await it.fence.write(0, DATA)
+        suspend(61.0)
+        assert it.fence.expires_in_s == 0
+        with pytest.raises(StoreError, match="ran out") as caught:
+            it.guard.permit()
+        assert caught.value.kind is Kind.LEASE
+        before = trio.current_time()
+        await it.fence.write(0, DATA)
+        assert it.client.sent == ["renew", "properties"]
+        assert trio.current_time() - before < 1.0
+        assert it.fence.expires_in_s == pytest.approx(60, abs=0.1)
+        await trio.sleep(61)
+        assert it.client.sent.count("renew") == 4
+        assert it.fence.state == "attached"
+
+
+async def test_a_disk_that_was_taken_while_the_machine_was_suspended(
+    suspend: Callable[[float], None], autojump_clock: MockClock
+) -> None:
+    async with opened() as it:
+        suspend(61.0)
+        it.blob.break_now()
+        it.blob.acquire(60, THEIRS)
+        await fails(it.fence, Kind.FENCED)
+        assert it.data.calls == [], "the service would refuse it, but it is not even sent"
+
+
+async def test_a_lease_that_took_long_to_take_is_renewed_in_time(autojump_clock: MockClock) -> None:
+    """Its age counts, not the time since the block layer was opened."""
+    async with trio.open_nursery() as nursery:
+        setting = Setting(nursery, [], 60.0)
+        await trio.sleep(50)
+        setting.fence = Fence(setting.data, BlobLease(setting.client), setting.guard, lease_s=60.0)
+        nursery.start_soon(setting.fence.run)
+        await trio.sleep(1)
+        assert setting.client.sent == ["renew"]
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("event", ["broken", "released", "taken", "taken after expiry", "changed after expiry"])
