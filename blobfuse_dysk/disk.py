@@ -23,6 +23,7 @@ __all__ = [
     "Cache",
     "DiskAddress",
     "Endpoint",
+    "check_snapshot",
     "format_size",
     "parse_duration",
     "parse_size",
@@ -36,6 +37,8 @@ MIN_READ_CACHE = 1 << 20  # bytes; a few chunks
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}\Z")
 _CONTAINER = re.compile(r"(?:\$root|\$logs|[a-z0-9](?:-?[a-z0-9])*)\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
+_SNAPSHOT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,7})?Z\Z")
+_LEASE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B?)\Z", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?\Z")
 _DURATION_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -64,7 +67,7 @@ class Endpoint:
         except ValueError as error:
             raise UsageError(f"endpoint {text!r}: {error}", remedy="give a port between 1 and 65535") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"endpoint {text!r} is not an http or https URL")
+            raise UsageError(f"endpoint {text!r} is not an http or https URL", remedy="write https://HOST[:PORT]")
         if parts.query or parts.fragment or parts.username:
             raise UsageError(
                 "an endpoint takes no query, fragment or user", remedy="a SAS goes into the credential file"
@@ -171,6 +174,7 @@ class DiskAddress:
                 f"blob name {blob!r} is not 1 to 1024 printable characters that end in neither '/' nor '.'",
                 remedy=_ADDRESS_HELP,
             )
+        check_snapshot(snapshot)
         return cls(account, container, blob, snapshot, endpoint, sas)
 
     @property
@@ -221,6 +225,10 @@ class AttachOptions:
             )
         if self.lease_s is not None and not 15 <= self.lease_s <= 60:
             raise UsageError(f"lease of {self.lease_s:g} s", remedy="use 15 to 60 seconds, or infinite")
+        if self.lease_id is not None and not _LEASE_ID.match(self.lease_id):
+            raise UsageError(
+                f"lease id {self.lease_id!r} is not a UUID", remedy="it looks like 01234567-89ab-cdef-0123-456789abcdef"
+            )
         if self.io_timeout_s is not None and self.io_timeout_s < 1:
             raise UsageError(f"io-timeout of {self.io_timeout_s:g} s", remedy="use at least 1 second, or never")
         if self.cache not in get_args(Cache):
@@ -280,6 +288,14 @@ def format_size(size: int) -> str:
             value = size / 1024**exponent
             return f"{value:.0f}{unit}" if value == int(value) else f"{value:.1f}{unit}"
     return f"{size}B"
+
+
+def check_snapshot(time: str | None) -> None:
+    """Raise UsageError unless it is the time of a snapshot as the service writes it, or None."""
+    if time is not None and not _SNAPSHOT.match(time):
+        raise UsageError(
+            f"snapshot {time!r} is not a snapshot's time", remedy="copy it whole: 2026-01-31T12:00:00.0000000Z"
+        )
 
 
 def parse_duration(text: str, what: str = "duration") -> float | None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
-from blobfuse_dysk.disk import AttachOptions, DiskAddress, parse_duration, parse_size
+from blobfuse_dysk.disk import AttachOptions, DiskAddress, check_snapshot, parse_duration, parse_size
 from blobfuse_dysk.errors import UsageError
 
 __all__ = [
@@ -76,6 +76,7 @@ _DROPPED = frozenset(
 )
 MOUNT_USAGE = "mount.dysk DISK DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t dysk[.FSTYPE]]"
 UMOUNT_USAGE = "umount.dysk DIR|DEVICE [-flnrv] [-N NAMESPACE] [-t TYPE]"
+_READ_ONLY = frozenset({"read-only", "readonly"})  # as dyskctl has it; for mount(8) it is ro
 _NEAR = 0.78  # difflib's ratio, from which on a word counts as mistyped
 
 
@@ -234,6 +235,7 @@ def _check_value(name: str, has_value: bool, value: str) -> None:
 def _with_ours(request: MountRequest, ours: dict[str, str]) -> MountRequest:
     """Read the values of our own options."""
     disk = replace(request.disk, snapshot=ours.get("snapshot", request.disk.snapshot))
+    check_snapshot(disk.snapshot)
     read_only = request.read_only or disk.snapshot is not None
     lease = parse_duration(ours["lease"], "lease") if "lease" in ours else _DEFAULTS.lease_s
     io_timeout = parse_duration(ours["io-timeout"], "io-timeout") if "io-timeout" in ours else _DEFAULTS.io_timeout_s
@@ -317,6 +319,8 @@ def _nearest(name: str) -> str | None:
     word = name.lower().replace("_", "-")
     if word in DYSK_OPTIONS:
         return word
+    if word in _READ_ONLY:
+        return "ro"
     if word.startswith(("mkfs", "dysk")):
         near = difflib.get_close_matches(word, DYSK_OPTIONS, n=1, cutoff=0)
     else:

@@ -18,6 +18,7 @@ from tests.unit.cli_fakes import EXAMPLE, KEY, Machine, machine
 __all__ = ["machine"]
 
 GIB = 1 << 30
+LEASE = "00112233-4455-6677-8899-aabbccddeeff"
 DISK = "mystore/dysks/data.vhd"
 NULL = os.stat("/dev/null").st_rdev  # noqa: PTH116
 
@@ -91,8 +92,8 @@ def test_mount_as_json_has_the_keys_of_the_original_in_its_order(machine: Machin
         (["-r"], AttachOptions(name="d", read_only=True)),
         (["--read-only=false"], AttachOptions(name="d")),
         (["-b"], AttachOptions(name="d", break_lease=True)),
-        (["-i", "abc"], AttachOptions(name="d", lease_id="abc")),
-        (["-l=false", "-i", "abc"], AttachOptions(name="d", lease_id="abc")),
+        (["-i", LEASE], AttachOptions(name="d", lease_id=LEASE)),
+        (["-l=false", "-i", LEASE], AttachOptions(name="d", lease_id=LEASE)),
         (["--realm", "core.chinacloudapi.cn"], AttachOptions(name="d", realm="core.chinacloudapi.cn")),
         (["--realm", "core.windows.net"], AttachOptions(name="d")),
     ],
@@ -175,8 +176,7 @@ def test_mount_file_takes_what_mount_printed(machine: Machine, tmp_path: Path) -
     path.write_text(machine.run("mount", "-a", "mystore", "-p", "data.vhd", "-d", "d1", "-o", "json").out)
     machine.calls.clear()
     assert machine.run("mount-file", "-f", str(path)).code == 0
-    lease_id = "00112233-4455-6677-8899-aabbccddeeff"
-    assert machine.calls == [("attach", DISK, AttachOptions(name="d1", lease_id=lease_id))]
+    assert machine.calls == [("attach", DISK, AttachOptions(name="d1", lease_id=LEASE))]
 
 
 @pytest.mark.parametrize(

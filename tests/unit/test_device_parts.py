@@ -133,7 +133,9 @@ def test_errors_cross_processes(error: DyskError, kind: type[DyskError]) -> None
 def test_config_survives_the_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "UseDevelopmentStorage=true")
     options = AttachOptions(sector_size=4096, lease_s=None, io_timeout_s=None, endpoint="http://127.0.0.1:1")
-    address, credential = resolve(DiskAddress.parse("devstoreaccount1/disks/a/b?snapshot=2026"), options)
+    address, credential = resolve(
+        DiskAddress.parse("devstoreaccount1/disks/a/b?snapshot=2026-01-31T12:00:00.0000000Z"), options
+    )
     secrets = json.loads(json.dumps(credential.to_config()))
     config = Config(address, secrets, options, "node-a", {"AZURE_CLIENT_ID": "x"}, {"id": "i", "epoch": 3})
     assert Config.decode(config.encode()) == config

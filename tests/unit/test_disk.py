@@ -69,6 +69,8 @@ def test_a_sas_never_shows() -> None:
         ("acct01/disks/a\nb", "blob name"),
         ("acct01/disks/a?sig=x", "URL form"),
         ("acct01/disks/a?snapshot=", "no time"),
+        ("acct01/disks/a?snapshot=yesterday", "not a snapshot's time"),
+        ("https://acct01.blob.core.windows.net/disks/a?snapshot=2026-01-31", "not a snapshot's time"),
         ("acct01/disks/a?snapsot=1", "snapsot"),
         ("ftp://acct01/disks/a", "not an http"),
         ("https://acct01.blob.core.windows.net:99999/disks/a", "port|Port"),
@@ -182,3 +184,12 @@ def test_loopback_endpoints(host: str, loopback: bool) -> None:
 def test_bad_endpoints(text: str) -> None:
     with pytest.raises(UsageError):
         Endpoint.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "abc", "{00112233-4455-6677-8899-aabbccddeeff}", "00112233445566778899aabbccddeeff"]
+)
+def test_a_lease_id_is_a_uuid(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a UUID"):
+        AttachOptions(lease_id=text)
+    assert AttachOptions(lease_id="00112233-4455-6677-8899-AABBCCDDEEFF").lease_id

@@ -85,6 +85,11 @@ def test_a_snapshot_is_read_only_by_option_and_by_name() -> None:
         assert request.read_only and request.attach.read_only
 
 
+def test_a_snapshot_has_a_time() -> None:
+    with pytest.raises(UsageError, match="not a snapshot's time"):
+        options("snapshot=yesterday")
+
+
 def test_what_is_for_mount_itself_is_dropped_and_the_rest_goes_to_the_file_system() -> None:
     request = options(
         "rw,noatime,nofail,noauto,user=joe,x-systemd.requires=a.service,X-mount.mkdir,comment=x,helper=foo,uhelper=foo,"
@@ -118,6 +123,8 @@ def test_options_of_file_systems_pass(option: str) -> None:
         ("snapshots=x", "snapshot"),
         ("Lease=60", "lease"),
         ("dysk-name=x", "name"),
+        ("read-only", "ro"),
+        ("readonly", "ro"),
     ],
 )
 def test_a_mistyped_option_is_an_error_that_names_the_right_one(word: str, meant: str) -> None:
