@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from blobfuse_dysk import attachment, mounttools
-from blobfuse_dysk.device.usage import mounted_elsewhere
+from blobfuse_dysk.device.usage import mounted_elsewhere, mountpoints
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError, UsageError
 from blobfuse_dysk.mountoptions import (
     DEFAULT_FILE_SYSTEM,
@@ -59,13 +59,14 @@ def umount_main(arguments: list[str] | None = None) -> int:
 def mount(request: MountRequest) -> int:
     """Attach and mount as requested. Raises DyskError, or Interrupted; nothing is left attached then."""
     if os.geteuid() != 0:
-        raise UsageError("only root can mount", remedy="run it as root, without the option user in /etc/fstab")
+        raise UsageError("only root can mount", remedy=f"sudo mount {request.directory}")
     if request.remount:
         return _remount(request)
     directory = _directory(request)
     if _is_mounted_already(request, directory):
         return 0
     if request.fake:
+        _say(request, f"would attach {request.disk} and mount it on {directory}")
         return 0
     if request.disk.sas:
         _log.warning("others can read the SAS in the disk's URL: put it into /etc/dysk/%s.conf", request.disk.account)
@@ -90,6 +91,8 @@ def mount(request: MountRequest) -> int:
 
 def umount(request: UmountRequest) -> int:
     """Unmount; if that was the device's last use, return only when the disk is durable and released."""
+    if os.geteuid() != 0:  # umount(8) starts helpers as the user, whatever /etc/fstab says of user and users
+        raise UsageError("only root can unmount", remedy=f"sudo umount {request.target}")
     entry = mounttools.find_mounted(request.target)
     device, name = mounttools.whole_device(entry.source) if entry else "", None
     if entry and not request.lazy:
@@ -99,13 +102,22 @@ def umount(request: UmountRequest) -> int:
         return _inner_umount(request, entry.directory if entry else request.target)
     with attachment.end_of(name) as wait:
         code = _inner_umount(request, entry.directory)
-        if code or any(other.device == entry.device for other in mounttools.mounted()):
-            return code  # or mounted in another place too
-        if elsewhere := mounted_elsewhere(device):
-            print(f"umount.dysk: unmounted here, but {elsewhere[0]}, so {name} stays attached", file=sys.stderr)
+        if code:
+            return code
+        if still := _mounted_still(device):
+            print(f"umount.dysk: unmounted here, but {still}, so {name} stays attached", file=sys.stderr)
         else:
             wait()
     return code
+
+
+def _mounted_still(device: str) -> str | None:
+    """Where the device, or a partition of it, is mounted after one mount of it has gone; and how to end that."""
+    if points := mountpoints(device):
+        # A bind mount knows no helper unless it was given one, and umount(8) alone does not wait for the service.
+        return f"it is mounted on {points[0]} (end that with umount.dysk {points[0]})"
+    elsewhere = mounted_elsewhere(device)
+    return elsewhere[0] if elsewhere else None
 
 
 def _inner_umount(request: UmountRequest, target: str) -> int:
@@ -121,7 +133,7 @@ def _main(program: str, usage: str, run: Callable[[list[str]], int], arguments: 
     """Run a helper and turn what it raises into one line and mount(8)'s exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     if "-h" in words or "--help" in words:
-        print(f"usage: {usage}\nsee {program}(8)")
+        print(f"usage: {usage}\nsee mount.dysk(8)")
         return 0
     logging.basicConfig(format=f"{program}: %(levelname)s: %(message)s", level=logging.WARNING)
     try:
@@ -189,7 +201,9 @@ def _in_use(found: attachment.Attachment, directory: str) -> AttachedError:
     """The error for a disk that this machine has attached already, with what helps."""
     if found.mountpoints:
         first = found.mountpoints[0]
-        where, remedy = f"mounted on {first}", f"to have it in both places: mount --bind {first} {directory}"
+        where = f"mounted on {first}"
+        # Without helper=dysk there, the last umount would be a plain one, which does not wait for the service.
+        remedy = f"to have it in both places: mount -o bind,helper=dysk {first} {directory}"
     else:
         where, remedy = f"attached as {found.device}", f"mount {found.device}, or first: dyskctl detach {found.name}"
     return AttachedError(f"{found.disk} is {where} already", remedy=remedy)
@@ -228,9 +242,10 @@ def _partition(request: MountRequest, attached: attachment.Attachment) -> str:
         return attached.device
     path = f"{attached.device}p{request.partition}"
     if path not in attached.partitions:
+        there = ", ".join(each.removeprefix(f"{attached.device}p") for each in attached.partitions)
         raise DyskError(
             f"{request.disk} has no partition {request.partition}",
-            remedy=f"it has {len(attached.partitions)}: dyskctl attach --partscan, then lsblk, shows them",
+            remedy=f"it has {there}" if there else "it has none: mount it without partition=",
         )
     return path
 
@@ -250,13 +265,15 @@ def _file_system(request: MountRequest, attached: attachment.Attachment, device:
     fstype = found.get("TYPE", "")
     if not fstype and "PTTYPE" in found:
         raise DyskError(f"{attached.disk} has a partition table", remedy="name the partition: -o partition=1")
+    what = attached.disk if request.partition is None else f"partition {request.partition} of {attached.disk}"
     if not fstype:
+        partscan = "" if request.partition is None else " --partscan"
         raise DyskError(
-            f"{attached.disk} is not blank, and has no file system that blkid knows; it was not formatted",
-            remedy=f"if nothing on it is wanted: dyskctl attach {attached.disk}, then mkfs by hand",
+            f"{what} is not blank, and has no file system that blkid knows; it was not formatted",
+            remedy=f"if nothing on it is wanted: dyskctl attach {attached.disk}{partscan}, then mkfs by hand",
         )
     if request.fstype not in ("auto", fstype):
-        raise DyskError(f"{attached.disk} has {fstype} on it, not {request.fstype}", remedy=f"use fstype={fstype}")
+        raise DyskError(f"{what} has {fstype} on it, not {request.fstype}", remedy=f"use fstype={fstype}")
     return fstype
 
 
@@ -291,12 +308,16 @@ def _run_mount(request: MountRequest, fstype: str, options: str, device: str, di
     sys.stdout.write(result.stdout)
     if result.returncode:
         words = result.stderr.strip().partition("\n")[0].removeprefix("mount: ") or f"exit code {result.returncode}"
-        raise DyskError(f"mounting {device} ({fstype}) failed: {words}", remedy=_mount_remedy(request, fstype))
+        raise DyskError(
+            f"mounting {device} ({fstype}) failed: {words.rstrip('.')}", remedy=_mount_remedy(request, fstype, words)
+        )
     sys.stderr.write(result.stderr)
 
 
-def _mount_remedy(request: MountRequest, fstype: str) -> str:
+def _mount_remedy(request: MountRequest, fstype: str, words: str) -> str:
     """What most often helps. A snapshot of a mounted file system has a journal that cannot be replayed read-only."""
+    if request.remount and "write-protected" in words:
+        return f"it was attached read-only: umount {request.directory}, then mount it without ro"
     unclean = {"ext4": "noload", "xfs": "norecovery,nouuid", "btrfs": "rescue=nologreplay"}.get(fstype)
     if request.read_only and unclean:
         return f"if it was mounted elsewhere at that time, add -o {unclean}; dmesg says more"

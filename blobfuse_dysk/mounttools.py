@@ -6,6 +6,7 @@ file system hierarchy has them, and they get an environment of their own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -32,6 +33,8 @@ _ENVIRONMENT = {"PATH": ":".join(_DIRECTORIES), "LC_ALL": "C.UTF-8"}
 # Debian's names; other systems' differ little, and a wrong name still tells what to look for.
 _PACKAGES = {"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs-progs"}
 _BLKID_NOTHING, _BLKID_AMBIGUOUS = 2, 8
+_KILLED_S = 2.0  # for a killed tool to be gone, if it is not stuck in I/O
+_BANNER = re.compile(r"(mke2fs|btrfs-progs) v?\d")  # what some tools print before they say what is wrong
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -56,10 +59,28 @@ def find_tool(name: str, remedy: str | None = None) -> str:
 
 
 def run_tool(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a tool to its end, keeping what it prints. An exception here (an interrupt) ends the tool first."""
-    return subprocess.run(
-        arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=_ENVIRONMENT, check=False
+    """Run a tool to its end, keeping what it prints. An exception here (an interrupt) kills the tool first.
+
+    A killed tool that waits for a device whose service does not answer stays until that I/O ends; it is not waited for,
+    since whoever was interrupted is about to end that I/O.
+    """
+    tool = subprocess.Popen(
+        arguments,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=_ENVIRONMENT,
     )
+    try:
+        out, err = tool.communicate()
+    except BaseException:
+        tool.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            tool.wait(_KILLED_S)
+        raise
+    return subprocess.CompletedProcess(arguments, tool.returncode, out, err)
 
 
 def make_file_system(fstype: str, device: str, options: Sequence[str]) -> None:
@@ -68,8 +89,12 @@ def make_file_system(fstype: str, device: str, options: Sequence[str]) -> None:
     tool = find_tool(f"mkfs.{fstype}", remedy=f"install {package}, or give the disk a file system elsewhere")
     result = run_tool([tool, "-q", *options, device])
     if result.returncode:
-        words = _last_line(result.stderr) or _last_line(result.stdout) or f"exit code {result.returncode}"
-        raise DeviceError(f"mkfs.{fstype} on {device} failed: {words}", remedy="see mkfs.options in mount.dysk(8)")
+        words = _first_line(result.stderr) or _first_line(result.stdout) or f"exit code {result.returncode}"
+        words = words.removeprefix(f"{tool}: ").removeprefix(f"mkfs.{fstype}: ").rstrip(".")
+        raise DeviceError(
+            f"mkfs.{fstype} on {device} failed: {words}",
+            remedy="see mkfs.options in mount.dysk(8)" if options else f"is the disk large enough for {fstype}?",
+        )
 
 
 def probe(device: str) -> dict[str, str]:
@@ -83,7 +108,7 @@ def probe(device: str) -> dict[str, str]:
             remedy=f"look with wipefs {device}, remove the wrong one, or name the right one with fstype=",
         )
     if result.returncode:
-        raise DeviceError(f"blkid on {device} failed: {_last_line(result.stderr) or result.returncode}")
+        raise DeviceError(f"blkid on {device} failed: {_first_line(result.stderr) or result.returncode}")
     pairs = (line.partition("=") for line in result.stdout.splitlines())
     return {name: value for name, _, value in pairs}
 
@@ -136,6 +161,7 @@ def _unescape(text: str) -> str:
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+def _first_line(text: str) -> str:
+    """What a tool says is wrong; most follow it up with their usage."""
+    lines = [line.strip() for line in text.splitlines()]
+    return next((line for line in lines if line and not _BANNER.match(line)), "")

@@ -192,7 +192,7 @@ def test_mounted_here_already(node: Node) -> None:
     other.mkdir()
     done = node.run("mount", "-t", "dysk", disk, str(other))
     assert done.code == 32
-    assert f"is mounted on {node.mountpoint} already" in done.err and "mount --bind" in done.err
+    assert f"is mounted on {node.mountpoint} already" in done.err and "mount -o bind,helper=dysk" in done.err
     done = node.mount(disk, "ro")
     assert done.code == 32 and "remount,ro" in done.err
     done = node.mount(disk)  # what mount -a does
@@ -279,7 +279,11 @@ def test_only_root(node: Node) -> None:
     helper = str(Path("/sbin/mount.dysk").resolve())
     dyskctl = str(Path(helper).with_name("dyskctl"))
     refused(node, node.run(*become, dyskctl, "attach", disk), "root", code=(1,))
-    refused(node, node.run(*become, helper, disk, str(node.mountpoint)), "root", code=(1,))
+    refused(node, node.run(*become, helper, disk, str(node.mountpoint)), "sudo mount", code=(1,))
+    assert node.mount(disk).code == 0
+    done = node.run(*become, helper.replace("mount.dysk", "umount.dysk"), str(node.mountpoint))
+    assert (done.code, done.err) == (1, f"umount.dysk: only root can unmount: sudo umount {node.mountpoint}\n")
+    assert node.umount().code == 0
 
 
 @pytest.fixture

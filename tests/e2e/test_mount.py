@@ -117,11 +117,30 @@ def test_two_places_of_one_mount(node: Node) -> None:
     other.mkdir()
     assert node.mount(disk).code == 0
     assert node.run("mount", "--bind", str(node.mountpoint), str(other)).code == 0
-    assert node.umount().code == 0
-    assert not node.nothing_left()  # the other place still has it
+    done = node.umount()
+    assert done.code == 0
+    assert f"it is mounted on {other} (end that with umount.dysk {other}), so data stays attached" in done.err
+    assert not node.nothing_left()
     (other / "file").write_text("x")
-    assert node.run("umount", str(other)).code == 0
+    assert node.run("umount", str(other)).code == 0  # knows no helper, so it does not wait
     until(node.nothing_left, "the end of the attachment")
+
+
+@pytest.mark.parametrize("how", ["bind,helper=dysk", "umount.dysk"])
+def test_the_last_of_two_places_is_waited_for(node: Node, how: str) -> None:
+    """What a refused second mount, and the first umount, tell to do."""
+    disk = node.create()
+    other = node.dirs.root / "other"
+    other.mkdir()
+    assert node.mount(disk).code == 0
+    refused = node.run("mount", "-t", "dysk", disk, str(other))
+    assert f"mount -o bind,helper=dysk {node.mountpoint} {other}" in refused.err
+    options = how if "bind" in how else "bind"
+    assert node.run("mount", "-o", options, str(node.mountpoint), str(other)).code == 0
+    assert node.umount().code == 0
+    (other / "file").write_text("x")
+    assert node.run("umount" if "bind" in how else os.path.realpath("/sbin/umount.dysk"), str(other)).code == 0
+    assert node.nothing_left()
 
 
 def test_a_mount_that_another_mount_namespace_has_too(node: Node) -> None:
@@ -166,6 +185,9 @@ def test_read_only(node: Node) -> None:
         (node.mountpoint / "new").touch()
     done = node.run("mount", "-o", "remount,rw", str(node.mountpoint))
     assert done.code == 32 and "write-protected" in done.err
+    done = node.mount(disk, "remount,rw")  # as with a line in /etc/fstab, through the helper
+    assert done.code == 32
+    assert done.err.endswith(f"it was attached read-only: umount {node.mountpoint}, then mount it without ro\n")
     assert node.umount().code == 0
     assert node.nothing_left()
 
@@ -216,6 +238,13 @@ def test_mount_calls_the_helper_with_no_environment_at_all(node: Node) -> None:
     helper = os.path.realpath("/sbin/umount.dysk")
     done = node.run("env", "-i", "PATH=", *variables, helper, str(node.mountpoint))
     assert (done.code, done.err) == (0, "")
+    assert node.nothing_left()
+
+
+def test_fake_and_verbose_tell_what_would_be_done(node: Node) -> None:
+    disk = node.create()
+    done = node.mount(disk, "", "-f", "-v")
+    assert (done.code, done.out) == (0, f"mount.dysk: would attach {disk} and mount it on {node.mountpoint}\n")
     assert node.nothing_left()
 
 

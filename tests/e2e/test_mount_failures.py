@@ -99,17 +99,25 @@ def test_another_file_system_than_the_one_named(node: Node) -> None:
 
 def test_mkfs_fails(node: Node) -> None:
     disk = node.create()
-    failed(node, node.mount(disk, 'fstype=ext4,mkfs.options="-b 7"'), "mkfs.ext4 on /dev/loop", "failed: ", code=2)
+    done = node.mount(disk, 'fstype=ext4,mkfs.options="-Z"')
+    failed(node, done, "failed: invalid option -- 'Z': see mkfs.options in mount.dysk(8)", code=2)
 
 
 def test_mkfs_on_a_disk_that_is_too_small(node: Node) -> None:
     disk = node.create(size="1MiB")
-    failed(node, node.mount(disk, "fstype=xfs"), "mkfs.xfs on /dev/loop", code=2)
+    failed(node, node.mount(disk, "fstype=xfs"), "mkfs.xfs on /dev/loop", "is the disk large enough for xfs?", code=2)
 
 
 def test_the_file_system_does_not_know_an_option(node: Node) -> None:
     disk = node.create()
-    failed(node, node.mount(disk, "fstype=ext4,frobnicate"), "mounting /dev/loop", "(ext4) failed: ")
+    done = node.mount(disk, "fstype=ext4,frobnicate")
+    failed(node, done, "mounting /dev/loop", "(ext4) failed: ", "or other error: dmesg says more")
+
+
+def test_read_only_in_other_words(node: Node) -> None:
+    disk = node.create()
+    for word in ("read-only", "readonly"):
+        failed(node, node.mount(disk, word), f"unknown option {word}: did you mean ro?", code=1)
 
 
 def test_a_damaged_file_system(node: Node) -> None:
@@ -135,7 +143,7 @@ def test_a_partition_table_without_the_partition(node: Node) -> None:
     write(device, 0, partition_table((2048, 4096)))
     node.ok("detach", disk)
     failed(node, node.mount(disk), "has a partition table", "-o partition=1")
-    failed(node, node.mount(disk, "partition=2"), "has no partition 2")
+    failed(node, node.mount(disk, "partition=2"), "has no partition 2: it has 1")
 
 
 def test_remount_of_what_is_not_mounted(node: Node) -> None:
@@ -186,6 +194,20 @@ def test_a_signal_leaves_nothing(faulty_node: Node, step: str, number: signal.Si
     assert (process.returncode, out, err) == (8, "", "mount.dysk: interrupted, nothing was mounted\n")
     assert node.nothing_left()
     assert lease_of(node) == "available"
+
+
+def test_a_signal_while_the_service_is_gone_does_not_wait_for_it(faulty_node: Node) -> None:
+    """A killed mkfs stays until its I/O ends, which would be after io-timeout: it is not waited for."""
+    node, service = faulty_node, service_of(faulty_node)
+    disk = node.create()
+    service.fault("blackhole", operation="put_page")
+    options = "fstype=ext4,io-timeout=never"
+    process = node.start("mount", "-t", "dysk", "-o", options, disk, str(node.mountpoint))
+    until(lambda: service.faults()[0]["hits"], "the first write of mkfs")
+    send(process, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (8, "", "mount.dysk: interrupted, nothing was mounted\n")
+    until(node.nothing_left, "the end of the attachment")
 
 
 def test_even_a_killed_helper_leaves_nothing(faulty_node: Node) -> None:
