@@ -10,11 +10,11 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from blobfuse_dysk.azure import explain
-from blobfuse_dysk.azure.identity import Credential
+from blobfuse_dysk.azure.identity import Credential, check_ca_file
 from blobfuse_dysk.azure.wire import API_VERSION
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError, ServiceError, TransportError
@@ -132,7 +132,8 @@ def list_disks(address: DiskAddress, credential: Credential, prefix: str = "") -
     """
     from azure.storage.blob import BlobType
 
-    with _sdk(address, credential, "list", needs="rl") as service:
+    listed = replace(address, blob="*")  # in messages
+    with _sdk(listed, credential, "list", needs="rl") as service:
         container = service.get_container_client(address.container)
         rows = []
         for item in container.list_blobs(name_starts_with=prefix or None, include=["metadata"]):
@@ -164,6 +165,7 @@ def _sdk(address: DiskAddress, credential: Credential, what: str, *, needs: str)
     from azure.core.exceptions import AzureError, HttpResponseError
     from azure.storage.blob import BlobServiceClient, ExponentialRetry
 
+    check_ca_file(credential.ca_file)
     trusted = ssl.get_default_verify_paths()
     service = BlobServiceClient(
         str(address.endpoint),
@@ -237,6 +239,9 @@ def _lost(error: Exception, address: DiskAddress, what: str) -> TransportError:
         if not isinstance(deeper, BaseException):
             break
         cause = deeper
-    lost = TransportError(f"{what} of {address}: no answer from {address.endpoint} ({cause})", sent=True)
+    why = str(cause)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        why = f"its certificate is not accepted: {cause.verify_message.rstrip('.')}"
+    lost = TransportError(f"{what} of {address}: no answer from {address.endpoint} ({why})", sent=True)
     lost.__cause__ = cause
     return lost

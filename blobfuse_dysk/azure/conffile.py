@@ -74,7 +74,10 @@ class ConnectionString:
         account, key = fields.get("accountname", ""), fields.get("accountkey", "")
         sas = fields.get("sharedaccesssignature", "")
         if not key and not sas:
-            raise CredentialError(f"{source}: the connection string has neither AccountKey nor SharedAccessSignature")
+            raise CredentialError(
+                f"{source}: the connection string has neither AccountKey nor SharedAccessSignature",
+                remedy="copy it again, as the portal shows it",
+            )
         if key:
             check_key(key, source)
         return cls(account, key, Sas.parse(sas, source).text if sas else "", cls._endpoint(fields, account, source))
@@ -155,7 +158,7 @@ def _read_private(path: Path) -> str:
         with path.open(encoding="utf-8-sig") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise CredentialError(f"credential file {path} is not a regular file")
+                raise CredentialError(f"credential file {path} is not a regular file", remedy="write one there")
             if status.st_mode & 0o077:
                 mode = stat.S_IMODE(status.st_mode)
                 raise CredentialError(
@@ -169,9 +172,10 @@ def _read_private(path: Path) -> str:
                 )
             return file.read()
     except UnicodeDecodeError:
-        raise CredentialError(f"credential file {path} is not text") from None
+        raise CredentialError(f"credential file {path} is not text", remedy="write lines key = value") from None
     except OSError as error:
-        raise CredentialError(f"credential file {path} cannot be read: {error.strerror}") from error
+        remedy = "run it as root" if isinstance(error, PermissionError) else "check its name; it is a file, mode 0600"
+        raise CredentialError(f"credential file {path} cannot be read: {error.strerror}", remedy=remedy) from error
 
 
 def _parse(path: Path, text: str) -> dict[str, tuple[int, str]]:
@@ -216,12 +220,17 @@ def _auth(path: Path, lines: dict[str, tuple[int, str]]) -> str:
     if "auth" in lines:
         number, auth = lines["auth"]
         if auth not in ("key", "sas", "entra", "anonymous"):
-            raise CredentialError(f"{path}, line {number}: expected auth = key, sas, entra or anonymous")
+            raise CredentialError(
+                f"{path}, line {number}: expected auth = key, sas, entra or anonymous", remedy="write one of these"
+            )
         allowed = _AUTH.get(auth, ())
         if proofs and proofs[0] not in allowed:
-            raise CredentialError(f"{path}, line {number}: auth = {auth} does not go with {proofs[0]}")
+            raise CredentialError(
+                f"{path}, line {number}: auth = {auth} does not go with {proofs[0]}", remedy="remove one of the two"
+            )
         if not proofs and auth in ("key", "sas"):
-            raise CredentialError(f"{path}, line {number}: auth = {auth}, but there is no {' or '.join(allowed)}")
+            wanted = " or ".join(allowed)
+            raise CredentialError(f"{path}, line {number}: auth = {auth}, but there is no {wanted}", remedy="add it")
         return auth
     kinds = {"account_key": "key", "sas": "sas", "connection_string": "connection", "token_command": "entra"}
     return kinds[proofs[0]] if proofs else ""
@@ -231,7 +240,9 @@ def _words(text: str, source: str) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(text))
     except ValueError as error:
-        raise CredentialError(f"{source}: token_command cannot be split into words: {error}") from None
+        raise CredentialError(
+            f"{source}: token_command cannot be split into words: {error}", remedy="quote it as a shell wants it"
+        ) from None
 
 
 def _endpoint(text: str, source: str) -> str:
@@ -244,5 +255,5 @@ def _endpoint(text: str, source: str) -> str:
 
 def _switch(text: str, source: str) -> bool:
     if text.lower() not in _SWITCH:
-        raise CredentialError(f"{source}: expected yes or no")
+        raise CredentialError(f"{source}: expected yes or no", remedy="write one of the two")
     return _SWITCH[text.lower()]

@@ -34,7 +34,8 @@ def resolve(address: DiskAddress, options: AttachOptions) -> tuple[DiskAddress, 
     proof, link = _find(address, options, conf)
     if link and link.account and link.account != address.account:
         raise CredentialError(
-            f"the connection string in {proof.source} is for account {link.account}, the disk is in {address.account}"
+            f"the connection string in {proof.source} is for account {link.account}, the disk is in {address.account}",
+            remedy=f"put one of {address.account} there, or name the disk {link.account}/...",
         )
     credential = Credential(
         address.account,

@@ -12,9 +12,10 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from blobfuse_dysk.azure.identity import NO_CREDENTIAL, UNTRUSTED, Credential
+from blobfuse_dysk.azure.identity import NO_CREDENTIAL, Credential, untrusted
 from blobfuse_dysk.azure.sas import RIGHTS
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
@@ -100,8 +101,9 @@ def _unreachable(error: TransportError, address: DiskAddress) -> DyskError | Non
     if _first(error, lambda found: isinstance(found, ConnectionRefusedError)):
         local = address.endpoint is not None and address.endpoint.is_loopback
         return _again(error, text, "is Azurite running there?" if local else "check the endpoint's name and port")
-    if _first(error, lambda found: isinstance(found, ssl.SSLCertVerificationError)):
-        return _again(error, text, UNTRUSTED)
+    distrust = _first(error, lambda found: isinstance(found, ssl.SSLCertVerificationError))
+    if isinstance(distrust, ssl.SSLCertVerificationError):
+        return _again(error, text, untrusted(distrust))
     if _first(error, lambda found: isinstance(found, ssl.SSLError)):
         return _again(error, text, "the endpoint does not speak TLS as expected; check its scheme and port")
     return _again(error, text, "check the network between this machine and the service: dyskctl doctor")
@@ -119,6 +121,11 @@ def _refused(error: ServiceError, address: DiskAddress, credential: Credential |
         make, message, remedy = _SIMPLE[code]
         fields = {"disk": str(address), "account": address.account, "container": address.container}
         return make(message.format(**fields), remedy=remedy)
+    if error.status == 404 and address.snapshot:
+        return NotFoundError(
+            f"snapshot {address.snapshot} of disk {replace(address, snapshot=None)} does not exist",
+            remedy="az storage blob list --include s shows those that there are",
+        )
     if error.status == 404:
         return NotFoundError(
             f"disk {address} does not exist",
@@ -178,7 +185,9 @@ def _denied_sas(error: ServiceError, address: DiskAddress, credential: Credentia
     if missing and not unknown:
         return CredentialError(
             f"the {what} has no {' and no '.join(missing)} right (sp={sas.rights})",
-            remedy="make one with sp=rw for a disk, or attach read-only" if "write" in missing else "make one that has",
+            remedy="make one with sp=rw for a disk, or attach read-only"
+            if needs == "rw"
+            else f"make one with sp={needs}",
         )
     if unknown:
         return CredentialError(

@@ -14,11 +14,11 @@ import ssl
 import trio
 
 from blobfuse_dysk.azure.connection import Connection, TlsConnection
-from blobfuse_dysk.azure.identity import UNTRUSTED
+from blobfuse_dysk.azure.identity import check_ca_file, untrusted
 from blobfuse_dysk.azure.signing import Signer
 from blobfuse_dysk.azure.wire import Reply, Request
 from blobfuse_dysk.disk import Endpoint
-from blobfuse_dysk.errors import CredentialError, TransportError
+from blobfuse_dysk.errors import TransportError
 
 __all__ = ["HttpPool", "tls_context"]
 
@@ -34,13 +34,8 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
 
     Raises CredentialError if the file cannot be read.
     """
-    try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise CredentialError(
-            f"certificate authorities {ca_file!r} cannot be loaded: {error.strerror or error}",
-            remedy="name a readable PEM file as ca_file",
-        ) from error
+    check_ca_file(ca_file)
+    context = ssl.create_default_context(cafile=ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context
@@ -154,9 +149,9 @@ class HttpPool(trio.abc.AsyncResource):
                 return await self._open()
         except ssl.SSLCertVerificationError as error:
             raise TransportError(
-                f"{where}: its certificate is not accepted ({error.verify_message})",
+                f"{where}: its certificate is not accepted ({error.verify_message.rstrip('.')})",
                 sent=False,
-                remedy=UNTRUSTED,
+                remedy=untrusted(error),
             ) from error
         except OSError as error:
             reason = _reason(error)

@@ -20,26 +20,32 @@ RIGHTS = {"r": "read", "w": "write", "c": "create", "d": "delete", "l": "list"}
 class Sas:
     """text: as appended to a query. starts_at, expires_at: seconds since the epoch, None if a stored policy has them.
 
-    rights: the letters of sp, '' if a stored access policy has them.
+    rights: the letters of sp, '' if a stored access policy has them. resource: what it is for: `b` one blob, `c` a
+    container, '' an account.
     """
 
     text: str = field(repr=False)
     starts_at: float | None
     expires_at: float | None
     rights: str
+    resource: str
 
     @classmethod
     def parse(cls, text: str, source: str) -> Sas:
         """Read a SAS, with or without a leading '?'. source: where it comes from, for the error, a CredentialError."""
         text = text.strip().lstrip("?")
         if not text.isascii() or not text.isprintable() or " " in text:
-            raise CredentialError(f"{source}: the SAS holds blanks or other characters that no URL has")
+            raise CredentialError(
+                f"{source}: the SAS holds blanks or other characters that no URL has",
+                remedy="copy it again, in one piece",
+            )
         fields = parse_qs(text)
         if "sig" not in fields:
             raise CredentialError(
                 f"{source}: the SAS has no signature", remedy="give its whole query string, sv=...&sig=... included"
             )
-        return cls(text, _time(fields.get("st")), _time(fields.get("se")), fields.get("sp", [""])[0])
+        rights, resource = fields.get("sp", [""])[0], fields.get("sr", [""])[0]
+        return cls(text, _time(fields.get("st")), _time(fields.get("se")), rights, resource)
 
     def has(self, right: str) -> bool:
         """Whether it grants a right (a letter of RIGHTS), as far as its text tells."""

@@ -10,10 +10,15 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
 
 __all__ = ["main"]
 
+# What logins say that were not set up here; the rest was set up, and failed.
+_NOT_HERE = re.compile(
+    r"unavailable|not fully configured|is not installed|not found on path|could not be found|package (is|to be)", re.I
+)
 SCOPE = "https://storage.azure.com/.default"
 
 
@@ -42,8 +47,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _reason(message: str) -> str:
-    """azure-identity's message, which has a paragraph for each login that it tried, in one line."""
-    return " ".join(message.split())[:500]
+    """azure-identity's message in one line.
+
+    It has a paragraph for each login that it tried, `NAME: why`. One that does not apply here says no more than that;
+    what is left is told, or the names if nothing is.
+    """
+    tried = [line.strip() for line in message.splitlines() if re.match(r"\s*\w+Credential: ", line)]
+    failed = [line for line in tried if not _NOT_HERE.search(line)]
+    if tried and not failed:
+        names = ", ".join(line.partition("Credential: ")[0] for line in tried)
+        return f"no login applies on this machine (tried {names})"
+    return " ".join(" ".join(failed or [message]).split())[:500]
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from blobfuse_dysk.errors import CredentialError
 
 __all__ = ["Token", "fetch_token", "own_command"]
 
+_LOGIN = (
+    "give this machine a managed identity, or root an az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and a secret"
+)
 TIMEOUT_S = 60.0  # a managed identity answers in a second; logging in at a slow proxy takes some
 
 
@@ -37,19 +40,22 @@ async def fetch_token(command: tuple[str, ...], *, timeout_s: float = TIMEOUT_S)
     """Run the program and read its token. Raises CredentialError; the program is ended on timeout and cancellation."""
     import trio  # here, because the attaching process imports this module and never runs trio
 
-    name = "the Entra ID login" if "blobfuse_dysk.azure.token" in command else f"token_command {command[0]}"
+    own = "blobfuse_dysk.azure.token" in command
+    name = "the Entra ID login" if own else f"token_command {command[0]}"
+    remedy = _LOGIN if own else "run it by hand, as root, and see what it prints"
     try:
         with trio.fail_after(timeout_s):
             done = await trio.run_process(
                 list(command), capture_stdout=True, capture_stderr=True, stdin=subprocess.DEVNULL, check=False
             )
     except trio.TooSlowError:
-        raise CredentialError(f"{name} gave no token within {timeout_s:g} s") from None
+        raise CredentialError(f"{name} gave no token within {timeout_s:g} s", remedy=remedy) from None
     except OSError as error:
-        raise CredentialError(f"{name} cannot be run: {error.strerror}") from error
+        raise CredentialError(f"{name} cannot be run: {error.strerror}", remedy=remedy) from error
     if done.returncode:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise CredentialError(f"{name} failed: {lines[-1][:500] if lines else f'exit status {done.returncode}'}")
+        words = lines[-1][:500].rstrip(".") if lines else f"exit status {done.returncode}"
+        raise CredentialError(f"{name} failed: {words}", remedy=remedy)
     return _read(done.stdout, name)
 
 

@@ -10,7 +10,7 @@ import click
 from blobfuse_dysk.cli.doctor_machine import MACHINE_CHECKS
 from blobfuse_dysk.cli.findings import Finding
 from blobfuse_dysk.cli.frame import Verb, settings
-from blobfuse_dysk.cli.output import print_json
+from blobfuse_dysk.cli.output import hold_warnings, print_json
 from blobfuse_dysk.cli.types import connection_options, connection_settings
 from blobfuse_dysk.disk import AttachOptions
 from blobfuse_dysk.errors import UsageError
@@ -47,10 +47,11 @@ def doctor(
         raise UsageError("--write-test needs a container", remedy="name it: dyskctl doctor ACCOUNT/CONTAINER")
     options = connection_settings(credentials, endpoint, realm, allow_http)
     found = []
-    for finding in _findings(target, options, write_test):
-        found.append(finding)
-        if not settings(context).json:
-            _print(finding)
+    with hold_warnings():
+        for finding in _findings(target, options, write_test):
+            found.append(finding)
+            if not settings(context).json:
+                _print(finding)
     if settings(context).json:
         print_json([dataclasses.asdict(finding) for finding in found])
     return 1 if any(finding.level == "fail" for finding in found) else 0

@@ -14,11 +14,13 @@ from email.utils import parsedate_to_datetime
 from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.credentials import Credential, resolve
 from blobfuse_dysk.azure.explain import explain, leased, not_a_page_blob
+from blobfuse_dysk.azure.http import tls_context
+from blobfuse_dysk.azure.identity import untrusted
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.cli.findings import Finding, fail, ok, warn
 from blobfuse_dysk.cli.output import size_text
 from blobfuse_dysk.disk import AttachOptions, DiskAddress, Endpoint
-from blobfuse_dysk.errors import DyskError
+from blobfuse_dysk.errors import CredentialError, DyskError, NotFoundError
 
 __all__ = ["account_checks", "parse_target"]
 
@@ -46,24 +48,25 @@ def account_checks(target: str, options: AttachOptions, *, write_test: bool) -> 
     except DyskError as error:
         yield fail("credential", str(error), error.remedy or "see CREDENTIALS in dyskctl(8)")
         return
-    yield _credential(credential)
     assert address.endpoint is not None
-    for check in (_dns, _tcp, _tls):
+    for check in (_credential, _dns, _tcp, _tls):
         finding = check(address.endpoint, credential)
         yield finding
         if finding.level == "fail":
             return
-    yield _clock(address)
-    if parts == 3:
-        yield _blob(address, credential)
-    elif parts == 2:
-        yield _container(address, credential)
+    yield _clock(address.endpoint, credential)
+    name, look = _ACCESS[parts]
+    try:
+        yield look(address, credential)
+    except CredentialError as error:
+        yield _failed(name, error)
+        return
     yield _rights(credential)
     if write_test and parts >= 2:
         yield _write_test(address, credential)
 
 
-def _credential(credential: Credential) -> Finding:
+def _credential(endpoint: Endpoint, credential: Credential) -> Finding:
     expires_at = credential.expires_at
     if expires_at is None:
         return ok("credential", credential.describe())
@@ -93,7 +96,8 @@ def _tcp(endpoint: Endpoint, credential: Credential) -> Finding:
         socket.create_connection((endpoint.host, endpoint.port), _TIMEOUT_S).close()
     except OSError as error:
         what = f"{endpoint.authority} cannot be reached: {error.strerror or error}"
-        return fail("connection", what, "check the network, and the account's firewall")
+        local = "is Azurite running there?" if endpoint.is_loopback else "check the network, and the account's firewall"
+        return fail("connection", what, local)
     return ok("connection", f"{endpoint.authority} answers in {(time.monotonic() - start) * 1000:.0f} ms")
 
 
@@ -102,29 +106,30 @@ def _tls(endpoint: Endpoint, credential: Credential) -> Finding:
         if endpoint.is_loopback:
             return ok("TLS", "none, on this machine itself")
         return warn("TLS", "none: others on the way can read and change everything", "use an https endpoint")
-    context = ssl.create_default_context(cafile=credential.ca_file)
     try:
         with (
             socket.create_connection((endpoint.host, endpoint.port), _TIMEOUT_S) as plain,
-            context.wrap_socket(plain, server_hostname=endpoint.host) as wrapped,
+            tls_context(credential.ca_file).wrap_socket(plain, server_hostname=endpoint.host) as wrapped,
         ):
             version = wrapped.version()
+    except CredentialError as error:
+        return _failed("TLS", error)
     except ssl.SSLCertVerificationError as error:
-        remedy = "install ca-certificates; for a private authority set ca_file in the credential file"
-        return fail("TLS", f"the certificate is not trusted: {error.verify_message}", remedy)
+        return fail("TLS", f"the certificate is not trusted: {error.verify_message.rstrip('.')}", untrusted(error))
     except OSError as error:
-        return fail("TLS", f"no handshake: {error.strerror or error}", "look for a proxy or firewall in between")
+        remedy = "check the endpoint's scheme and port; look for a proxy or firewall in between"
+        return fail("TLS", f"no handshake: {error.strerror or error}", remedy)
     return ok("TLS", f"{version}, the certificate is good")
 
 
-def _clock(address: DiskAddress) -> Finding:
+def _clock(endpoint: Endpoint, credential: Credential) -> Finding:
     """Compare clocks by the Date of an answer, for which no credential is needed."""
     import http.client
 
-    endpoint = address.endpoint
-    assert endpoint is not None
-    make = http.client.HTTPSConnection if endpoint.scheme == "https" else http.client.HTTPConnection
-    connection = make(endpoint.host, endpoint.port, timeout=_TIMEOUT_S)
+    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=_TIMEOUT_S)
+    if endpoint.scheme == "https":
+        context = tls_context(credential.ca_file)
+        connection = http.client.HTTPSConnection(endpoint.host, endpoint.port, timeout=_TIMEOUT_S, context=context)
     try:
         connection.request("GET", f"{endpoint.path}/?comp=list")
         date = connection.getresponse().getheader("Date")
@@ -142,19 +147,49 @@ def _clock(address: DiskAddress) -> Finding:
     return ok("clock", "agrees with the service's")
 
 
+def _account(address: DiskAddress, credential: Credential) -> Finding:
+    """The account takes the credential. Raises CredentialError if not, as the next two do."""
+    if credential.kind != "key":
+        what = f"not tried: the {credential.describe()} may be for one container, or one disk"
+        return warn("account", what, f"name it: dyskctl doctor {address.account}/CONTAINER[/DISK]")
+    try:
+        _properties(address, credential)
+    except NotFoundError:
+        pass  # which the service says to those that it knows
+    except CredentialError:
+        raise
+    except DyskError as error:
+        return _failed("account", error)
+    return ok("account", f"{address.account} takes the {credential.describe()}")
+
+
 def _blob(address: DiskAddress, credential: Credential) -> Finding:
     """The disk is a page blob that can be read, and who has it."""
     try:
         found = _properties(address, credential)
+    except CredentialError:
+        raise
     except DyskError as error:
-        return _failed("disk", explain(error, address, credential, needs="r"))
+        return _failed("disk", error)
     if found.blob_type != "PageBlob":
         return _failed("disk", not_a_page_blob(address, found.blob_type))
     what = f"{address}, {size_text(found.size)}"
-    if found.lease_state == "leased":
-        holder = leased(address, found.metadata)
-        return warn("disk", f"{what}; {holder}", holder.remedy or "")
-    return ok("disk", f"{what}, not leased")
+    if found.lease_state != "leased":
+        return ok("disk", f"{what}, not leased")
+    if here := _attached_here(address):
+        return ok("disk", f"{what}, attached here as {here}")
+    holder = leased(address, found.metadata)
+    return warn("disk", f"{what}, {str(holder).removeprefix(f'disk {address} is ')}", holder.remedy or "")
+
+
+def _attached_here(address: DiskAddress) -> str | None:
+    """The device, if the disk is attached on this machine for writing."""
+    from blobfuse_dysk.attachment import attachments
+
+    try:
+        return next((each.device for each in attachments() if each.disk == address.key and each.lease), None)
+    except PermissionError:
+        return None
 
 
 def _failed(check: str, error: DyskError) -> Finding:
@@ -162,24 +197,51 @@ def _failed(check: str, error: DyskError) -> Finding:
 
 
 def _properties(address: DiskAddress, credential: Credential) -> BlobProperties:
+    """The blob's properties. Raises DyskError, in the words for people."""
     import trio
 
     async def ask() -> BlobProperties:
         async with BlobClient(address, credential) as client:
             return await client.properties(timeout_s=_TIMEOUT_S)
 
-    return trio.run(ask)
+    try:
+        return trio.run(ask)
+    except DyskError as error:
+        raise explain(error, address, credential, needs="r") from error
 
 
 def _container(address: DiskAddress, credential: Credential) -> Finding:
-    """The container can be listed."""
+    """The container is there, and can be listed if the credential is for that."""
     from blobfuse_dysk.azure import account
 
+    name = f"{address.account}/{address.container}"
+    if credential.sas and credential.sas.resource == "b":
+        return warn("container", "not tried: the SAS is for one blob", f"name the disk: dyskctl doctor {name}/DISK")
+    if credential.sas and not credential.sas.has("l"):
+        return _container_unlisted(address, credential)
     try:
         rows = account.list_disks(address, credential)
+    except CredentialError:
+        raise
     except DyskError as error:
         return _failed("container", error)
-    return ok("container", f"{address.account}/{address.container} can be listed; page blobs: {len(rows)}")
+    return ok("container", f"{name} can be listed; page blobs: {len(rows)}")
+
+
+def _container_unlisted(address: DiskAddress, credential: Credential) -> Finding:
+    """The same by asking for a blob that is not there: attaching needs no right to list."""
+    assert credential.sas
+    try:
+        _properties(address, credential)
+    except NotFoundError as error:
+        if f"container {address.container}" in str(error):
+            return _failed("container", error)
+    except CredentialError:
+        raise
+    except DyskError as error:
+        return _failed("container", error)
+    what = f"{address.account}/{address.container} is there; no list --remote with sp={credential.sas.rights}"
+    return ok("container", what)
 
 
 def _rights(credential: Credential) -> Finding:
@@ -250,3 +312,6 @@ def _delete(probe: DiskAddress, credential: Credential) -> str | None:
     except DyskError as error:
         return str(error)
     return None
+
+
+_ACCESS = {1: ("account", _account), 2: ("container", _container), 3: ("disk", _blob)}  # by the parts that were named

@@ -117,7 +117,8 @@ def capabilities() -> Finding:
     purpose = "; ".join(purpose for _, _, purpose in missing)
     if any(needed for _, needed, _ in missing):
         return fail("capabilities", f"no {names}", f"run it as root; in a container --privileged (for {purpose})")
-    return warn("capabilities", f"no {names}", f"give them, for {purpose}")
+    added = " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name, _, _ in missing)
+    return warn("capabilities", f"no {names}", f"in a container {added}; for {purpose}")
 
 
 def io_flusher() -> Finding:
@@ -128,7 +129,7 @@ def io_flusher() -> Finding:
     return warn(
         "I/O flusher",
         f"PR_SET_IO_FLUSHER: {os.strerror(ctypes.get_errno())}",
-        "give CAP_SYS_RESOURCE: without it a disk may hang when memory is short",
+        "in a container --cap-add SYS_RESOURCE: without it a disk may hang when memory is short",
     )
 
 
@@ -183,8 +184,10 @@ def credential_files() -> Finding:
     from blobfuse_dysk.azure.conffile import read_conf
 
     directory = environment.config_dir()
-    try:
-        files = sorted(directory.glob("*.conf"))
+    try:  # not glob, which takes a directory that it may not read for an empty one
+        files = sorted(path for path in directory.iterdir() if path.suffix == ".conf")
+    except FileNotFoundError:
+        files = []
     except OSError as error:
         return fail("credential files", f"{directory}: {error.strerror}", "run it as root")
     for path in files:
@@ -203,6 +206,8 @@ def attachments() -> Finding:
         found = all_attachments()
     except DyskError as error:
         return fail("attachments", str(error), error.remedy or "dyskctl list")
+    except PermissionError as error:
+        return fail("attachments", f"{error.filename} may not be read", "run it as root")
     troubled = [f"{each.name} is {each.state}" for each in found if each.state != "attached"]
     if troubled:
         return warn("attachments", ", ".join(troubled), "dyskctl status NAME says more")

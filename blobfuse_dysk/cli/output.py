@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from blobfuse_dysk.disk import format_size
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "attachment_json",
+    "hold_warnings",
     "print_error",
     "print_json",
     "print_pairs",
@@ -77,6 +79,20 @@ def show_warnings() -> None:
     logger = logging.getLogger("blobfuse_dysk")
     if not any(isinstance(handler, _Warnings) for handler in logger.handlers):
         logger.addHandler(_Warnings(logging.WARNING))
+
+
+@contextlib.contextmanager
+def hold_warnings() -> Iterator[None]:
+    """Print none of these meanwhile, because the caller says the same in its own words."""
+    logger = logging.getLogger("blobfuse_dysk")
+    held = [handler for handler in logger.handlers if isinstance(handler, _Warnings)]
+    for handler in held:
+        logger.removeHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in held:
+            logger.addHandler(handler)
 
 
 def attachment_json(attachment: Attachment) -> dict[str, object]:

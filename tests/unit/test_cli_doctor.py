@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
-import socket
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Never
 
 import pytest
 
-from blobfuse_dysk.azure.identity import Credential, Proof
 from blobfuse_dysk.cli import doctor as doctor_verb
 from blobfuse_dysk.cli import doctor_account, doctor_machine
-from blobfuse_dysk.cli.findings import Check, Finding, fail, ok, warn
-from blobfuse_dysk.disk import AttachOptions, Endpoint
+from blobfuse_dysk.cli.findings import Check, fail, ok, warn
 from blobfuse_dysk.errors import DeviceError, UsageError
-from blobfuse_dysk.testing import PageBlobServer
 from tests.unit.cli_fakes import EXAMPLE, KEY, Machine, machine
 
 __all__ = ["machine"]
@@ -85,6 +80,7 @@ def test_capabilities(files: dict[str, str]) -> None:
     files[status] = "CapEff:\t000001fffeffffff\n"
     found = doctor_machine.capabilities()
     assert (found.level, found.found) == ("warn", "no CAP_SYS_RESOURCE")
+    assert "--cap-add SYS_RESOURCE" in str(found.remedy)
     files[status] = "CapEff:\t0000000000000000\n"
     found = doctor_machine.capabilities()
     assert found.level == "fail" and "CAP_SYS_ADMIN" in found.found
@@ -137,9 +133,27 @@ def test_credential_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     path.chmod(0o644)
     found = doctor_machine.credential_files()
     assert found.level == "fail" and str(path) in found.found and "chmod" in str(found.remedy)
+    refuse = PermissionError(13, "Permission denied")
+    with monkeypatch.context() as others:
+        others.setattr(Path, "iterdir", lambda path: raising(refuse))
+        assert doctor_machine.credential_files() == fail(
+            "credential files", f"{tmp_path}: Permission denied", "run it as root"
+        )
     path.chmod(0o600)
     path.write_text("\nacount_key = x\n")
     assert "line 2" in doctor_machine.credential_files().found
+
+
+def raising(error: Exception) -> Never:
+    raise error
+
+
+def test_attachments_that_may_not_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    from blobfuse_dysk import attachment
+
+    refuse = PermissionError(13, "Permission denied", "/run/dysk")
+    monkeypatch.setattr(attachment, "attachments", lambda: raising(refuse))
+    assert doctor_machine.attachments() == fail("attachments", "/run/dysk may not be read", "run it as root")
 
 
 def test_attachments(machine: Machine) -> None:
@@ -203,142 +217,3 @@ def test_a_name_that_is_no_account(machine: Machine, checks: list[Check]) -> Non
     assert machine.run("doctor", "No Account").code == 2
     with pytest.raises(UsageError):
         doctor_account.parse_target("")
-
-
-# The account's checks.
-
-
-def credential(sas: str | None = None) -> Credential:
-    proof = Proof("sas", "the test", sas=sas) if sas else Proof("key", "the test", account_key=KEY)
-    return Credential("mystore", proof)
-
-
-def sas_ending(in_s: float) -> str:
-    end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + in_s))
-    return f"sp=rw&se={end}&sig=hush"
-
-
-@pytest.mark.parametrize(("in_s", "level"), [(-60, "fail"), (3600, "warn"), (30 * 86400, "ok")])
-def test_expiry(in_s: float, level: str) -> None:
-    found = doctor_account._credential(credential(sas_ending(in_s)))
-    assert found.level == level and "hush" not in str(found)
-
-
-@pytest.mark.parametrize(
-    ("sas", "level"),
-    [
-        (None, "ok"),
-        ("sp=rw&sig=x", "ok"),
-        ("sp=racwdl&sig=x", "ok"),
-        ("sp=r&sig=x", "warn"),
-        ("sp=w&sig=x", "fail"),
-        ("si=policy&sig=x", "warn"),
-    ],
-)
-def test_rights(sas: str | None, level: str) -> None:
-    assert doctor_account._rights(credential(sas)).level == level
-
-
-def test_rights_of_a_token_are_not_known() -> None:
-    entra = Credential("mystore", Proof("token", "the test", token_command=("true",)))
-    found = doctor_account._rights(entra)
-    assert found.level == "warn" and "--write-test" in str(found.remedy)
-
-
-def test_a_name_that_does_not_resolve() -> None:
-    found = doctor_account._dns(Endpoint("https", "nosuch.blob.test.invalid", 443), credential())
-    assert found.level == "fail" and "nosuch.blob.test.invalid" in found.found
-
-
-def test_a_port_where_nobody_listens() -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        found = doctor_account._tcp(Endpoint("http", "127.0.0.1", holder.getsockname()[1]), credential())
-    assert found.level == "fail" and "firewall" in str(found.remedy)
-
-
-def test_tls_of_a_server_whose_certificate_nobody_signed() -> None:
-    with PageBlobServer(https=True) as server:
-        endpoint = Endpoint.parse(server.url)
-        found = doctor_account._tls(endpoint, credential())
-        assert found.level == "fail" and "not trusted" in found.found and "ca_file" in str(found.remedy)
-        trusting = Credential("mystore", Proof("key", "the test", account_key=KEY), ca_file=server.ca_file)
-        assert doctor_account._tls(endpoint, trusting).level == "ok"
-
-
-def test_tls_where_there_is_none() -> None:
-    with PageBlobServer() as server:
-        plain = Endpoint.parse(server.url)
-        assert doctor_account._tls(plain, credential()).level == "ok"
-        assert doctor_account._tls(Endpoint("https", plain.host, plain.port), credential()).level == "fail"
-    assert doctor_account._tls(Endpoint("http", "192.0.2.1", 80), credential()).level == "warn"
-
-
-def found_by(target: str, **more: bool) -> dict[str, Finding]:
-    options = {"write_test": False, **more}
-    return {finding.check: finding for finding in doctor_account.account_checks(target, AttachOptions(), **options)}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PageBlobServer]:
-    with PageBlobServer() as running:
-        yield running
-
-
-@pytest.fixture
-def account(server: PageBlobServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """An account on a server, with its key in place."""
-    monkeypatch.setenv("DYSK_CONFIG_DIR", str(tmp_path))
-    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", server.connection_string)
-    return str(server.account)
-
-
-def test_a_service_whose_clock_differs(server: PageBlobServer, account: str) -> None:
-    assert found_by(account)["clock"].level == "ok"
-    server.configure(clock_offset_s=3600)
-    found = found_by(account)["clock"]
-    server.configure(clock_offset_s=0)
-    assert found.level == "warn" and "timedatectl" in str(found.remedy)
-    assert re.match("(3599|360[01]) s behind the service's", found.found)  # the service's Date has whole seconds
-
-
-def test_checks_of_disks(server: PageBlobServer, account: str) -> None:
-    server.create("disks", "data", 1 << 20)
-    assert found_by(f"{account}/disks/data")["disk"] == ok("disk", f"{account}/disks/data, 1MiB, not leased")
-    assert found_by(f"{account}/disks/other")["disk"].level == "fail"
-    assert "page blobs: 1" in found_by(f"{account}/disks")["container"].found
-    assert found_by(f"{account}/nosuch")["container"].level == "fail"
-    assert "disk" not in found_by(account) and "container" not in found_by(account)
-
-
-def test_a_disk_that_is_leased(server: PageBlobServer, account: str) -> None:
-    from azure.storage.blob import BlobClient, BlobLeaseClient
-
-    url = server.create("disks", "leased", 1 << 20)
-    with BlobClient.from_blob_url(url, credential={"account_name": account, "account_key": server.key}) as blob:
-        blob.set_blob_metadata({"dysk_node": "node7", "dysk_since": "2026-01-31T12:00:00Z"})
-        BlobLeaseClient(blob).acquire()
-    found = found_by(f"{account}/disks/leased")["disk"]
-    assert found.level == "warn" and "leased by node node7 since 2026-01-31T12:00:00Z" in found.found
-
-
-def test_the_write_test_leaves_nothing(server: PageBlobServer, account: str) -> None:
-    server.create("written", "data", 1 << 20)
-    assert found_by(f"{account}/written", write_test=True)["write test"].level == "ok"
-    assert "page blobs: 1" in found_by(f"{account}/written")["container"].found
-    fault = server.fault("error", operation="put_page", status=403)
-    found = found_by(f"{account}/written", write_test=True)["write test"]
-    server.clear_faults(fault)
-    assert found.level == "fail"
-    assert "page blobs: 1" in found_by(f"{account}/written")["container"].found
-    assert found_by(f"{account}/nosuch", write_test=True)["write test"].level == "fail"
-    fault = server.fault("error", operation="delete_blob", status=403)
-    found = found_by(f"{account}/written", write_test=True)["write test"]
-    server.clear_faults(fault)
-    assert found.level == "warn" and "by hand" in str(found.remedy)
-
-
-def test_without_a_credential_nothing_else_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DYSK_CONFIG_DIR", str(tmp_path))
-    monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING", raising=False)
-    assert list(found_by("mystore")) == ["credential"]

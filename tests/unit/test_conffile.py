@@ -95,7 +95,7 @@ def test_mistakes(tmp_path: Path, text: str, message: str, remedy: str | None) -
     line = caught.value.line().replace(str(tmp_path), "DIR")
     assert "DIR/acc.conf" in line
     assert message in line
-    assert (remedy or "") in line
+    assert caught.value.remedy and (remedy or "") in caught.value.remedy
     assert "SECRET" not in line
     assert KEY not in line
 
@@ -120,16 +120,27 @@ def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_credential_file(tmp_path: Path) -> None:
-    with pytest.raises(CredentialError, match="No such file"):
-        read_conf(tmp_path / "missing.conf")
-    with pytest.raises(CredentialError, match="cannot be read"):
-        read_conf(tmp_path)
-    with pytest.raises(CredentialError, match="not a regular file"):
-        read_conf(Path("/dev/null"))
     (tmp_path / "binary.conf").write_bytes(b"\xff\xfe\0\0")
     (tmp_path / "binary.conf").chmod(0o600)
-    with pytest.raises(CredentialError, match="not text"):
-        read_conf(tmp_path / "binary.conf")
+    for path, message in (
+        (tmp_path / "missing.conf", "No such file"),
+        (tmp_path, "cannot be read"),
+        (Path("/dev/null"), "not a regular file"),
+        (tmp_path / "binary.conf", "not text"),
+    ):
+        with pytest.raises(CredentialError, match=message) as caught:
+            read_conf(path)
+        assert caught.value.remedy
+
+
+def test_a_file_that_may_not_be_read_takes_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **options: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CredentialError) as caught:
+        read_conf(tmp_path / "acc.conf")
+    assert caught.value.remedy == "run it as root"
 
 
 def test_connection_strings() -> None:

@@ -87,6 +87,21 @@ def test_refusals(
     assert explain(wrapped, DISK, credential).line() == found.line()
 
 
+def test_a_snapshot_that_is_not_there() -> None:
+    snapshot = DiskAddress.parse("acc/disks/data?snapshot=2026-01-31T12:00:00.0000000Z")
+    found = explain(ServiceError("x", status=404, code="BlobNotFound"), snapshot, KEY)
+    assert str(found) == "snapshot 2026-01-31T12:00:00.0000000Z of disk acc/disks/data does not exist"
+    assert "--include s" in (found.remedy or "")
+
+
+@pytest.mark.parametrize(
+    ("needs", "remedy"), [("rw", "attach read-only"), ("w", "sp=w"), ("d", "sp=d"), ("rl", "sp=rl")]
+)
+def test_the_rights_that_a_new_sas_should_have(needs: str, remedy: str) -> None:
+    error = ServiceError("x", status=403, code="AuthorizationPermissionMismatch")
+    assert remedy in (explain(error, DISK, sas("sp=c"), needs=needs).remedy or "")
+
+
 def test_azurite_says_authorization_failure_for_a_wrong_key() -> None:
     error = ServiceError("x", status=403, code="AuthorizationFailure")
     assert "is not the key" in str(explain(error, LOCAL, KEY))

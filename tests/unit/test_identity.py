@@ -78,6 +78,7 @@ async def test_a_token_command_that_fails(command: tuple[str, ...], message: str
     with pytest.raises(CredentialError, match=message) as caught:
         await fetch_token(command)
     assert "SECRET" not in caught.value.line()
+    assert caught.value.remedy
 
 
 async def test_a_token_command_that_hangs_is_ended(tmp_path: Path) -> None:

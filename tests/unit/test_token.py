@@ -41,11 +41,44 @@ def test_it_prints_a_token(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 def test_a_failed_login_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    login(monkeypatch, ClientAuthenticationError("DefaultAzureCredential failed\n\tEnvironmentCredential: not set"))
+    login(monkeypatch, ClientAuthenticationError("DefaultAzureCredential failed\n\tno network"))
     assert token.main([]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines() == ["DefaultAzureCredential failed EnvironmentCredential: not set"]
+    assert err.splitlines() == ["DefaultAzureCredential failed no network"]
+
+
+TRIED = """DefaultAzureCredential failed to retrieve a token from the included credentials.
+Attempted credentials:
+\tEnvironmentCredential: EnvironmentCredential unavailable. Environment variables are not fully configured.
+Visit https://aka.ms/x to troubleshoot this issue.
+\tManagedIdentityCredential: ManagedIdentityCredential authentication unavailable.
+\tAzureCliCredential: {}
+\tVisualStudioCodeCredential: VisualStudioCodeCredential requires the 'x' package to be installed.
+\tAzureDeveloperCliCredential: Azure Developer CLI could not be found.
+To mitigate this issue, please refer to the troubleshooting guidelines here at https://aka.ms/y."""
+
+
+@pytest.mark.parametrize(
+    ("azure_cli", "line"),
+    [
+        (
+            "Azure CLI not found on path",
+            "no login applies on this machine "
+            "(tried Environment, ManagedIdentity, AzureCli, VisualStudioCode, AzureDeveloperCli)",
+        ),
+        (
+            "Please run 'az login' to set up an account",
+            "AzureCliCredential: Please run 'az login' to set up an account",
+        ),
+    ],
+)
+def test_of_all_the_logins_those_that_were_set_up_tell_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], azure_cli: str, line: str
+) -> None:
+    login(monkeypatch, ClientAuthenticationError(TRIED.format(azure_cli)))
+    assert token.main([]) == 1
+    assert capsys.readouterr().err == f"{line}\n"
 
 
 def test_a_missing_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from blobfuse_dysk.azure.identity import Credential, Proof
 from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.errors import CredentialError, DyskError, LeasedError, NotFoundError, TransportError, UsageError
 from blobfuse_dysk.testing import PageBlobServer
+from blobfuse_dysk.testing.server.certificates import make_certificates
 from tests.conftest import Service
 from tests.wire.clients import LEASE, address_of, by_key, by_sas, by_token
 from tests.wire.sas import account_sas, blob_sas, container_sas
@@ -191,6 +193,36 @@ def test_a_certificate_that_is_not_trusted(https: PageBlobServer, container: str
     with pytest.raises(TransportError, match="certificate") as caught:
         create_disk(address_of(https, container), by_key(https), MIB)
     assert "ca_file" in (caught.value.remedy or "")
+
+
+def test_a_certificate_of_another_name_is_told_as_when_attaching(tmp_path: Path, container: str) -> None:
+    made = make_certificates(tmp_path, ["elsewhere.test"])
+    with (
+        PageBlobServer(cert_file=made.cert_file, key_file=made.key_file) as server,
+        pytest.raises(TransportError, match="its certificate is not accepted: IP address mismatch") as caught,
+    ):
+        create_disk(address_of(server, container), by_key(server, ca_file=made.ca_file), MIB)
+    assert caught.value.remedy == "name the endpoint as its certificate does"
+
+
+@pytest.mark.parametrize(("text", "why"), [(None, "No such file"), ("no certificate", "it holds no certificate")])
+def test_authorities_that_cannot_be_read(
+    https: PageBlobServer, container: str, tmp_path: Path, text: str | None, why: str
+) -> None:
+    path = tmp_path / "ca.pem"
+    if text:
+        path.write_text(text)
+    with pytest.raises(CredentialError, match=why) as caught:
+        list_disks(address_of(https, container), by_key(https, ca_file=str(path)))
+    assert "ca_file" in (caught.value.remedy or "")
+
+
+def test_a_list_names_no_blob(container: str) -> None:
+    with PageBlobServer() as server:
+        address = address_of(server, container)
+    with pytest.raises(TransportError) as caught:
+        list_disks(address, by_key(server))
+    assert str(caught.value).startswith(f"list of {server.account}/{container}/*: no answer from ")
 
 
 def test_a_clock_that_is_off(container: str) -> None:
