@@ -30,12 +30,16 @@ __all__ = ["attach", "detach"]
 
 @click.command(cls=Verb)
 @click.argument("disk", type=DISK)
-@click.option("--name", help="Name of the attachment and of /dev/dysk/NAME. Default: made of the blob's name.")
+@click.option(
+    "--name", metavar="NAME", help="Name of the attachment and of /dev/dysk/NAME. Default: made of the blob's name."
+)
 @click.option("--read-only", is_flag=True, help="Attach without write access, and without a lease.")
 @click.option("--break-lease", is_flag=True, help="Take the disk from the node that has it. That node gets I/O errors.")
 @click.option("--lease", type=DURATION, default="60", show_default=True, help="Lease: 15 to 60 seconds, or infinite.")
 @click.option("--lease-id", metavar="UUID", help="Use this lease, which you hold already.")
-@click.option("--sector-size", type=click.Choice(["512", "4096"]), default="512", show_default=True)
+@click.option(
+    "--sector-size", type=click.Choice(["512", "4096"]), default="512", show_default=True, help="Of the device."
+)
 @click.option("--partscan", is_flag=True, help="Make devices for the partitions on the disk.")
 @click.option(
     "--io-timeout",

@@ -35,7 +35,10 @@ def create_disk(disk: DiskAddress, size: int, vhd: bool, options: AttachOptions)
     return blob_size
 
 
-@click.command(cls=Verb)
+_OTHER_WORDS = "With -a ACCOUNT it takes the original dysk's words instead; -a ACCOUNT --help shows them."
+
+
+@click.command(cls=Verb, epilog=_OTHER_WORDS)
 @click.argument("disk", type=DISK)
 @click.option("--size", type=SIZE, required=True, help="Size of the device: 512MiB, 32GiB, 2TiB; at most 8TiB.")
 @click.option("--vhd", is_flag=True, help="Add a VHD footer behind the disk, so that Azure VMs take it as a disk.")
@@ -69,7 +72,7 @@ def create(
         print(f"created {disk}, {size_text(size)}" + (" and a VHD footer" if vhd else ""))
 
 
-@click.command(cls=Verb)
+@click.command(cls=Verb, epilog=_OTHER_WORDS)
 @click.argument("disk", type=DISK)
 @click.option("--break-lease", is_flag=True, help="Delete it even if another node has it attached.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

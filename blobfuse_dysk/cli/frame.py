@@ -71,8 +71,9 @@ def settings(context: click.Context) -> Settings:
 
 
 def suggest(word: str, known: list[str]) -> str | None:
-    """`did you mean ...` for the nearest known words, or None if nothing is near."""
-    near = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
+    """`did you mean ...` for the nearest known words, or None if nothing is near. Dashes in front do not count."""
+    bare = {each.lstrip("-"): each for each in known}
+    near = [bare[each] for each in difflib.get_close_matches(word.lstrip("-"), bare, n=2, cutoff=0.6)]
     return f"did you mean {' or '.join(near)}?" if near else None
 
 

@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from blobfuse_dysk.cli.frame import Root, Settings
+from blobfuse_dysk.cli.frame import Root, Settings, suggest
 from blobfuse_dysk.cli.output import print_error, show_warnings
 from blobfuse_dysk.errors import DyskError
 
@@ -45,6 +45,7 @@ root = Root(
     name="dyskctl",
     help=_HELP,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    subcommand_metavar="VERB [ARGUMENTS]...",
     epilog="Every verb has --help with examples. The manual page is dyskctl(8).",
 )
 
@@ -102,11 +103,11 @@ def _run(words: list[str], settings: Settings) -> int:
 
 def _usage_message(error: click.UsageError) -> tuple[str, str | None]:
     """Click's message as ours are written: no capital, no full stop; the remedy names the nearest or the help."""
-    remedy = f"see {error.ctx.command_path} --help" if error.ctx else None
+    remedy = f"see {error.ctx.command_path if error.ctx else 'dyskctl'} --help"
     if isinstance(error, click.NoSuchOption):
-        near = sorted(error.possibilities or [])
-        return f"unknown option {error.option_name}", f"did you mean {' or '.join(near)}?" if near else remedy
-    message = error.format_message().rstrip(".")
+        known = [name for parameter in error.ctx.command.params for name in parameter.opts] if error.ctx else []
+        return f"unknown option {error.option_name}", suggest(error.option_name, known) or remedy
+    message = error.format_message().rstrip(".").replace("Missing command", "Missing verb")
     return message[:1].lower() + message[1:], remedy
 
 

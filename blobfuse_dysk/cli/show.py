@@ -39,10 +39,12 @@ def list_(
       dyskctl list --remote mystore/disks
       dyskctl -o json list
     """
+    options = connection_settings(credentials, endpoint, realm, allow_http)
     if remote is None:
+        if options != AttachOptions():
+            raise UsageError("an account's options go with --remote", remedy="add --remote ACCOUNT/CONTAINER")
         _list_local(settings(context).json)
     else:
-        options = connection_settings(credentials, endpoint, realm, allow_http)
         _list_remote(remote, options, settings(context).json)
 
 
@@ -87,10 +89,15 @@ def _list_remote(remote: str, options: AttachOptions, as_json: bool) -> None:
 def container_address(text: str) -> DiskAddress:
     """Read ACCOUNT/CONTAINER or the container's URL. The blob of the address stands for all and is not used."""
     base, mark, query = text.partition("?")
+    remedy = "write --remote ACCOUNT/CONTAINER"
     try:
-        return DiskAddress.parse(f"{base.rstrip('/')}/any{mark}{query}")
+        address = DiskAddress.parse(f"{base.rstrip('/')}/any{mark}{query}")
     except UsageError as error:
-        raise UsageError(str(error), remedy="write --remote ACCOUNT/CONTAINER") from None
+        what = str(error).replace("/any'", "'")
+        raise UsageError(what.replace("disk '", "container '"), remedy=remedy) from None
+    if address.blob != "any":
+        raise UsageError(f"{base} is a disk, not a container", remedy=remedy)
+    return address
 
 
 @click.command(cls=Verb)

@@ -34,7 +34,8 @@ def completion(context: click.Context, shell: str) -> None:
         script = maker(context.find_root().command, {}, "dyskctl", "_DYSKCTL_COMPLETE").source()
     except RuntimeError as error:  # click asks bash for its version
         raise DeviceError(f"no completion: {error}") from None
-    print(script)
+    # click has fish split its answers at every comma, which cuts descriptions short; only the first one is its own.
+    print(script.replace('string split "," ', 'string split -m 1 "," '))
 
 
 @click.command(cls=Verb)

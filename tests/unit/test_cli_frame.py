@@ -58,6 +58,9 @@ def test_without_a_verb_there_is_help_and_exit_code_2(machine: Machine) -> None:
         (["atach", "x"], "dyskctl: unknown verb 'atach': did you mean attach"),
         (["frobnicate"], "dyskctl: unknown verb 'frobnicate': see dyskctl --help"),
         (["attach", "a/b", "--io-timout", "5"], "dyskctl: unknown option --io-timout: did you mean --io-timeout?"),
+        (["attach", "a/b", "--cahce", "none"], "dyskctl: unknown option --cahce: did you mean --cache?\n"),
+        (["list", "-o"], "dyskctl: option '-o' requires an argument: see dyskctl --help"),
+        (["-o", "table"], "dyskctl: missing verb: see dyskctl --help"),
         (["list", "--zzz"], "dyskctl: unknown option --zzz: see dyskctl list --help"),
         (["attach"], "dyskctl: missing argument 'DISK': see dyskctl attach --help"),
         (
@@ -177,6 +180,7 @@ def test_completion_scripts(machine: Machine, shell: str) -> None:
     result = machine.run("completion", shell)
     assert result.code == 0
     assert "_DYSKCTL_COMPLETE" in result.out
+    assert 'string split "," ' not in result.out  # fish would cut descriptions at a comma
 
 
 def completions(words: list[str], incomplete: str) -> list[str]:
@@ -199,6 +203,12 @@ def test_completion_knows_verbs_options_and_attachments(run_dir: Path) -> None:
 def test_completion_without_attachments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DYSK_RUN_DIR", "/nonexistent")
     assert completions(["detach"], "") == []
+
+
+@pytest.mark.parametrize("verb", ["create", "delete"])
+def test_help_tells_of_the_original_s_words(machine: Machine, verb: str) -> None:
+    assert "-a ACCOUNT --help" in " ".join(machine.run(verb, "--help").out.split())
+    assert "original dysk's words" in machine.run(verb, "-a", "mystore", "--help").out
 
 
 def test_version(machine: Machine) -> None:

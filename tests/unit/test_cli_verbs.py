@@ -214,10 +214,16 @@ def test_list_remote(machine: Machine) -> None:
     assert found[0]["allocated"] == 4096 and found[1]["holder"] is None
 
 
-@pytest.mark.parametrize("text", ["mystore", "", "UPPER/case", "https://x"])
+@pytest.mark.parametrize("text", ["mystore", "", "UPPER/case", "https://x", "mystore/disks/data", "mystore/disks/a/b"])
 def test_list_remote_of_what_is_no_container(machine: Machine, text: str) -> None:
     result = machine.run("list", "--remote", text)
     assert result.code == 2 and "--remote ACCOUNT/CONTAINER" in result.err
+    assert "/any" not in result.err
+
+
+def test_options_of_an_account_are_for_remote(machine: Machine) -> None:
+    result = machine.run("list", "--endpoint", "http://127.0.0.1:10000")
+    assert result.code == 2 and "add --remote ACCOUNT/CONTAINER" in result.err
 
 
 def test_get_and_status_for_people(machine: Machine) -> None:

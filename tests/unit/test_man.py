@@ -10,15 +10,18 @@ from pathlib import Path
 import click
 import pytest
 
+from blobfuse_dysk.cli import frame
 from blobfuse_dysk.cli.frame import SECTIONS
 from blobfuse_dysk.cli.main import root
-from blobfuse_dysk.mountoptions import DYSK_OPTIONS
+from blobfuse_dysk.mountoptions import DYSK_OPTIONS, MOUNT_USAGE, UMOUNT_USAGE
 from tests.conftest import need
 
 MAN = Path(__file__).resolve().parents[2] / "packaging" / "man"
 DYSKCTL = (MAN / "dyskctl.8").read_text()
 MOUNT = (MAN / "mount.dysk.8").read_text()
-OWN_VERBS = [verb for title, verbs in SECTIONS.items() if "original" not in title for verb in verbs]
+VERBS = [verb for verbs in SECTIONS.values() for verb in verbs]
+ORIGINAL = {verb: target for verb, (target, _) in frame._ORIGINAL.items()}  # verbs with other options behind -a or -d
+NOT_OURS = {"ro", "remount", "helper"}  # options of mount(8) that the page mentions
 
 
 @pytest.mark.parametrize("page", ["dyskctl.8", "mount.dysk.8"])
@@ -28,20 +31,48 @@ def test_a_page_is_well_formed(page: str) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-@pytest.mark.parametrize("verb", OWN_VERBS)
+def options_of(command: click.Command | None) -> list[str]:
+    assert command
+    return [name for parameter in command.params if isinstance(parameter, click.Option) for name in parameter.opts]
+
+
+def missing(options: list[str]) -> list[str]:
+    return [name for name in options if not re.search(rf"\bFl {re.escape(name[1:])}(?![A-Za-z-])", DYSKCTL)]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_option_of_a_verb_is_in_the_page(verb: str) -> None:
     assert re.search(rf"^\.It Cm {verb}\b", DYSKCTL, re.MULTILINE)
-    command = root.get_command(click.Context(root), verb)
-    assert command
-    options = [name for parameter in command.params if isinstance(parameter, click.Option) for name in parameter.opts]
-    missing = [name for name in options if not re.search(rf"\bFl {re.escape(name[1:])}(?![a-z-])", DYSKCTL)]
+    options = options_of(root.get_command(click.Context(root), verb))
     assert options
-    assert not missing
+    assert not missing(options)
 
 
-@pytest.mark.parametrize("verb", [verb for verbs in SECTIONS.values() for verb in verbs])
-def test_every_verb_is_in_the_page(verb: str) -> None:
-    assert re.search(rf"^\.(It )?Cm {verb}\b", DYSKCTL, re.MULTILINE)
+@pytest.mark.parametrize("verb", ORIGINAL)
+def test_every_option_of_the_original_s_verbs_is_in_the_page(verb: str) -> None:
+    assert not missing(options_of(frame._load(ORIGINAL[verb])))
+
+
+def test_the_page_has_no_option_that_no_verb_has() -> None:
+    commands = [root, *(root.get_command(click.Context(root), verb) for verb in VERBS)]
+    commands += [frame._load(target) for target in ORIGINAL.values()]
+    known = {name for command in commands for name in options_of(command)} | {"--help"}
+    named = {f"-{name}" for name in re.findall(r"\bFl ([A-Za-z-]+)", DYSKCTL)}
+    assert named - known == set()
+
+
+def test_the_page_has_no_mount_option_that_there_is_not() -> None:
+    named = set(re.findall(r"\bCm ([a-z.-]+)=", MOUNT)) | set(re.findall(r"^\.Cm ([a-z.-]+)=$", MOUNT, re.MULTILINE))
+    assert named - {*DYSK_OPTIONS, *NOT_OURS} == set()
+    assert len(named) > 15
+
+
+@pytest.mark.parametrize("usage", [MOUNT_USAGE, UMOUNT_USAGE])
+def test_flags_of_the_helpers_are_in_the_page(usage: str) -> None:
+    flags = [letter for group in re.findall(r"\[-([a-zA-Z]+)", usage) for letter in group]
+    assert flags
+    for letter in flags:
+        assert re.search(rf"\bFl [a-zA-Z]*{letter}", MOUNT), letter
 
 
 @pytest.mark.parametrize("option", DYSK_OPTIONS)
