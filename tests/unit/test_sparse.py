@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -95,6 +97,27 @@ async def test_a_read_of_allocated_pages_is_passed_as_it_is(autojump_clock: Mock
     async with opened(written=((0, 64 * K),)) as (sparse, below):
         await sparse.read(4096, 8192)
         assert below.named("read") == [("read", 4096, 8192)]
+
+
+def test_zeros_are_in_memory_before_anybody_looks_at_them() -> None:
+    """A page of an answer that the kernel must bring in, while the worker is being killed, costs an I/O error."""
+    program = """
+import resource
+from blobfuse_dysk.store.sparse import zeros
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+for made in (zeros(1 << 20), zeros(1 << 21)):
+    view = memoryview(made)
+    before = faults()
+    for at in range(0, len(view), 4096):
+        view[at]
+    print(faults() - before)
+"""
+    # In a process of its own, whose pages nobody has looked at yet.
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert max(map(int, done.stdout.split())) < 64
 
 
 async def test_regions_are_loaded_when_needed_and_neighbours_together(autojump_clock: MockClock) -> None:
