@@ -43,7 +43,7 @@ from blobfuse_dysk.device.fusefd import MAX_BACKGROUND, Replay, wait_aborted
 from blobfuse_dysk.device.geometry import Geometry, is_blank, measure
 from blobfuse_dysk.device.loghandler import LogHandler
 from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError, UsageError
-from blobfuse_dysk.store.ring import Ring
+from blobfuse_dysk.store.ring import Ring, is_empty
 from blobfuse_dysk.store.stack import ResumeState, Stack, StackOptions, open_stack
 
 __all__ = ["OpenStack", "Worker", "main"]
@@ -131,15 +131,15 @@ class Worker:
         be released. But then there is no I/O to wait for beyond io-timeout.
         """
         while True:
-            await self._hold_stack(held, math.inf)
-            if self._error is None or (self._closing.is_set() and trio.current_time() >= self._open_by):
+            ended = await self._hold_stack(held, math.inf)
+            if ended or self._error is None or (self._closing.is_set() and trio.current_time() >= self._open_by):
                 return
             _log.error("the disk cannot be opened again: %s", self._error)
             lost = isinstance(self._error, LeasedError) or getattr(self._error, "kind", None) is Kind.FENCED
             self._tell("state", state="fenced" if lost else "recovering", detail=str(self._error))
             if lost:
                 self._refuse(StoreError(str(self._error), Kind.FENCED))
-                self._error = None
+                self._error = self._left_behind(self._error)
                 return
             await trio.sleep(_AGAIN_S)
 
@@ -159,23 +159,34 @@ class Worker:
             remedy="check the file system and what was written last; the log says more",
         )
 
+    def _left_behind(self, reason: DyskError) -> DyskError | None:
+        """What to say at the end when another node has the disk, and writes nobody flushed will never get there."""
+        if is_empty(self._ring_fd):
+            return None
+        return DyskError(
+            f"it ended, but data was lost: {reason}",
+            remedy="what was written last and not flushed is gone; look at the disk where it is attached now",
+        )
+
     def _refuse(self, reason: StoreError) -> None:
         if self._file:
             self._file.refuse(reason)
 
     # The block layer.
 
-    async def _hold_stack(self, held: ResumeState | None, limit_s: float) -> None:
+    async def _hold_stack(self, held: ResumeState | None, limit_s: float) -> bool:
         """Open the block layer within `limit_s`, keep it open until the attachment ends, then flush and release.
 
-        What goes wrong on the way is left in `_error`.
+        What goes wrong on the way is left in `_error`. Returns whether it came to that end: nothing is ours after it.
         """
+        ended = False
         deadline = min(trio.current_time() + limit_s, self._open_by if self._closing.is_set() else math.inf)
         self._error = None
         with trio.CancelScope(deadline=deadline) as self._scope:
             try:
                 async with self._opener(self._config, held, self._ring_fd, self._on_state) as stack:
                     await self._use(stack)
+                    ended = True
             except DyskError as error:
                 self._error = error
             except ExceptionGroup as group:
@@ -187,6 +198,7 @@ class Worker:
             what = "flushed and released" if self._stack else "opened"
             self._error = DyskError(f"the disk could not be {what} in time", remedy="run: dyskctl doctor")
         self._stack = None
+        return ended
 
     async def _use(self, stack: Stack) -> None:
         try:
@@ -209,8 +221,7 @@ class Worker:
             await stack.store.flush()
         except StoreError as error:
             _log.error("the last flush failed: %s", error)
-            if error.kind is not Kind.FENCED:  # then every write that was lost has been refused already
-                self._error = error
+            self._error = self._left_behind(error) if error.kind is Kind.FENCED else error
         await stack.release()
 
     def _on_state(self, state: str) -> None:

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from blobfuse_dysk.errors import DyskError
 from blobfuse_dysk.store.base import MAX_WRITE, Buffer
 
-__all__ = ["DATA", "MIN_CAPACITY", "ZERO", "Record", "Ring", "RingError"]
+__all__ = ["DATA", "MIN_CAPACITY", "ZERO", "Record", "Ring", "RingError", "is_empty"]
 
 DATA = 1
 ZERO = 2
@@ -177,6 +177,17 @@ class Ring:
         self._words[index >> 3] = (self._key + at) & _MASK
         self._head = at + size
         return Record(at, at + size, kind, offset, length, index + _RECORD_SIZE)
+
+
+def is_empty(descriptor: int) -> bool:
+    """Whether nothing accepted is left in this memory; a ring that was never made is empty, too."""
+    if os.fstat(descriptor).st_size == 0:
+        return True
+    ring = Ring(descriptor)
+    try:
+        return next(ring.replay(), None) is None
+    finally:
+        ring.close()
 
 
 def _record_size(length: int) -> int:

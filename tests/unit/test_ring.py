@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blobfuse_dysk.store.ring import DATA, MIN_CAPACITY, ZERO, Ring, RingError
+from blobfuse_dysk.store.ring import DATA, MIN_CAPACITY, ZERO, Ring, RingError, is_empty
 
 
 def contents(ring: Ring) -> list[tuple[int, int, int, bytes]]:
@@ -45,6 +45,18 @@ def test_released_records_do_not_come_back(memory: int) -> None:
     assert first is not None
     ring.release(first.end)
     assert [r[1] for r in contents(Ring(memory))] == [512]
+
+
+def test_whether_anything_is_left_is_seen_from_outside(memory: int) -> None:
+    assert is_empty(memory)
+    ring = Ring(memory, MIN_CAPACITY)
+    assert is_empty(memory)
+    first, second = ring.append(0, b"a" * 512), ring.append_zero(512, 512)
+    assert first is not None and second is not None
+    ring.release(first.end)
+    assert not is_empty(memory)
+    ring.release(second.end)
+    assert is_empty(memory)
 
 
 def test_data_that_looks_like_a_record_is_not_one(memory: int) -> None:
