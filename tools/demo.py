@@ -19,11 +19,15 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from blobfuse_dysk import attachments, detach
 from blobfuse_dysk.errors import DyskError
 from blobfuse_dysk.testing.azurite import Azurite
 
 DISK = f"{Azurite.account}/demo/disk"
+_DIRECTORY = Path("/run/dysk-demo")
+_PATIENCE_S = 10.0  # for an attachment that is about to end
 SAMPLE_SIZE = 16 << 20  # bytes
 
 NEXT = """
@@ -36,12 +40,17 @@ The disk went through its whole life. What to type next:
 NEXT_KEPT = """
 The disk stays mounted on {data}, served by Azurite. What to type next:
 
-  cp -r /etc {data}       use it as any file system
-  dyskctl list                    this machine's attachments
+  cp -r /etc {data}
+      use it as any file system
+  dyskctl list
   dyskctl status {disk}
-  umount {data}           writes everything out and lets the disk go
+      this machine's attachments, and what this one is doing
+  umount {data}
+      writes everything out and lets the disk go
   mount -t dysk {disk} {data} -o credentials={credentials}
-  sudo tools/demo --cleanup       remove all of this
+      and here it is again
+  sudo tools/demo --cleanup{directory}
+      remove all of this
 """
 
 
@@ -87,7 +96,7 @@ def show(narrator: Narrator, place: Place) -> None:
     narrator.say("starting Azurite, the emulator of the storage service")
     azurite = Azurite(die_with_parent=False, directory=place.root)
     azurite.start()
-    place.state.write_text(json.dumps({"azurite": azurite.pid}))
+    place.state.write_text(json.dumps({"pid": azurite.pid, "endpoint": azurite.endpoint}))
     place.credentials.touch(mode=0o600)
     place.credentials.write_text(f"account_key = {azurite.key}\nendpoint = {azurite.endpoint}\n")
 
@@ -117,18 +126,47 @@ def clean_up(narrator: Narrator, place: Place) -> None:
     if not place.root.exists():
         narrator.say("nothing is left of the demo")
         return
-    if os.path.ismount(place.data):
-        narrator.run("umount", str(place.data))
+    azurite: dict[str, Any] = {}
     with contextlib.suppress(FileNotFoundError):
-        _end_azurite(json.loads(place.state.read_text())["azurite"], place)
+        azurite = json.loads(place.state.read_text())
+    if azurite:
+        _take_down(narrator, place, azurite)
+        _end_azurite(azurite["pid"], place)
     shutil.rmtree(place.root)
     narrator.say("removed all that the demo made")
 
 
-def _end_azurite(pid: int, place: Place) -> None:
-    """End the Azurite of an earlier run, unless its process id belongs to something else by now."""
+def _take_down(narrator: Narrator, place: Place, azurite: dict[str, Any]) -> None:
+    """See mount and attachment gone before their service.
+
+    An interrupted mount.dysk takes its attachment back, or finishes, while mount(8) has ended already. Without the
+    service nothing can be written any more, and nobody waits for it.
+    """
+    deadline = time.monotonic() + (_PATIENCE_S if _runs(azurite["pid"], place) else 0)
+    while True:
+        left = [each for each in attachments() if each.endpoint == azurite["endpoint"]]
+        if left and time.monotonic() > deadline:
+            narrator.say(f"letting {left[0].device} go by force")
+            detach(left[0].name, force=True)
+        if os.path.ismount(place.data):
+            narrator.say(f"$ umount {place.data}")
+            if subprocess.run(["umount", place.data], stdin=subprocess.DEVNULL, check=False).returncode:
+                raise DyskError(f"{place.data} cannot be unmounted", remedy=f"end what uses it: fuser -vm {place.data}")
+        elif not left:
+            return
+        time.sleep(0.05)
+
+
+def _runs(pid: int, place: Place) -> bool:
+    """Whether the Azurite of an earlier run does, and its process id does not belong to something else by now."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        if Path(f"/proc/{pid}/cwd").readlink() == place.root:
+        return Path(f"/proc/{pid}/cwd").readlink() == place.root
+    return False
+
+
+def _end_azurite(pid: int, place: Place) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if _runs(pid, place):
             os.killpg(pid, signal.SIGKILL)
 
 
@@ -138,26 +176,30 @@ def main() -> int:
     choice.add_argument("--keep", action="store_true", help="leave the disk mounted, and Azurite running")
     choice.add_argument("--cleanup", action="store_true", help="remove what a run with --keep left")
     parser.add_argument(
-        "--directory", type=Path, default="/run/dysk-demo", help="where everything is put (default: %(default)s)"
+        "--directory", type=Path, default=_DIRECTORY, help="where everything is put (default: %(default)s)"
     )
     options = parser.parse_args()
     narrator, place = Narrator(), Place(options.directory)
+    directory = "" if options.directory == _DIRECTORY else f" --directory {shlex.quote(str(options.directory))}"
     try:
         if options.cleanup:
             clean_up(narrator, place)
             return 0
         if place.root.exists():
-            raise DyskError("the demo is there already", remedy="remove it: sudo tools/demo --cleanup")
+            raise DyskError("the demo is there already", remedy=f"remove it: sudo tools/demo --cleanup{directory}")
         place.root.mkdir(mode=0o700)
         try:
             show(narrator, place)
         except BaseException:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again is not to leave half of it
             with contextlib.suppress(DyskError):  # what is in the way of it has been printed by umount
                 clean_up(narrator, place)
             raise
         if not options.keep:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             clean_up(narrator, place)
-        print(NEXT_KEPT.format(data=place.data, disk=DISK, credentials=place.credentials) if options.keep else NEXT)
+        kept = NEXT_KEPT.format(data=place.data, disk=DISK, credentials=place.credentials, directory=directory)
+        print(kept if options.keep else NEXT)
     except DyskError as error:
         print(f"tools/demo: {error.line()}", file=sys.stderr)
         return 1
