@@ -86,11 +86,14 @@ def hold_warnings() -> Iterator[None]:
     """Print none of these meanwhile, because the caller says the same in its own words."""
     logger = logging.getLogger("blobfuse_dysk")
     held = [handler for handler in logger.handlers if isinstance(handler, _Warnings)]
+    nowhere = logging.NullHandler()  # without any handler logging prints by itself
+    logger.addHandler(nowhere)
     for handler in held:
         logger.removeHandler(handler)
     try:
         yield
     finally:
+        logger.removeHandler(nowhere)
         for handler in held:
             logger.addHandler(handler)
 

@@ -137,6 +137,21 @@ def test_a_read_only_sas_is_enough_to_read(node: Node) -> None:
     assert node.umount().code == 0
 
 
+def test_doctor_tells_of_an_expiring_sas_once(node: Node) -> None:
+    disk = node.create()
+    with_sas(node, "rw")
+    done = node.dyskctl("doctor", disk)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.count(", ends at ") == 1
+
+
+def test_a_certificate_that_nobody_vouches_for(node: Node, attempt: Attempt) -> None:
+    with PageBlobServer(https=True) as secure:
+        node.write_credentials(f"account_key = {secure.key}\nendpoint = {secure.endpoint}\n")
+        done = attempt(node, node.disk())
+        refused(node, done, "its certificate is not accepted", "ca_file")
+
+
 def test_a_sas_without_read_right(node: Node, attempt: Attempt) -> None:
     disk = node.create()
     with_sas(node, "w")
