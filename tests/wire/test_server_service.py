@@ -147,3 +147,22 @@ def test_start_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError, match="did not start"), PageBlobServer(colour="red"):
         pass
     assert "unknown option 'colour'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "a server needs an account"),
+        (["--account", "name"], "an --account is not NAME=KEY"),
+        (["--account", "name=k"], "key of account name is not base64"),
+        (["--account", "name=YWJj", "--cert-file", "/no/such"], "cert_file '/no/such' is no file"),
+        (["--account", "name=YWJj", "--tier", "P99"], "tier 'P99' is none of"),
+    ],
+)
+def test_a_command_line_that_cannot_be_taken(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from blobfuse_dysk.testing.server.__main__ import main
+
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 1
+    assert says in capsys.readouterr().err

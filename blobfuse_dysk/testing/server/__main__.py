@@ -65,7 +65,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _from_options(options: argparse.Namespace) -> dict[str, Any]:
     given = {name: value for name, value in vars(options).items() if name not in ("account", "config")}
-    given["accounts"] = dict(text.split("=", 1) for text in options.account)
+    pairs = [text.partition("=") for text in options.account]
+    if not all(mark for _, mark, _ in pairs):
+        raise ValueError("an --account is not NAME=KEY")
+    given["accounts"] = {name: key for name, _, key in pairs}
     return given
 
 

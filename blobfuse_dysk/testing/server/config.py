@@ -6,6 +6,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 __all__ = ["LIVE", "Config", "Token", "config_from_json", "parse_keys", "parse_tokens"]
@@ -72,6 +73,9 @@ def config_from_json(given: Mapping[str, Any]) -> Config:
     values = dict(given)
     values["accounts"] = parse_keys(given.get("accounts", {}))
     values["tokens"] = parse_tokens(given.get("tokens", {}))
+    for name in ("cert_file", "key_file"):
+        if (path := given.get(name)) and not Path(path).is_file():
+            raise ValueError(f"{name} {path!r} is no file")
     if not values["accounts"]:
         raise ValueError("a server needs an account")
     return Config(**values)
