@@ -169,6 +169,12 @@ class DiskAddress:
                 f"container {container!r} is not 3 to 63 lower-case letters, digits and single dashes",
                 remedy=_ADDRESS_HELP,
             )
+        if not blob.isascii() and any(0xD800 <= ord(c) < 0xE000 for c in blob):
+            raise UsageError("the blob's name is not UTF-8", remedy="check the terminal's encoding: locale")
+        if any(part in (".", "..") for part in blob.split("/")):
+            raise UsageError(
+                f"blob name {blob!r} has '.' or '..' between slashes", remedy="URLs cannot hold such a name"
+            )
         if not 1 <= len(blob) <= 1024 or any(ord(c) < 32 for c in blob) or blob.endswith(("/", ".")):
             raise UsageError(
                 f"blob name {blob!r} is not 1 to 1024 printable characters that end in neither '/' nor '.'",

@@ -5,6 +5,8 @@ Exit codes: 0 done; 1 it failed; 2 what was typed cannot be taken; 130 interrupt
 
 from __future__ import annotations
 
+import errno
+import io
 import itertools
 import os
 import sys
@@ -57,12 +59,20 @@ def main(arguments: list[str] | None = None) -> int:
     if _asks_for_json(words):
         settings.output = "json"
     show_warnings()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name of a disk that the terminal's encoding does not have
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(words, settings)
-        sys.stdout.flush()
+        if sys.stdout:  # None if it was closed
+            sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has left (`dyskctl list | head -1`). What is still buffered must not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print_error(f"the result cannot be written: {error.strerror}", "see where it goes", as_json=settings.json)
         return 1
     return code
 
@@ -93,6 +103,8 @@ def _run(words: list[str], settings: Settings) -> int:
         print_error(f"not permitted: {error.strerror}: {error.filename}", "run it as root", as_json=settings.json)
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+            raise  # what was printed; main() tells
         if settings.debug:
             raise
         what = f"unexpected {type(error).__name__}: {error}"

@@ -121,7 +121,10 @@ def get(context: click.Context, target: str) -> None:
 
 
 def _readable(attachment: Attachment) -> dict[str, object]:
-    return {**attachment_json(attachment), "size": size_text(attachment.size)}
+    shown = {**attachment_json(attachment), "size": size_text(attachment.size)}
+    if attachment.lease and attachment.lease.get("seconds", 0) is None:
+        shown["lease"] = {**attachment.lease, "seconds": "infinite"}
+    return shown
 
 
 @click.command(cls=Verb)

@@ -240,6 +240,12 @@ def test_get_and_status_for_people(machine: Machine) -> None:
     assert "warnings: -\n" in text
 
 
+def test_a_lease_without_end_is_told_as_one(machine: Machine) -> None:
+    machine.attached["data"] = replace(EXAMPLE, lease={"id": "x", "epoch": 1, "seconds": None})
+    assert "seconds: infinite\n" in machine.run("get", "data").out
+    assert json.loads(machine.run("get", "data", "-o", "json").out)["lease"]["seconds"] is None
+
+
 def test_get_and_status_for_programs(machine: Machine) -> None:
     machine.attached["data"] = EXAMPLE
     found = json.loads(machine.run("-o", "json", "get", DISK).out)

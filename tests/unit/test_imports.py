@@ -34,6 +34,7 @@ RANK = {
     "mounttools": 6,
     "mount": 7,
     "cli": 7,
+    "commands": 8,
 }
 # Third-party packages that only some places may import, since they are slow to load: path prefixes inside the package.
 ONLY_IN = {
