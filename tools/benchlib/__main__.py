@@ -1,4 +1,4 @@
-"""tools/bench: attaching, memory, 4 KiB I/O, and a peer's reads in the same run, as a table and as JSON."""
+"""tools/bench: what a disk delivers and what it costs, beside its peers, in one run; as tables, JSON and plots."""
 
 from __future__ import annotations
 
@@ -7,91 +7,117 @@ import json
 import os
 import platform
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from tools.benchlib import attaching, fio
-from tools.benchlib.peer import nbdfuse_device
-from tools.benchlib.place import Place, open_place
+from tools.benchlib import leftovers
+from tools.benchlib.bench import Bench, Section
+from tools.benchlib.figures import Report, report_from_json
+from tools.benchlib.plan import FULL, QUICK
+from tools.benchlib.plots import PlotsError, check_plots, write_plots
+from tools.benchlib.sections import SECTIONS
+from tools.benchlib.supervise import supervised
+from tools.benchlib.tables import goals_table, known_table, markdown, skipped_table
 
-_DISK_SIZE = 256 << 20  # bytes
-_DEPTHS = (1, 32, 128)
+__all__ = ["main"]
+
 _QUIET = 0.5  # load average below which nobody else is at work
-_HEADER = "| what | service time | depth | IOPS | mean latency | p99 | CPU per I/O |\n|---|---|---|---|---|---|---|"
 
 
-def measure_io(place: Place, latency_ms: float, seconds: float) -> list[dict[str, object]]:
-    """4 KiB random I/O on one disk, and the peer's reads of the same blob."""
-    disk = place.make_disk("io", _DISK_SIZE)
-    device = place.run("attach", disk, "--name", "io")
-    fio.fill(device)
-    rows = []
-    patterns: tuple[fio.Pattern, ...] = ("randread", "randwrite")
-    for pattern in patterns:
-        for depth in _DEPTHS:
-            job = fio.Job(pattern, depth, seconds)
-            result = fio.run(device, job, place.processes("worker"))
-            rows.append(report(f"blobfuse-dysk {pattern}", latency_ms, depth, result))
-    place.run("detach", "io")
-    with nbdfuse_device(place.url("io"), place.root) as (peer, processes):
-        for depth in _DEPTHS:
-            result = fio.run(peer, fio.Job("randread", depth, seconds), processes)
-            rows.append(report("nbdfuse + nbdkit curl randread", latency_ms, depth, result))
-    return rows
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, run, show."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        if options.plots:
+            check_plots()
+    except PlotsError as error:
+        parser.error(str(error))
+    for path in (options.json, options.markdown):
+        if path is not None and not path.absolute().parent.is_dir():
+            parser.error(f"{path}: there is no directory {path.parent}")
+    if options.show:
+        try:
+            report = report_from_json(json.loads(options.show.read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            parser.error(f"{options.show} is no file that --json wrote: {error}")
+        _write(report, options)
+        return 0
+    if os.geteuid() != 0:
+        parser.error("it attaches devices, which takes root")
+    return supervised(lambda: _run(options))
 
 
-def report(what: str, latency_ms: float, depth: int, result: dict[str, float]) -> dict[str, object]:
-    """Print a line of the table; returns it for the JSON."""
-    print(
-        f"| {what} | {latency_ms:g} ms | {depth} | {result['iops']:,.0f} | {result['mean_us'] / 1000:.2f} ms "
-        f"| {result['p99_us'] / 1000:.2f} ms | {result['cpu_us_per_io']:.0f} µs |",
-        flush=True,
+def _parser() -> argparse.ArgumentParser:
+    names = [section.name for section in SECTIONS]
+    parser = argparse.ArgumentParser(
+        prog="tools/bench",
+        description=(__doc__ or "").splitlines()[0],
+        epilog=f"Sections: {', '.join(names)}. Peers that are missing are named and left out; tools/setup --bench "
+        "installs them. Without --quick it takes about 20 minutes. Nothing else should run meanwhile.",
     )
-    return {"what": what, "latency_ms": latency_ms, "depth": depth, **result}
+    parser.add_argument("--quick", action="store_true", help="a first look, in less than two minutes")
+    parser.add_argument(
+        "--only", action="append", choices=names, metavar="SECTION", help="measure this section; may be repeated"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
+    parser.add_argument("--plots", type=Path, metavar="DIRECTORY", help="write plots (PNG) here; needs matplotlib")
+    parser.add_argument(
+        "--show", type=Path, metavar="FILE", help="measure nothing; make tables and plots of what --json wrote"
+    )
+    return parser
 
 
-def print_attaching(alone: dict[str, float], together: dict[str, float]) -> None:
-    count = f"{together['count']:.0f}"
-    for what, value in {
-        f"attach, median of {alone['count']:.0f}": f"{alone['attach_median_s'] * 1000:.0f} ms",
-        "detach, median": f"{alone['detach_median_s'] * 1000:.0f} ms",
-        "memory of an idle attachment (PSS of holder and worker)": f"{alone['pss_mib']:.1f} MiB",
-        f"{count} attached at once, until the last": f"{together['attach_all_s']:.2f} s",
-        f"{count} detached at once": f"{together['detach_all_s']:.2f} s",
-        f"memory of each of the {count}": f"{together['pss_each_mib']:.1f} MiB",
-    }.items():
-        print(f"| {what} | {value} |", flush=True)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="tools/bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="shorter runs, for a first look")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")
-    options = parser.parse_args()
-    seconds, count = (2.0, 5) if options.quick else (8.0, 20)
+def _run(options: argparse.Namespace) -> int:
+    """Measure the sections; whatever happens, what was found so far is written."""
+    for name in leftovers.of_killed_runs():
+        print(f"Took down what a killed run left in {name}.")
+    bench = Bench(QUICK if options.quick else FULL, say=lambda line: print(line, flush=True))
+    report, start = bench.report, time.monotonic()
     load = os.getloadavg()[0]
-    if load > _QUIET:
-        print(f"This machine is busy (load {load:.1f}): the figures will be worse than they could be.\n")
-    result: dict[str, object] = {
+    report.machine |= {
         "kernel": platform.release(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
+        "plan": bench.plan.name,
+        "date": time.strftime("%Y-%m-%d"),
         "load_before": load,
     }
-    print("Service time 2 ms, server and client on this machine\n\n| what | |\n|---|---|")
-    with open_place(2) as place:
-        alone = attaching.one_by_one(place, count)
-        together = attaching.together(place, 32)
-        print_attaching(alone, together)
-        result |= {"attaching": alone, "attaching_together": together}
-    print(f"\n4 KiB blocks, random, through the loop device, {seconds:g} s each\n\n{_HEADER}")
-    rows = []
-    for latency_ms in (0.0, 2.0):
-        with open_place(latency_ms) as place:
-            rows += measure_io(place, latency_ms, seconds)
-    result["io"] = rows
+    if load > _QUIET:
+        print(f"This machine is busy (load {load:.1f}): the figures will be worse than they could be.")
+    try:
+        for section in _chosen(options.only):
+            bench.run(section)
+    finally:
+        report.machine["minutes"] = (time.monotonic() - start) / 60
+        _write(report, options)
+    return 1 if any(skipped.what == "the rest of this section" for skipped in report.skipped) else 0
+
+
+def _chosen(only: Sequence[str] | None) -> list[Section]:
+    return [section for section in SECTIONS if not only or section.name in only]
+
+
+def _write(report: Report, options: argparse.Namespace) -> None:
+    """What is asked for into files; what was reached onto the terminal."""
+    for title, text in {
+        "What was to be reached": goals_table(report),
+        "The table that dysk's users know": known_table(report),
+        "Left out": skipped_table(report),
+    }.items():
+        if text:
+            print(f"\n{title}\n\n{text}", flush=True)
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-    return 0
+        options.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+    if options.markdown:
+        options.markdown.write_text(
+            markdown(report, [(section.name, section.title, section.columns) for section in SECTIONS])
+        )
+    if options.plots:
+        for path in write_plots(report, options.plots):
+            print(path)
 
 
 if __name__ == "__main__":

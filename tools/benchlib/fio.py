@@ -1,53 +1,119 @@
-"""Random and sequential I/O on a device, by fio, with the CPU time that it cost the processes behind the device."""
+"""Loads made by fio on a device or a file, with what they cost the processes behind it.
+
+A run is: start, ramp (not counted), the measured seconds. fio reports the measured part only; the meter is read twice
+well inside of it.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-from collections.abc import Iterable
+import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tools.benchlib.processes import cpu_seconds
+from tools.benchlib.meter import Meter, counted
 
-__all__ = ["Job", "fill", "run"]
+__all__ = ["Job", "command", "fill", "parse", "run", "run_whole", "settle"]
 
-Pattern = Literal["randread", "randwrite"]
+Pattern = Literal["randread", "randwrite", "read", "write"]
+_START_S = 0.35  # from the start of the process to its first I/O, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One fio run: 4 KiB blocks, direct I/O."""
+    """One load. depth: of asynchronous I/O, or 0 for plain system calls (psync), one at a time."""
 
     pattern: Pattern
     depth: int
     seconds: float
+    block: str = "4k"
+    ramp_s: float = 0.0
+    direct: bool = True
+    fsync: int = 0  # after this many writes; 0: never
+    size: str = ""  # of the part of the device, or of the file; all of it if empty
 
 
-def run(device: str, job: Job, pids: Iterable[int]) -> dict[str, float]:
-    """Run a job on a device; `pids` are the processes that serve it. Latencies in microseconds."""
-    pids = list(pids)
-    before = cpu_seconds(pids)
-    result = _fio(
-        device, f"--rw={job.pattern}", "--bs=4k", f"--iodepth={job.depth}", "--time_based", f"--runtime={job.seconds}"
-    )
-    used = cpu_seconds(pids) - before
-    side = result["read" if job.pattern == "randread" else "write"]
+def command(target: str, job: Job, *, timed: bool = True) -> list[str]:
+    """The command line; timed=False: once over the whole size, job.seconds at most."""
+    words = [
+        *("fio", "--name=bench", f"--filename={target}", "--output-format=json", "--group_reporting"),
+        *(
+            f"--rw={job.pattern}",
+            f"--bs={job.block}",
+            f"--direct={job.direct:d}",
+            f"--runtime={job.seconds * 1000:.0f}ms",
+        ),
+        *(("--ioengine=libaio", f"--iodepth={job.depth}") if job.depth else ("--ioengine=psync",)),
+    ]
+    if timed:
+        words.append("--time_based")
+    if job.ramp_s:
+        words.append(f"--ramp_time={job.ramp_s * 1000:.0f}ms")
+    if job.fsync:
+        words.append(f"--fsync={job.fsync}")
+    if job.size:
+        words.append(f"--size={job.size}")
+    return words
+
+
+def run(target: str, job: Job, meter: Meter | None = None) -> dict[str, float]:
+    """Run a load for its seconds; latencies in microseconds. Raises RuntimeError if an I/O failed."""
+    meter = meter or Meter()
+    with counted(meter) as whole:
+        process = subprocess.Popen(command(target, job), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            time.sleep(job.ramp_s + _START_S)
+            first = meter.read()
+            time.sleep(max(job.seconds - _START_S - 0.05, job.seconds / 2))
+            last = meter.read()
+            output, errors = process.communicate()
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
+    found = parse(output, errors, process.returncode, job)
+    found |= meter.rates(first, last, found["iops"])
+    if meter.server:
+        found["busy_share"] = whole.busy_share
+    return found
+
+
+def run_whole(target: str, job: Job, meter: Meter | None = None) -> tuple[dict[str, float], counted]:
+    """Run a load once over its whole size (or for its seconds, if that is less); the counts are of all of it."""
+    with counted(meter or Meter()) as whole:
+        done = subprocess.run(command(target, job, timed=False), capture_output=True, text=True, check=False)
+    return parse(done.stdout, done.stderr, done.returncode, job), whole
+
+
+def parse(output: str, errors: str, code: int, job: Job) -> dict[str, float]:
+    """What fio reported of the direction that the job has. Raises RuntimeError if fio or an I/O failed."""
+    start = output.find("{")  # notes may stand in front
+    report: dict[str, Any] = json.loads(output[start:])["jobs"][0] if start >= 0 else {}
+    if code or not report or report["error"]:
+        raise RuntimeError(f"fio {job.pattern} ended with {code}: {(errors or output).strip()[-300:]}")
+    side = report["read" if job.pattern.endswith("read") else "write"]
     return {
         "iops": side["iops"],
+        "mbps": side["bw_bytes"] / 1e6,
         "mean_us": side["clat_ns"]["mean"] / 1000,
-        "p99_us": side["clat_ns"]["percentile"]["99.000000"] / 1000,
-        "cpu_us_per_io": used / max(side["total_ios"], 1) * 1e6,
+        "p99_us": side["clat_ns"].get("percentile", {}).get("99.000000", 0) / 1000,
+        "bytes": side["io_bytes"],
+        "ios": side["total_ios"],
     }
 
 
-def fill(device: str) -> None:
-    """Write the whole device once with random data, so that every later read costs a request."""
-    _fio(device, "--rw=write", "--bs=4m", "--iodepth=4")
+def settle(target: str) -> None:
+    """Flush the device or file, so that the next load does not wait for what the last one wrote."""
+    descriptor = os.open(target, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def _fio(device: str, *options: str) -> dict[str, Any]:
-    command = ["fio", "--name=bench", f"--filename={device}", "--direct=1", "--ioengine=libaio", "--output-format=json"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
-    report: dict[str, Any] = json.loads(done.stdout)["jobs"][0]
-    return report
+def fill(target: str, size: str = "") -> None:
+    """Write all of it once with random data, to the service, so that every later read costs a request."""
+    run_whole(target, Job("write", 4, 600, block="4m", size=size))
+    settle(target)

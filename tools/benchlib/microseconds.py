@@ -24,7 +24,8 @@ from blobfuse_dysk.store.base import Store
 from blobfuse_dysk.store.ring import Ring
 from blobfuse_dysk.store.stack import Stack, StackOptions, open_stack
 from tools.benchlib import fio
-from tools.benchlib.peer import nbdfuse_device
+from tools.benchlib.meter import Meter
+from tools.benchlib.peers.nbdfuse import nbdfuse_device
 from tools.benchlib.place import Place, open_place
 
 __all__ = ["main"]
@@ -113,18 +114,17 @@ def print_devices(place: Place, depth: int, repeat: int) -> None:
     """A row for the worker of a real attachment, and one for the peer."""
     device = place.run("attach", place.make_disk("io", _SIZE), "--name", "io")
     fio.fill(device)
-    workers = place.processes("worker")
+    workers = Meter(tuple(place.processes("worker")))
     read, write = (_device_us(device, pattern, depth, repeat, workers) for pattern in ("randread", "randwrite"))
     print(f"| all of the worker, by /proc/PID/stat, under fio | | {read:.1f} | | {write:.1f} |", flush=True)
     place.run("detach", "io")
     with nbdfuse_device(place.url("io"), place.root) as (peer, processes):
-        print(
-            f"| nbdfuse + nbdkit curl, likewise | | {_device_us(peer, 'randread', depth, repeat, processes):.1f} | | |"
-        )
+        used = _device_us(peer, "randread", depth, repeat, Meter(processes))
+        print(f"| nbdfuse + nbdkit curl, likewise | | {used:.1f} | | |")
 
 
-def _device_us(device: str, pattern: fio.Pattern, depth: int, repeat: int, processes: list[int]) -> float:
-    return min(fio.run(device, fio.Job(pattern, depth, 2.0), processes)["cpu_us_per_io"] for _ in range(repeat))
+def _device_us(device: str, pattern: fio.Pattern, depth: int, repeat: int, meter: Meter) -> float:
+    return min(fio.run(device, fio.Job(pattern, depth, 2.0), meter)["cpu_us_per_io"] for _ in range(repeat))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Where the benchmark attaches: directories of its own, one server, and the processes that belong to them."""
+"""Where the benchmark attaches: directories of its own, one service, and the processes that belong to them."""
 
 from __future__ import annotations
 
@@ -9,44 +9,81 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, Protocol
 
+from blobfuse_dysk.disk import format_size
 from blobfuse_dysk.testing import PageBlobServer
+from tools.benchlib import leftovers
+from tools.benchlib.meter import Meter
 
-__all__ = ["Place", "open_place"]
+__all__ = ["Place", "Service", "open_place", "place_of"]
 
 _CONTAINER = "bench"
 _DYSKCTL = str(Path(sys.executable).parent / "dyskctl")
 
 
+class Service(Protocol):
+    """What the project's own server and Azurite have in common."""
+
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def connection_string(self) -> str: ...
+    @property
+    def account(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A server, and the environment that makes dyskctl use it and this benchmark's own directories."""
+    """A service, and the environment that makes dyskctl use it and this benchmark's own directories."""
 
-    server: PageBlobServer
+    service: Service
     root: Path
     environment: dict[str, str]
 
+    @property
+    def server(self) -> PageBlobServer:
+        """The service, where it is the project's own; TypeError otherwise."""
+        if not isinstance(self.service, PageBlobServer):
+            raise TypeError(f"{self.service.endpoint} is no server of this project")
+        return self.service
+
     def make_disk(self, name: str, size: int) -> str:
         """Make an empty disk of `size` bytes; returns what dyskctl calls it."""
-        self.server.create(_CONTAINER, name, size)
-        return f"{self.server.account}/{_CONTAINER}/{name}"
+        disk = f"{self.service.account}/{_CONTAINER}/{name}"
+        if isinstance(self.service, PageBlobServer):
+            self.service.create(_CONTAINER, name, size)
+        else:
+            self.run("create", disk, "--size", format_size(size))
+        return disk
 
-    def url(self, name: str) -> str:
-        """The disk's URL with a SAS for reading, for a peer that knows nothing of Azure."""
-        from datetime import UTC, datetime, timedelta
+    def remove_disk(self, name: str) -> None:
+        """Give the memory of a disk back; the project's own server only."""
+        self.server.remove(_CONTAINER, name)
 
+    def url(self, name: str, *, write: bool = False) -> str:
+        """The disk's URL with a SAS for reading, and for writing if asked, for a peer that knows nothing of keys."""
         from azure.storage.blob import BlobSasPermissions, generate_blob_sas
 
         sas = generate_blob_sas(
-            self.server.account,
+            self.service.account,
             _CONTAINER,
             name,
-            account_key=self.server.key,
-            permission=BlobSasPermissions(read=True),
-            expiry=datetime.now(UTC) + timedelta(days=1),
+            account_key=self.service.key,
+            permission=BlobSasPermissions(read=True, write=write),
+            expiry=datetime.now(UTC) + timedelta(days=30),
         )
-        return f"{self.server.endpoint}/{_CONTAINER}/{name}?{sas}"
+        return f"{self.service.endpoint}/{_CONTAINER}/{name}?{sas}"
+
+    def blob_client(self, name: str) -> Any:
+        """A client of the Azure SDK for the disk."""
+        from azure.storage.blob import BlobClient
+
+        return BlobClient.from_connection_string(self.service.connection_string, _CONTAINER, name)
 
     def run(self, *arguments: str) -> str:
         """Run dyskctl and return what it printed; CalledProcessError if it fails."""
@@ -55,6 +92,24 @@ class Place:
             command, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True
         )
         return done.stdout.decode().strip()
+
+    @contextlib.contextmanager
+    def attached(self, disk: str, *options: str, throw_away: bool = False) -> Iterator[str]:
+        """The disk's device. Detached at the end; by force after an error, or if what is unwritten may be lost."""
+        name = disk.rpartition("/")[2]
+        device = self.run("attach", disk, "--name", name, *options)
+        try:
+            yield device
+        except BaseException:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                self.run("detach", name, "--force")
+            raise
+        self.run("detach", name, *(["--force"] if throw_away else []))
+
+    def meter(self, kind: str = "worker") -> Meter:
+        """Of the workers (or other processes) that run now, and of the server if it counts."""
+        counts = self.service if isinstance(self.service, PageBlobServer) else None
+        return Meter(tuple(self.processes(kind)), counts)
 
     def processes(self, kind: str = "") -> list[int]:
         """The holders and workers that run now, or those with `kind` in their command line."""
@@ -69,27 +124,25 @@ class Place:
 
 
 @contextlib.contextmanager
-def open_place(latency_ms: float) -> Iterator[Place]:
-    """A server with this service time, and directories of their own under /run, gone afterwards."""
-    with (
-        tempfile.TemporaryDirectory(prefix="dysk-bench-", dir="/run") as directory,
-        PageBlobServer(latency_ms=latency_ms) as server,
-    ):
+def open_place(latency_ms: float, **options: Any) -> Iterator[Place]:
+    """A place with a server of this service time, started for it; further options are those of PageBlobServer."""
+    with PageBlobServer(latency_ms=latency_ms, **options) as server, place_of(server) as place:
+        yield place
+
+
+@contextlib.contextmanager
+def place_of(service: Service) -> Iterator[Place]:
+    """Directories of their own under /run; afterwards nothing that was attached or mounted in them is left."""
+    with tempfile.TemporaryDirectory(prefix=leftovers.PREFIX, dir=leftovers.PARENT) as directory:
         root = Path(directory)
+        root.chmod(0o711)  # the user postgres has to come through
         environment = {
-            **os.environ,
-            "AZURE_STORAGE_CONNECTION_STRING": server.connection_string,
-            "DYSK_RUN_DIR": str(root / "run"),
-            "DYSK_CONFIG_DIR": str(root / "config"),
-            "DYSK_LOG_DIR": str(root / "log"),
-            "DYSK_DEV_DIR": f"/dev/{root.name}",
+            **{name: value for name, value in os.environ.items() if not name.startswith("AZURE_")},
+            "AZURE_STORAGE_CONNECTION_STRING": service.connection_string,
+            **leftovers.variables(root),
         }
-        place = Place(server, root, environment)
-        try:
-            yield place
-        finally:
-            for name in [entry.name for entry in (root / "run").glob("*")]:
-                with contextlib.suppress(subprocess.CalledProcessError):
-                    place.run("detach", name, "--force")
-            with contextlib.suppress(OSError):
-                Path(f"/dev/{root.name}").rmdir()
+        with leftovers.claimed(root):
+            try:
+                yield Place(service, root, environment)
+            finally:
+                leftovers.take_down(root)

@@ -1,4 +1,4 @@
-"""CPU time and memory of processes. Source: proc_pid_stat(5), proc_pid_smaps_rollup(5)."""
+"""CPU time and memory of processes. Source: proc_pid_stat(5), proc_pid_status(5), proc_pid_smaps_rollup(5)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["cpu_seconds", "pss_bytes"]
+__all__ = ["cpu_seconds", "pss_bytes", "rss_bytes"]
 
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -18,7 +18,12 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 def pss_bytes(pids: Iterable[int]) -> int:
     """Proportional set size: private memory, and a fair share of what is shared with other processes."""
-    return sum(_pss(pid) for pid in pids)
+    return sum(_kib(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") for pid in pids) * 1024
+
+
+def rss_bytes(pids: Iterable[int], kind: str = "VmRSS") -> int:
+    """Resident set size: all that is in memory now, or one kind of it: RssAnon, RssShmem, RssFile."""
+    return sum(_kib(Path(f"/proc/{pid}/status"), f"{kind}:") for pid in pids) * 1024
 
 
 def _ticks(pid: int) -> int:
@@ -27,8 +32,8 @@ def _ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])  # utime and stime, fields 14 and 15 of the whole line
 
 
-def _pss(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"process {pid} has no Pss line")
+def _kib(path: Path, label: str) -> int:
+    for line in path.read_text().splitlines():
+        if line.startswith(label):
+            return int(line.split()[1])
+    raise ValueError(f"{path} has no line {label}")

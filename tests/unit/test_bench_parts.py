@@ -1,0 +1,299 @@
+"""The parts of tools/bench that need no device: reading what programs print, goals, tables, plots' data, the frame."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools.benchlib import plotdata, plots, tables
+from tools.benchlib.__main__ import main
+from tools.benchlib.bench import OURS, Bench, Section
+from tools.benchlib.figures import Figure, Report, report_from_json
+from tools.benchlib.fio import Job, command, parse, run
+from tools.benchlib.goals import GOALS, check, known_rows
+from tools.benchlib.meter import Meter, Reading
+from tools.benchlib.peers import wrk
+from tools.benchlib.peers.start import MissingPeerError
+from tools.benchlib.plan import QUICK
+from tools.benchlib.plotdata import Bars, Lines
+from tools.benchlib.postgres import PgbenchResult, parse_pgbench
+from tools.benchlib.sections import SECTIONS
+from tools.benchlib.tables import column
+
+SIDE = {
+    "iops": 1234.5,
+    "bw_bytes": 5_056_512,
+    "io_bytes": 8192,
+    "total_ios": 2,
+    "clat_ns": {"mean": 2_500_000.0, "percentile": {"99.000000": 9_000_000}},
+}
+RANDREAD = Job("randread", 32, 2.0)
+
+
+def fio_output(error: int = 0) -> str:
+    nothing = {**SIDE, "iops": 0.0}
+    return "note: something\n" + json.dumps({"jobs": [{"error": error, "read": SIDE, "write": nothing}]})
+
+
+def test_fio_report_is_read_for_the_direction_of_the_job() -> None:
+    found = parse(fio_output(), "", 0, RANDREAD)
+    assert found == {"iops": 1234.5, "mbps": 5.056512, "mean_us": 2500, "p99_us": 9000, "bytes": 8192, "ios": 2}
+    assert parse(fio_output(), "", 0, Job("write", 1, 1))["iops"] == 0
+
+
+@pytest.mark.parametrize(("output", "code"), [(fio_output(error=5), 0), (fio_output(), 1), ("", 1), ("", 0)])
+def test_failed_fio_is_no_figure(output: str, code: int) -> None:
+    with pytest.raises(RuntimeError, match=f"fio randread ended with {code}: no space"):
+        parse(output, "no space", code, RANDREAD)
+
+
+def test_fio_that_finds_no_file_is_no_figure() -> None:
+    with pytest.raises(RuntimeError, match="fio randread ended with"):
+        run("/proc/nowhere", Job("randread", 1, 0.1))
+
+
+def test_fio_command_says_what_the_job_says() -> None:
+    words = command("/dev/loop9", Job("write", 0, 1.5, block="8k", ramp_s=0.5, direct=False, fsync=32, size="1m"))
+    assert {"--rw=write", "--bs=8k", "--ioengine=psync", "--direct=0", "--fsync=32", "--size=1m"} <= set(words)
+    assert {"--runtime=1500ms", "--ramp_time=500ms", "--time_based", "--filename=/dev/loop9"} <= set(words)
+    assert "--time_based" not in command("/dev/loop9", RANDREAD, timed=False)
+    assert "--iodepth=32" in command("/dev/loop9", RANDREAD)
+
+
+WRK = """  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     1.91ms    1.02ms  12.90ms   90.00%
+  Latency Distribution
+     50%    1.50ms
+     99%  850.00us
+Requests/sec:  15728.31
+"""
+
+
+def test_wrk_is_read_and_a_refusal_is_no_figure() -> None:
+    found = wrk.parse(WRK)
+    assert (found["iops"], found["mean_us"], found["p99_us"]) == (15728.31, 1910, 850)
+    with pytest.raises(RuntimeError, match="Non-2xx or 3xx responses: 7"):
+        wrk.parse("  Non-2xx or 3xx responses: 7\n" + WRK)
+    with pytest.raises(RuntimeError):
+        wrk.parse("nothing")
+
+
+def test_wrk_sends_what_the_disk_would_send() -> None:
+    url = "http://127.0.0.1:1/account/bench/io?sig=x"
+    assert '"/account/bench/io?sig=x", 256, "GET"' in wrk.script(url, "randread", 1 << 20)
+    assert '"/account/bench/io?sig=x&comp=page", 256, "PUT"' in wrk.script(url, "randwrite", 1 << 20)
+
+
+def test_pgbench_is_read() -> None:
+    output = (
+        "number of transactions actually processed: 2410\nnumber of failed transactions: 0 (0.000%)\ntps = 240.5 (x)"
+    )
+    assert parse_pgbench(output) == PgbenchResult(2410, 240.5)
+    for wrong in (output.replace("transactions: 0", "transactions: 3"), "tps = 1.0"):
+        with pytest.raises(RuntimeError, match="pgbench"):
+            parse_pgbench(wrong)
+
+
+def test_rates_are_between_two_readings() -> None:
+    stats = [
+        {"total_requests": total, "statuses": {"200": total - busy, "503": busy}, "requests": {"get_blob": total}}
+        for total, busy in ((100, 0), (400, 60))
+    ]
+    first, last = (Reading(at, cpu, stat) for at, cpu, stat in zip((10.0, 12.0), (1.0, 1.5), stats, strict=True))
+    meter = Meter((1,), object())  # type: ignore[arg-type]  # whether there is a server is all that counts
+    found = meter.rates(first, last, 5000.0)
+    assert found["cpu_us_per_io"] == pytest.approx(50)
+    assert found["cpu_percent"] == pytest.approx(25)
+    assert (found["requests_per_s"], found["served_per_s"]) == (150, 120)
+    assert Meter().rates(first, last, 1.0) == {}
+
+
+# -- goals -----------------------------------------------------------------------------------------------------------
+
+
+def full_report(factor: float = 1.0) -> Report:
+    """A report in which each goal is reached (factor 1), or missed (factor 0.4)."""
+    report = Report({"kernel": "6.18", "cores": 2, "python": "3.11", "plan": "full", "minutes": 20.0,
+                     "date": "2026-01-31", "load_before": 0.1})  # fmt: skip
+
+    def add(section: str, what: str, setting: dict[str, str | float], **values: float) -> None:
+        report.figures.append(Figure(section, what, setting, values))
+
+    at: dict[str, str | float] = {"load": "randread", "block": "4k", "service_ms": 0}
+    good = {"iops": 12_000 * factor, "cpu_us_per_io": 60 / factor, "mean_us": 100.0, "p99_us": 200.0, "mbps": 1.0}
+    for depth in (1, 32, 64):
+        add("random", OURS, {**at, "depth": depth, "cache": "readwrite"}, **good)
+        add("random", OURS, {**at, "depth": depth, "service_ms": 2, "cache": "readwrite"}, **good)
+        add(
+            "random",
+            OURS,
+            {**at, "load": "randwrite", "depth": depth, "cache": "none"},
+            **{**good, "iops": 7000 * factor},
+        )
+    add("random", "nbdfuse + nbdkit curl", {**at, "depth": 32}, iops=11_000, cpu_us_per_io=131)
+    add("random", "azure-storage-blob", {**at, "depth": 1}, iops=1_000)
+    add("random", "azure-storage-blob", {**at, "depth": 32}, iops=300)
+    add("random", "wrk (ceiling of the server)", {**at, "depth": 32}, iops=20_000)
+    for tier in ("P10", "P20", "P30", "P40"):
+        for load, cache in (("randread", "readwrite"), ("randwrite", "none"), ("randwrite", "readwrite"),
+                            ("read", "readwrite"), ("write", "none"), ("write", "readwrite")):  # fmt: skip
+            add("tiers", OURS, {"tier": tier, "load": load, "cache": cache}, of_limit=0.99 * factor, iops=2277.0,
+                mbps=148.5, busy_share=0.005 / factor**2, cpu_percent=40.0)  # fmt: skip
+    for ahead, cache in (("kernel and worker", "readwrite"), ("kernel", "none")):
+        add("streams", OURS, {"load": "buffered read", "read_ahead": ahead, "cache": cache}, mbps=450 * factor)
+    for cache in ("none", "readwrite"):
+        add("streams", OURS, {"load": "direct read", "cache": cache}, mbps=40)
+    add("streams", OURS, {"load": "direct randread"}, amplification=1.0 / factor)
+    for cache, rate in (("none", 300.0), ("readwrite", 3300 * factor)):
+        for every in (1, 32):
+            setting: dict[str, str | float] = {"load": "device, direct", "fsync": every, "cache": cache}
+            add("fsync", OURS, setting, iops=rate, requests_per_write=0.03)
+    for engine, load in (("SQLite", "WAL"), ("SQLite", "DELETE"), ("PostgreSQL", "pgbench -c 8")):
+        for cache, rate in (("none", 100.0), ("readwrite", 150 * factor)):
+            add("databases", OURS, {"engine": engine, "load": load, "cache": cache}, commits_per_s=rate,
+                requests_per_commit=3.0)  # fmt: skip
+    add("mkfs", OURS, {"tib": 1}, seconds=6 / factor, requests=500)
+    add("attaching", OURS, {"extents": 100_000}, attach_s=0.3 / factor, requests=8)
+    for mib, over in ((16, 40.0), (256, 40 / factor**2)):
+        add("memory", OURS, {"write_cache_mib": mib}, over_mib=over, max_rss_mib=over, early_rss_mib=over)
+    return report
+
+
+def outcomes(report: Report) -> dict[str, bool | None]:
+    found = {goal.what: check(goal, report) for goal in GOALS}
+    return {what: None if outcome is None else outcome.reached for what, outcome in found.items()}
+
+
+def test_every_goal_is_reached_by_good_figures_and_missed_by_bad_ones() -> None:
+    assert set(outcomes(full_report()).values()) == {True}
+    assert set(outcomes(full_report(0.4)).values()) == {False}
+    assert set(outcomes(Report()).values()) == {None}
+
+
+def test_a_write_is_judged_by_the_worse_of_both_caches() -> None:
+    report = full_report()
+    worse = {"tier": "P20", "load": "write", "cache": "none"}
+    report.figures.append(Figure("tiers", OURS, worse, {"of_limit": 0.9, "busy_share": 0}))
+    assert outcomes(report)["P20, 2 ms: share of the limits"] is False
+
+
+def test_the_sdk_is_judged_at_the_depth_that_suits_it_best() -> None:
+    found = {goal.what: check(goal, full_report()) for goal in GOALS}
+    outcome = found["the same: IOPS against the Azure SDK's calls"]
+    assert outcome is not None
+    assert outcome.measured == "12.0 times (12,000 IOPS; the SDK 1,000 IOPS at depth 1)"
+
+
+def test_dysks_own_table_has_our_row() -> None:
+    assert known_rows(Report()) == []
+    assert [row.iops for row in known_rows(full_report())] == ["1,954", "2,356", "2,277 read, 2,277 write"]
+    assert known_rows(full_report())[2].mbps == "148.5 read, 148.5 write"
+
+
+# -- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def test_a_report_survives_json() -> None:
+    report = full_report()
+    assert report_from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_a_table_shows_what_a_figure_has() -> None:
+    columns = (column("load", "load"), column("time", "seconds", "ms"), column("gone", "gone"))
+    figure = Figure("x", "me", {"load": "randread"}, {"seconds": 0.0123})
+    assert tables.header(columns) == "| what | load | time | gone |\n|---|---|---|---|"
+    assert tables.row(figure, columns) == "| me | randread | 12 ms |  |"
+    with pytest.raises(KeyError):
+        column("load", "load", "furlongs")
+
+
+def test_markdown_has_the_goals_and_each_section_with_figures() -> None:
+    report = full_report()
+    text = tables.markdown(report, [(each.name, each.title, each.columns) for each in SECTIONS])
+    assert "| random 4 KiB read, depth 64, 2 ms | 12,000 IOPS | 6,000 IOPS | yes |" in text
+    assert "not measured" not in text
+    assert "**no**" in tables.goals_table(full_report(0.4))
+    for section in SECTIONS:
+        assert (section.title in text) == bool(report.section(section.name)), section.name
+
+
+def test_plots_have_a_line_for_each_competitor_and_a_bar_for_each_figure() -> None:
+    found = plotdata.all_plots(full_report())
+    assert all(found.values())
+    first = found["random"][0]
+    assert isinstance(first, Lines)
+    assert first.lines["nbdfuse + nbdkit curl"] == {32: 11_000}
+    assert set(first.lines["blobfuse-dysk, cache=readwrite (default)"]) == {1, 32, 64}
+    tiers, known = found["tiers"][0], found["p20"][0]
+    assert isinstance(tiers, Bars) and isinstance(known, Bars)
+    assert tiers.bars["random 4 KiB read"] == [pytest.approx(99)] * 4
+    assert known.bars["IOPS"] == [1954, 2356, 2277, 2277]
+    assert not any(plotdata.all_plots(Report()).values())
+
+
+def test_without_matplotlib_plots_are_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    with pytest.raises(plots.PlotsError, match="tools/setup --bench"):
+        plots.write_plots(Report(), tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--plots", str(tmp_path)])
+    assert "tools/setup --bench" in capsys.readouterr().err
+
+
+def test_show_makes_tables_of_an_earlier_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, made = tmp_path / "run.json", tmp_path / "tables.md"
+    path.write_text(json.dumps(full_report().to_json()))
+    assert main(["--show", str(path), "--markdown", str(made)]) == 0
+    assert "The table that dysk's users know" in capsys.readouterr().out
+    assert made.read_text().startswith("Linux 6.18, 2 cores")
+    path.write_text("{}")
+    with pytest.raises(SystemExit, match="2"):
+        main(["--show", str(path)])
+    assert "no file that --json wrote" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--only", "nothing"], ["--json", "/nowhere/at/all"], ["--quickly"]])
+def test_wrong_options_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert "tools/bench: error" in capsys.readouterr().err
+
+
+# -- the frame -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_or_fails_is_named_and_the_run_goes_on() -> None:
+    def measure(bench: Bench) -> None:
+        with bench.optional("a peer"):
+            raise MissingPeerError("it is not installed")
+        with bench.optional("another"):
+            raise RuntimeError("it\nbroke")
+        bench.add(OURS, {"load": "x"}, {"iops": 1})
+        raise OSError("no disk")
+
+    said: list[str] = []
+    bench = Bench(QUICK, say=said.append)
+    bench.run(Section("some", "Some section", (column("load", "load"), column("IOPS", "iops")), measure))
+    assert [(each.what, each.reason, each.remedy) for each in bench.report.skipped] == [
+        ("a peer", "it is not installed", "tools/setup --bench installs it"),
+        ("another", "it failed: it broke", "tools/bench --only some shows it alone"),
+        ("the rest of this section", "OSError: no disk", "--only some"),
+    ]
+    assert f"| {OURS} | x | 1 |" in said
+    assert "a peer" in tables.skipped_table(bench.report)
+    assert tables.skipped_table(Report()) == ""
+
+
+def test_ctrl_c_is_not_taken_for_a_failure() -> None:
+    bench = Bench(QUICK, say=lambda line: None)
+    with pytest.raises(KeyboardInterrupt), bench.optional("a peer"):
+        raise KeyboardInterrupt
+
+
+def test_sections_have_names_of_their_own() -> None:
+    names = [section.name for section in SECTIONS]
+    assert len(set(names)) == len(names) == 10

@@ -1,0 +1,102 @@
+"""How long and how much: the whole measurement, or a first look that ends within two minutes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["FULL", "QUICK", "TINY", "Plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Seconds are those of one run of one load. What a figure means is the same in every plan."""
+
+    name: str
+    seconds: float
+    ramp_s: float  # before the measured part of each run
+    tier_ramp_s: float  # the same, where the limits of a tier are to be found first
+    depths: tuple[tuple[float, tuple[int, ...]], ...]  # of random I/O, for each service time in milliseconds
+    sdk_depths: tuple[int, ...]
+    stream_depths: tuple[int, ...]
+    tiers: tuple[str, ...]
+    attach_alone: int
+    attach_together: int
+    extents: int
+    mkfs_tib: tuple[int, ...]
+    file_mib: int  # of sequential reads through ext4
+    stream_s: float  # the most that one reading of the file may take
+    memory_mib: tuple[int, ...]  # sizes of the write cache
+    memory_s: float
+    database_s: float
+    pgbench_scale: int
+    s3_mib: int  # size of the disk on s3backer
+    s3_depths: tuple[int, ...]
+
+
+FULL = Plan(
+    name="full",
+    seconds=5.0,
+    ramp_s=1.0,
+    tier_ramp_s=4.0,
+    depths=((0, (1, 32, 64, 128)), (2, (1, 32, 64, 128)), (10, (1, 32, 128))),
+    sdk_depths=(1, 8, 32),
+    stream_depths=(1, 32),
+    tiers=("P10", "P20", "P30", "P40"),
+    attach_alone=20,
+    attach_together=32,
+    extents=100_000,
+    mkfs_tib=(1, 8),
+    file_mib=512,
+    stream_s=10.0,
+    memory_mib=(16, 64, 256),
+    memory_s=8.0,
+    database_s=12.0,
+    pgbench_scale=10,
+    s3_mib=16,
+    s3_depths=(1, 32),
+)
+QUICK = Plan(
+    name="quick",
+    seconds=1.0,
+    ramp_s=0.3,
+    tier_ramp_s=1.5,
+    depths=((0, (32,)), (2, (64,))),
+    sdk_depths=(1,),
+    stream_depths=(),
+    tiers=("P20",),
+    attach_alone=3,
+    attach_together=8,
+    extents=10_000,
+    mkfs_tib=(1,),
+    file_mib=128,
+    stream_s=2.0,
+    memory_mib=(16, 64),
+    memory_s=1.0,
+    database_s=1.0,
+    pgbench_scale=1,
+    s3_mib=1,
+    s3_depths=(32,),
+)
+# For the tests: whether it runs, not what it finds.
+TINY = Plan(
+    name="tiny",
+    seconds=0.3,
+    ramp_s=0.1,
+    tier_ramp_s=0.1,
+    depths=((0, (4,)),),
+    sdk_depths=(2,),
+    stream_depths=(),
+    tiers=("P20",),
+    attach_alone=1,
+    attach_together=2,
+    extents=50,
+    mkfs_tib=(1,),
+    file_mib=4,
+    stream_s=0.3,
+    memory_mib=(16,),
+    memory_s=0.3,
+    database_s=0.3,
+    pgbench_scale=1,
+    s3_mib=1,
+    s3_depths=(32,),
+)

@@ -1,0 +1,35 @@
+"""The tables of tools/bench, each in a file, in the order in which they are measured.
+
+A section that its plan gives nothing to do adds no figure. The titles say what is measured and how.
+"""
+
+from __future__ import annotations
+
+from tools.benchlib.bench import Section
+from tools.benchlib.sections import (
+    attaching,
+    azurite,
+    barriers,
+    blank,
+    databases,
+    memory,
+    random,
+    s3,
+    streams,
+    tiers,
+)  # fmt: skip
+
+__all__ = ["SECTIONS"]
+
+SECTIONS: tuple[Section, ...] = (
+    attaching.SECTION,
+    random.SECTION,
+    tiers.SECTION,
+    streams.SECTION,
+    barriers.SECTION,
+    databases.SECTION,
+    blank.SECTION,
+    memory.SECTION,
+    azurite.SECTION,
+    s3.SECTION,
+)

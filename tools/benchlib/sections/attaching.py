@@ -1,0 +1,144 @@
+"""How long attaching and detaching take, from the start of dyskctl to a device that answers, and what it costs.
+
+2 ms of service time; new, blank disks, but for the one of 8 TiB, which has as many extents as its row says. A device
+answers when 4 KiB of it were read past the page cache; on the disk with extents that takes the first page list.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from tools.benchlib.bench import OURS, Bench, Section
+from tools.benchlib.figures import Setting
+from tools.benchlib.meter import counted
+from tools.benchlib.place import Place, open_place
+from tools.benchlib.processes import pss_bytes
+from tools.benchlib.scattered import scatter
+from tools.benchlib.tables import column
+
+__all__ = ["SECTION", "SERVICE_MS", "fragmented", "one_by_one", "together"]
+
+SERVICE_MS = 2.0
+_SIZE = 1 << 30  # bytes
+_LARGEST = 8 << 40  # bytes
+
+
+def _measure(bench: Bench) -> None:
+    plan = bench.plan
+    with open_place(SERVICE_MS) as place:
+        bench.add(OURS, {"load": "alone", "disks": plan.attach_alone}, one_by_one(place, plan.attach_alone))
+        bench.add(OURS, {"load": "at once", "disks": plan.attach_together}, together(place, plan.attach_together))
+    with open_place(SERVICE_MS) as place:
+        setting: dict[str, Setting] = {"load": f"8 TiB, {plan.extents:,} extents", "disks": 1, "extents": plan.extents}
+        bench.add(OURS, setting, fragmented(place, plan.extents))
+
+
+def one_by_one(place: Place, count: int) -> dict[str, float]:
+    """Attach and detach `count` disks one after the other."""
+    attach, detach, memory = [], [], []
+    for number in range(count):
+        name = f"one{number}"
+        disk = place.make_disk(name, _SIZE)
+        attach.append(_attach(place, disk, name))
+        memory.append(pss_bytes(place.processes()))
+        detach.append(_detach(place, name))
+    return {
+        "attach_s": statistics.median(attach),
+        "attach_worst_s": max(attach),
+        "detach_s": statistics.median(detach),
+        "detach_worst_s": max(detach),
+        "pss_mib": statistics.median(memory) / 2**20,
+    }
+
+
+def together(place: Place, count: int) -> dict[str, float]:
+    """Attach `count` disks at the same time, then detach all at the same time; *_all_s is until the last."""
+    names = [f"all{number}" for number in range(count)]
+    disks = [place.make_disk(name, _SIZE) for name in names]
+    with ThreadPoolExecutor(count) as pool:
+        start = time.monotonic()
+        attach = list(pool.map(lambda disk, name: _attach(place, disk, name), disks, names))
+        attached = time.monotonic()
+        memory = pss_bytes(place.processes())
+        middle = time.monotonic()
+        detach = list(pool.map(lambda name: _detach(place, name), names))
+        end = time.monotonic()
+    return {
+        "attach_s": statistics.median(attach),
+        "attach_worst_s": max(attach),
+        "attach_all_s": attached - start,
+        "detach_s": statistics.median(detach),
+        "detach_worst_s": max(detach),
+        "detach_all_s": end - middle,
+        "pss_mib": memory / count / 2**20,
+    }
+
+
+def fragmented(place: Place, extents: int) -> dict[str, float]:
+    """The largest disk, with so many extents: three times, the median; requests of one attach with its first read."""
+    place.server.configure(latency_ms=0)
+    disk = place.make_disk("fragmented", _LARGEST)
+    scatter(place.url("fragmented", write=True), _LARGEST, extents)
+    place.server.configure(latency_ms=SERVICE_MS)
+    attach, detach, requests, memory = [], [], [], []
+    for _ in range(3):
+        with counted(place.meter()) as count:
+            attach.append(_attach(place, disk, "fragmented"))
+        requests.append(count.requests())
+        memory.append(pss_bytes(place.processes()))
+        detach.append(_detach(place, "fragmented"))
+    return {
+        "attach_s": statistics.median(attach),
+        "attach_worst_s": max(attach),
+        "detach_s": statistics.median(detach),
+        "detach_worst_s": max(detach),
+        "pss_mib": statistics.median(memory) / 2**20,
+        "requests": statistics.median(requests),
+    }
+
+
+def _attach(place: Place, disk: str, name: str) -> float:
+    start = time.monotonic()
+    device = place.run("attach", disk, "--name", name)
+    _read_directly(device)
+    return time.monotonic() - start
+
+
+def _detach(place: Place, name: str) -> float:
+    start = time.monotonic()
+    place.run("detach", name)
+    return time.monotonic() - start
+
+
+def _read_directly(device: str) -> None:
+    """Read the first 4 KiB past the page cache: the device answers."""
+    descriptor = os.open(device, os.O_RDONLY | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, 4096) as buffer:  # direct I/O wants an aligned buffer
+            if os.preadv(descriptor, [buffer], 0) != 4096:
+                raise OSError(f"{device} gave a short read")
+    finally:
+        os.close(descriptor)
+
+
+SECTION = Section(
+    "attaching",
+    f"Attaching and detaching, {SERVICE_MS:g} ms of service time",
+    (
+        column("disks", "load"),
+        column("number", "disks"),
+        column("attach, median", "attach_s", "ms"),
+        column("worst", "attach_worst_s", "ms"),
+        column("until the last", "attach_all_s", "s"),
+        column("detach, median", "detach_s", "ms"),
+        column("worst", "detach_worst_s", "ms"),
+        column("until the last", "detach_all_s", "s"),
+        column("PSS of holder and worker", "pss_mib", "MiB"),
+        column("requests", "requests"),
+    ),
+    _measure,
+)
