@@ -179,6 +179,14 @@ def test_a_write_is_judged_by_the_worse_of_both_caches() -> None:
     assert outcomes(report)["P20, 2 ms: share of the limits"] is False
 
 
+def test_a_rate_of_zero_is_no_measurement() -> None:
+    report = full_report()
+    for cache in ("none", "readwrite"):
+        zero = {"iops": 0.0, "requests_per_write": 0.0}
+        report.figures.append(Figure("fsync", OURS, {"load": "device, direct", "fsync": 32, "cache": cache}, zero))
+    assert outcomes(report)["sequential 4 KiB write, fsync every 32, 2 ms"] is None
+
+
 def test_the_sdk_is_judged_at_the_depth_that_suits_it_best() -> None:
     found = {goal.what: check(goal, full_report()) for goal in GOALS}
     outcome = found["the same: IOPS against the Azure SDK's calls"]

@@ -101,7 +101,9 @@ def _chosen(only: Sequence[str] | None) -> list[Section]:
 
 
 def _write(report: Report, options: argparse.Namespace) -> None:
-    """What is asked for into files; what was reached onto the terminal."""
+    """What is asked for into files, the figures first; what was reached onto the terminal."""
+    if options.json:
+        options.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
     for title, text in {
         "What was to be reached": goals_table(report),
         "The table that dysk's users know": known_table(report),
@@ -109,8 +111,6 @@ def _write(report: Report, options: argparse.Namespace) -> None:
     }.items():
         if text:
             print(f"\n{title}\n\n{text}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
     if options.markdown:
         options.markdown.write_text(
             markdown(report, [(section.name, section.title, section.columns) for section in SECTIONS])

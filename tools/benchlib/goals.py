@@ -41,10 +41,10 @@ class _MissingError(Exception):
 
 
 def check(goal: Goal, report: Report) -> Outcome | None:
-    """None: not measured in this run."""
+    """None: not measured in this run. A rate of zero, which something was to be compared with, is no measurement."""
     try:
         return goal.judge(report)
-    except _MissingError:
+    except (_MissingError, ZeroDivisionError):
         return None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from tools.benchlib import fio
 from tools.benchlib.bench import OURS, Bench, Section
 from tools.benchlib.fio import Job, Pattern
+from tools.benchlib.meter import Meter
 from tools.benchlib.peers import nbdfuse, sdk, wrk
 from tools.benchlib.place import Place, open_place
 from tools.benchlib.tables import column
@@ -56,8 +57,7 @@ def _device(
 def _peers(bench: Bench, place: Place, service_ms: float, depths: tuple[int, ...]) -> None:
     plan = bench.plan
     with bench.optional(nbdfuse.NAME), nbdfuse.nbdfuse_device(place.url(_NAME), place.root) as (device, processes):
-        meter = place.meter()
-        meter = type(meter)(processes, meter.server)
+        meter = Meter(processes, place.server)
         for job in _jobs(bench, ("randread",), "4k", depths):
             bench.add(nbdfuse.NAME, _setting(job, service_ms), fio.run(device, job, meter))
     with bench.optional(sdk.NAME):
