@@ -32,6 +32,7 @@ __all__ = [
     "attachments",
     "detach",
     "end_of",
+    "find_state",
     "get",
     "is_blank",
     "let_go",
@@ -117,7 +118,7 @@ def detach(target: str, *, force: bool = False, timeout_s: float | None = None) 
     """
     run, dev = _run_dir(), _dev_dir()
     try:
-        found = _find(target)
+        found = find_state(target)
     except DeviceError:
         if not force:
             raise
@@ -151,12 +152,12 @@ def attachments() -> list[Attachment]:
 
 def get(target: str) -> Attachment:
     """One attachment by name, device, /dev/dysk/NAME or disk. Raises NotFoundError."""
-    return _describe(_find(target))
+    return _describe(find_state(target))
 
 
 def status(target: str) -> dict[str, Any]:
     """What the worker counts: see Stack.status. Raises NotFoundError, or DeviceError if it does not answer."""
-    found = _find(target)
+    found = find_state(target)
     with Control(state.control_path(_run_dir(), found["name"]), found["name"]) as control:
         answer: dict[str, Any] = control.ask("status")["status"]
     return {**answer, "worker_restarts": found["restarts"]}
@@ -164,7 +165,7 @@ def status(target: str) -> dict[str, Any]:
 
 def is_blank(target: str) -> bool:
     """Whether the disk has no allocated page (VHD footer aside), by the service's own page map."""
-    found = _find(target)
+    found = find_state(target)
     path = state.control_path(_run_dir(), found["name"])
     with Control(path, found["name"], timeout_s=found["io_timeout_s"]) as control:
         return bool(control.ask("blank")["blank"])
@@ -326,8 +327,11 @@ def _present(run: str) -> list[dict[str, Any]]:
     return found
 
 
-def _find(target: str) -> dict[str, Any]:
-    """The state of the attachment that a user means by name, device, second name of the device, or disk."""
+def find_state(target: str) -> dict[str, Any]:
+    """What state.json says of the attachment meant by name, device, second name of the device, or disk.
+
+    Raises NotFoundError; AttachedError if several are meant.
+    """
     run = _run_dir()
     if target in state.names(run) and (named := state.read(run, target)):
         return named

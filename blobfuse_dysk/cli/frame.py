@@ -41,6 +41,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "list": ("show.list_", "List this machine's attachments, or the disks of a container."),
         "get": ("show.get", "Show one attachment."),
         "status": ("show.status", "Show what an attachment is doing: lease, requests, latencies."),
+        "upgrade": ("live.upgrade", "Replace the worker of an attachment by the installed version's."),
     },
     "This tool": {
         "doctor": ("doctor.doctor", "Check this machine, and an account, and say what to do."),

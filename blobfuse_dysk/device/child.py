@@ -55,6 +55,7 @@ class WorkerProcess:
         self.pidfd = os.pidfd_open(self.pid)
         self.started = time.monotonic()
         self.listening = True  # its end of the channel is open
+        self.served = False  # it has taken requests of the kernel, or may have
         self._last_lines: list[str] = []
         self._status = 0
 

@@ -3,6 +3,7 @@
     {"op": "status"}                    -> {"ok": true, "status": {...}}
     {"op": "blank"}                     -> {"ok": true, "blank": bool}
     {"op": "set", "io_timeout_s": 60}   -> {"ok": true}
+    {"op": "upgrade", "id": "...", "worker": [...], "path": "..."} -> {"ok": true}: begun; state.json says how it ends
     {"op": "stop"}                      -> {"ok": true}: ends the attachment if no loop device is on it any more
     {"op": "watch"}                     -> {"ok": true} when the disk's end was clean, which may be long after
     anything that failed                -> {"ok": false, "error": {"type": ..., "message": ..., "remedy": ...}}

@@ -105,7 +105,7 @@ class Replay:
     def __init__(self, init: bytes, fuse_fd: int, *, resend: bool) -> None:
         """Take over `fuse_fd`. resend: ask for the requests that a predecessor left unanswered."""
         self._fuse_fd = fuse_fd
-        self._resend = resend
+        self.resend = resend
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.send(init)
         self.fd = theirs.detach()
@@ -120,7 +120,7 @@ class Replay:
         os.dup2(self._fuse_fd, self.fd, inheritable=False)
         os.close(self._fuse_fd)
         self._ours.close()
-        if self._resend:
+        if self.resend:
             os.write(self.fd, _RESEND)
 
 

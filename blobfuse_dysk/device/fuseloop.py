@@ -20,6 +20,9 @@ Invariants
    a request instead unparks the next.
 3. Requests that are answered without waiting cannot keep trio from its other work: after MOST_IN_A_ROW there is a
    checkpoint.
+4. While held (`Turnstile.drain`) no task returns from waiting, so no request is taken. A task of the pool that is not
+   among the held ones has a request that is not answered yet. So when all tasks of the pool are held, the kernel waits
+   for nothing that this process has.
 """
 
 from __future__ import annotations
@@ -30,9 +33,10 @@ from typing import Any
 import pyfuse3
 import trio
 
-__all__ = ["install"]
+__all__ = ["Turnstile", "install"]
 
 MOST_IN_A_ROW = 16
+_LOOK_S = 0.002  # between looks at whether all tasks are held
 
 
 class _NoLock:
@@ -43,7 +47,7 @@ class _NoLock:
         """Pass."""
 
 
-class _Turnstile:
+class Turnstile:
     """Stands for trio.lowlevel in pyfuse3."""
 
     def __init__(self) -> None:
@@ -52,6 +56,9 @@ class _Turnstile:
         self._parked = trio.lowlevel.ParkingLot()
         self._closed = False
         self._in_a_row = 0
+        self._fd = -1
+        self._hold: trio.Event | None = None  # while held: set to let everybody go on
+        self._held: set[trio.lowlevel.Task] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(trio.lowlevel, name)
@@ -61,25 +68,23 @@ class _Turnstile:
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(fd, select.POLLIN)
+            self._fd = fd
         there = self._poll.poll
         self._in_a_row += 1
         if self._in_a_row >= MOST_IN_A_ROW:
             self._in_a_row = 0
             await trio.lowlevel.checkpoint()
-        if there(0):
+        if self._hold is None and there(0):
             return
         self._in_a_row = 0
         while not self._closed:
-            if self._watched:
+            if self._hold is not None:
+                await self._be_held(self._hold)
+            elif self._watched:
                 await self._parked.park()
             else:
-                self._watched = True
-                try:
-                    await trio.lowlevel.wait_readable(fd)
-                finally:
-                    self._watched = False
-                    self._parked.unpark()
-            if there(0):
+                await self._watch(fd)
+            if self._hold is None and there(0):
                 if not self._watched:
                     self._parked.unpark()
                 return
@@ -89,7 +94,53 @@ class _Turnstile:
         """Make all waiting end."""
         self._closed = True
         self._parked.unpark_all()
+        if self._hold is not None:
+            self._hold.set()
         trio.lowlevel.notify_closing(fd)
+
+    async def drain(self, limit_s: float) -> bool:
+        """Take no more requests, and wait until those that were taken are answered.
+
+        True: they are, and no request is taken any more. False: they are not after `limit_s` seconds, or the session
+        ends; then requests are taken as before.
+        """
+        self._hold = trio.Event()
+        self._parked.unpark_all()
+        trio.lowlevel.notify_closing(self._fd)  # for the watcher
+        deadline = trio.current_time() + limit_s
+        while not self._closed and trio.current_time() < deadline:
+            await trio.sleep(_LOOK_S)
+            pool = next((task.parent_nursery for task in self._held), None)
+            if pool is not None and pool.child_tasks == self._held:
+                return True
+        self.resume()
+        return False
+
+    def resume(self) -> None:
+        """Take requests as before."""
+        if self._hold is not None:
+            self._hold.set()
+            self._hold = None
+
+    async def _be_held(self, hold: trio.Event) -> None:
+        task = trio.lowlevel.current_task()
+        self._held.add(task)
+        try:
+            await hold.wait()
+        finally:
+            self._held.discard(task)
+
+    async def _watch(self, fd: int) -> None:
+        """Wait in epoll, for all."""
+        self._watched = True
+        try:
+            await trio.lowlevel.wait_readable(fd)
+        except trio.ClosedResourceError:
+            if self._hold is None:
+                raise
+        finally:
+            self._watched = False
+            self._parked.unpark()
 
 
 class _Trio:
@@ -98,12 +149,14 @@ class _Trio:
     Lock = _NoLock
 
     def __init__(self) -> None:
-        self.lowlevel = _Turnstile()
+        self.lowlevel = Turnstile()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(trio, name)
 
 
-def install() -> None:
+def install() -> Turnstile:
     """Make pyfuse3 wait this way, for one session; call it before pyfuse3.main()."""
-    pyfuse3.trio = _Trio()  # type: ignore[attr-defined]
+    stand_in = _Trio()
+    pyfuse3.trio = stand_in  # type: ignore[attr-defined]
+    return stand_in.lowlevel

@@ -13,10 +13,11 @@ Its life:
 4. when the worker says that a handle of the file was released and no loop device has the file any more, tells it to
    end; it flushes, releases the lease and says `ended`. The holder then takes mount, directory and /dev/dysk/NAME away
    and exits. So losetup -d, the last umount of an autoclear device and `dyskctl detach` all end in the same way;
-5. when the worker dies by surprise, starts another, at once at first, then with longer and longer pauses;
-6. when that does not help within io-timeout, or this kernel cannot send requests again (before 6.9), or something
-   aborted the FUSE connection, lets the kernel fail all I/O (closing the last descriptor of the connection does) and
-   waits as `failed` until the loop device is let go.
+5. when the worker dies by surprise, starts another, at once at first, then with longer and longer pauses; replaces one
+   that lives by that of another version when asked to (device/handover.py);
+6. when that does not help within io-timeout, or requests died with a worker that this kernel cannot send again (before
+   6.9), or something aborted the FUSE connection, lets the kernel fail all I/O (closing the last descriptor of the
+   connection does) and waits as `failed` until the loop device is let go.
 
 SIGTERM and SIGINT mean: detach as soon as nobody uses the device. The loop driver decides that: LOOP_CLR_FD lets the
 file go now, or on the last close while the device is open or mounted. A mounted file system is never cut off; sending
@@ -25,7 +26,6 @@ the signal again changes nothing. SIGKILL ends the holder, and with it the worke
 
 from __future__ import annotations
 
-import base64
 import os
 import select
 import signal
@@ -36,8 +36,10 @@ import time
 if __name__ == "__main__":
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from blobfuse_dysk.device import armour, fusefd, loop, message, state
-from blobfuse_dysk.device.child import Pauses, WorkerProcess, run_apart
+from blobfuse_dysk.device import armour, fusefd, message, state
+from blobfuse_dysk.device.child import Pauses, WorkerProcess
+from blobfuse_dysk.device.crew import Crew
+from blobfuse_dysk.device.handover import Handover
 from blobfuse_dysk.device.log import ERROR, WARNING, Log
 from blobfuse_dysk.device.record import Record
 from blobfuse_dysk.device.reservation import Reservation, explain
@@ -66,14 +68,11 @@ class Holder:
         config_fd: int,
     ) -> None:
         self._attacher: socket.socket | None = attacher
-        self._command = command
-        self._order = order
-        self._config_fd = config_fd
-        self._ring_fd = os.memfd_create("dysk-ring")  # filled by workers, and never read here: see store/ring.py
         self._name: str = order["name"]
         self._run: str = order["run"]
         self._log = Log("dysk-holder", self._name, order["log"])
         self._place = Reservation(self._run, order["dev"], self._name)
+        self._crew = Crew(self._name, order["log"], self._place, config_fd)
         self._state = Record(self._run, self._name, order["state"], self._log)
         self._state.fields["worker"] = state.identity(worker.pid)
         self._worker: WorkerProcess | None = worker
@@ -87,6 +86,8 @@ class Holder:
         self._restart_at: float | None = None
         self._down_since: float | None = None
         self._pauses = Pauses()
+        self._unanswered = False  # requests died with a worker, and were not sent again
+        self._handover = Handover(command, self._start_standby, self._state.save, self._log)
 
     def run(self) -> int:
         """Live until the attachment ends."""
@@ -99,7 +100,8 @@ class Holder:
         try:
             self._place.make(self._state.fields)
             self._state.fields["connection"] = fusefd.connection(state.mount_path(self._run, self._name))
-            self._brief()
+            assert self._worker
+            self._crew.brief(self._worker, None)
         except (DyskError, OSError) as error:
             self._error = message.error_to_message(error if isinstance(error, DyskError) else explain(error, self._run))
             if self._worker:
@@ -128,7 +130,7 @@ class Holder:
         if self._attacher:
             poll.register(self._attacher, select.POLLIN)
         worker = self._worker
-        for fd in worker.fds() if worker else ():
+        for fd in [*(worker.fds() if worker else ()), *self._handover.fds()]:
             poll.register(fd, select.POLLIN)
         happened = {fd for fd, _ in poll.poll(self._patience_ms())}
         if signals.fileno() in happened:
@@ -136,6 +138,7 @@ class Holder:
             self._on_signal()
         if self._attacher and self._attacher.fileno() in happened:
             self._on_attacher(self._attacher)
+        self._log_lines(self._handover.hear(happened))
         if worker:
             if worker.channel.fileno() in happened:
                 self._on_worker(worker)
@@ -146,7 +149,8 @@ class Holder:
         self._on_time(time.monotonic())
 
     def _patience_ms(self) -> float | None:
-        times = [at for at in (self._kill_at, self._restart_at, self._io_deadline()) if at is not None]
+        waits = (self._kill_at, self._restart_at, self._io_deadline(), self._handover.deadline)
+        times = [at for at in waits if at is not None]
         if self._failed and self._worker is None:
             times.append(time.monotonic() + _LINGER_S)
         return max(0.0, min(times) - time.monotonic()) * 1000 + 1 if times else None
@@ -159,9 +163,11 @@ class Holder:
         return self._down_since + float(timeout_s)
 
     def _on_time(self, now: float) -> None:
+        self._handover.on_time(now)
         io_deadline = self._io_deadline()
         if io_deadline is not None and now >= io_deadline:
-            self._fail("no worker could be started within io-timeout")
+            last = self._state["detail"]
+            self._fail(f"no worker could be started within io-timeout{f': {last}' if last else ''}")
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             if self._worker:
@@ -170,13 +176,11 @@ class Holder:
         if self._restart_at is not None and now >= self._restart_at:
             self._restart_at = None
             try:
-                self._start_worker()
+                command = self._handover.command
+                self._use(self._crew.start(command, self._state.fields, resend=self._unanswered))
             except OSError as error:
                 self._log(f"cannot start a worker: {error}", ERROR)
                 self._restart_at = now + self._pauses.after(0.0)
-                return
-            self._brief()
-            self._state.save({})
 
     # The attaching process, and signals.
 
@@ -195,13 +199,13 @@ class Holder:
             attacher.close()
             self._attacher = None
         self._log("the attaching process gave up; everything is taken back", WARNING)
-        self._clear_loop()
+        self._place.let_go(self._state["device"])
         self._kill_at = time.monotonic() + _TAKE_BACK_S
         self._end()
 
     def _commit(self, device: str) -> dict[str, Any] | None:
         """Make the attachment one that stays; return why not."""
-        if loop.bound_to(self._place.disk) != device:
+        if self._place.bound() != device:
             error = DeviceError(f"{device} lost its file while it was being set up", remedy="attach the disk again")
             return message.error_to_message(error)
         try:
@@ -217,42 +221,23 @@ class Holder:
         if self._worker:
             message.send(self._worker.channel, {"op": "flush"}, wait=False)
         if self._bound():
-            self._clear_loop()
+            self._place.let_go(self._state["device"])
         else:
             self._end()
 
     def _bound(self) -> str | None:
         """The loop device that has our file, if there still is one."""
-        return loop.bound_to(self._place.disk, self._state["device"])
-
-    def _clear_loop(self) -> None:
-        """Have the loop device let go of the file, now or when its last user closes it."""
-
-        def clear() -> None:
-            device = self._bound()
-            if device:
-                loop.clear(device)
-
-        run_apart(clear)
+        return self._place.bound(self._state["device"])
 
     # The worker.
 
-    def _start_worker(self) -> None:
-        self._worker = WorkerProcess(self._command["worker"], self._command["environment"])
-        self._state.fields["worker"] = state.identity(self._worker.pid)
+    def _start_standby(self, command: dict[str, Any]) -> WorkerProcess:
+        return self._crew.start(command, self._state.fields, resend=False, standby=True)
 
-    def _brief(self) -> None:
-        """Give the worker all it needs. A worker after the first also learns what the earlier ones knew."""
-        assert self._worker and self._place.control
-        briefing = {
-            "op": "start",
-            "name": self._name,
-            "log": self._order["log"],
-            "init": base64.b64encode(self._place.init).decode(),
-            "resume": self._state.fields if self._ready else None,
-        }
-        fds = (self._config_fd, self._place.fuse_fd, self._place.control.fileno(), self._ring_fd)
-        message.send(self._worker.channel, briefing, fds, wait=False)  # if it is dead, its pidfd says so
+    def _use(self, worker: WorkerProcess) -> None:
+        """From now on this is the worker."""
+        self._worker = worker
+        self._state.save({"worker": state.identity(worker.pid)})
 
     def _on_worker(self, worker: WorkerProcess) -> None:
         event, _ = message.receive(worker.channel)
@@ -261,20 +246,29 @@ class Holder:
             return
         kind = event.pop("event")
         if kind == "ready":
-            self._on_ready(event)
+            self._on_ready(worker, event)
         elif kind == "state":
             self._state.save(event)
         elif kind == "released":
             # Before the commit the attaching process, and nobody else, decides what becomes of this.
             if self._committed and self._bound() is None:
                 self._end()
+        elif kind == "upgrade":
+            settled = self._committed and not self._ending
+            self._handover.begin(event, worker if settled else None, can_resend=fusefd.can_resend(self._place.init))
+        elif kind == "drain":
+            self._handover.on_drain(event["drained"])
+        elif kind == "error" and self._ready:
+            self._log(f"worker {worker.pid}: {event['error']['message']}", ERROR)
+            self._state.save({"detail": event["error"]["message"]})
         elif kind == "error":
             self._error = event["error"]
         elif kind == "ended":
             self._ended = event
             self._kill_at = time.monotonic() + _EXIT_S
 
-    def _on_ready(self, event: dict[str, Any]) -> None:
+    def _on_ready(self, worker: WorkerProcess, event: dict[str, Any]) -> None:
+        worker.served = True
         if not self._ready:
             self._ready = True
             self._state.fields.update(event)
@@ -283,7 +277,9 @@ class Holder:
             return
         self._log(f"worker {self._state['worker']['pid']} took over")
         self._down_since = None
+        self._unanswered = False
         self._state.save(event)
+        self._handover.on_ready()
         # The release that says so may have been lost with the old worker.
         if self._ending or (self._committed and self._bound() is None):
             self._end()
@@ -294,6 +290,7 @@ class Holder:
         self._reap()
         self._kill_at = None
         if self._ended is not None:
+            self._handover.stop("the attachment ends")
             if self._ended["aborted"]:
                 self._fail("the FUSE connection was aborted")
             return
@@ -303,14 +300,19 @@ class Holder:
             error = DeviceError(f"the worker could not start ({worker.end_text()})", remedy="run: dyskctl doctor")
             self._error = self._error or message.error_to_message(error)
             return
+        now = time.monotonic()
+        self._down_since = self._down_since or now
+        self._unanswered |= worker.served and not self._handover.drained(worker)
+        if not self._failed and (new := self._handover.successor(self._state.fields, resend=self._unanswered)):
+            self._use(new)
+            return
+        self._handover.on_death(worker)
         self._log(f"worker {worker.pid} died ({worker.end_text()})", ERROR)
         if self._failed:
             return
-        if not fusefd.can_resend(self._place.init):
+        if self._unanswered and not fusefd.can_resend(self._place.init):
             self._fail("the worker died, and this kernel (before 6.9) cannot send its requests again")
             return
-        now = time.monotonic()
-        self._down_since = self._down_since or now
         self._restart_at = now + self._pauses.after(now - worker.started)
         self._state.save({"state": "recovering", "worker": None, "restarts": self._state["restarts"] + 1})
 
@@ -336,11 +338,12 @@ class Holder:
         self._log(f"all I/O fails from now on: {reason}", ERROR)
         self._failed = True
         self._restart_at = None
+        self._handover.stop("all I/O fails")
         if self._worker:
             self._worker.kill()
         self._place.disconnect()
         self._state.save({"state": "failed", "detail": reason})
-        self._clear_loop()
+        self._place.let_go(self._state["device"])
 
     def _finish(self) -> int:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 from blobfuse_dysk.device import message
 from blobfuse_dysk.errors import DeviceError
 
-__all__ = ["HOLDER", "WORKER", "Launch", "worker_command"]
+__all__ = ["HOLDER", "WORKER", "Launch", "worker_command", "worker_path"]
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 HOLDER = os.path.join(_HERE, "holder.py")
@@ -22,6 +22,12 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def worker_command(name: str) -> list[str]:
     """What the holder runs. No site: that costs 20 ms; the path comes with `environment`."""
     return [sys.executable, "-S", "-P", "-s", WORKER, "--name", name]
+
+
+def worker_path() -> str:
+    """PYTHONPATH for it: where this program's own modules come from."""
+    paths = [os.path.dirname(os.path.dirname(_HERE)), *(path for path in sys.path if path)]
+    return os.pathsep.join(dict.fromkeys(paths))
 
 
 class Launch:
@@ -37,7 +43,6 @@ class Launch:
         """
         self._name = name
         self._directories = directories
-        paths = [os.path.dirname(os.path.dirname(_HERE)), *(path for path in sys.path if path)]
         environment = {"PATH": _PATH, "LANG": "C.UTF-8", **directories}
         self._channel, theirs = message.channel()
         with theirs:
@@ -53,7 +58,7 @@ class Launch:
             except OSError as error:
                 self._channel.close()
                 raise DeviceError(f"cannot start {sys.executable}: {error.strerror}") from None
-        worker = {**environment, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+        worker = {**environment, "PYTHONPATH": worker_path()}
         message.send(self._channel, {"worker": worker_command(name), "environment": worker})
 
     def order(self, state: dict[str, Any], config: bytes) -> None:

@@ -2,6 +2,11 @@
 
 The attaching process and the holder, and the holder and its worker, each share a Unix socket of type SOCK_SEQPACKET: it
 keeps the borders of messages, carries descriptors, and reads as ended when the other side is gone, however it went.
+
+A holder stays in memory while the package is upgraded, so its next worker may be of another version. PROTOCOL is the
+number of what one hands to the other: these messages, the fields of state.json, the configuration, the dirty ring. A
+change that an old holder could not live with gets a new number, and a worker that knows both for as long as that can
+be; a worker that does not know its holder's number says so and serves nothing (device/briefing.py).
 """
 
 from __future__ import annotations
@@ -18,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-__all__ = ["MOST_BYTES", "channel", "error_to_message", "message_to_error", "receive", "send"]
+__all__ = ["MOST_BYTES", "PROTOCOL", "channel", "error_to_message", "message_to_error", "receive", "send"]
 
+PROTOCOL = 1
 MOST_BYTES = 128 << 10  # of one message; the system's default send buffer holds 208 KiB
 _MOST_FDS = 8
 # Error classes that are made from a message and a remedy alone; any other crosses as DyskError.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from blobfuse_dysk.device import state
+from blobfuse_dysk.device import message, state
 from blobfuse_dysk.device.log import WARNING, Log
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
@@ -18,8 +18,9 @@ class Record:
     """The state of one attachment, in memory and, as far as /run has room, in state.json. The holder's alone.
 
     fields: name, state, detail (why it is in that state), device, holder and worker ({pid, start}), connection (number
-    of the FUSE connection), restarts, lease, size, blob_size, vhd, and what the attaching process gave: disk, endpoint,
-    read_only, sector_size, cache, io_timeout_s, since.
+    of the FUSE connection), restarts, protocol (see message.py), worker_version, upgrade (see handover.py), lease,
+    size, blob_size, vhd, and what the attaching process gave: disk, endpoint, read_only, sector_size, cache,
+    io_timeout_s, since.
     """
 
     def __init__(self, run: str, name: str, first: dict[str, Any], log: Log) -> None:
@@ -36,6 +37,9 @@ class Record:
             "worker": None,
             "connection": None,
             "restarts": 0,
+            "protocol": message.PROTOCOL,
+            "worker_version": None,
+            "upgrade": None,
             "lease": None,
             **first,
         }

@@ -10,7 +10,8 @@ import errno
 import os
 import socket
 
-from blobfuse_dysk.device import fusefd, state
+from blobfuse_dysk.device import fusefd, loop, state
+from blobfuse_dysk.device.child import run_apart
 from blobfuse_dysk.errors import AttachedError, DeviceError
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
@@ -50,6 +51,20 @@ class Reservation:
         self.fuse_fd = fusefd.open_device()
         fusefd.mount(self.fuse_fd, path, f"dysk:{self._name}", read_only=mine["read_only"])
         self.init = fusefd.read_init(self.fuse_fd)
+
+    def bound(self, device: str | None = None) -> str | None:
+        """The loop device that has our file, if there (still) is one; `device` is where to look first."""
+        return loop.bound_to(self.disk, device)
+
+    def let_go(self, device: str | None) -> None:
+        """Have the loop device let go of the file, now or when its last user closes it."""
+
+        def clear() -> None:
+            bound = self.bound(device)
+            if bound:
+                loop.clear(bound)
+
+        run_apart(clear)
 
     def disconnect(self) -> None:
         """Close our descriptor of the FUSE connection. Once the worker is gone too, all I/O in it fails."""

@@ -22,8 +22,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +31,21 @@ if __name__ == "__main__":
 import pyfuse3
 import trio
 
-from blobfuse_dysk import environment
-from blobfuse_dysk.azure.credentials import credential_from_config
+from blobfuse_dysk import __version__, environment
 from blobfuse_dysk.device import armour, fuseloop, message
 from blobfuse_dysk.device.blockfile import BlockFile
+from blobfuse_dysk.device.briefing import Briefing, await_go, take_briefing
 from blobfuse_dysk.device.config import Config
 from blobfuse_dysk.device.controlserver import ControlServer
 from blobfuse_dysk.device.fusefd import MAX_BACKGROUND, Replay, wait_aborted
 from blobfuse_dysk.device.geometry import Geometry, is_blank, measure
 from blobfuse_dysk.device.loghandler import LogHandler
+from blobfuse_dysk.device.opening import OpenStack, open_real_stack, resume_state
 from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError, UsageError
-from blobfuse_dysk.store.ring import Ring, is_empty
-from blobfuse_dysk.store.stack import ResumeState, Stack, StackOptions, open_stack
+from blobfuse_dysk.store.ring import is_empty
+from blobfuse_dysk.store.stack import ResumeState, Stack
 
-__all__ = ["OpenStack", "Worker", "main"]
+__all__ = ["Worker", "main"]
 
 _START_S = 60.0  # for the first opening of the block layer, while somebody waits for the attach
 _ORPHAN_S = 8.0  # for the last flush and the release of the lease when the holder is dead
@@ -55,24 +54,30 @@ _AGAIN_S = 2.0  # between attempts to open the block layer once more
 _IDLE_TASKS = 32  # that wait for FUSE requests; more are started as needed
 _log = logging.getLogger(__name__)
 
-OpenStack = Callable[[Config, ResumeState | None, int, Callable[[str], None]], AbstractAsyncContextManager[Stack]]
-
 
 class Worker:
     """One life of a worker, from the briefing on."""
 
-    def __init__(self, channel: socket.socket, briefing: dict[str, Any], fds: list[int], opener: OpenStack) -> None:
-        config_fd, fuse_fd, control_fd, self._ring_fd = fds
+    def __init__(self, channel: socket.socket, briefing: Briefing, opener: OpenStack) -> None:
+        config_fd = briefing.config_fd
         self._config = Config.decode(os.pread(config_fd, os.fstat(config_fd).st_size, 0))
         os.close(config_fd)
+        self._ring_fd = briefing.ring_fd
         self._channel = channel
         self._opener = opener
-        self._resume: dict[str, Any] | None = briefing["resume"]
-        self._replay = Replay(base64.b64decode(briefing["init"]), fuse_fd, resend=self._resume is not None)
+        self._resume = briefing.resume
+        self._replay = Replay(base64.b64decode(briefing.init), briefing.fuse_fd, resend=briefing.resend)
         self._control = ControlServer(
-            socket.socket(fileno=control_fd),
-            {"status": self._status, "blank": self._blank, "set": self._set, "stop": self._stop},
+            socket.socket(fileno=briefing.control_fd),
+            {
+                "status": self._status,
+                "blank": self._blank,
+                "set": self._set,
+                "stop": self._stop,
+                "upgrade": self._upgrade,
+            },
         )
+        self._turnstile: fuseloop.Turnstile | None = None
         self._stack: Stack | None = None
         self._scope = trio.CancelScope()  # around an attempt to open the block layer, and around all its use
         self._open_by = math.inf  # when a block layer that cannot be opened again is given up
@@ -83,6 +88,10 @@ class Worker:
         self._closing = trio.Event()  # the attachment ends
         self._error: DyskError | None = None
         self._aborted = False
+
+    def take_turn(self, resume: dict[str, Any], resend: bool) -> None:
+        """The worker before this one is gone; so is what was known when this one was told to stand by."""
+        self._resume, self._replay.resend = resume, resend
 
     async def run(self) -> int:
         """Return the exit status."""
@@ -109,7 +118,7 @@ class Worker:
 
     async def _open_first(self) -> None:
         """With the lease that a dead attachment had, if there was one and it is still held; else with a new one."""
-        held = _resume_state(self._config.held)
+        held = resume_state(self._config.held)
         await self._hold_stack(held, _START_S)
         if held and self._file is None and getattr(self._error, "kind", None) is Kind.FENCED:
             await self._hold_stack(None, _START_S)
@@ -120,7 +129,7 @@ class Worker:
         if earlier["io_timeout_s"] is not None:
             self._open_by = trio.current_time() + earlier["io_timeout_s"]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._open_again, _resume_state(earlier["lease"]))
+            nursery.start_soon(self._open_again, resume_state(earlier["lease"]))
             nursery.start_soon(self._refuse_in_time)
             await self._serve(self._geometry)
 
@@ -248,7 +257,7 @@ class Worker:
         )
         if self._stack:
             self._file.provide(self._stack.store)
-        fuseloop.install()
+        self._turnstile = fuseloop.install()
         pyfuse3.init(self._file, self._replay.mountpoint, set())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_connection)
@@ -267,6 +276,7 @@ class Worker:
             size=geometry.size,
             blob_size=geometry.blob_size,
             vhd=geometry.vhd,
+            worker_version=__version__,
             **({"lease": self._lease()} if self._stack else {}),
         )
 
@@ -300,8 +310,13 @@ class Worker:
                     data = b""
                 if not data:
                     break
-                op = json.loads(data)["op"]
-                if op == "end":
+                order = json.loads(data)
+                op = order["op"]
+                if op == "drain" and self._turnstile:
+                    nursery.start_soon(self._drain, self._turnstile, order["limit_s"])
+                elif op == "resume" and self._turnstile:
+                    self._turnstile.resume()
+                elif op == "end":
                     self._begin_end()
                 elif op == "flush" and self._stack:
                     nursery.start_soon(self._flush, self._stack)
@@ -314,6 +329,10 @@ class Worker:
             await stack.store.flush()
         except StoreError as error:
             _log.error("the flush that the holder asked for failed: %s", error)
+
+    async def _drain(self, turnstile: fuseloop.Turnstile, limit_s: float) -> None:
+        """Another worker is to take over: it may as soon as the kernel waits for nothing that this one has."""
+        self._tell("drain", drained=await turnstile.drain(limit_s))
 
     def _tell(self, event: str, **fields: object) -> None:
         message.send(self._channel, {"event": event, **fields}, wait=False)
@@ -337,13 +356,14 @@ class Worker:
         self._tell("state", io_timeout_s=io_timeout_s)
         return {}
 
+    async def _upgrade(self, question: dict[str, Any]) -> dict[str, Any]:
+        """The holder goes about it, and says in state.json what became of it (device/handover.py)."""
+        self._tell("upgrade", id=question["id"], worker=question["worker"], path=question["path"])
+        return {}
+
     async def _stop(self, question: dict[str, Any]) -> dict[str, Any]:
         self._tell("released")
         return {}
-
-
-def _resume_state(lease: dict[str, Any] | None) -> ResumeState | None:
-    return ResumeState(lease["id"], lease["epoch"]) if lease else None
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
@@ -354,22 +374,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return found
 
 
-@asynccontextmanager
-async def _open_real_stack(
-    config: Config, held: ResumeState | None, ring_fd: int, on_state: Callable[[str], None]
-) -> AsyncIterator[Stack]:
-    credential = credential_from_config(config.credential)
-    options = StackOptions.of(config.options, config.node)
-    ring = Ring(ring_fd, config.options.write_cache_size) if options.writes_back else None
-    try:
-        async with open_stack(config.address, credential, options, resume=held, ring=ring, on_state=on_state) as stack:
-            yield stack
-    finally:
-        if ring:
-            ring.close()
-
-
-def main(opener: OpenStack = _open_real_stack) -> int:
+def main(opener: OpenStack = open_real_stack) -> int:
     """Take the briefing from standard input's channel, and work. Return the exit status."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -377,13 +382,19 @@ def main(opener: OpenStack = _open_real_stack) -> int:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)  # children of this process must not keep the channel open
     os.close(null)
-    briefing, fds = message.receive(channel)
+    briefing = take_briefing(channel)
     if briefing is None:
         return 1
-    logging.basicConfig(level=logging.INFO, handlers=[LogHandler("dysk-worker", briefing["name"], briefing["log"])])
+    logging.basicConfig(level=logging.INFO, handlers=[LogHandler("dysk-worker", briefing.name, briefing.log)])
     for warning in armour.harden("dysk-worker"):
         _log.warning("%s", warning)
-    return trio.run(Worker(channel, briefing, fds, opener).run)
+    worker = Worker(channel, briefing, opener)
+    if briefing.standby:
+        turn = await_go(channel)
+        if turn is None:
+            return 1
+        worker.take_turn(*turn)
+    return trio.run(worker.run)
 
 
 if __name__ == "__main__":

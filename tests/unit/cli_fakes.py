@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from blobfuse_dysk import attachment
+from blobfuse_dysk import attachment, live
 from blobfuse_dysk.azure import account, credentials
 from blobfuse_dysk.azure.identity import Credential, Proof
 from blobfuse_dysk.cli.main import main
@@ -76,6 +76,10 @@ class Machine:
         name = self.get(target).name
         return {"name": name, "state": "attached", "requests": {"read": 5, "write": 0}, "warnings": []}
 
+    def upgrade(self, target: str) -> live.Upgrade:
+        self._note("upgrade", target)
+        return live.Upgrade(self.get(target).name, "0.1.0", "0.2.0")
+
     def create_disk(
         self, address: DiskAddress, credential: Credential, size: int, footer: bytes | None = None, **options: object
     ) -> None:
@@ -130,6 +134,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     fake = Machine(capsys)
     for name in ("attach", "detach", "attachments", "get", "status"):
         monkeypatch.setattr(attachment, name, getattr(fake, name))
+    monkeypatch.setattr(live, "upgrade", fake.upgrade)
     for name in ("create_disk", "delete_disk", "list_disks"):
         monkeypatch.setattr(account, name, getattr(fake, name))
     monkeypatch.setattr(credentials, "resolve", fake.resolve)

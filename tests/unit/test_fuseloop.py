@@ -132,6 +132,64 @@ async def test_the_end_of_the_session_ends_all_waiting(kernel: tuple[socket.sock
     assert session.ended == TASKS
 
 
+async def test_drained_when_all_that_was_taken_is_answered(kernel: tuple[socket.socket, Session]) -> None:
+    ours, session = kernel
+    answered = trio.Event()
+    session.answer = answered.wait
+    async with trio.open_nursery() as nursery, trio.open_nursery() as pool:
+        for _ in range(TASKS):
+            pool.start_soon(session.task)
+        ours.send(b"1")
+        await session.until(1)
+        drained: list[bool] = []
+
+        async def drain() -> None:
+            drained.append(await session.trio.lowlevel.drain(10.0))
+
+        nursery.start_soon(drain)
+        with trio.fail_after(10):
+            while len(session.trio.lowlevel._held) < TASKS - 1:
+                await trio.lowlevel.checkpoint()
+        ours.send(b"2")
+        for _ in range(100):
+            await trio.lowlevel.checkpoint()
+        assert (drained, session.taken) == ([], [b"1"])
+        answered.set()
+        with trio.fail_after(10):
+            while not drained:
+                await trio.lowlevel.checkpoint()
+        assert (drained, session.taken) == ([True], [b"1"])
+        session.trio.lowlevel.resume()
+        await session.until(2)
+        pool.cancel_scope.cancel()
+
+
+async def test_not_drained_in_time(kernel: tuple[socket.socket, Session]) -> None:
+    ours, session = kernel
+    session.answer = trio.sleep_forever
+    async with trio.open_nursery() as pool:
+        for _ in range(TASKS):
+            pool.start_soon(session.task)
+        ours.send(b"1")
+        await session.until(1)
+        assert not await session.trio.lowlevel.drain(0.05)
+        ours.send(b"2")
+        await session.until(2)
+        pool.cancel_scope.cancel()
+
+
+async def test_the_session_ends_while_drained(kernel: tuple[socket.socket, Session]) -> None:
+    _, session = kernel
+    with trio.fail_after(10):
+        async with trio.open_nursery() as pool:
+            for _ in range(TASKS):
+                pool.start_soon(session.task)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await session.trio.lowlevel.drain(10.0)
+            session.trio.lowlevel.notify_closing(session.device.fileno())
+    assert session.ended == TASKS
+
+
 async def test_all_else_is_trios_own(kernel: tuple[socket.socket, Session]) -> None:
     _, session = kernel
     assert session.trio.open_nursery is trio.open_nursery

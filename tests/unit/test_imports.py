@@ -31,6 +31,7 @@ RANK = {
     "device": 4,
     "attachment": 5,
     "kubernetes": 6,
+    "live": 6,
     "mounttools": 6,
     "mount": 7,
     "cli": 7,

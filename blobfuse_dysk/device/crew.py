@@ -1,0 +1,57 @@
+"""Starts the workers of one attachment, and hands them what they need. Standard library only, as the holder."""
+
+from __future__ import annotations
+
+import base64
+import os
+
+from blobfuse_dysk.device import message
+from blobfuse_dysk.device.child import WorkerProcess
+
+TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
+if TYPE_CHECKING:
+    from typing import Any
+
+    from blobfuse_dysk.device.reservation import Reservation
+
+__all__ = ["Crew"]
+
+
+class Crew:
+    """What all workers of an attachment get: FUSE connection, control socket, configuration, dirty ring."""
+
+    def __init__(self, name: str, log: str, place: Reservation, config_fd: int) -> None:
+        """log: the directory. config_fd: a memfd with secrets, never read here."""
+        self._name = name
+        self._log = log
+        self._place = place
+        self._config_fd = config_fd
+        self._ring_fd = os.memfd_create("dysk-ring")  # filled by workers, and never read here: see store/ring.py
+
+    def start(
+        self, command: dict[str, Any], resume: dict[str, Any] | None, *, resend: bool, standby: bool = False
+    ) -> WorkerProcess:
+        """Start a process of {worker: argv, environment} and brief it. Raises OSError."""
+        worker = WorkerProcess(command["worker"], command["environment"])
+        self.brief(worker, resume, resend=resend, standby=standby)
+        return worker
+
+    def brief(
+        self, worker: WorkerProcess, resume: dict[str, Any] | None, *, resend: bool = False, standby: bool = False
+    ) -> None:
+        """Tell it to serve, or to stand by until it is told to.
+
+        resume: the state of the attachment, for a worker after the first. resend: requests died with the one before.
+        """
+        assert self._place.control
+        briefing = {
+            "op": "standby" if standby else "start",
+            "protocol": message.PROTOCOL,
+            "name": self._name,
+            "log": self._log,
+            "init": base64.b64encode(self._place.init).decode(),
+            "resume": resume,
+            "resend": resend,
+        }
+        fds = (self._config_fd, self._place.fuse_fd, self._place.control.fileno(), self._ring_fd)
+        message.send(worker.channel, briefing, fds, wait=False)  # if it is dead, its pidfd says so

@@ -1,0 +1,74 @@
+"""What can be changed of an attachment while it is in use. Synchronous; it prints nothing and never runs trio."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from blobfuse_dysk import environment
+from blobfuse_dysk.attachment import find_state
+from blobfuse_dysk.device import state
+from blobfuse_dysk.device.briefing import PROTOCOLS
+from blobfuse_dysk.device.control import Control
+from blobfuse_dysk.device.launch import worker_command, worker_path
+from blobfuse_dysk.device.message import message_to_error
+from blobfuse_dysk.errors import DeviceError
+
+__all__ = ["Upgrade", "upgrade"]
+
+_LOOK_S = 0.02  # between looks at state.json
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """A worker was replaced. before, after: versions."""
+
+    name: str
+    before: str
+    after: str
+
+
+def upgrade(target: str, *, timeout_s: float = 60.0) -> Upgrade:
+    """Replace the worker of an attachment by this version's, while the device is in use; I/O pauses for a moment.
+
+    Returns when the new worker serves. Raises NotFoundError, or a DyskError that says why the old worker goes on.
+    """
+    found = find_state(target)
+    name, run = found["name"], _run_dir()
+    if not state.alive(found["holder"]):
+        raise DeviceError(f"{name} is dead, so there is nothing to upgrade", remedy=f"dyskctl detach {name}")
+    if found.get("protocol") not in PROTOCOLS:
+        raise DeviceError(
+            f"{name} is held by a version that speaks protocol {found.get('protocol')}, "
+            f"this one knows {', '.join(map(str, PROTOCOLS))}",
+            remedy="its worker goes on; detach the disk and attach it again to have the new version",
+        )
+    before = found["worker_version"]
+    request_id = str(uuid.uuid4())
+    with Control(state.control_path(run, name), name) as control:
+        control.ask("upgrade", id=request_id, worker=worker_command(name), path=worker_path())
+    after = _await_upgrade(run, name, request_id, timeout_s)["worker_version"]
+    return Upgrade(name, before, after)
+
+
+def _await_upgrade(run: str, name: str, request_id: str, timeout_s: float) -> dict[str, Any]:
+    """Wait for what the holder writes about it; see device/handover.py."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        found = state.read(run, name)
+        if found is None or not state.alive(found["holder"]):
+            raise DeviceError(f"{name} was detached meanwhile")
+        told = found["upgrade"]
+        if told and told["id"] == request_id and told["done"]:
+            if told["error"]:
+                raise message_to_error(told["error"])
+            return found
+        time.sleep(_LOOK_S)
+    raise DeviceError(f"the worker of {name} is not replaced after {timeout_s:g} s", remedy=f"see the log of {name}")
+
+
+def _run_dir() -> str:
+    return os.path.realpath(environment.run_dir())

@@ -1,0 +1,36 @@
+"""Holders and workers that differ from the installed ones, for tests: programs that change something and run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from blobfuse_dysk.device import launch
+
+__all__ = ["NO_RESEND", "use_holder", "use_worker"]
+
+_ROOT = str(Path(launch.WORKER).parents[2])
+NO_RESEND = "from blobfuse_dysk.device import fusefd; fusefd.can_resend = lambda init: False"
+"""A kernel before 6.9, for the holder."""
+
+
+def use_worker(patch: pytest.MonkeyPatch, directory: Path, change: str) -> Path:
+    """From now on workers are started from a program that runs `change` first; returns its path."""
+    return _use(patch, directory / "worker.py", "WORKER", "worker", change)
+
+
+def use_holder(patch: pytest.MonkeyPatch, directory: Path, change: str) -> Path:
+    """Likewise holders."""
+    return _use(patch, directory / "holder.py", "HOLDER", "holder", change)
+
+
+def _use(patch: pytest.MonkeyPatch, program: Path, constant: str, module: str, change: str) -> Path:
+    program.write_text(
+        f"import os, sys; sys.path.append({_ROOT!r})\n"
+        f"{change}\n"
+        f"from blobfuse_dysk.device import {module}\n"
+        f"os._exit({module}.main())\n"
+    )
+    patch.setattr(f"blobfuse_dysk.device.launch.{constant}", str(program))
+    return program
