@@ -227,6 +227,8 @@ def _first_state(config: Config) -> dict[str, Any]:
         "sector_size": options.sector_size,
         "cache": options.cache,
         "io_timeout_s": options.io_timeout_s,
+        "iops": options.iops,
+        "mbps": options.mbps,
         "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

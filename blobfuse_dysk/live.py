@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import uuid
@@ -10,15 +11,16 @@ from typing import Any
 
 from blobfuse_dysk import environment
 from blobfuse_dysk.attachment import find_state
-from blobfuse_dysk.device import state
+from blobfuse_dysk.device import fusefd, state
 from blobfuse_dysk.device.briefing import PROTOCOLS
 from blobfuse_dysk.device.control import Control
 from blobfuse_dysk.device.launch import worker_command, worker_path
 from blobfuse_dysk.device.message import message_to_error
 from blobfuse_dysk.errors import DeviceError
 
-__all__ = ["Upgrade", "upgrade"]
+__all__ = ["Upgrade", "change", "reload_credential", "upgrade"]
 
+_RELOAD_S = 70.0  # a program that fetches a token gets 60
 _LOOK_S = 0.02  # between looks at state.json
 
 
@@ -52,6 +54,35 @@ def upgrade(target: str, *, timeout_s: float = 60.0) -> Upgrade:
         control.ask("upgrade", id=request_id, worker=worker_command(name), path=worker_path())
     after = _await_upgrade(run, name, request_id, timeout_s)["worker_version"]
     return Upgrade(name, before, after)
+
+
+def change(target: str, **settings: float | None) -> list[str]:
+    """Change io_timeout_s, iops or mbps (see AttachOptions; None: no limit) of an attachment while it is in use.
+
+    I/O that waits already is measured by the new io_timeout_s. Returns warnings. Raises NotFoundError or DyskError.
+    """
+    found = find_state(target)
+    warnings = []
+    limit_s = fusefd.request_timeout_s()
+    if limit_s and "io_timeout_s" in settings and (settings["io_timeout_s"] or math.inf) > limit_s:
+        settings["io_timeout_s"] = limit_s
+        warnings.append(f"io-timeout is lowered to {limit_s:g} s: the kernel aborts FUSE requests soon after (fs.fuse)")
+    with Control(state.control_path(_run_dir(), found["name"]), found["name"]) as control:
+        control.ask("set", **settings)
+    return warnings
+
+
+def reload_credential(target: str, credentials: str | None = None) -> dict[str, Any]:
+    """Read an attachment's credential file again, or from now on `credentials`, while it is in use.
+
+    The old credential stays in use if that fails. Returns {what, expires, expires_in_s}, without the secret. Raises
+    NotFoundError, CredentialError or DyskError.
+    """
+    found = find_state(target)
+    path = None if credentials is None else os.path.realpath(credentials)
+    with Control(state.control_path(_run_dir(), found["name"]), found["name"], timeout_s=_RELOAD_S) as control:
+        answer: dict[str, Any] = control.ask("reload", file=path)["credential"]
+    return answer
 
 
 def _await_upgrade(run: str, name: str, request_id: str, timeout_s: float) -> dict[str, Any]:

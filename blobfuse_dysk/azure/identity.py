@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,12 +131,18 @@ class Credential:
         self._renewed_at = -math.inf
         self._token = token
         self._signer: Signer
+        self._proof: Proof
         self._use(proof)
 
     @property
     def kind(self) -> str:
         """key, sas, token or anonymous."""
         return self._proof.kind
+
+    @property
+    def file(self) -> str:
+        """The file it came from, which is read again for a renewal; empty if it came from elsewhere."""
+        return self._proof.file
 
     @property
     def sas(self) -> Sas | None:
@@ -206,6 +212,21 @@ class Credential:
                 self._renewed_at = time.monotonic()
                 if self.renew_at <= time.time():
                     self.renew_at = time.time() + (_AGAIN_S if self._usable else _REFUSED_S)
+
+    async def reload(self, file: str = "") -> None:
+        """Read the file again, or from now on another one. Raises CredentialError, and all is as it was before."""
+        before = self._proof
+        if not file and not before.file:
+            raise CredentialError(
+                f"the {self.describe()} cannot be read again", remedy="name a file with the new one: --credentials FILE"
+            )
+        if file:
+            self._proof = replace(before, file=file)
+        try:
+            await self.refresh(force=True)
+        except BaseException:
+            self._proof = before
+            raise
 
     async def renew_refused(self, refused: Signer) -> bool:
         """After the service refused a request signed by `refused`: renew, return True if the signer is another now."""

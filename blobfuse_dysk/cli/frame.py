@@ -41,6 +41,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "list": ("show.list_", "List this machine's attachments, or the disks of a container."),
         "get": ("show.get", "Show one attachment."),
         "status": ("show.status", "Show what an attachment is doing: lease, requests, latencies."),
+        "set": ("live.set_", "Change the timeout or the limits of an attachment in use."),
+        "reload": ("live.reload", "Read the credential of an attachment in use again."),
         "upgrade": ("live.upgrade", "Replace the worker of an attachment by the installed version's."),
     },
     "This tool": {

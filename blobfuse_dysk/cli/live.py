@@ -1,17 +1,19 @@
-"""dyskctl upgrade: what changes an attachment that is in use."""
+"""dyskctl set, reload and upgrade: what changes an attachment that is in use."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import click
 
-from blobfuse_dysk.cli.frame import Verb, settings
-from blobfuse_dysk.cli.output import print_error, print_json
+from blobfuse_dysk.cli.frame import Verb, settings, suggest
+from blobfuse_dysk.cli.output import print_error, print_json, warn
 from blobfuse_dysk.cli.types import complete_attachment
+from blobfuse_dysk.disk import parse_duration
 from blobfuse_dysk.errors import DyskError, UsageError
 
-__all__ = ["upgrade"]
+__all__ = ["reload", "set_", "upgrade"]
 
 
 def _targets(target: str | None, everything: bool) -> list[str]:
@@ -23,6 +25,121 @@ def _targets(target: str | None, everything: bool) -> list[str]:
     if target is not None:
         return [target]
     return [found.name for found in attachments() if found.state != "dead"]
+
+
+def _each(
+    context: click.Context,
+    names: list[str],
+    everything: bool,
+    one: Callable[[str], dict[str, object]],
+    line: Callable[[dict[str, object]], str],
+) -> None:
+    """Do it for each; with --all a failure does not keep the others from it. Prints a line each, or a JSON list."""
+    as_json = settings(context).json
+    rows, failed = [], False
+    for name in names:
+        try:
+            rows.append(one(name))
+        except DyskError as error:
+            if not everything:
+                raise
+            failed = True
+            print_error(f"{name}: {error}", error.remedy, as_json=as_json)
+            continue
+        if not as_json:
+            print(line(rows[-1]))
+    if as_json:
+        print_json(rows)
+    if failed:
+        context.exit(1)
+
+
+def _limit(text: str, name: str) -> float | None:
+    if text == "none":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UsageError(f"{name} of {text!r}", remedy="give a number, or none for no limit")
+    return value
+
+
+# What a user writes -> the setting, and how it is read.
+_SETTINGS: dict[str, tuple[str, Callable[[str, str], float | None]]] = {
+    "io-timeout": ("io_timeout_s", parse_duration),
+    "iops": ("iops", _limit),
+    "mbps": ("mbps", _limit),
+}
+
+
+def _parse(words: tuple[str, ...]) -> dict[str, float | None]:
+    settings: dict[str, float | None] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if name not in _SETTINGS:
+            near = suggest(name, list(_SETTINGS))
+            known = ", ".join(_SETTINGS)
+            raise UsageError(f"{name!r} cannot be set while a disk is attached", remedy=near or f"these can: {known}")
+        if not equals:
+            raise UsageError(f"{name} needs a value", remedy=f"write {name}=VALUE")
+        key, read = _SETTINGS[name]
+        settings[key] = read(text, name)
+    return settings
+
+
+@click.command("set", cls=Verb)
+@click.argument("target", metavar="NAME|DEVICE|DISK", shell_complete=complete_attachment)
+@click.argument("words", metavar="SETTING=VALUE...", nargs=-1, required=True)
+@click.pass_context
+def set_(context: click.Context, target: str, words: tuple[str, ...]) -> None:
+    """Change io-timeout, iops or mbps of an attachment while it is in use.
+
+    io-timeout also counts for I/O that waits already. iops and mbps take a number, or none for no limit.
+
+    \b
+    Examples:
+      dyskctl set data io-timeout=10m
+      dyskctl set data io-timeout=never
+      dyskctl set data iops=500 mbps=none
+    """
+    from blobfuse_dysk import live
+
+    changed = _parse(words)
+    for warning in live.change(target, **changed):
+        warn(warning)
+    if settings(context).json:
+        print_json({"target": target, **changed})
+
+
+@click.command(cls=Verb)
+@click.argument("target", metavar="[NAME|DEVICE|DISK]", required=False, shell_complete=complete_attachment)
+@click.option("--all", "everything", is_flag=True, help="All attachments of this machine.")
+@click.option("--credentials", type=click.Path(), metavar="FILE", help="From now on use this credential file.")
+@click.pass_context
+def reload(context: click.Context, target: str | None, everything: bool, credentials: str | None) -> None:
+    """Read the credential file of an attachment again, while the disk is in use.
+
+    A file that changes is read again within seconds without this; here you see at once whether it can be taken. If it
+    cannot, the old credential stays in use.
+
+    \b
+    Examples:
+      dyskctl reload data
+      dyskctl reload data --credentials /etc/dysk/new.conf
+      dyskctl reload --all
+    """
+    from blobfuse_dysk import live
+
+    def one(name: str) -> dict[str, object]:
+        return {"name": name, **live.reload_credential(name, credentials)}
+
+    def line(row: dict[str, object]) -> str:
+        expires = f", expires {row['expires']}" if row["expires"] else ""
+        return f"{row['name']}: {row['what']}{expires}"
+
+    _each(context, _targets(target, everything), everything, one, line)
 
 
 @click.command(cls=Verb)
@@ -41,20 +158,10 @@ def upgrade(context: click.Context, target: str | None, everything: bool) -> Non
     """
     from blobfuse_dysk import live
 
-    as_json = settings(context).json
-    done, failed = [], False
-    for name in _targets(target, everything):
-        try:
-            done.append(live.upgrade(name))
-        except DyskError as error:
-            if not everything:
-                raise
-            failed = True
-            print_error(f"{name}: {error}", error.remedy, as_json=as_json)
-            continue
-        if not as_json:
-            print(f"{done[-1].name}: version {done[-1].after} (was {done[-1].before})")
-    if as_json:
-        print_json([dataclasses.asdict(each) for each in done])
-    if failed:
-        context.exit(1)
+    def one(name: str) -> dict[str, object]:
+        return dataclasses.asdict(live.upgrade(name))
+
+    def line(row: dict[str, object]) -> str:
+        return f"{row['name']}: version {row['after']} (was {row['before']})"
+
+    _each(context, _targets(target, everything), everything, one, line)

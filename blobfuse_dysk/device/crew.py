@@ -28,6 +28,11 @@ class Crew:
         self._config_fd = config_fd
         self._ring_fd = os.memfd_create("dysk-ring")  # filled by workers, and never read here: see store/ring.py
 
+    def replace_config(self, fd: int) -> None:
+        """Later workers get this configuration. The descriptor is ours from now on."""
+        os.close(self._config_fd)
+        self._config_fd = fd
+
     def start(
         self, command: dict[str, Any], resume: dict[str, Any] | None, *, resend: bool, standby: bool = False
     ) -> WorkerProcess:

@@ -240,7 +240,7 @@ class Holder:
         self._state.save({"worker": state.identity(worker.pid)})
 
     def _on_worker(self, worker: WorkerProcess) -> None:
-        event, _ = message.receive(worker.channel)
+        event, fds = message.receive(worker.channel)
         if event is None:
             worker.hang_up()
             return
@@ -256,6 +256,8 @@ class Holder:
         elif kind == "upgrade":
             settled = self._committed and not self._ending
             self._handover.begin(event, worker if settled else None, can_resend=fusefd.can_resend(self._place.init))
+        elif kind == "config":
+            self._crew.replace_config(fds[0])
         elif kind == "drain":
             self._handover.on_drain(event["drained"])
         elif kind == "error" and self._ready:

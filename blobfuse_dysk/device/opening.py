@@ -1,4 +1,4 @@
-"""How a worker opens the block layer of its disk: credential, dirty ring, stack."""
+"""How a worker opens the block layer of its disk: dirty ring and stack."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from blobfuse_dysk.azure.credentials import credential_from_config
+from blobfuse_dysk.azure.identity import Credential
 from blobfuse_dysk.device.config import Config
 from blobfuse_dysk.store.ring import Ring
 from blobfuse_dysk.store.stack import ResumeState, Stack, StackOptions, open_stack
 
 __all__ = ["OpenStack", "open_real_stack", "resume_state"]
 
-OpenStack = Callable[[Config, ResumeState | None, int, Callable[[str], None]], AbstractAsyncContextManager[Stack]]
+OpenStack = Callable[
+    [Config, Credential, ResumeState | None, int, Callable[[str], None]], AbstractAsyncContextManager[Stack]
+]
 
 
 @asynccontextmanager
 async def open_real_stack(
-    config: Config, held: ResumeState | None, ring_fd: int, on_state: Callable[[str], None]
+    config: Config, credential: Credential, held: ResumeState | None, ring_fd: int, on_state: Callable[[str], None]
 ) -> AsyncIterator[Stack]:
     """Open the disk that the configuration names; see store/stack.py."""
-    credential = credential_from_config(config.credential)
     options = StackOptions.of(config.options, config.node)
     ring = Ring(ring_fd, config.options.write_cache_size) if options.writes_back else None
     try:

@@ -22,6 +22,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,19 @@ import pyfuse3
 import trio
 
 from blobfuse_dysk import __version__, environment
+from blobfuse_dysk.azure.credentials import credential_from_config
+from blobfuse_dysk.azure.credentialwatch import watch
 from blobfuse_dysk.device import armour, fuseloop, message
 from blobfuse_dysk.device.blockfile import BlockFile
 from blobfuse_dysk.device.briefing import Briefing, await_go, take_briefing
 from blobfuse_dysk.device.config import Config
 from blobfuse_dysk.device.controlserver import ControlServer
 from blobfuse_dysk.device.fusefd import MAX_BACKGROUND, Replay, wait_aborted
-from blobfuse_dysk.device.geometry import Geometry, is_blank, measure
+from blobfuse_dysk.device.geometry import Geometry, measure
 from blobfuse_dysk.device.loghandler import LogHandler
 from blobfuse_dysk.device.opening import OpenStack, open_real_stack, resume_state
-from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError, UsageError
+from blobfuse_dysk.device.questions import Questions
+from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError
 from blobfuse_dysk.store.ring import is_empty
 from blobfuse_dysk.store.stack import ResumeState, Stack
 
@@ -62,26 +66,18 @@ class Worker:
         config_fd = briefing.config_fd
         self._config = Config.decode(os.pread(config_fd, os.fstat(config_fd).st_size, 0))
         os.close(config_fd)
+        self.credential = credential_from_config(self._config.credential)
         self._ring_fd = briefing.ring_fd
         self._channel = channel
         self._opener = opener
         self._resume = briefing.resume
         self._replay = Replay(base64.b64decode(briefing.init), briefing.fuse_fd, resend=briefing.resend)
-        self._control = ControlServer(
-            socket.socket(fileno=briefing.control_fd),
-            {
-                "status": self._status,
-                "blank": self._blank,
-                "set": self._set,
-                "stop": self._stop,
-                "upgrade": self._upgrade,
-            },
-        )
+        self._control = ControlServer(socket.socket(fileno=briefing.control_fd), Questions(self).answers)
         self._turnstile: fuseloop.Turnstile | None = None
-        self._stack: Stack | None = None
+        self.stack: Stack | None = None
         self._scope = trio.CancelScope()  # around an attempt to open the block layer, and around all its use
-        self._open_by = math.inf  # when a block layer that cannot be opened again is given up
-        self._geometry: Geometry | None = None
+        self.open_by = math.inf  # when a block layer that cannot be opened again is given up
+        self.geometry: Geometry | None = None
         self._file: BlockFile | None = None
         self._fuse_scope = trio.CancelScope()
         self._opened = trio.Event()  # the block layer is open, or will not be
@@ -99,13 +95,14 @@ class Worker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._hear_holder)
             nursery.start_soon(self._control.run)
+            nursery.start_soon(watch, self.credential)
             await (self._take_over(self._resume) if self._resume else self._start())
             if self._file is None:
                 error = self._error or DyskError("the attach was given up")
-                self._tell("error", error=message.error_to_message(error))
+                self.tell("error", error=message.error_to_message(error))
             else:
                 await self._control.say_goodbye(self._error or self._lost())
-                self._tell("ended", aborted=self._aborted)
+                self.tell("ended", aborted=self._aborted)
             nursery.cancel_scope.cancel()
         return 1 if self._file is None else 0
 
@@ -113,8 +110,8 @@ class Worker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._open_first)
             await self._opened.wait()
-            if self._geometry and not self._closing.is_set():
-                await self._serve(self._geometry)
+            if self.geometry and not self._closing.is_set():
+                await self._serve(self.geometry)
 
     async def _open_first(self) -> None:
         """With the lease that a dead attachment had, if there was one and it is still held; else with a new one."""
@@ -125,13 +122,13 @@ class Worker:
         self._opened.set()
 
     async def _take_over(self, earlier: dict[str, Any]) -> None:
-        self._geometry = Geometry(earlier["size"], earlier["blob_size"], earlier["vhd"])
+        self.geometry = Geometry(earlier["size"], earlier["blob_size"], earlier["vhd"])
         if earlier["io_timeout_s"] is not None:
-            self._open_by = trio.current_time() + earlier["io_timeout_s"]
+            self.open_by = trio.current_time() + earlier["io_timeout_s"]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._open_again, resume_state(earlier["lease"]))
             nursery.start_soon(self._refuse_in_time)
-            await self._serve(self._geometry)
+            await self._serve(self.geometry)
 
     async def _open_again(self, held: ResumeState | None) -> None:
         """Open the block layer, and again until it works, or another node has the disk, or nobody needs it any more.
@@ -141,11 +138,11 @@ class Worker:
         """
         while True:
             ended = await self._hold_stack(held, math.inf)
-            if ended or self._error is None or (self._closing.is_set() and trio.current_time() >= self._open_by):
+            if ended or self._error is None or (self._closing.is_set() and trio.current_time() >= self.open_by):
                 return
             _log.error("the disk cannot be opened again: %s", self._error)
             lost = isinstance(self._error, LeasedError) or getattr(self._error, "kind", None) is Kind.FENCED
-            self._tell("state", state="fenced" if lost else "recovering", detail=str(self._error))
+            self.tell("state", state="fenced" if lost else "recovering", detail=str(self._error))
             if lost:
                 self._refuse(StoreError(str(self._error), Kind.FENCED))
                 self._error = self._left_behind(self._error)
@@ -153,10 +150,10 @@ class Worker:
             await trio.sleep(_AGAIN_S)
 
     async def _refuse_in_time(self) -> None:
-        with trio.CancelScope(deadline=self._open_by):
+        with trio.CancelScope(deadline=self.open_by):
             await self._closing.wait()
             return
-        if self._stack is None:
+        if self.stack is None:
             self._refuse(StoreError("the disk could not be opened again within io-timeout", Kind.TIMEOUT))
 
     def _lost(self) -> DyskError | None:
@@ -189,11 +186,11 @@ class Worker:
         What goes wrong on the way is left in `_error`. Returns whether it came to that end: nothing is ours after it.
         """
         ended = False
-        deadline = min(trio.current_time() + limit_s, self._open_by if self._closing.is_set() else math.inf)
+        deadline = min(trio.current_time() + limit_s, self.open_by if self._closing.is_set() else math.inf)
         self._error = None
         with trio.CancelScope(deadline=deadline) as self._scope:
             try:
-                async with self._opener(self._config, held, self._ring_fd, self._on_state) as stack:
+                async with self._opener(self._config, self.credential, held, self._ring_fd, self._on_state) as stack:
                     await self._use(stack)
                     ended = True
             except DyskError as error:
@@ -204,27 +201,28 @@ class Worker:
                 if not all(isinstance(error, DyskError) for error in errors):
                     raise
         if self._scope.cancelled_caught:
-            what = "flushed and released" if self._stack else "opened"
+            what = "flushed and released" if self.stack else "opened"
             self._error = DyskError(f"the disk could not be {what} in time", remedy="run: dyskctl doctor")
-        self._stack = None
+        self.stack = None
         return ended
 
     async def _use(self, stack: Stack) -> None:
         try:
-            geometry = self._geometry or await measure(stack.store, self._config.options)
+            geometry = self.geometry or await measure(stack.store, self._config.options)
         except BaseException:
             with trio.move_on_after(_RELEASE_S, shield=True):
                 await stack.release()
             raise
         if not self._closing.is_set():
             self._scope.deadline = math.inf
-        self._geometry, self._stack = geometry, stack
+        self.geometry, self.stack = geometry, stack
         self._opened.set()
         if self._resume:
-            stack.set_io_timeout(self._resume["io_timeout_s"])  # it may have been changed since the attach
+            stack.set_io_timeout(self._resume["io_timeout_s"])  # these may have been changed since the attach
+            stack.set_limits(self._resume["iops"], self._resume["mbps"])
         if self._file:
             self._file.provide(stack.store)
-            self._tell("state", state=stack.state, detail=None, lease=self._lease())
+            self.tell("state", state=stack.state, detail=None, lease=self._lease())
         await self._closing.wait()
         try:
             await stack.store.flush()
@@ -235,14 +233,14 @@ class Worker:
 
     def _on_state(self, state: str) -> None:
         """The fence changed its state. Until the disk is served, that is nobody's business."""
-        if self._stack and not self._closing.is_set():
+        if self.stack and not self._closing.is_set():
             _log.info("the attachment is %s", state)
-            self._tell("state", state=state, lease=self._lease())
+            self.tell("state", state=state, lease=self._lease())
 
     def _lease(self) -> dict[str, object] | None:
-        if not self._stack or self._stack.lease_id is None:
+        if not self.stack or self.stack.lease_id is None:
             return None
-        return {"id": self._stack.lease_id, "epoch": self._stack.epoch, "seconds": self._config.options.lease_s}
+        return {"id": self.stack.lease_id, "epoch": self.stack.epoch, "seconds": self._config.options.lease_s}
 
     # FUSE.
 
@@ -253,10 +251,10 @@ class Worker:
             geometry.size,
             read_only=options.read_only,
             on_init=self._on_init,
-            on_release=lambda: self._tell("released"),
+            on_release=lambda: self.tell("released"),
         )
-        if self._stack:
-            self._file.provide(self._stack.store)
+        if self.stack:
+            self._file.provide(self.stack.store)
         self._turnstile = fuseloop.install()
         pyfuse3.init(self._file, self._replay.mountpoint, set())
         async with trio.open_nursery() as nursery:
@@ -269,15 +267,15 @@ class Worker:
 
     def _on_init(self) -> None:
         self._replay.connect()
-        assert self._geometry
-        geometry = self._geometry
-        self._tell(
+        assert self.geometry
+        geometry = self.geometry
+        self.tell(
             "ready",
             size=geometry.size,
             blob_size=geometry.blob_size,
             vhd=geometry.vhd,
             worker_version=__version__,
-            **({"lease": self._lease()} if self._stack else {}),
+            **({"lease": self._lease()} if self.stack else {}),
         )
 
     async def _watch_connection(self) -> None:
@@ -290,11 +288,11 @@ class Worker:
         """Stop serving, flush, release, exit; `limit_s` is for the last two."""
         first = not self._closing.is_set()
         self._closing.set()
-        if self._stack is None and self._resume is None:
+        if self.stack is None and self._resume is None:
             self._scope.cancel()  # nothing was written yet
         limit = trio.current_time() + limit_s
-        self._open_by = min(self._open_by, limit)
-        self._scope.deadline = min(self._scope.deadline, limit if self._stack else self._open_by)
+        self.open_by = min(self.open_by, limit)
+        self._scope.deadline = min(self._scope.deadline, limit if self.stack else self.open_by)
         if self._file and first:
             pyfuse3.terminate()
 
@@ -318,8 +316,8 @@ class Worker:
                     self._turnstile.resume()
                 elif op == "end":
                     self._begin_end()
-                elif op == "flush" and self._stack:
-                    nursery.start_soon(self._flush, self._stack)
+                elif op == "flush" and self.stack:
+                    nursery.start_soon(self._flush, self.stack)
             _log.error("the holder is gone; the attachment ends")
             self._begin_end(limit_s=_ORPHAN_S)
             self._fuse_scope.cancel()
@@ -332,38 +330,24 @@ class Worker:
 
     async def _drain(self, turnstile: fuseloop.Turnstile, limit_s: float) -> None:
         """Another worker is to take over: it may as soon as the kernel waits for nothing that this one has."""
-        self._tell("drain", drained=await turnstile.drain(limit_s))
+        self.tell("drain", drained=await turnstile.drain(limit_s))
 
-    def _tell(self, event: str, **fields: object) -> None:
+    @property
+    def opening_error(self) -> DyskError | None:
+        """Why the last attempt to open the disk failed."""
+        return self._error
+
+    def keep_credential(self) -> None:
+        """Have later workers begin with the credential as it is now."""
+        self._config = replace(self._config, credential=self.credential.to_config())
+        memfd = os.memfd_create("dysk-config")
+        os.write(memfd, self._config.encode())
+        message.send(self._channel, {"event": "config"}, [memfd], wait=False)
+        os.close(memfd)
+
+    def tell(self, event: str, **fields: object) -> None:
+        """Say something to the holder."""
         message.send(self._channel, {"event": event, **fields}, wait=False)
-
-    async def _status(self, question: dict[str, Any]) -> dict[str, Any]:
-        status = self._stack.status() if self._stack else {"state": "recovering" if self._resume else "starting"}
-        return {"status": status}
-
-    async def _blank(self, question: dict[str, Any]) -> dict[str, Any]:
-        if not self._stack or not self._geometry:
-            raise DyskError("the disk is not open now", remedy="try again in a moment")
-        return {"blank": await is_blank(self._stack.store, self._geometry)}
-
-    async def _set(self, question: dict[str, Any]) -> dict[str, Any]:
-        value = question["io_timeout_s"]
-        io_timeout_s = None if value is None else float(value)
-        if io_timeout_s is not None and io_timeout_s < 1:
-            raise UsageError(f"io-timeout of {io_timeout_s:g} s", remedy="use at least 1 second, or never")
-        if self._stack:
-            self._stack.set_io_timeout(io_timeout_s)
-        self._tell("state", io_timeout_s=io_timeout_s)
-        return {}
-
-    async def _upgrade(self, question: dict[str, Any]) -> dict[str, Any]:
-        """The holder goes about it, and says in state.json what became of it (device/handover.py)."""
-        self._tell("upgrade", id=question["id"], worker=question["worker"], path=question["path"])
-        return {}
-
-    async def _stop(self, question: dict[str, Any]) -> dict[str, Any]:
-        self._tell("released")
-        return {}
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -83,6 +83,11 @@ class Rate:
         self._age_s = 0.0
         self._searching = False
 
+    def allow(self, ceiling: float) -> None:
+        """The user's limit is another one from now on."""
+        self._ceiling = ceiling
+        self.rate = min(self.learned, ceiling)
+
     def charge(self, amount: float, now: float) -> None:
         """A request starts."""
         self.paid = max(self.paid, now - BURST_S) + amount / self.rate
@@ -132,10 +137,11 @@ class Pacer:
     """See the module's text. iops, bytes_per_s: what the user allows; None is no limit."""
 
     def __init__(self, iops: float | None = None, bytes_per_s: float | None = None) -> None:
-        self.operations = Rate(inf if iops is None else iops, LEAST[0], FIRST[0])
-        self.bytes = Rate(inf if bytes_per_s is None else bytes_per_s, LEAST[1], FIRST[1])
-        self.paced = iops is not None or bytes_per_s is not None  # False: `due` and `charge` need not be called
+        self.operations = Rate(inf, LEAST[0], FIRST[0])
+        self.bytes = Rate(inf, LEAST[1], FIRST[1])
+        self.paced = False  # `due` and `charge` need not be called
         self._closed_until = -inf
+        self.allow(iops, bytes_per_s)
         self._curve_s = CURVE_S
         self._through = _Through()
         self._cut_at = -inf
@@ -145,6 +151,13 @@ class Pacer:
         self._before = (inf, inf)
         self._tolerated = 0.0
         self._tolerated_at = -inf
+
+    def allow(self, iops: float | None, bytes_per_s: float | None) -> None:
+        """Change the user's limits; None is no limit. What was charged at the old ones stays charged."""
+        self.operations.allow(inf if iops is None else iops)
+        self.bytes.allow(inf if bytes_per_s is None else bytes_per_s)
+        rate = min(self.operations.rate, self.bytes.rate)
+        self.paced = rate < inf or self._closed_until > -inf
 
     def due(self) -> float:
         """When the next request may start."""

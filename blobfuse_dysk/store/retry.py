@@ -16,6 +16,8 @@ is sent in an epoch in which no copy of the earlier attempt can land. Order, abo
 until the last attempt ended.
 
 When the budget is used up: StoreError(TIMEOUT), which names the last error.
+
+A call that has been failing for STALL_S is *stalled*; what is known of those is in `waiting`, for people.
 """
 
 from __future__ import annotations
@@ -33,12 +35,14 @@ from blobfuse_dysk.store.base import Buffer, Extent, Store
 
 __all__ = ["Retry"]
 
+STALL_S = 3.0
 T = TypeVar("T")
 
 
 class Retry(Store):
     """io_timeout_s: seconds a call may take in all, or None. on_error: told of each attempt that failed.
 
+    on_stall: told when the first call stalls, and when none does any more.
     direct: whether an attempt made now would end within direct_s seconds by itself; must be cheap.
     """
 
@@ -49,6 +53,7 @@ class Retry(Store):
         io_timeout_s: float | None,
         random: Random | None = None,
         on_error: Callable[[StoreError], None] = lambda error: None,
+        on_stall: Callable[[], None] = lambda: None,
         direct: Callable[[], bool] = lambda: False,
         direct_s: float = inf,
     ) -> None:
@@ -58,15 +63,31 @@ class Retry(Store):
         self._io_timeout_s = io_timeout_s
         self._random = random or Random()
         self._on_error = on_error
+        self._on_stall = on_stall
         self._direct = direct
         self._direct_s = direct_s
         self._may_be_direct = self._budget_s >= direct_s
         self._active: dict[trio.CancelScope, float] = {}
+        self._stalled: dict[trio.CancelScope, float] = {}
+        self._last: StoreError | None = None
 
     @property
     def io_timeout_s(self) -> float | None:
         """Seconds, or None for ever."""
         return self._io_timeout_s
+
+    @property
+    def waiting(self) -> dict[str, object] | None:
+        """JSON-able: how many calls are stalled, since when, when the first of them fails, why; None if none is."""
+        if not self._stalled:
+            return None
+        now, started = trio.current_time(), min(self._stalled.values())
+        return {
+            "calls": len(self._stalled),
+            "since_s": now - started,
+            "fails_in_s": None if self._io_timeout_s is None else max(0.0, self._deadline(started) - now),
+            "reason": str(self._last),
+        }
 
     def set_io_timeout(self, io_timeout_s: float | None) -> None:
         """Change the budget of all calls, those in progress included (measured from their start)."""
@@ -144,12 +165,15 @@ class Retry(Store):
                         error.unknown = unknown
                         raise error
                     last, error = error, None
+                    self._note(scope, started, last)
                     if backoff is None:
                         backoff = Backoff(self._random)
                     await trio.sleep(backoff.next_s(last))
                     self.retries += 1
         finally:
             del self._active[scope]
+            if self._stalled.pop(scope, None) is not None and not self._stalled:
+                self._on_stall()
         place = f" at {args[0]}" if args else ""
         reason = f"; last: {last}" if last else ""
         raise StoreError(
@@ -158,6 +182,13 @@ class Retry(Store):
             unknown=modifies,
             remedy="dyskctl status shows the disk's state; attach with a longer --io-timeout to wait longer",
         ) from last
+
+    def _note(self, scope: trio.CancelScope, started: float, error: StoreError) -> None:
+        self._last = error
+        if scope not in self._stalled and trio.current_time() - started >= STALL_S:
+            self._stalled[scope] = started
+            if len(self._stalled) == 1:
+                self._on_stall()
 
     @property
     def _budget_s(self) -> float:

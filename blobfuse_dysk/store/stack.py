@@ -140,6 +140,7 @@ class Stack:
         self._lease = lease
         self._held = held
         self._on_state = on_state
+        self._told = "attached"
         self._requests = Meter()
         self._io = Meter()
         self._fence: Fence | None = None
@@ -147,11 +148,18 @@ class Stack:
         store: Store = PageBlob(
             client, blob.size, guard, attempt_timeout_s=options.attempt_timeout_s, meter=self._requests
         )
-        pacer = Pacer(options.iops, None if options.mbps is None else options.mbps * 1e6)
-        limiter = self._limiter = Limiter(pacer=pacer)
+        limiter = self._limiter = Limiter(pacer=Pacer())
+        self.set_limits(options.iops, options.mbps)
         store = self._throttle = Throttle(store, limiter=limiter)
         if guard is not None:
-            fence = Fence(store, lease, guard, lease_s=options.lease_s, on_state=self._changed, random=random)
+            fence = Fence(
+                store,
+                lease,
+                guard,
+                lease_s=options.lease_s,
+                on_state=lambda state: self._changed(),
+                random=random,
+            )
             nursery.start_soon(fence.run)
             store = self._fence = fence
         store = self._retry = Retry(
@@ -160,6 +168,7 @@ class Stack:
             random=random,
             direct=self._is_clear,
             direct_s=options.attempt_timeout_s + MOST_RETRY_AFTER_S,  # a pause of the service may begin just then
+            on_stall=self._changed,
         )
         alone = guard is not None or snapshot  # nobody else changes what is read
         if alone:
@@ -181,8 +190,9 @@ class Stack:
 
     @property
     def state(self) -> str:
-        """`attached`, `recovering`, `paused`, `fenced` or `released`: see fence.py."""
-        return self._fence.state if self._fence else "attached"
+        """`attached`, `recovering` (also: calls are stalled), `paused`, `fenced` or `released`: see fence.py."""
+        state = self._fence.state if self._fence else "attached"
+        return "recovering" if state == "attached" and self._retry.waiting else state
 
     @property
     def lease_id(self) -> str | None:
@@ -205,6 +215,8 @@ class Stack:
             "epoch": self.epoch,
             "epoch_raises": self._fence.raises if self._fence else 0,
             "io_timeout_s": self._retry.io_timeout_s,
+            "waiting": self._retry.waiting,
+            "limits": self.limits,
             "io": self._io.status(),
             "requests": self._requests.status(),
             "retries": self._retry.retries,
@@ -222,6 +234,16 @@ class Stack:
         if io_timeout_s is not None:
             self._client.hurry(io_timeout_s)  # see Retry: not every attempt has a scope of its own
 
+    @property
+    def limits(self) -> dict[str, float | None]:
+        """The user's: `iops` and `mbps`, requests and 10^6 bytes a second; None is no limit."""
+        return dict(self._limits)
+
+    def set_limits(self, iops: float | None, mbps: float | None) -> None:
+        """Change them."""
+        self._limits = {"iops": iops, "mbps": mbps}
+        self._limiter.pacer.allow(iops, None if mbps is None else mbps * 1e6)
+
     async def release(self) -> None:
         """Clear the holder's name and release the lease, as far as that succeeds within a few seconds.
 
@@ -236,7 +258,11 @@ class Stack:
         """Whether nothing between Retry and the service would hold a call back now."""
         return self._limiter.is_clear and (self._fence is None or self._fence.is_open)
 
-    def _changed(self, state: str) -> None:
+    def _changed(self) -> None:
+        state = self.state
+        if state == self._told:
+            return
+        self._told = state
         if state == "fenced":
             self.store.latch("this node may no longer write: the disk was taken by another holder")
         try:

@@ -80,6 +80,14 @@ class Machine:
         self._note("upgrade", target)
         return live.Upgrade(self.get(target).name, "0.1.0", "0.2.0")
 
+    def change(self, target: str, **settings: float | None) -> list[str]:
+        self._note("change", target, settings)
+        return []
+
+    def reload_credential(self, target: str, credentials: str | None = None) -> dict[str, object]:
+        self._note("reload", target, credentials)
+        return {"what": "SAS from a test", "expires": "2026-01-31T12:00:00Z", "expires_in_s": 3600.0}
+
     def create_disk(
         self, address: DiskAddress, credential: Credential, size: int, footer: bytes | None = None, **options: object
     ) -> None:
@@ -134,7 +142,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     fake = Machine(capsys)
     for name in ("attach", "detach", "attachments", "get", "status"):
         monkeypatch.setattr(attachment, name, getattr(fake, name))
-    monkeypatch.setattr(live, "upgrade", fake.upgrade)
+    for name in ("upgrade", "change", "reload_credential"):
+        monkeypatch.setattr(live, name, getattr(fake, name))
     for name in ("create_disk", "delete_disk", "list_disks"):
         monkeypatch.setattr(account, name, getattr(fake, name))
     monkeypatch.setattr(credentials, "resolve", fake.resolve)

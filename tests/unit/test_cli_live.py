@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
+
 from blobfuse_dysk.errors import DeviceError
 from tests.unit.cli_fakes import EXAMPLE, Machine, machine
 
@@ -60,3 +62,45 @@ def test_upgrade_says_what_to_give(machine: Machine) -> None:
         result = machine.run("upgrade", *words)
         assert result.code == 2 and "--all" in result.err
     assert machine.calls == []
+
+
+def test_set(machine: Machine) -> None:
+    two(machine)
+    result = machine.run("set", "data", "io-timeout=10m", "iops=500", "mbps=none")
+    assert (result.code, result.out, result.err) == (0, "", "")
+    assert machine.run("set", "data", "io-timeout=never").code == 0
+    assert machine.calls == [
+        ("change", "data", {"io_timeout_s": 600.0, "iops": 500.0, "mbps": None}),
+        ("change", "data", {"io_timeout_s": None}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("io-timout=5", "did you mean io-timeout"),
+        ("cache=none", "these can: io-timeout, iops, mbps"),
+        ("iops", "iops needs a value: write iops=VALUE"),
+        ("iops=fast", "give a number, or none"),
+        ("mbps=-1", "give a number, or none"),
+        ("io-timeout=soon", "is not a time"),
+    ],
+)
+def test_set_refuses(machine: Machine, word: str, says: str) -> None:
+    two(machine)
+    result = machine.run("set", "data", word)
+    assert result.code == 2 and says in result.err
+    assert machine.calls == []
+
+
+def test_reload(machine: Machine) -> None:
+    two(machine)
+    result = machine.run("reload", "data", "--credentials", "/etc/dysk/new.conf")
+    assert (result.code, result.out) == (0, "data: SAS from a test, expires 2026-01-31T12:00:00Z\n")
+    result = machine.run("reload", "--all", "-o", "json")
+    assert [row["name"] for row in json.loads(result.out)] == ["data", "db"]
+    assert machine.calls == [
+        ("reload", "data", "/etc/dysk/new.conf"),
+        ("reload", "data", None),
+        ("reload", "db", None),
+    ]

@@ -175,3 +175,17 @@ async def test_cancelled_while_time_is_waited_for(autojump_clock: MockClock) -> 
     started = trio.current_time()
     await client.store.read(0, 4096)
     assert trio.current_time() - started < 0.11
+
+
+async def test_limits_of_the_user_can_be_changed(autojump_clock: MockClock) -> None:
+    """P40 sells 7500 operations a second."""
+    pacer = Pacer(1500)
+    client = Client(LimitedStore("P40", "503"), pacer)
+    assert (await client.load(4096, 32, 4)).operations == pytest.approx(0.2, rel=0.05)
+    pacer.allow(750, None)
+    assert (await client.load(4096, 32, 4)).operations == pytest.approx(0.1, rel=0.05)
+    pacer.allow(None, 1500 * 4096)
+    assert (await client.load(4096, 32, 4)).operations == pytest.approx(0.2, rel=0.05)
+    pacer.allow(None, None)
+    assert not pacer.paced
+    assert (await client.load(4096, 32, 4)).operations > 0.9

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.backoff import IMMEDIATE_IN_A_ROW, MOST_RETRY_AFTER_S, Backoff
-from blobfuse_dysk.store.retry import Retry
+from blobfuse_dysk.store.retry import STALL_S, Retry
 from blobfuse_dysk.testing import Fault, FaultyStore, MemoryStore, RecordingStore, in_turn
 
 DATA = b"x" * 512
@@ -177,3 +177,30 @@ async def test_no_attempt_is_direct_that_may_outlast_the_budget(change: bool, au
     with pytest.raises(StoreError):
         await retry.read(0, 512)
     assert trio.current_time() - started == 20
+
+
+async def test_calls_that_stall_are_told_of(autojump_clock: MockClock) -> None:
+    """Not the short failures; how long there is left follows a change of the budget."""
+    told: list[dict[str, object] | None] = []
+    below = FaultyStore(MemoryStore(1 << 20), in_turn([Fault()] * 1000, ("read",)))
+    retry = Retry(below, io_timeout_s=60.0, random=Random(0), on_stall=lambda: told.append(retry.waiting))
+    async with trio.open_nursery() as nursery:
+
+        async def read() -> None:
+            with pytest.raises(StoreError, match="io-timeout of 40 s"):
+                await retry.read(0, 512)
+
+        nursery.start_soon(read)
+        nursery.start_soon(read)
+        await trio.sleep(STALL_S / 2)
+        assert retry.waiting is None
+        await trio.sleep(20 - STALL_S / 2)
+        found = retry.waiting
+        assert found is not None
+        assert (found["calls"], found["since_s"], found["fails_in_s"]) == (2, 20, 40)
+        assert "read" in str(found["reason"])
+        retry.set_io_timeout(None)
+        assert retry.waiting is not None and retry.waiting["fails_in_s"] is None
+        retry.set_io_timeout(40.0)
+    assert retry.waiting is None
+    assert len(told) == 2 and told[0] is not None and told[1] is None

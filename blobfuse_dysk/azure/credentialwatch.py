@@ -1,0 +1,65 @@
+"""Keeps an eye on a credential in use: a file that was replaced is read again, an end that comes near is warned of.
+
+A refusal by the service has the file read again, too (Credential.renew_refused); with the watch a rotation needs no
+refused request, and a file that cannot be taken is in the log before the old credential ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+
+import trio
+
+from blobfuse_dysk.azure.identity import Credential
+from blobfuse_dysk.errors import CredentialError
+
+__all__ = ["watch"]
+
+LOOK_S = 5.0  # between looks at the file and the clock
+_WARN_S = (86400.0, 3600.0, 600.0, 60.0, 0.0)  # of what is left
+_log = logging.getLogger(__name__)
+
+
+async def watch(credential: Credential) -> None:
+    """Run until cancelled."""
+    seen = _signature(credential.file)
+    warned = _stage(credential)  # of that the client warned when it was made
+    while True:
+        await trio.sleep(LOOK_S)
+        now = _signature(credential.file)
+        if now != seen:
+            seen = now
+            await _reload(credential)
+        stage = _stage(credential)
+        if stage < warned:
+            credential.warn()
+        warned = stage
+
+
+async def _reload(credential: Credential) -> None:
+    try:
+        await credential.reload()
+    except CredentialError as error:
+        _log.warning("the old credential stays in use: %s", error.line())
+    else:
+        _log.info("the credential was read again: %s", credential.describe())
+
+
+def _signature(path: str) -> tuple[str, int, int, int] | None:
+    """What changes when a file is replaced or written to; None if there is none."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return path, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _stage(credential: Credential) -> float:
+    """The nearest of _WARN_S that is not over yet; inf while there is more time."""
+    if credential.expires_at is None:
+        return math.inf
+    left_s = credential.expires_at - time.time()
+    return min((limit for limit in _WARN_S if left_s <= limit), default=math.inf)

@@ -1,0 +1,126 @@
+"""What can be asked of a worker over its control socket; the questions and answers are described in control.py."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, Protocol
+
+import trio
+
+from blobfuse_dysk.azure.identity import Credential
+from blobfuse_dysk.device.controlserver import Answer
+from blobfuse_dysk.device.geometry import Geometry, is_blank
+from blobfuse_dysk.errors import DyskError, UsageError
+from blobfuse_dysk.store.stack import Stack
+
+__all__ = ["Asked", "Questions"]
+
+
+class Asked(Protocol):
+    """The worker, as its questioners see it.
+
+    stack, geometry: None while the disk is not open. open_by: when a disk that cannot be opened again is given up, by
+    trio's clock. opening_error: why the last attempt failed. tell: sends an event to the holder. keep_credential: has
+    later workers begin with the credential as it is now.
+    """
+
+    @property
+    def stack(self) -> Stack | None: ...
+    @property
+    def geometry(self) -> Geometry | None: ...
+    @property
+    def credential(self) -> Credential: ...
+    @property
+    def open_by(self) -> float: ...
+    @property
+    def opening_error(self) -> DyskError | None: ...
+    def tell(self, event: str, **fields: object) -> None: ...
+    def keep_credential(self) -> None: ...
+
+
+class Questions:
+    """answers: for ControlServer."""
+
+    def __init__(self, worker: Asked) -> None:
+        self._worker = worker
+        self.answers: dict[str, Answer] = {
+            "status": self._status,
+            "blank": self._blank,
+            "set": self._set,
+            "reload": self._reload,
+            "upgrade": self._upgrade,
+            "stop": self._stop,
+        }
+
+    async def _status(self, question: dict[str, Any]) -> dict[str, Any]:
+        worker = self._worker
+        if worker.stack:
+            status = worker.stack.status()
+        else:
+            status = {"state": "recovering" if worker.geometry else "starting", "waiting": self._opening()}
+        return {"status": {**status, "credential": _describe(worker.credential)}}
+
+    def _opening(self) -> dict[str, object] | None:
+        """How long I/O still waits for a disk that is being opened again, as Retry.waiting says it."""
+        error, open_by = self._worker.opening_error, self._worker.open_by
+        if error is None:
+            return None
+        fails_in_s = None if open_by == math.inf else max(0.0, open_by - trio.current_time())
+        return {"fails_in_s": fails_in_s, "reason": error.line()}
+
+    async def _blank(self, question: dict[str, Any]) -> dict[str, Any]:
+        stack, geometry = self._worker.stack, self._worker.geometry
+        if not stack or not geometry:
+            raise DyskError("the disk is not open now", remedy="try again in a moment")
+        return {"blank": await is_blank(stack.store, geometry)}
+
+    async def _set(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Later workers learn of it from the state that the holder keeps."""
+        wanted = {key: _number(key, question[key], least) for key, least in _LEAST.items() if key in question}
+        stack = self._worker.stack
+        if not stack:
+            raise DyskError("the disk is not open now", remedy="try again in a moment")
+        if "io_timeout_s" in wanted:
+            stack.set_io_timeout(wanted["io_timeout_s"])
+        if "iops" in wanted or "mbps" in wanted:
+            stack.set_limits(**{key: wanted.get(key, stack.limits[key]) for key in ("iops", "mbps")})
+        self._worker.tell("state", **wanted)
+        return {}
+
+    async def _reload(self, question: dict[str, Any]) -> dict[str, Any]:
+        credential = self._worker.credential
+        await credential.reload(question["file"] or "")
+        self._worker.keep_credential()
+        return {"credential": _describe(credential)}
+
+    async def _upgrade(self, question: dict[str, Any]) -> dict[str, Any]:
+        """The holder goes about it, and says in state.json what became of it (device/handover.py)."""
+        self._worker.tell("upgrade", id=question["id"], worker=question["worker"], path=question["path"])
+        return {}
+
+    async def _stop(self, question: dict[str, Any]) -> dict[str, Any]:
+        self._worker.tell("released")
+        return {}
+
+
+_LEAST: dict[str, float] = {"io_timeout_s": 1, "iops": 1, "mbps": 0.001}
+
+
+def _number(key: str, value: object, least: float) -> Any:
+    """A number that makes sense, or None for no limit."""
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or value < least or value == math.inf:
+        raise UsageError(f"{key} of {value!r}", remedy=f"use at least {least:g}, or none for no limit")
+    return int(value) if key == "iops" else float(value)
+
+
+def _describe(credential: Credential) -> dict[str, object]:
+    """For people, without the secret. expires: ISO 8601, UTC, if it is known that it ends."""
+    at = credential.expires_at
+    return {
+        "what": credential.describe(),
+        "expires": None if at is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)),
+        "expires_in_s": None if at is None else at - time.time(),
+    }
