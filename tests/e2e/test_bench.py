@@ -150,6 +150,38 @@ def test_ctrl_c_leaves_nothing_and_keeps_what_was_found(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out.json").read_text())["figures"]
 
 
+SUPERVISED = """
+import subprocess, sys, time
+from tools.benchlib.supervise import supervised
+
+def run():
+    program = subprocess.Popen(["sleep", "100"])
+    print("started", flush=True)
+    try:
+        time.sleep(100)
+    finally:
+        try:
+            program.wait(0.5)
+            print("ended", flush=True)
+        except subprocess.TimeoutExpired:
+            print("lives", flush=True)
+        program.kill()
+        program.wait()
+
+sys.exit(supervised(run))
+"""
+
+
+def test_ctrl_c_leaves_the_programs_of_a_run_to_the_run() -> None:
+    command = [sys.executable, "-c", SUPERVISED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout.read() == "lives\n"
+    assert process.returncode == 130
+
+
 def running(needle: str) -> list[str]:
     """Command lines of processes that have `needle` in their environment or command line."""
     found = []

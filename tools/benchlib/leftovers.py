@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ PARENT = Path("/run")
 PREFIX = "dysk-bench-"
 _DYSKCTL = str(Path(sys.executable).parent / "dyskctl")
 _LIMIT_S = 60.0
+_NEW_S = 60.0  # the age of a directory from which on a missing lock means that nobody will take it
 
 
 def variables(root: Path) -> dict[str, str]:
@@ -46,7 +48,10 @@ def of_killed_runs() -> list[str]:
     """Take down what killed runs left; returns the names of their directories."""
     found = []
     for root in sorted(PARENT.glob(f"{PREFIX}*")):
-        with contextlib.suppress(BlockingIOError, FileNotFoundError), (root / "lock").open("r") as lock:
+        path = root / "lock"
+        if not path.exists() and time.time() - root.stat().st_mtime < _NEW_S:
+            continue  # a run that has only just begun
+        with contextlib.suppress(BlockingIOError), path.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             take_down(root)
             shutil.rmtree(root)
