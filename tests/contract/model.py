@@ -80,6 +80,7 @@ class Run:
     """One program against one store. kinds: the errors that its calls may end with.
 
     blob: what the store keeps its content in; after each flush that returned it is looked at.
+    durable: what the last such flush guarantees, as `Model.bases`.
     """
 
     def __init__(self, store: Store, model: Model, kinds: set[Kind], blob: SimBlob | None = None) -> None:
@@ -88,6 +89,7 @@ class Run:
         self.model = model
         self.kinds = kinds
         self.serial = 0
+        self.durable = model.bases(0, PAGES)
         self.alone = True  # False: another node writes too, so what is read says nothing
 
     async def tasks(self, program: Program) -> None:
@@ -119,6 +121,7 @@ class Run:
             await self.store.flush()
             if self.alone and self.blob is not None:
                 self.model.check(bases, 0, self.blob.store.peek(0, SIZE))
+            self.durable = [max(pair) for pair in zip(self.durable, bases, strict=True)]
         elif name == "write":
             self.serial += 1
             data = self.model.data(self.serial, first, count)

@@ -13,6 +13,7 @@ import os
 from random import Random
 from typing import get_args
 
+import pytest
 import trio
 import trio.testing
 from hypothesis import HealthCheck, given, settings
@@ -62,13 +63,13 @@ async def one_node(
     seed: int,
     bad: float,
     cache: Cache,
+    io_timeout_s: float | None,
 ) -> None:
     random = Random(seed)
     blob, model = SimBlob(SIZE), Model(PAGES)
     async with trio.open_nursery() as network:
         client = SimClient(blob, network, name="a")
-        # A write that is given up latches WriteBack: that is another test's subject.
-        options = StackOptions(node="a", io_timeout_s=None if cache == "readwrite" else 120.0, cache=cache)
+        options = StackOptions(node="a", io_timeout_s=io_timeout_s, cache=cache)
         async with (
             ring_for(options) as ring,
             open_stack(
@@ -91,6 +92,15 @@ async def one_node(
             client.down = False
             await trio.sleep(LONG_S)
             assert stack.state == "attached"
+            await trio.sleep(io_timeout_s or 0.0)  # what nobody asked for is written, or given up
+            cached: dict[str, object] = stack.status()["cache"]  # type: ignore[assignment]
+            if cached.get("latched"):
+                for name in ("write", "zero", "flush"):
+                    with pytest.raises(StoreError, match="an earlier write was lost"):
+                        await run.one(name, 0, 1)
+                model.check(run.durable, 0, blob.store.peek(0, SIZE))
+                model.check(model.bases(0, PAGES), 0, bytes(await stack.store.read(0, SIZE)))
+                return
             await stack.store.flush()
             bases = model.bases(0, PAGES)
             model.check(bases, 0, blob.store.peek(0, SIZE))
@@ -161,11 +171,16 @@ async def two_nodes(
     check_requests(blob, b)
 
 
-async def several_lives(lives: list[tuple[Program, float]], seed: int, bad: float) -> None:
-    """A worker is killed at some moment, and the next takes up its lease and what it had accepted."""
+async def several_lives(
+    lives: list[tuple[Program, float]], down: list[tuple[float, float]], seed: int, bad: float, cache: Cache
+) -> None:
+    """A worker is killed at some moment, and the next takes up its lease and what it had accepted.
+
+    Also while the network is down, and after the lease ran out.
+    """
     random = Random(seed)
     blob, model = SimBlob(SIZE), Model(PAGES)
-    options = StackOptions(node="a", io_timeout_s=None, cache="readwrite")
+    options = StackOptions(node="a", io_timeout_s=None, cache=cache)
     memory = os.memfd_create("ring")
     resume: ResumeState | None = None
     clients = []
@@ -178,7 +193,7 @@ async def several_lives(lives: list[tuple[Program, float]], seed: int, bad: floa
                 options,
                 client=client,
                 resume=resume,
-                ring=Ring(memory, MIN_CAPACITY),
+                ring=Ring(memory, MIN_CAPACITY) if cache == "readwrite" else None,
                 random=random,
             ) as stack:
                 assert stack.lease_id is not None and stack.epoch is not None
@@ -188,6 +203,8 @@ async def several_lives(lives: list[tuple[Program, float]], seed: int, bad: floa
                 run.serial = number * 1000
                 with trio.move_on_after(kill_s):
                     async with trio.open_nursery() as nursery:
+                        for start_s, length_s in down:
+                            nursery.start_soon(outage, client, start_s, length_s)
                         for tasks in program:
                             nursery.start_soon(run.task, tasks)
                 if number == len(lives):
@@ -203,16 +220,27 @@ async def several_lives(lives: list[tuple[Program, float]], seed: int, bad: floa
 
 
 @given(
-    st.lists(st.tuples(programs, st.floats(0, 30)), min_size=1, max_size=4),
+    st.lists(st.tuples(programs, st.one_of(st.floats(0, 30), st.floats(0, 300))), min_size=1, max_size=4),
+    st.one_of(st.just([]), outages),
     st.integers(0, 2**32),
     st.sampled_from([0.0, 0.1, 0.3]),
+    caches,
 )
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_killed_workers(lives: list[tuple[Program, float]], seed: int, bad: float) -> None:
-    trio.run(several_lives, lives, seed, bad, clock=trio.testing.MockClock(autojump_threshold=0))
+def test_killed_workers(
+    lives: list[tuple[Program, float]], down: list[tuple[float, float]], seed: int, bad: float, cache: Cache
+) -> None:
+    trio.run(several_lives, lives, down, seed, bad, cache, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-@given(programs, outages, st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.3, 0.6]), caches)
+@given(
+    programs,
+    outages,
+    st.integers(0, 2**32),
+    st.sampled_from([0.0, 0.1, 0.3, 0.6]),
+    caches,
+    st.sampled_from([None, 120.0, 20.0]),
+)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_one_node(
     program: Program,
@@ -220,8 +248,11 @@ def test_one_node(
     seed: int,
     bad: float,
     cache: Cache,
+    io_timeout_s: float | None,
 ) -> None:
-    trio.run(one_node, program, down, seed, bad, cache, clock=trio.testing.MockClock(autojump_threshold=0))
+    trio.run(
+        one_node, program, down, seed, bad, cache, io_timeout_s, clock=trio.testing.MockClock(autojump_threshold=0)
+    )
 
 
 @given(programs, outages, st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.3, 0.6]), st.floats(0, 100), caches)
