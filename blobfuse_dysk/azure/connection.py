@@ -49,7 +49,8 @@ class _Collector:
 class Connection:
     """A connected, non-blocking TCP socket. One exchange at a time; the pool sees to that.
 
-    reusable: True while the last answer was read completely and both sides may go on.
+    reusable: True while the last request was sent and its answer read completely, and both sides may go on. A peer that
+    still waits for the rest of a request would take the next one for that, and its answer would be the wrong one.
     deadline: of the exchange that is running, in trio's time; the pool calls expire() once it is past.
     idle_since: trio's time when the last exchange ended. idle_limit_s: the server's own Keep-Alive timeout, or None.
     """
@@ -107,16 +108,16 @@ class Connection:
         self.reusable = False
         reused = self._used
         self._used = True
-        self._sent = self._answered = False
+        self._sent = self._answered = self._expired = False
         try:
-            await self._send_all(head, body)
+            whole = await self._send_all(head, body)
             reply, reusable = await self._read_reply(scratch, no_body)
         except (OSError, trio.ClosedResourceError, httptools.HttpParserError, _CutError) as error:
             raise self._failure(error, reused) from error
         if not reused:
             timeout = reply.header("keep-alive").partition("timeout=")[2].partition(",")[0]
             self.idle_limit_s = float(timeout) - 1.0 if timeout.isdecimal() else None
-        self.reusable = reusable
+        self.reusable = reusable and whole
         return reply
 
     def _failure(self, error: Exception, reused: bool) -> TransportError:
@@ -132,13 +133,16 @@ class Connection:
             what = f"{what} ({error})"
         return TransportError(what, sent=self._sent, stale=stale)
 
-    async def _send_all(self, head: bytes, body: Buffer | None) -> None:
+    async def _send_all(self, head: bytes, body: Buffer | None) -> bool:
+        """Send the request; False if that was cut short and yet there may be an answer."""
         try:
             await self._send(head, body)
         except OSError:
             # An answer given before the body was read (a refusal) may be waiting: look for it, if anything was sent.
             if not self._sent or self._expired:
                 raise
+            return False
+        return True
 
     async def _send(self, head: bytes, body: Buffer | None) -> None:
         buffers: list[Buffer] = [head] if body is None else [head, body]

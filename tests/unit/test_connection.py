@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
+
 import pytest
 import trio
 
+from blobfuse_dysk.azure.connection import Connection
 from blobfuse_dysk.errors import TransportError
 from tests.unit.scripted import Peer, answer, ask, forever, get, pool_to
 
@@ -189,3 +194,42 @@ async def test_an_answer_given_before_the_body_was_read_is_not_lost() -> None:
 
     async with pool_to(script) as pool:
         assert (await ask(pool, get(method="PUT", body=bytes(4 << 20)))).status == 412
+
+
+class _ShortOfBuffers(socket.socket):
+    """Takes a part of a request, then the kernel has no memory for the rest."""
+
+    calls = 0
+
+    def sendmsg(self, buffers, *rest):  # type: ignore[no-untyped-def]
+        self.calls += 1
+        if self.calls == 1:
+            return self.send(buffers[0])
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+
+async def test_a_connection_with_half_a_request_in_it_is_not_used_again() -> None:
+    """The server answers, keeps the connection, and still waits for the body: it would take the next request for it."""
+    ours, theirs = socket.socketpair()
+    with theirs, _ShortOfBuffers(ours.family, ours.type, ours.proto, fileno=ours.detach()) as sock:
+        sock.setblocking(False)
+        connection = Connection(sock)
+        theirs.send(answer(b"", "408 Request Timeout"))
+        reply = await connection.exchange(b"PUT / HTTP/1.1\r\n\r\n", b"x" * 512, bytearray(4096), no_body=False)
+        assert reply.status == 408
+        assert not connection.reusable
+
+
+async def test_an_answer_that_came_as_its_time_ended_leaves_nothing_behind() -> None:
+    """The next exchange on the connection has a time of its own; when it breaks, it is stale, not late."""
+    ours, theirs = socket.socketpair()
+    with theirs, ours:
+        ours.setblocking(False)
+        connection = Connection(ours)
+        theirs.send(answer(b"in time"))
+        await connection.exchange(b"GET / HTTP/1.1\r\n\r\n", None, bytearray(4096), no_body=False)
+        connection.expire()
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(TransportError) as caught:
+            await connection.exchange(b"GET / HTTP/1.1\r\n\r\n", None, bytearray(4096), no_body=False)
+        assert caught.value.stale
