@@ -1,8 +1,8 @@
 """ReadCache: read-ahead for sequential streams, into a bounded cache of chunks. Random reads pass straight through.
 
 The kernel above has a page cache, so keeping what was read once would be keeping it twice. What this layer adds is the
-kernel's missing knowledge that one large request takes hardly longer than a small one: it recognises sequential
-streams and fetches ahead of them, several chunks at a time.
+kernel's missing knowledge that one large request takes hardly longer than a small one: it fetches ahead of sequential
+streams (streams.py recognises them), several chunks at a time.
 
 States of a chunk (CHUNK bytes, aligned): absent, filling, present.
 
@@ -28,24 +28,11 @@ from lru import LRU
 
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.base import Buffer, Extent, Store
+from blobfuse_dysk.store.streams import Streams
 
 __all__ = ["CHUNK", "ReadCache"]
 
 CHUNK = 256 << 10  # bytes
-_FIRST_WINDOW = 128 << 10  # bytes read ahead when a stream is recognised; doubles with every further step
-_CANDIDATES = 64  # places where a sequential stream might go on
-_STREAMS = 8  # recognised streams
-
-
-class _Stream:
-    """A reader that goes through the disk in order. next: where it goes on. ahead: up to where it was fetched for."""
-
-    __slots__ = ("ahead", "next", "window")
-
-    def __init__(self, next_offset: int) -> None:
-        self.next = next_offset
-        self.ahead = next_offset
-        self.window = _FIRST_WINDOW
 
 
 class _Fill:
@@ -81,18 +68,16 @@ class ReadCache(Store):
         self._read_ahead = read_ahead
         self._chunks: LRU[int, memoryview] = LRU(max(1, capacity // CHUNK))
         # What is fetched ahead must not be evicted before it is read: all streams together keep to half the cache.
-        self._window = max(CHUNK, min(window, capacity // 2))
+        self._streams = Streams(self.size, max(CHUNK, min(window, capacity // 2)))
         self._fills: dict[int, _Fill] = {}
-        self._candidates: LRU[int, None] = LRU(_CANDIDATES)
-        self._streams: list[_Stream] = []
         self.hits = 0
         self.misses = 0
 
     async def read(self, offset: int, length: int) -> Buffer:
         end = offset + length
-        stream = self._stream_at(offset, end)
-        if stream is not None:
-            self._advance(stream, end)
+        ahead = self._streams.on_read(offset, end)
+        if ahead is not None:
+            self._fetch(*ahead)
         first, last = offset // CHUNK, (end - 1) // CHUNK
         data = self._present(first, last, offset, end)
         if data is None:
@@ -181,6 +166,13 @@ class ReadCache(Store):
             if index in self._fills:
                 self._fills[index].stale = True
 
+    def _fetch(self, start: int, end: int) -> None:
+        """Have the chunks of [start, end) filled that are neither there nor on their way."""
+        for index in range(start // CHUNK, -(-end // CHUNK)):
+            if index not in self._chunks and index not in self._fills:
+                fill = self._fills[index] = _Fill()
+                self._nursery.start_soon(self._fill, index, fill)
+
     async def _fill(self, index: int, fill: _Fill) -> None:
         offset = index * CHUNK
         try:
@@ -193,36 +185,3 @@ class ReadCache(Store):
         finally:
             del self._fills[index]
             fill.done.set()
-
-    # -- streams: no await in any of these ---------------------------------------------------------------------------
-
-    def _stream_at(self, offset: int, end: int) -> _Stream | None:
-        """The stream that a read of [offset, end) belongs to; remembers the place if it might become one."""
-        for stream in self._streams:
-            # Requests of one reader arrive out of order; without this each swap would begin a stream of its own.
-            if stream.next - stream.window <= offset < stream.ahead or offset == stream.next:
-                return stream
-        if self._candidates.pop(offset, False) is None:
-            stream = _Stream(end)
-            self._streams.append(stream)
-            del self._streams[:-_STREAMS]
-            return stream
-        self._candidates[end] = None
-        return None
-
-    def _advance(self, stream: _Stream, end: int) -> None:
-        """Move the stream to `end`; fetch ahead when less than half a window is left."""
-        stream.next = max(stream.next, end)
-        if stream is not self._streams[-1]:
-            self._streams.remove(stream)
-            self._streams.append(stream)
-        if stream.ahead - stream.next > stream.window // 2:
-            return
-        target = min(stream.next + stream.window, self.size)
-        first = max(stream.ahead, stream.next) // CHUNK
-        for index in range(first, -(-target // CHUNK)):
-            if index not in self._chunks and index not in self._fills:
-                fill = self._fills[index] = _Fill()
-                self._nursery.start_soon(self._fill, index, fill)
-            stream.ahead = min((index + 1) * CHUNK, self.size)
-        stream.window = min(stream.window * 2, max(self._window // max(1, len(self._streams)), CHUNK))

@@ -82,9 +82,12 @@ async def test_read_ahead_stops_where_the_reader_stops(autojump_clock: trio.test
 
 async def test_a_fill_that_a_write_overtakes_is_discarded(autojump_clock: trio.testing.MockClock) -> None:
     service = SlowService(latency_s=1.0)
-    async with opened(service) as cache:
+    async with opened(service) as cache, trio.open_nursery() as nursery:
         await cache.read(0, 4096)
-        await cache.read(4096, 4096)  # recognised: the chunk is being filled with zeros
+        await cache.read(4096, 4096)
+        nursery.start_soon(cache.read, 8192, 4096)  # recognised: the chunk is being filled with zeros
+        await trio.testing.wait_all_tasks_blocked()
+        assert cache._fills
         await cache.write(65536, b"new!" * 128)
         await trio.sleep(10)
         assert await cache.read(65536, 512) == b"new!" * 128
@@ -94,9 +97,10 @@ async def test_a_fill_that_begins_during_a_write_is_discarded(autojump_clock: tr
     service = SlowService(latency_s=1.0)
     async with opened(service) as cache, trio.open_nursery() as nursery:
         await cache.read(0, 4096)
+        await cache.read(4096, 4096)
         nursery.start_soon(cache.write, 65536, b"new!" * 128)
         await trio.testing.wait_all_tasks_blocked()
-        await cache.read(4096, 4096)
+        await cache.read(8192, 4096)
         await trio.sleep(20)
         assert await cache.read(65536, 512) == b"new!" * 128
 

@@ -1,0 +1,99 @@
+"""Which reads go through the disk in order, and how far ahead of them it pays to fetch.
+
+A run of reads, each beginning where the one before ended, is a *candidate*; after RUN_READS of them, or RUN_BYTES, it
+is a *stream*, and the window that is fetched ahead of it doubles with every step up to a limit.
+
+What is random must stay without a request of ours, however long it goes on, and small disks are hit in the same
+places often. So three rules bound what a mistake costs:
+1. One chance meeting of two small reads makes no stream: of 64 remembered places random reads hit one every now and
+   then, but hardly ever the one place where such a pair goes on.
+2. A stream that moves on by more than twice of what was read of it skips, and is none: it is dropped before more is
+   fetched for it. So what was fetched and never read is at most the last window of a stream that has ended.
+3. A stream that nobody continued for IDLE_READS reads of others is forgotten.
+
+No await in this file.
+"""
+
+from __future__ import annotations
+
+from lru import LRU
+
+__all__ = ["Streams"]
+
+FIRST_WINDOW = 128 << 10  # bytes fetched ahead when a stream is recognised
+RUN_READS = 3
+RUN_BYTES = 128 << 10
+SLACK = 1 << 20  # bytes; requests of one reader arrive out of order, but not by more than this
+IDLE_READS = 512
+_CANDIDATES = 64  # places where a run might go on
+_MOST = 8  # streams
+
+
+class _Stream:
+    """next: where it goes on. ahead: up to where it was fetched for. mark: where it was then. read: bytes since."""
+
+    __slots__ = ("ahead", "mark", "next", "read", "used", "window")
+
+    def __init__(self, start: int, end: int, used: int) -> None:
+        self.next = self.ahead = end
+        self.mark = start
+        self.read = end - start
+        self.used = used
+        self.window = FIRST_WINDOW
+
+
+class Streams:
+    """size: of the disk. most: bytes that all streams together may be ahead. All in bytes."""
+
+    def __init__(self, size: int, most: int) -> None:
+        self._size = size
+        self._most = most
+        self._candidates: LRU[int, tuple[int, int]] = LRU(_CANDIDATES)  # end of a run: where it began, reads in it
+        self._streams: list[_Stream] = []  # the one used last comes last
+        self._reads = 0
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def on_read(self, offset: int, end: int) -> tuple[int, int] | None:
+        """Take note of a read of [offset, end); returns the range that is to be fetched now, if any."""
+        self._reads += 1
+        streams = self._streams
+        if streams:
+            while streams and streams[0].used < self._reads - IDLE_READS:
+                del streams[0]
+            for stream in streams:
+                slack = min(SLACK, stream.window)
+                if stream.next - slack <= offset <= stream.next + slack:
+                    return self._step(stream, offset, end)
+        start, reads = self._candidates.pop(offset, (offset, 0))
+        reads += 1
+        if reads < RUN_READS and (reads < 2 or end - start < RUN_BYTES):
+            self._candidates[end] = (start, reads)
+            return None
+        stream = _Stream(start, end, self._reads)
+        streams.append(stream)
+        del streams[:-_MOST]
+        return self._fetch(stream)
+
+    def _step(self, stream: _Stream, offset: int, end: int) -> tuple[int, int] | None:
+        stream.used = self._reads
+        stream.read += end - offset
+        stream.next = max(stream.next, end)
+        if stream is not self._streams[-1]:
+            self._streams.remove(stream)
+            self._streams.append(stream)
+        if stream.ahead - stream.next > stream.window // 2:
+            return None
+        if stream.next - stream.mark > 2 * stream.read:
+            self._streams.remove(stream)  # it skips
+            return None
+        return self._fetch(stream)
+
+    def _fetch(self, stream: _Stream) -> tuple[int, int] | None:
+        start = max(stream.ahead, stream.next)
+        end = min(stream.next + stream.window, self._size)
+        stream.ahead = max(start, end)
+        stream.mark, stream.read = stream.next, 0
+        stream.window = max(FIRST_WINDOW, min(stream.window * 2, self._most // len(self._streams)))
+        return (start, end) if start < end else None

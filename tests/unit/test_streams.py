@@ -1,0 +1,95 @@
+"""Which reads are read ahead of: what is in order, soon and further and further; what is random, never."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from blobfuse_dysk.store.readcache import CHUNK
+from blobfuse_dysk.store.streams import IDLE_READS, Streams
+
+MIB = 1 << 20
+
+
+def fetched(streams: Streams, reads: list[tuple[int, int]]) -> int:
+    """Bytes fetched for these reads (offset, length), in whole chunks and each chunk once."""
+    chunks: set[int] = set()
+    for offset, length in reads:
+        ahead = streams.on_read(offset, offset + length)
+        if ahead:
+            chunks.update(range(ahead[0] // CHUNK, -(-ahead[1] // CHUNK)))
+    return len(chunks) * CHUNK
+
+
+@pytest.mark.parametrize(("size", "most"), [(256 * MIB, 0.001), (16 * MIB, 0.05)])
+def test_random_reads_fetch_nothing_to_speak_of(size: int, most: float) -> None:
+    rng = random.Random(1)
+    streams = Streams(size, 8 * MIB)
+    total = 0
+    for _ in range(200):  # a new count of chunks each time, as a cache forgets
+        total += fetched(streams, [(rng.randrange(size // 4096) * 4096, 4096) for _ in range(1000)])
+    assert total <= most * 200_000 * 4096
+
+
+def test_random_reads_do_not_keep_an_old_stream_alive() -> None:
+    rng = random.Random(2)
+    streams = Streams(256 * MIB, 8 * MIB)
+    fetched(streams, [(offset, 65536) for offset in range(0, 16 * MIB, 65536)])
+    assert len(streams) == 1
+    assert fetched(streams, [(rng.randrange(65536) * 4096, 4096) for _ in range(20_000)]) <= 16 * MIB
+    assert len(streams) == 0
+
+
+@pytest.mark.parametrize(("length", "reads"), [(4096, 3), (65536, 2), (128 << 10, 2), (1 << 20, 2)])
+def test_a_stream_is_recognised_soon(length: int, reads: int) -> None:
+    streams = Streams(256 * MIB, 8 * MIB)
+    answers = [streams.on_read(number * length, (number + 1) * length) for number in range(reads)]
+    assert answers[:-1] == [None] * (reads - 1)
+    assert answers[-1] == (reads * length, reads * length + (128 << 10))
+
+
+def test_a_stream_among_random_reads_is_kept() -> None:
+    rng = random.Random(3)
+    streams = Streams(1 << 40, 8 * MIB)
+    reads = []
+    for offset in range(0, 64 * MIB, 65536):
+        reads.append((offset, 65536))
+        reads += [(rng.randrange(1 << 28) * 4096, 4096) for _ in range(20)]
+    assert 60 * MIB <= fetched(streams, reads) <= 73 * MIB
+    assert len(streams) == 1
+
+
+def test_the_window_grows_to_its_share_and_no_further() -> None:
+    streams = Streams(256 * MIB, 8 * MIB)
+    ahead = 0
+    for offset in range(0, 64 * MIB, 65536):
+        found = streams.on_read(offset, offset + 65536)
+        if found:
+            ahead = found[1]
+            assert ahead - (offset + 65536) <= 8 * MIB
+    assert ahead >= 64 * MIB + 4 * MIB
+
+
+def test_nothing_is_fetched_beyond_the_end() -> None:
+    streams = Streams(8 * MIB, 8 * MIB)
+    for offset in range(0, 8 * MIB, 65536):
+        found = streams.on_read(offset, offset + 65536)
+        assert found is None or found[1] <= 8 * MIB
+
+
+def test_who_skips_more_than_he_reads_is_no_stream() -> None:
+    streams = Streams(256 * MIB, 8 * MIB)
+    fetched(streams, [(offset, 65536) for offset in range(0, 4 * MIB, 65536)])
+    strides = [(4 * MIB + number * 65536, 4096) for number in range(1, 2000)]
+    assert fetched(streams, strides) <= 8 * MIB  # the last window of what had been a stream
+    assert len(streams) == 0
+
+
+def test_a_stream_that_pauses_for_long_is_forgotten() -> None:
+    streams = Streams(1 << 40, 8 * MIB)
+    fetched(streams, [(offset, 65536) for offset in range(0, 4 * MIB, 65536)])
+    assert len(streams) == 1
+    for number in range(IDLE_READS + 2):
+        streams.on_read((1 << 30) + number * 65536 * 7, (1 << 30) + number * 65536 * 7 + 4096)
+    assert len(streams) == 0
