@@ -83,13 +83,15 @@ def test_io_is_measured_with_its_cost_and_beside_peers() -> None:
             fio.fill(device)
             assert place.server.blob("bench", "io")["allocated"] == 4 * _MIB
             assert len(place.processes("worker")) == 1
-            own = fio.run(device, job, place.meter())
+            own = fio.run(device, job, place.meter(device))
             once, count = fio.run_whole(device, fio.Job("read", 1, 60, block="128k"), place.meter())
         assert own["iops"] > 0
         assert own["mean_us"] <= own["p99_us"]
         assert 0 <= own["cpu_us_per_io"] < 100_000
         assert own["busy_share"] == 0
         assert own["requests_per_s"] > 0
+        assert own["device_mbps"] == pytest.approx(own["device_iops"] * 4096 / 1e6)
+        assert own["device_iops"] == pytest.approx(own["requests_per_s"], rel=0.2)
         assert once["bytes"] == 4 * _MIB
         assert count.requests("get_blob") >= 32
         assert 4 * _MIB <= count.bytes_read < 5 * _MIB

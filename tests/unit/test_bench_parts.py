@@ -98,7 +98,12 @@ def test_pgbench_is_read() -> None:
 
 def test_rates_are_between_two_readings() -> None:
     stats = [
-        {"total_requests": total, "statuses": {"200": total - busy, "503": busy}, "requests": {"get_blob": total}}
+        {
+            "total_requests": total,
+            "statuses": {"200": total - busy, "503": busy},
+            "bytes_in": 0,
+            "bytes_out": total * 10000,
+        }
         for total, busy in ((100, 0), (400, 60))
     ]
     first, last = (Reading(at, cpu, stat) for at, cpu, stat in zip((10.0, 12.0), (1.0, 1.5), stats, strict=True))
@@ -106,7 +111,8 @@ def test_rates_are_between_two_readings() -> None:
     found = meter.rates(first, last, 5000.0)
     assert found["cpu_us_per_io"] == pytest.approx(50)
     assert found["cpu_percent"] == pytest.approx(25)
-    assert (found["requests_per_s"], found["served_per_s"]) == (150, 120)
+    assert (found["requests_per_s"], found["served_per_s"], found["service_mbps"]) == (150, 120, 1.5)
+    assert "device_iops" not in found
     assert Meter().rates(first, last, 1.0) == {}
 
 
@@ -139,8 +145,8 @@ def full_report(factor: float = 1.0) -> Report:
     for tier in ("P10", "P20", "P30", "P40"):
         for load, cache in (("randread", "readwrite"), ("randwrite", "none"), ("randwrite", "readwrite"),
                             ("read", "readwrite"), ("write", "none"), ("write", "readwrite")):  # fmt: skip
-            add("tiers", OURS, {"tier": tier, "load": load, "cache": cache}, of_limit=0.99 * factor, iops=2277.0,
-                mbps=148.5, busy_share=0.005 / factor**2, cpu_percent=40.0)  # fmt: skip
+            add("tiers", OURS, {"tier": tier, "load": load, "cache": cache}, of_limit=0.99 * factor, device_iops=2277.0,
+                device_mbps=148.5, busy_share=0.005 / factor**2, cpu_percent=40.0)  # fmt: skip
     for ahead, cache in (("kernel and worker", "readwrite"), ("kernel", "none")):
         add("streams", OURS, {"load": "buffered read", "read_ahead": ahead, "cache": cache}, mbps=450 * factor)
     for cache in ("none", "readwrite"):

@@ -253,7 +253,7 @@ def known_rows(report: Report) -> list[KnownRow]:
         KnownRow("dysk (its own measurement)", "2,356", "117"),
         KnownRow(
             "blobfuse-dysk here, on a server with these limits",
-            f"{reads['iops']:,.0f} read, {writes['iops']:,.0f} write",
-            f"{stream_in['mbps']:,.1f} read, {stream_out['mbps']:,.1f} write",
+            f"{reads['device_iops']:,.0f} read, {writes['device_iops']:,.0f} write",
+            f"{stream_in['device_mbps']:,.1f} read, {stream_out['device_mbps']:,.1f} write",
         ),
     ]

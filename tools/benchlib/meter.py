@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from blobfuse_dysk.testing import PageBlobServer
@@ -23,6 +24,8 @@ class Reading:
     at: float
     cpu_s: float
     stats: dict[str, Any] | None
+    device_ios: int = 0
+    device_bytes: int = 0
 
     @property
     def requests(self) -> int:
@@ -42,17 +45,23 @@ class Reading:
         """Bodies of all answers."""
         return self.stats["bytes_out"] if self.stats else 0
 
+    @property
+    def bytes_moved(self) -> int:
+        """Bodies of all requests and answers."""
+        return self.stats["bytes_in"] + self.stats["bytes_out"] if self.stats else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """Reads the counters of some processes and of a server; either may be missing."""
+    """Reads the counters of some processes, of a server, and of a block device; each may be missing."""
 
     pids: tuple[int, ...] = ()
     server: PageBlobServer | None = None
+    device: str = ""
 
     def read(self) -> Reading:
         stats = self.server.stats() if self.server else None
-        return Reading(time.monotonic(), cpu_seconds(self.pids), stats)
+        return Reading(time.monotonic(), cpu_seconds(self.pids), stats, *_device_counts(self.device))
 
     def rates(self, first: Reading, last: Reading, iops: float) -> dict[str, float]:
         """CPU time per I/O, and what the service saw per second, between two readings of a steady load."""
@@ -65,8 +74,20 @@ class Meter:
             refused = last.refused - first.refused
             found["requests_per_s"] = (last.requests - first.requests) / span
             found["requests_per_io"] = found["requests_per_s"] / max(iops, 1e-9)
+            found["service_mbps"] = (last.bytes_moved - first.bytes_moved) / span / 1e6
             found["served_per_s"] = (last.requests - first.requests - refused) / span
+        if self.device:
+            found["device_iops"] = (last.device_ios - first.device_ios) / span
+            found["device_mbps"] = (last.device_bytes - first.device_bytes) / span / 1e6
         return found
+
+
+def _device_counts(device: str) -> tuple[int, int]:
+    """I/Os that were completed, and their bytes. Source: Documentation/block/stat.rst of the kernel."""
+    if not device:
+        return 0, 0
+    fields = (Path("/sys/block") / Path(device).name / "stat").read_text().split()
+    return int(fields[0]) + int(fields[4]), (int(fields[2]) + int(fields[6])) * 512
 
 
 @dataclass(slots=True)

@@ -106,10 +106,10 @@ class Place:
             raise
         self.run("detach", name, *(["--force"] if throw_away else []))
 
-    def meter(self, kind: str = "worker") -> Meter:
-        """Of the workers (or other processes) that run now, and of the server if it counts."""
+    def meter(self, device: str = "") -> Meter:
+        """Of the workers that run now, of the server if it counts, and of a device if one is named."""
         counts = self.service if isinstance(self.service, PageBlobServer) else None
-        return Meter(tuple(self.processes(kind)), counts)
+        return Meter(tuple(self.processes("worker")), counts, device)
 
     def processes(self, kind: str = "") -> list[int]:
         """The holders and workers that run now, or those with `kind` in their command line."""

@@ -107,10 +107,10 @@ def _known(report: Report) -> list[Bars]:
         return []
     panels = []
     for title, unit, known, key, line in (
-        ("P20: IOPS, 4 KiB", "IOPS", (1954.0, 2356.0), "iops", 2300.0),
-        ("P20: throughput", "MB/s", (21.44, 117.0), "mbps", 150.0),
+        ("P20: IOPS, 4 KiB", "IOPS", (1954.0, 2356.0), "device_iops", 2300.0),
+        ("P20: throughput", "MB/s", (21.44, 117.0), "device_mbps", 150.0),
     ):
-        kind = "random" if key == "iops" else "sequential"
+        kind = "random" if unit == "IOPS" else "sequential"
         ours = [(name, figure) for name, figure in found.items() if name.startswith(kind) and figure]
         groups = ["Azure Disk,\nsmall VM", "dysk", *(f"blobfuse-dysk,\n{name.split()[1]}" for name, _ in ours)]
         values: list[float | None] = [*known, *(figure.values[key] for _, figure in ours)]
