@@ -87,7 +87,12 @@ def attach(disk: DiskAddress | str, options: AttachOptions = AttachOptions()) ->
     run, dev = _run_dir(), _dev_dir()
     dead = _clear_dead_ones(run, dev, address, options.name)
     for name in naming.candidates(address, options.name, taken=state.names(run)):
-        launch = Launch(name, _directories())
+        try:
+            launch = Launch(name, _directories())
+        except AttachedError:
+            if options.name is not None:
+                raise
+            continue
         try:
             config = _configure(address, options, dead)
             launch.order(_first_state(config), config.encode())

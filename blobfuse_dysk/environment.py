@@ -8,9 +8,22 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 
-__all__ = ["azure_variables", "config_dir", "dev_dir", "log_dir", "node_name", "restore", "run_dir", "variables"]
+TYPE_CHECKING = False  # importing typing and pathlib would cost the holder a MiB
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "azure_variables",
+    "config_dir",
+    "dev_dir",
+    "log_dir",
+    "node_name",
+    "restore",
+    "run_dir",
+    "service_variables",
+    "variables",
+]
 
 _AZURE = ("ACCOUNT", "KEY", "SAS_TOKEN", "CONNECTION_STRING", "AUTH_MODE")
 
@@ -50,6 +63,11 @@ def azure_variables() -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
+def service_variables() -> dict[str, str]:
+    """What systemd tells a service: NOTIFY_SOCKET, LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES."""
+    return {name: value for name, value in os.environ.items() if name.startswith(("LISTEN_", "NOTIFY_"))}
+
+
 def variables() -> dict[str, str]:
     """All of them, for a process that was started without, since /proc shows what it starts with. Some are secret."""
     return dict(os.environ)
@@ -61,4 +79,6 @@ def restore(variables: dict[str, str]) -> None:
 
 
 def _directory(variable: str, default: str) -> Path:
+    from pathlib import Path
+
     return Path(os.environ.get(variable) or default)

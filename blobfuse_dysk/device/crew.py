@@ -20,13 +20,14 @@ __all__ = ["Crew"]
 class Crew:
     """What all workers of an attachment get: FUSE connection, control socket, configuration, dirty ring."""
 
-    def __init__(self, name: str, log: str, place: Reservation, config_fd: int) -> None:
-        """log: the directory. config_fd: a memfd with secrets, never read here."""
+    def __init__(self, name: str, log: str, place: Reservation, config_fd: int, ring_fd: int | None = None) -> None:
+        """log: the directory. config_fd: a memfd with secrets, never read here. ring_fd: None for a new, empty ring."""
         self._name = name
         self._log = log
         self._place = place
         self._config_fd = config_fd
-        self._ring_fd = os.memfd_create("dysk-ring")  # filled by workers, and never read here: see store/ring.py
+        # Filled by workers, and never read here: see store/ring.py.
+        self._ring_fd = os.memfd_create("dysk-ring") if ring_fd is None else ring_fd
 
     def replace_config(self, fd: int) -> None:
         """Later workers get this configuration. The descriptor is ours from now on."""

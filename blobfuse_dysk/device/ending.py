@@ -21,6 +21,7 @@ _SPARE_S = 60.0  # beyond io-timeout, for the last flush and the end of both pro
 _BUSY_S = 1.0  # for programs that look at every new device (udev) to be done with it
 _GRACE_S = 3.0  # for an orderly end once the FUSE connection is aborted: release of the lease
 _ORPHAN_S = 10.0  # for a worker without a holder, which gives itself 8 s
+_LOOK_S = 0.1  # between looks for a new holder
 _KILLED_S = 5.0  # for a killed process to be gone
 
 
@@ -97,10 +98,11 @@ def clear_dead(run: str, dev: str, found: dict[str, Any], *, patience_s: float =
 
     patience_s: for its worker to write what it has, and to release the lease.
 
-    The loop device lets go when its last user does, should there be one. Raises DeviceError or OSError.
+    The loop device lets go when its last user does, should there be one. Raises BusyError if systemd has started
+    another holder meanwhile (device/service.py), so that nothing is dead any more, DeviceError or OSError.
     """
     name = found["name"]
-    if not wait_end(found["worker"], patience_s):
+    if not _wait_orphan(run, found, patience_s):
         _kill(found["worker"])
     device = loop.bound_to(state.disk_path(run, name), found["device"])
     if device:
@@ -129,7 +131,7 @@ def by_force(run: str, dev: str, found: dict[str, Any]) -> None:
             fusefd.abort(connection)
             wait_end(found["holder"], _GRACE_S)  # which also has the loop device let go
     if not wait_end(found["holder"], 0.0):
-        _kill(found["holder"])
+        _kill_holder(found["holder"])
     with contextlib.suppress(DeviceError):
         found = state.read(run, name) or found  # it names the last worker
     if name in state.names(run):
@@ -144,8 +146,29 @@ def _holder(run: str, name: str) -> dict[str, int] | None:
     return holder
 
 
-def _kill(process: dict[str, int]) -> None:
-    """SIGKILL, and wait for the end."""
+def _wait_orphan(run: str, found: dict[str, Any], patience_s: float) -> bool:
+    """Wait for the end of a worker whose holder is dead; False if it does not come."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        holder = _holder(run, found["name"])
+        if holder != found["holder"] and state.alive(holder):
+            raise BusyError(f"{found['name']} has a new holder", remedy="try again")
+        left_s = deadline - time.monotonic()
+        if wait_end(found["worker"], max(0.0, min(left_s, _LOOK_S))):
+            return True
+        if left_s <= 0:
+            return False
+
+
+def _kill_holder(process: dict[str, int]) -> None:
+    """End it for good: SIGUSR2 tells systemd that nobody is to come back, and must be heard, whatever it is doing."""
+    _kill(process, signal.SIGUSR2, signal.SIGCONT, wait_s=_GRACE_S)
+    if not wait_end(process, 0.0):
+        _kill(process)
+
+
+def _kill(process: dict[str, int], *signals: int, wait_s: float = _KILLED_S) -> None:
+    """Send the signals, SIGKILL by default, and wait for the end."""
     try:
         pidfd = os.pidfd_open(process["pid"])
     except OSError as error:
@@ -155,7 +178,8 @@ def _kill(process: dict[str, int]) -> None:
     try:
         if state.alive(process):
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                for number in signals or (signal.SIGKILL,):
+                    signal.pidfd_send_signal(pidfd, number)
     finally:
         os.close(pidfd)
-    wait_end(process, _KILLED_S)
+    wait_end(process, wait_s)

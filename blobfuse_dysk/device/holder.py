@@ -61,18 +61,19 @@ class Holder:
 
     def __init__(
         self,
-        attacher: socket.socket,
+        attacher: socket.socket | None,
         command: dict[str, Any],
         order: dict[str, Any],
         worker: WorkerProcess,
-        config_fd: int,
+        place: Reservation,
+        crew: Crew,
     ) -> None:
-        self._attacher: socket.socket | None = attacher
+        self._attacher = attacher
         self._name: str = order["name"]
         self._run: str = order["run"]
         self._log = Log("dysk-holder", self._name, order["log"])
-        self._place = Reservation(self._run, order["dev"], self._name)
-        self._crew = Crew(self._name, order["log"], self._place, config_fd)
+        self._place = place
+        self._crew = crew
         self._state = Record(self._run, self._name, order["state"], self._log)
         self._state.fields["worker"] = state.identity(worker.pid)
         self._worker: WorkerProcess | None = worker
@@ -110,9 +111,13 @@ class Holder:
             return self._finish()
         for warning in armour.harden("dysk-holder"):
             self._log(warning, WARNING)
+        self._settle()
         while not self._done():
             self._wait(signals)
         return self._finish()
+
+    def _settle(self) -> None:
+        """The place is made and the worker is briefed."""
 
     def _done(self) -> bool:
         if self._worker is not None or self._restart_at is not None:
@@ -379,7 +384,9 @@ def main() -> int:
     if order is None:
         worker.kill()
         return 1
-    return Holder(attacher, command, order, worker, fds[0]).run()
+    place = Reservation(order["run"], order["dev"], order["name"])
+    crew = Crew(order["name"], order["log"], place, fds[0])
+    return Holder(attacher, command, order, worker, place, crew).run()
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from typing import Any
 
-from blobfuse_dysk.device import message
+from blobfuse_dysk.device import message, unit
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = ["HOLDER", "WORKER", "Launch", "worker_command", "worker_path"]
@@ -44,11 +45,20 @@ class Launch:
         self._name = name
         self._directories = directories
         environment = {"PATH": _PATH, "LANG": "C.UTF-8", **directories}
-        self._channel, theirs = message.channel()
+        self._process: subprocess.Popen[bytes] | None = None
+        if unit.usable(directories["DYSK_RUN_DIR"]):
+            self._channel = unit.start(name, directories["DYSK_RUN_DIR"])
+        else:
+            self._channel = self._start_process(environment)
+        worker = {**environment, "PYTHONPATH": worker_path()}
+        message.send(self._channel, {"worker": worker_command(name), "environment": worker})
+
+    def _start_process(self, environment: dict[str, str]) -> socket.socket:
+        ours, theirs = message.channel()
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", HOLDER, "--name", name],
+                    [sys.executable, "-I", "-S", HOLDER, "--name", self._name],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
@@ -56,10 +66,9 @@ class Launch:
                     env=environment,
                 )
             except OSError as error:
-                self._channel.close()
+                ours.close()
                 raise DeviceError(f"cannot start {sys.executable}: {error.strerror}") from None
-        worker = {**environment, "PYTHONPATH": worker_path()}
-        message.send(self._channel, {"worker": worker_command(name), "environment": worker})
+        return ours
 
     def order(self, state: dict[str, Any], config: bytes) -> None:
         """Say what to attach. state: the beginning of the attachment's state. config: for the worker, with secrets."""
@@ -114,13 +123,16 @@ class Launch:
 
     def _last_words(self) -> str:
         """What the holder wrote before it became a daemon; it ended, so this does not wait."""
+        if self._process is None:
+            return f" (see journalctl -u {unit.name_of(self._name)})"
         assert self._process.stderr
         lines = self._process.stderr.read().decode(errors="replace").splitlines()
         return f": {lines[-1]}" if lines else ""
 
     def _close(self) -> None:
         """Leave nothing to the garbage collector; the process forked at once and ended."""
-        assert self._process.stderr
-        self._process.stderr.close()
-        self._process.wait()
+        if self._process:
+            assert self._process.stderr
+            self._process.stderr.close()
+            self._process.wait()
         self._channel.close()

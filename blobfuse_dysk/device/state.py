@@ -30,6 +30,7 @@ __all__ = [
     "disk_path",
     "exists",
     "identity",
+    "launch_path",
     "lock",
     "mount_path",
     "names",
@@ -60,6 +61,11 @@ def disk_path(run: str, name: str) -> str:
 def control_path(run: str, name: str) -> str:
     """The worker's control socket."""
     return os.path.join(run, name, "control.sock")
+
+
+def launch_path(run: str, name: str) -> str:
+    """Where a holder that systemd starts finds the process that attaches."""
+    return os.path.join(run, f".{name}.launch")
 
 
 @contextlib.contextmanager
