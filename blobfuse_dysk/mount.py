@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from blobfuse_dysk import attachment, mounttools
+from blobfuse_dysk import attachment, mounttools, ownlease
 from blobfuse_dysk.device.usage import mounted_elsewhere, mountpoints
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError, UsageError
 from blobfuse_dysk.mountoptions import (
@@ -72,7 +72,7 @@ def mount(request: MountRequest) -> int:
         _log.warning("others can read the SAS in the disk's URL: put it into /etc/dysk/%s.conf", request.disk.account)
     with _interruptible():
         try:
-            attached = attachment.attach(request.disk, request.attach)
+            attached = ownlease.patiently(lambda: attachment.attach(request.disk, request.attach))
         except NotFoundError as error:
             if not request.nofail:
                 raise
@@ -278,8 +278,12 @@ def _file_system(request: MountRequest, attached: attachment.Attachment, device:
 
 
 def _inner_mount(request: MountRequest, fstype: str, device: str, directory: str) -> None:
-    """Let mount(8) mount the device; raises with its words. helper=dysk is recorded, for umount."""
-    options = ",".join(["ro" if request.read_only else "rw", *request.options, "helper=dysk"])
+    """Let mount(8) mount the device; raises with its words.
+
+    helper=dysk is recorded, for umount, and _netdev, for systemd: it then unmounts before the network stops.
+    """
+    own = [option for option in request.options if option != "_netdev"]
+    options = ",".join(["ro" if request.read_only else "rw", *own, "_netdev", "helper=dysk"])
     _run_mount(request, fstype, options, device, directory)
 
 

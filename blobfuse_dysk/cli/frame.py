@@ -45,6 +45,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "reload": ("live.reload", "Read the credential of an attachment in use again."),
         "upgrade": ("live.upgrade", "Replace the worker of an attachment by the installed version's."),
     },
+    "For systemd": {
+        "attach-file": ("boot.attach_file", "Attach the disk that a file in /etc/dysk/disks.d describes."),
+        "shutdown": ("boot.shutdown", "Let the disks go while the machine shuts down."),
+    },
     "This tool": {
         "doctor": ("doctor.doctor", "Check this machine, and an account, and say what to do."),
         "completion": ("tool.completion", "Print the script that completes dyskctl in your shell."),

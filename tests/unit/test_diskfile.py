@@ -1,0 +1,59 @@
+"""Files in /etc/dysk/disks.d: what they stand for, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from blobfuse_dysk.diskfile import read_disk_file
+from blobfuse_dysk.errors import UsageError
+
+OPTIONS = {"io-timeout": True, "read-only": False, "cache": True, "name": True, "create": False, "size": True}
+
+
+def written(tmp_path: Path, text: str, mode: int = 0o644) -> Path:
+    path = tmp_path / "db.conf"
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def test_a_file_becomes_the_words_of_attach(tmp_path: Path) -> None:
+    text = "# the database\n\ndisk = store/disks/db\nio_timeout = never\nread-only = yes\n"
+    assert read_disk_file(written(tmp_path, text), OPTIONS) == [
+        *("store/disks/db", "--name", "db", "--io-timeout", "never", "--read-only")
+    ]
+
+
+def test_no_leaves_an_option_out(tmp_path: Path) -> None:
+    path = written(tmp_path, 'disk = "store/disks/db"\nread_only = no\n')
+    assert read_disk_file(path, OPTIONS) == ["store/disks/db", "--name", "db"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "remedy"),
+    [
+        ("cache = none\n", "names no disk", "ACCOUNT/CONTAINER/BLOB"),
+        ("disk = a/b/c\nio_timeuot = 5\n", "line 2: unknown key 'io_timeuot'", "did you mean io-timeout?"),
+        ("disk = a/b/c\nname = x\n", "name cannot be set here", "file's own name"),
+        ("disk = a/b/c\ndisk = a/b/d\n", "given in line 1 already", "remove one"),
+        ("disk = a/b/c\nread_only = perhaps\n", "expected yes or no", ""),
+        ("disk\n", "expected 'key = value'", "disk = "),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, message: str, remedy: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_disk_file(written(tmp_path, text), OPTIONS)
+    assert message in str(caught.value)
+    assert remedy in (caught.value.remedy or "")
+
+
+def test_a_file_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="can be written by others"):
+        read_disk_file(written(tmp_path, "disk = a/b/c\n", 0o666), OPTIONS)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_disk_file(tmp_path / "none.conf", OPTIONS)

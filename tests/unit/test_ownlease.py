@@ -1,0 +1,62 @@
+"""A lease in this node's own name is waited for; any other is an error at once."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from blobfuse_dysk import ownlease
+from blobfuse_dysk.azure.explain import HOLDER_NODE, HOLDER_SINCE, leased
+from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.errors import LeasedError
+
+DISK = DiskAddress.parse("store/disks/data")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Time that passes by sleeping only; its one item is the time."""
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setenv("DYSK_NODE", "here")
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", sleep)
+    return now
+
+
+def held_by(node: str, since: str | None = "2026-01-31T12:00:00Z") -> LeasedError:
+    return leased(DISK, {HOLDER_NODE: node} | ({HOLDER_SINCE: since} if since else {}))
+
+
+@pytest.mark.parametrize("since", ["2026-01-31T12:00:00Z", None])
+def test_our_own_is_waited_for(clock: list[float], since: str | None) -> None:
+    def attach() -> str:
+        if clock[0] < 58:
+            raise held_by("here", since)
+        return "attached"
+
+    assert ownlease.patiently(attach) == "attached"
+    assert 58 <= clock[0] < 61
+
+
+def test_but_not_for_ever(clock: list[float]) -> None:
+    def attach() -> None:
+        raise held_by("here")
+
+    with pytest.raises(LeasedError):
+        ownlease.patiently(attach)
+    assert 60 < clock[0] < 90
+
+
+@pytest.mark.parametrize("node", ["there", "here-too", "not-here"])
+def test_anothers_is_an_error_at_once(clock: list[float], node: str) -> None:
+    def attach() -> None:
+        raise held_by(node)
+
+    with pytest.raises(LeasedError):
+        ownlease.patiently(attach)
+    assert clock[0] == 0
