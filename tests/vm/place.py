@@ -1,0 +1,120 @@
+"""What every scenario works with: the server on this machine, the package, a machine with the package installed."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blobfuse_dysk.testing import PageBlobServer
+from tests.vm.machine import Image, Machine, VmError
+
+__all__ = ["ACCOUNT", "DISK", "MIB", "Failed", "Place", "require"]
+
+ACCOUNT = "vmtest"
+CONTAINER, BLOB = "disks", "data"
+DISK = f"{ACCOUNT}/{CONTAINER}/{BLOB}"
+KEY = "dGVzdHMgb2YgdmlydHVhbCBtYWNoaW5lcywgbm90IGEgc2VjcmV0IQ=="
+MIB = 1 << 20
+FSTAB = f"{DISK} /data dysk _netdev,nofail,fstype=ext4 0 0"
+# What the journal may not hold, of anybody, about what is ours.
+_OURS = re.compile(r"dysk|\bdata\.mount|loop\d|fuse|EXT4-fs (error|warning)", re.IGNORECASE)
+
+
+class Failed(Exception):
+    """A scenario found what must not be."""
+
+
+def require(condition: object, what: str) -> None:
+    """Raise Failed unless it holds; an assertion that optimisation does not remove."""
+    if not condition:
+        raise Failed(what)
+
+
+@dataclass
+class Place:
+    """counts: for the summary, what -> how often."""
+
+    image: Image
+    work: Path
+    package: Path
+    server: PageBlobServer
+    say: Callable[[str], None]
+    counts: dict[str, int] = field(default_factory=dict)
+    machines: list[Machine] = field(default_factory=list)
+
+    def count(self, what: str, number: int = 1) -> None:
+        self.counts[what] = self.counts.get(what, 0) + number
+
+    def machine(self, name: str, like: Machine | None = None) -> Machine:
+        """A machine that is off. like: one that is off, whose disk is the beginning of this one's."""
+        made = Machine(self.image, self.work, name, like)
+        self.machines.append(made)
+        return made
+
+    def new_disk(self, size: int = 256 * MIB) -> None:
+        """The disk, blank, and free."""
+        with contextlib.suppress(ValueError):
+            self.server.remove(CONTAINER, BLOB)
+        self.server.create(CONTAINER, BLOB, size)
+
+    def lease(self) -> str:
+        """The state of the disk's lease at the service: available, leased, expired, ..."""
+        found: str = self.server.blob(CONTAINER, BLOB)["lease"]["state"]
+        return found
+
+    def payload(self, package: Path) -> Path:
+        """The package as a machine's second drive: an archive without a file system."""
+        path = self.work / "payload.tar"
+        subprocess.run(["tar", "-C", package.parent, "-cf", path, package.name], check=True)
+        return path
+
+    def install(self, machine: Machine, name: str) -> None:
+        """The package, a credential and the line in /etc/fstab. The machine runs, with the payload."""
+        machine.ask(f"mkdir -p /root/package && tar -C /root/package -xf /dev/vdb && hostnamectl set-hostname {name}")
+        machine.ask("dpkg -i /root/package/*.deb", timeout_s=300)
+        conf = f"account_key = {KEY}\nendpoint = http://10.0.2.2:{self.server.port}/{ACCOUNT}\nallow_http = yes\n"
+        machine.ask(
+            f"umask 077; printf '{conf}' >/etc/dysk/{ACCOUNT}.conf; mkdir -p /data; echo '{FSTAB}' >>/etc/fstab"
+        )
+
+    def boot(self, machine: Machine, *, state: str = "running") -> None:
+        """Power on, and wait until everything is up."""
+        machine.start()
+        found = machine.await_boot()
+        if found != state:
+            failed = machine.ask("systemctl --failed --no-legend; journalctl -b -p warning --no-pager | tail -n 40")
+            raise Failed(f"{machine.name} is {found}, not {state}:\n{failed}")
+
+    def journal_is_clean(self, machine: Machine, boot: str = "0") -> None:
+        """No warning and no error about anything of ours in one boot's journal, its shutdown included."""
+        lines = machine.ask(f"journalctl --no-pager -o short-monotonic -b {boot} -p warning").splitlines()
+        lines += machine.ask(
+            f"journalctl --no-pager -b {boot} | grep -E 'Failed (un)?mount|Dependency failed'; true"
+        ).splitlines()
+        found = [line for line in lines if _OURS.search(line)]
+        require(not found, "the journal has:\n" + "\n".join(found))
+
+    def is_mounted(self, machine: Machine) -> bool:
+        return machine.code("findmnt -n -t ext4 /data") == 0
+
+    def await_(self, what: str, ready: Callable[[], Any], limit_s: float) -> Any:
+        """Poll until it holds."""
+        deadline = time.monotonic() + limit_s
+        while not (found := ready()):
+            if time.monotonic() > deadline:
+                raise Failed(f"{what}: not within {limit_s:.0f} s")
+            time.sleep(0.3)
+        return found
+
+    def close(self) -> None:
+        for machine in self.machines:
+            try:
+                machine.close()
+            except (VmError, OSError) as error:
+                self.say(f"{machine.name}: {error}")
