@@ -85,7 +85,7 @@ class Holder:
         self._error: dict[str, Any] | None = None  # why there is no attachment
         self._kill_at: float | None = None
         self._restart_at: float | None = None
-        self._down_since: float | None = None
+        self._down_since: float | None = None  # since the death after which no worker had the disk open
         self._pauses = Pauses()
         self._unanswered = False  # requests died with a worker, and were not sent again
         self._handover = Handover(command, self._start_standby, self._state.save, self._log)
@@ -161,9 +161,10 @@ class Holder:
         return max(0.0, min(times) - time.monotonic()) * 1000 + 1 if times else None
 
     def _io_deadline(self) -> float | None:
-        """When I/O that waits for a new worker must fail."""
+        """When I/O that waits for a worker must fail. One that serves, if only to open the disk, sees to it itself."""
         timeout_s = self._state["io_timeout_s"]
-        if self._down_since is None or self._failed or timeout_s is None:
+        serving = self._worker is not None and self._worker.served
+        if self._down_since is None or self._failed or timeout_s is None or serving:
             return None
         return self._down_since + float(timeout_s)
 
@@ -253,6 +254,8 @@ class Holder:
         if kind == "ready":
             self._on_ready(worker, event)
         elif kind == "state":
+            if event.get("state") == "attached":
+                self._down_since = None
             self._state.save(event)
         elif kind == "released":
             # Before the commit the attaching process, and nobody else, decides what becomes of this.
@@ -283,7 +286,6 @@ class Holder:
                 message.send(self._attacher, {"event": "ready", "state": self._state.fields}, wait=False)
             return
         self._log(f"worker {self._state['worker']['pid']} took over")
-        self._down_since = None
         self._unanswered = False
         self._state.save(event)
         self._handover.on_ready()

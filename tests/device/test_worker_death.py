@@ -153,6 +153,29 @@ def test_no_worker_can_be_started(node: Node, monkeypatch: pytest.MonkeyPatch, t
     assert "cannot be opened" in node.log("data") or "No such file" in node.log("data")
 
 
+def test_every_worker_dies_before_it_can_serve_a_request(
+    node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each takes the connection over and dies while it opens the disk: that, too, lasts no longer than io-timeout."""
+    broken = tmp_path / "broken"
+    program = tmp_path / "worker.py"
+    program.write_text(
+        "import os, runpy\n"
+        "from blobfuse_dysk.store import stack\n"
+        f"if os.path.exists({str(broken)!r}):\n"
+        "    stack.open_stack = None\n"
+        f"runpy.run_path({real_worker()!r}, run_name='__main__')\n"
+    )
+    monkeypatch.setattr("blobfuse_dysk.device.launch.WORKER", str(program))
+    attached = node.attach(node.create(), io_timeout_s=8.0)  # longer than the pauses between workers get
+    broken.touch()
+    os.kill(node.state("data")["worker"]["pid"], signal.SIGKILL)
+    with pytest.raises(subprocess.CalledProcessError):
+        direct_read(attached.device, 4096)
+    node.wait_gone()
+    assert "within io-timeout" in node.log("data")
+
+
 def test_failed_while_in_use(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As above, with the device open: the attachment is shown as failed until its user lets go."""
     program = tmp_path / "worker.py"
