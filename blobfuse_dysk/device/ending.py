@@ -126,6 +126,8 @@ def by_force(run: str, dev: str, found: dict[str, Any]) -> None:
     """
     name = found["name"]
     connection = fusefd.connection(state.mount_path(run, name))
+    if connection is None and (state.alive(found["holder"]) or state.alive(found["worker"])):
+        connection = found.get("connection")  # the mount is in another mount namespace; its processes keep the number
     with contextlib.suppress(OSError):
         if connection is not None:
             fusefd.abort(connection)
