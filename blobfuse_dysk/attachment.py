@@ -124,10 +124,10 @@ def detach(target: str, *, force: bool = False, timeout_s: float | None = None) 
     run, dev = _run_dir(), _dev_dir()
     try:
         found = find_state(target)
-    except DeviceError:
-        if not force:
+    except (DeviceError, NotFoundError):
+        if not force or target not in state.names(run):
             raise
-        found = {"name": target, "device": None, "holder": None, "worker": None}  # its state cannot be read
+        found = {"name": target, "device": None, "holder": None, "worker": None}  # no state that can be read
     name = found["name"]
     device = loop.bound_to(state.disk_path(run, name), found["device"])
     if not force and device:
@@ -314,7 +314,7 @@ def _describe(fields: dict[str, Any]) -> Attachment:
         sector_size=fields["sector_size"],
         link=str(environment.dev_dir() / fields["name"]),
         endpoint=fields["endpoint"],
-        detail=fields["detail"],
+        detail=fields["detail"] if alive else "its holder process is gone, so all I/O fails; detach clears it away",
         restarts=fields["restarts"],
         partitions=loop.partitions(device) if device else [],
     )

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from blobfuse_dysk import environment
+from blobfuse_dysk.cli.doctor_leftovers import leftovers
 from blobfuse_dysk.cli.findings import Check, Finding, fail, ok, warn
 from blobfuse_dysk.disk import format_size
 from blobfuse_dysk.errors import CredentialError, DyskError, UsageError
@@ -227,4 +228,5 @@ MACHINE_CHECKS: tuple[Check, ...] = (
     run_directory,
     credential_files,
     attachments,
+    leftovers,
 )

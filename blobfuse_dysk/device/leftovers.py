@@ -1,0 +1,66 @@
+"""What is left of attachments that no process holds any more, and that no state.json tells of.
+
+A dead attachment with a readable state is shown by `dyskctl list`, and goes with the next attach or detach of it. Here
+is the rest: what a machine has after processes were killed at a bad moment, or after somebody removed files by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from blobfuse_dysk.device import loop, state
+from blobfuse_dysk.errors import DeviceError
+
+__all__ = ["leftovers"]
+
+_LOOP = re.compile(r"loop[0-9]+\Z")
+
+
+def leftovers(run: str, dev: str) -> list[tuple[str, str]]:
+    """Each as what it is and what to do about it. run: as the kernel shows it (no symbolic links)."""
+    try:
+        with state.lock(run):  # nobody is half way through making one
+            names = state.names(run)
+            found = [text for name in names for text in _directory(run, name)]
+    except FileNotFoundError:
+        names, found = [], []
+    devices = dict(_loop_devices(run))
+    for name, device in devices.items():
+        if name not in names:
+            found.append((f"{device} has a file of {name}, which is gone, behind it", f"losetup -d {device}"))
+    return found + _links(dev, names)
+
+
+def _directory(run: str, name: str) -> list[tuple[str, str]]:
+    remedy = f"dyskctl detach {name} --force"
+    try:
+        if state.read(run, name) is None:
+            return [(f"{state.directory(run, name)} was begun and never finished", remedy)]
+    except DeviceError as error:
+        return [(str(error), error.remedy or remedy)]
+    return []
+
+
+def _loop_devices(run: str) -> list[tuple[str, str]]:
+    """(name, device) of each loop device with the disk of an attachment behind it, whether that exists or not."""
+    found = []
+    for entry in sorted(filter(_LOOP.match, os.listdir("/sys/block"))):
+        path = loop.backing_file(f"/dev/{entry}") or ""
+        if path.startswith(f"{run}/") and path.endswith("/fs/disk"):
+            found.append((path.removeprefix(f"{run}/").partition("/")[0], f"/dev/{entry}"))
+    return found
+
+
+def _links(dev: str, names: list[str]) -> list[tuple[str, str]]:
+    """Names of devices that belong to no attachment."""
+    try:
+        entries = sorted(os.listdir(dev))
+    except FileNotFoundError:
+        return []
+    links = [os.path.join(dev, entry) for entry in entries if entry not in names]
+    return [
+        (f"{path} points to {os.readlink(path)} and belongs to no attachment", f"rm {path}")
+        for path in links
+        if os.path.islink(path)
+    ]
