@@ -105,6 +105,7 @@ class Questions:
 
 
 _LEAST: dict[str, float] = {"io_timeout_s": 1, "iops": 1, "mbps": 0.001}
+_NAMES = {"io_timeout_s": "io-timeout"}  # as users type it
 
 
 def _number(key: str, value: object, least: float) -> Any:
@@ -112,7 +113,7 @@ def _number(key: str, value: object, least: float) -> Any:
     if value is None:
         return None
     if not isinstance(value, int | float) or value < least or value == math.inf:
-        raise UsageError(f"{key} of {value!r}", remedy=f"use at least {least:g}, or none for no limit")
+        raise UsageError(f"{_NAMES.get(key, key)} of {value!r}", remedy=f"use at least {least:g}, or none for no limit")
     return int(value) if key == "iops" else float(value)
 
 

@@ -75,6 +75,10 @@ class Ledger:
         if end is not None:
             self._ring.release(end)
 
+    def is_live(self, record: Record) -> bool:
+        """Whether anything of the record is not yet durable, nor replaced by newer content."""
+        return self._live.get(record.position, 0) > 0
+
     def has(self, generation: int) -> bool:
         """Whether anything not yet durable belongs to `generation`."""
         return generation in self._generations

@@ -38,9 +38,12 @@ from __future__ import annotations
 from collections import deque
 from math import inf
 
+from blobfuse_dysk.store.base import MAX_WRITE
+
 __all__ = ["IO_SIZE", "Pacer", "Rate", "operations"]
 
 IO_SIZE = 256 << 10  # bytes; a larger request counts as several operations, as the tiers count
+LUMP_S = 0.008  # time that one write may take up: a fraction of what is measured over, and of a service's own burst
 BURST_S = 0.025  # time not used that may be made up for: the lateness of timers
 STEP_S = 0.05  # resolution of what is remembered
 WINDOW_S = 0.5  # how far back one looks
@@ -158,6 +161,13 @@ class Pacer:
         self.bytes.allow(inf if bytes_per_s is None else bytes_per_s)
         rate = min(self.operations.rate, self.bytes.rate)
         self.paced = rate < inf or self._closed_until > -inf
+
+    @property
+    def largest_write(self) -> int:
+        """Bytes of the largest write worth sending in one: where bytes are spaced, few large ones come in lumps."""
+        if self.bytes.rate == inf:
+            return MAX_WRITE
+        return max(IO_SIZE, min(MAX_WRITE, int(self.bytes.rate * LUMP_S) // IO_SIZE * IO_SIZE))
 
     def due(self) -> float:
         """When the next request may start."""

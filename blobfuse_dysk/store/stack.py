@@ -185,7 +185,9 @@ class Stack:
         store = Order(store)
         self._write_back: WriteBack | None = None
         if guard is not None and ring is not None:
-            store = self._write_back = WriteBack(store, ring, nursery, idle_s=options.write_delay_s)
+            store = self._write_back = WriteBack(
+                store, ring, nursery, idle_s=options.write_delay_s, largest=lambda: self._limiter.pacer.largest_write
+            )
         self.store = Front(store, self._io)
 
     @property

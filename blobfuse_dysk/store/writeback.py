@@ -25,8 +25,13 @@ Invariants
 6. Urgency, for Throttle below: what a flush or a writer without room waits for goes first (FLUSH); what is sent because
    room is getting short goes along with reads (READ); what is sent because it is old yields to reads (DRAIN). Of the
    last kind at most IDLE_IN_FLIGHT are on their way, so that a flush never waits for many that go last.
+   Where the last SINGLES flushes came after one write each, as a log's commits do, the next such write goes at once
+   and returns when it is durable, and its flush has nothing to do: waiting in the flush instead would hold up whatever
+   else the loop driver has to start meanwhile. Should the guess be wrong, that is one slow write for each flush.
 7. After a permanent failure every later write and flush fails (as the kernel expects of a disk that lost data), until
    the disk is detached, and so do those that wait. Reads go on to see what was accepted.
+8. Memory beyond the ring is bounded: a run of several pieces is joined into a copy when it is sent, and no run is
+   begun while MAX_FLIGHT bytes are in flight.
 """
 
 from __future__ import annotations
@@ -47,7 +52,9 @@ from blobfuse_dysk.store.ring import DATA, Record, Ring
 __all__ = ["WriteBack"]
 
 MAX_IN_FLIGHT = 64  # runs; Throttle below decides how many of them are requests at one moment
+MAX_FLIGHT = 16 << 20  # bytes; at 30 ms for a request that is still 500 MB/s
 IDLE_IN_FLIGHT = 8
+SINGLES = 2  # flushes
 _SHARE = 4  # sending begins by itself once a quarter of the ring is used
 
 
@@ -55,15 +62,24 @@ class WriteBack(Store):
     """See the module's text. The ring is the caller's; what an earlier worker left in it is taken up at once.
 
     nursery: where sending runs; it must outlive the store's use. idle_s: seconds after which accepted data is on its
-    way although nobody asked for a flush.
+    way although nobody asked for a flush. largest: bytes of the largest write that suits the service now.
     """
 
-    def __init__(self, inner: Store, ring: Ring, nursery: trio.Nursery, *, idle_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        inner: Store,
+        ring: Ring,
+        nursery: trio.Nursery,
+        *,
+        idle_s: float = 1.0,
+        largest: Callable[[], int] = lambda: MAX_WRITE,
+    ) -> None:
         self.size = inner.size
         self._inner = inner
         self._ring = ring
         self._nursery = nursery
         self._idle_s = idle_s
+        self._largest = largest
         self._ledger = Ledger(ring)
         self._dirty = DirtyMap()
         self._flight = DirtyMap()
@@ -72,7 +88,9 @@ class WriteBack(Store):
         self._runs = 0
         self._generation = 0
         self._flushing = -1  # the youngest generation that a flush waits for
-        self._send_through = 0  # records that begin before this position are to be sent now
+        self._since_flush = 0  # records accepted since a flush began
+        self._singles = 0  # flushes in a row that came after one record each
+        self._send_until = 0  # records that begin before this position are to be sent now
         self._urgency = Priority.READ  # of what is to be sent now
         self._due = math.inf  # when the oldest record that nobody asked for is to be sent
         self._failure: StoreError | None = None
@@ -81,7 +99,7 @@ class WriteBack(Store):
         self._wake = trio.Event()
         for record in ring.replay():
             self._accept(record)
-        self._send_through = ring.head
+        self._send_until = ring.head
         self._scope = trio.CancelScope()
         nursery.start_soon(self._sender)
 
@@ -119,10 +137,12 @@ class WriteBack(Store):
     async def write(self, offset: int, data: Buffer) -> None:
         self._raise_if_failed()
         record = None if self._room.locked() else self._ring.append(offset, data)
-        if record is not None:
-            self._accept(record)
+        if record is None:
+            await self._accept_in_turn(lambda: self._ring.append(offset, data))
             return
-        await self._accept_in_turn(lambda: self._ring.append(offset, data))
+        self._accept(record)
+        if self._singles >= SINGLES and self._since_flush == 1:
+            await self._send_through(record)
 
     async def zero(self, offset: int, length: int) -> None:
         self._raise_if_failed()
@@ -130,6 +150,9 @@ class WriteBack(Store):
 
     async def flush(self) -> None:
         self._raise_if_failed()
+        if self._since_flush:
+            self._singles = self._singles + 1 if self._since_flush == 1 else 0
+            self._since_flush = 0
         oldest = self._ledger.oldest_generation()
         if oldest is not None:
             if self._ledger.has(self._generation):
@@ -138,6 +161,7 @@ class WriteBack(Store):
             target = self._generation - 1
             self._flushing = max(self._flushing, target)
             self._send_all(Priority.FLUSH)
+            self._start_runs()
             while (oldest := self._ledger.oldest_generation()) is not None and oldest <= target:
                 await self._progress.park()
                 self._raise_if_failed()
@@ -163,6 +187,7 @@ class WriteBack(Store):
         generation = self._dirty.add(extent, self._ledger)
         self._ledger.settle(record)
         self._queue.append(record)
+        self._since_flush += 1
         if generation <= self._flushing:
             self._send_all(Priority.FLUSH)  # it replaced content that a flush waits for (invariant 5)
         elif self._ring.used * _SHARE > self._ring.capacity:
@@ -172,9 +197,9 @@ class WriteBack(Store):
             self._wake.set()
 
     def _send_all(self, urgency: Priority) -> None:
-        older = self._blocked or (self._queue and self._queue[0].position < self._send_through)
+        older = self._blocked or (self._queue and self._queue[0].position < self._send_until)
         self._urgency = min(self._urgency, urgency) if older else urgency
-        self._send_through = self._ring.head
+        self._send_until = self._ring.head
         self._due = math.inf
         self._wake.set()
 
@@ -203,28 +228,42 @@ class WriteBack(Store):
                 self._raise_if_failed()
             self._accept(record)
 
+    async def _send_through(self, record: Record) -> None:
+        """Return when the record is durable, or was replaced by newer content."""
+        self._send_all(Priority.FLUSH)
+        self._start_runs()
+        while self._ledger.is_live(record):
+            await self._progress.park()
+            self._raise_if_failed()
+
     # -- sending -----------------------------------------------------------------------------------------------------
 
     async def _sender(self) -> None:
         with self._scope:
             while True:
-                while self._failure is None and self._runs < self._most_runs and (run := self._next_run()):
-                    self._runs += 1
-                    with priority(self._urgency):
-                        self._nursery.start_soon(self._send, run)
+                self._start_runs()
                 self._wake = trio.Event()
                 with trio.move_on_at(self._due) as timer:
                     await self._wake.wait()
                 if timer.cancelled_caught:
                     self._send_all(Priority.DRAIN)
 
-    @property
-    def _most_runs(self) -> int:
-        return IDLE_IN_FLIGHT if self._urgency is Priority.DRAIN else MAX_IN_FLIGHT
+    def _start_runs(self) -> None:
+        """Begin to send what is to be sent now, as far as that may be in flight. No await."""
+        most = IDLE_IN_FLIGHT if self._urgency is Priority.DRAIN else MAX_IN_FLIGHT
+        while (
+            self._failure is None
+            and self._runs < most
+            and self._flight.bytes < MAX_FLIGHT
+            and (run := self._next_run())
+        ):
+            self._runs += 1
+            with priority(self._urgency):
+                self._nursery.start_soon(self._send, run)
 
     def _next_run(self) -> list[DirtyExtent]:
         """Move the next run of neighbours from dirty to in flight; empty when there is nothing to send now."""
-        while self._queue and self._queue[0].position < self._send_through:
+        while self._queue and self._queue[0].position < self._send_until:
             record = self._queue[0]
             mine = [
                 extent
@@ -247,7 +286,7 @@ class WriteBack(Store):
         low = dirty.index_from(extent.start)
         high = low + 1
         start, end, zeros = extent.start, extent.end, extent.data < 0
-        limit = self.size if zeros else MAX_WRITE
+        limit = self.size if zeros else self._largest()
         while high < len(dirty):
             following = dirty[high]
             if (

@@ -1,0 +1,131 @@
+"""WriteBack: when a write goes to the service, how much of them at once, and in pieces of which size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import trio
+import trio.testing
+
+from blobfuse_dysk.errors import StoreError
+from blobfuse_dysk.store.base import MAX_WRITE, Buffer
+from blobfuse_dysk.store.pacer import IO_SIZE, Pacer
+from blobfuse_dysk.store.ring import Ring
+from blobfuse_dysk.store.writeback import MAX_FLIGHT, SINGLES, WriteBack
+from tests.slowservice import SIZE, SlowService
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def ring() -> Iterator[Ring]:
+    descriptor = os.memfd_create("ring")
+    yield Ring(descriptor, 32 * MIB)
+    os.close(descriptor)
+
+
+class Counting(SlowService):
+    """Remembers how many bytes were in flight at most."""
+
+    def __init__(self, latency_s: float = 1.0) -> None:
+        super().__init__(latency_s=latency_s)
+        self.now = self.most = 0
+
+    async def write(self, offset: int, data: Buffer) -> None:
+        self.now += len(data)
+        self.most = max(self.most, self.now)
+        try:
+            await super().write(offset, data)
+        finally:
+            self.now -= len(data)
+
+
+async def commit(cache: WriteBack, count: int, page: int = 0) -> None:
+    """Single writes, each with its flush."""
+    for number in range(count):
+        await cache.write((page + number) * 4096, b"x" * 4096)
+        await cache.flush()
+
+
+async def test_a_log_is_written_through(ring: Ring, autojump_clock: trio.testing.MockClock) -> None:
+    service = SlowService(latency_s=1.0)
+    async with trio.open_nursery() as nursery:
+        cache = WriteBack(service, ring, nursery, idle_s=1000)
+        await commit(cache, SINGLES)
+        await cache.write(8 * 4096, b"y" * 4096)
+        assert service.writes[-1] == (8 * 4096, 4096)
+        before = trio.current_time()
+        await cache.flush()
+        assert trio.current_time() == before, "there was nothing left to make durable"
+        nursery.cancel_scope.cancel()
+
+
+async def test_only_the_first_write_after_a_flush_waits(ring: Ring, autojump_clock: trio.testing.MockClock) -> None:
+    service = SlowService(latency_s=1.0)
+    async with trio.open_nursery() as nursery:
+        cache = WriteBack(service, ring, nursery, idle_s=1000)
+        await commit(cache, SINGLES)
+        await cache.write(8 * 4096, b"y" * 4096)
+        before = trio.current_time()
+        await cache.write(9 * 4096, b"y" * 4096)
+        assert trio.current_time() == before
+        await cache.flush()
+        await cache.write(10 * 4096, b"y" * 4096)
+        assert service.writes[-1] == (9 * 4096, 4096), "two writes before a flush: no log"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_write_through_that_is_replaced_or_fails(ring: Ring, autojump_clock: trio.testing.MockClock) -> None:
+    service = SlowService(latency_s=1.0)
+    async with trio.open_nursery() as nursery:
+        cache = WriteBack(service, ring, nursery, idle_s=1000)
+        await commit(cache, SINGLES)
+        async with trio.open_nursery() as writers:
+            writers.start_soon(cache.write, 8 * 4096, b"y" * 4096)
+            await trio.testing.wait_all_tasks_blocked()
+            await cache.write(8 * 4096, b"z" * 4096)  # of the same place, while the first is on its way
+        await cache.flush()
+        assert service.image[8 * 4096] == ord("z")
+        await commit(cache, SINGLES, 16)
+        service.broken = True
+        with pytest.raises(StoreError):
+            await cache.write(0, b"y" * 4096)
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_in_flight_is_bounded(ring: Ring, autojump_clock: trio.testing.MockClock) -> None:
+    """The joined copies are the only memory beside the ring."""
+    service = Counting()
+    async with trio.open_nursery() as nursery:
+        cache = WriteBack(service, ring, nursery, idle_s=1000)
+        for offset in range(0, SIZE, 128 << 10):
+            await cache.write(offset, b"x" * (128 << 10))
+        for offset in range(0, SIZE - 256, 128 << 10):  # the first are in flight, these come on top
+            await cache.write(offset + 4096, b"y" * 4096)
+        await cache.flush()
+        nursery.cancel_scope.cancel()
+    assert MAX_FLIGHT // 2 < service.most < MAX_FLIGHT + MAX_WRITE
+
+
+@pytest.mark.parametrize("largest", [256 << 10, MIB])
+async def test_runs_are_as_large_as_suits_the_service(
+    ring: Ring, largest: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    service = SlowService()
+    async with trio.open_nursery() as nursery:
+        cache = WriteBack(service, ring, nursery, idle_s=1000, largest=lambda: largest)
+        for offset in range(0, 4 * MIB, 65536):
+            await cache.write(offset, b"x" * 65536)
+        await cache.flush()
+        nursery.cancel_scope.cancel()
+    assert sorted(service.writes) == [(offset, largest) for offset in range(0, 4 * MIB, largest)]
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_s", "largest"),
+    [(None, MAX_WRITE), (60e6, IO_SIZE), (150e6, 4 * IO_SIZE), (1e9, MAX_WRITE), (4e6, IO_SIZE)],
+)
+def test_what_suits_a_service(bytes_per_s: float | None, largest: int) -> None:
+    assert Pacer(None, bytes_per_s).largest_write == largest
