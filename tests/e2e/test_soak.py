@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import need
-from tools.soaklib.history import History
+from tools.soaklib.history import Finding, History
 from tools.soaklib.pages import FOREIGN, PAGE, make, versions
-from tools.soaklib.report import MODES
+from tools.soaklib.report import MODES, FaultRow, Report
 
 ROUNDS = 15  # with SEED every mode comes at least twice
-SEED = "8"
+SEED = "16"
 
 
 @pytest.mark.timeout(600)
@@ -39,6 +40,8 @@ def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for mode in MODES:
         assert f"| rounds: {mode} |" in done.stdout
+    assert "| fault | times tried | I/O errors seen | mismatches | lost flushed writes |" in done.stdout
+    assert "\n| kills of a worker | " in done.stdout.partition("| fault |")[2]
     assert not evidence.exists()
 
 
@@ -75,6 +78,18 @@ def test_a_read_must_see_what_was_acknowledged_before_it() -> None:
     assert follow("w 1 0 0 512 10\n r 2 0 0 512\n + 1\n + 2 0").findings == []
     (finding,) = follow("w 1 0 0 512 10\n + 1\n r 2 0 0 512\n + 2 0").findings
     assert finding.kind == "lost"
+
+
+def test_each_fault_gets_what_its_rounds_saw() -> None:
+    """The pause of a round with several kinds of fault is nobody's."""
+    total = Report()
+    first = Report(Counter({"kills of a worker": 2, "writes": 9, "I/O errors": 1}), [Finding("lost", "")], 0.25)
+    second = Report(Counter({"kills of a worker": 1, "service: error": 7}), [], 9.0)
+    for report in (first, second):
+        report.attribute()
+        total.add(report)
+    assert total.faults == {"kills of a worker": FaultRow(3, 1, 0, 1, 0.25), "service: error": FaultRow(7)}
+    assert "| kills of a worker | 3 | 1 | 0 | 1 | 0.25 s |" in total.text()
 
 
 def test_pages_tell_where_they_belong() -> None:

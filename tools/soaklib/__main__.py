@@ -1,9 +1,12 @@
 """tools/soak: random workload, random faults, random kills, and a checker; seeded, and every round can be run again.
 
-Modes: device (holder and worker are killed), worker (the worker alone), takeover (another node takes the disk), fs (as
-device, with a file system on it), fsx (one file against a model, under kills of the worker). A round draws its cache
-mode, faults of the service, sizes and moments from SEED:ROUND; how threads interleave is not in the seed, so run a
-round that failed several times.
+Modes: device (holder and worker are killed), worker (the worker alone is killed, or replaced as by an upgrade),
+takeover (another node takes the disk), fs (as device, with a file system on it), fsx (one file against a model, under
+kills of the worker), outage (the service is away for a while). A round draws its cache mode, faults of the service,
+sizes and moments from SEED:ROUND; how threads interleave is not in the seed, so run a round that failed several times.
+
+The summary has a line for each kind of fault: how often it was tried, and what the rounds that had it saw. The pause is
+the longest that an operation took in rounds with no other kind of fault.
 """
 
 from __future__ import annotations
@@ -21,9 +24,9 @@ import traceback
 from pathlib import Path
 from random import Random
 
-from tools.soaklib import devicerounds, fsrounds
+from tools.soaklib import devicerounds, fsrounds, outagerounds
 from tools.soaklib.place import Hang, Place, open_place
-from tools.soaklib.report import MODES, Report, Round
+from tools.soaklib.report import MODES, SERVICE, Report, Round
 
 __all__ = ["main"]
 
@@ -33,6 +36,7 @@ _ROUNDS = {
     "takeover": devicerounds.takeover_round,
     "fs": fsrounds.fs_round,
     "fsx": fsrounds.fsx_round,
+    "outage": outagerounds.outage_round,
 }
 
 
@@ -48,6 +52,9 @@ def run_round(place: Place, seed: str, number: int, mode: str, evidence: Path) -
     except Exception:
         this.found("check", traceback.format_exc())
     stats = place.server.stats()
+    for action, times in stats["faults"].items():
+        this.count(f"{SERVICE}{action}", times)
+    this.report.attribute()
     left = place.clear()
     if left and not this.report.findings:
         this.found("check", f"left attached or mounted: {left}")
@@ -86,6 +93,7 @@ def main() -> int:
     parser.add_argument("--hours", type=float, metavar="H", help="for so long")
     parser.add_argument("--seed", default=None, help="default: the time")
     parser.add_argument("--only", choices=MODES, action="append", help="this mode only; may be given several times")
+    parser.add_argument("--well", action="store_true", help="no faults of the service, to see what kills alone do")
     parser.add_argument("--replay", metavar="SEED:ROUND[:MODE]", help="one round again; with --rounds N, N times")
     parser.add_argument("--evidence", type=Path, metavar="DIR", help="where findings are kept")
     parser.add_argument("--stop", action="store_true", help="stop at the first round that finds something")
@@ -107,7 +115,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _stop)  # as Ctrl-C: all is taken down, and the summary printed
     total = Report()
     done = 0
-    with contextlib.suppress(KeyboardInterrupt, _Stopped), open_place() as place:
+    with contextlib.suppress(KeyboardInterrupt, _Stopped), open_place(well=options.well) as place:
         number = first
         while (rounds is None or done < rounds) and time.monotonic() < until:
             mode = Random(f"{seed}:{number}").choice(modes)

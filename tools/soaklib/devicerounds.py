@@ -25,9 +25,12 @@ __all__ = [
     "crash",
     "device_round",
     "draw_strike",
+    "end_well",
     "finished",
     "kill_worker",
+    "read_device",
     "set_up",
+    "start_load",
     "takeover_round",
     "worker_round",
 ]
@@ -64,7 +67,7 @@ def set_up(this: Round, size: int) -> str:
     times = (0, 2, "lognormal:5,1") if this.parameters["profile"] == "wide" else (2, 15, "lognormal:15,0.5")
     server.configure(latency_ms=this.draw("latency_ms", *times))
     disk = this.place.make_disk(this.name, size)
-    if this.draw("faulty", True, True, False):
+    if this.draw("faulty", True, True, False) and not this.place.well:
         rules = weather.draw(this.random, checksum=this.parameters.get("checksum") == "md5")
         this.parameters["weather"] = rules
         weather.switch_on(server, rules)
@@ -87,15 +90,15 @@ def device_round(this: Round) -> None:
     device = node.attach(disk, **options)
     for life in range(1, this.draw("lives", 2, 3) + 1):
         strike = draw_strike(this, node)
-        journal, child = _start(this, device, size, life, strike)
+        journal, child = start_load(this, device, size, life, strike)
         crash(this, node, child, journal, strike)
         history.follow(finished(this, child, journal))
         this.report.take(history, errors_allowed=refusing)
         node, device = attach_after_crash(this, node, disk, options)
-        found = _read(this, device, size)
+        found = read_device(this, device, size)
         this.report.findings += history.check(found, history.flushed, f"after crash {life}")
         history = History(found)
-    _end(this, node, disk, options, history, device, size)
+    end_well(this, node, disk, options, history, device, size)
 
 
 def worker_round(this: Round) -> None:
@@ -105,25 +108,28 @@ def worker_round(this: Round) -> None:
     disk = set_up(this, size)
     node = this.place.nodes[0]
     device = node.attach(disk, **options)
-    journal, child = _start(this, device, size, 1)
+    journal, child = start_load(this, device, size, 1)
     for _ in range(this.draw("kills", 1, 2, 3)):
         child.wait_ticks(this.random.randint(1, 20), time.monotonic() + this.random.uniform(0.02, 0.5))
-        kill_worker(this, node)
+        if this.draw("worker is", "killed", "killed", "replaced") == "killed":
+            kill_worker(this, node)
+        else:
+            replace_worker(this, node)
     child.wait_ticks(1000, time.monotonic() + this.random.uniform(0.0, 0.2))
     child.stop()
     history = History()
     history.follow(finished(this, child, journal))
     this.report.take(history)
-    found = _read(this, device, size)
+    found = read_device(this, device, size)
     this.report.findings += history.check(found, float("inf"), "while attached, after the kills of workers")
     if this.draw("end", "detach", "crash") == "crash":
         node.crash(this.name)
         this.count("kills of a node (holder and worker)")
         node, device = attach_after_crash(this, node, disk, options)
-        found = _read(this, device, size)
+        found = read_device(this, device, size)
         this.report.findings += history.check(found, history.flushed, "after the crash at the end")
         history = History(found)
-    _end(this, node, disk, options, history, device, size)
+    end_well(this, node, disk, options, history, device, size)
 
 
 def takeover_round(this: Round) -> None:
@@ -132,7 +138,7 @@ def takeover_round(this: Round) -> None:
     size = this.draw("size", 1 << 20, 4 << 20, 16 << 20)
     disk = set_up(this, size)
     first, second = this.place.nodes
-    journal, child = _start(this, first.attach(disk, **options), size, 1)
+    journal, child = start_load(this, first.attach(disk, **options), size, 1)
     how = this.draw("how", "stopped", "held", "held", "orphan")
     if how == "held":  # by the network: requests that arrive when the second node has the disk
         child.wait_ticks(3, time.monotonic() + 0.2)
@@ -147,10 +153,10 @@ def takeover_round(this: Round) -> None:
         this.place.server.clear_faults()
     device = second.attach(disk, break_lease=True, **options)
     this.count("take-overs")
-    found = _read(this, device, size)
+    found = read_device(this, device, size)
     first.resume(this.name)
     this.place.server.release()
-    journal_2, child_2 = _start(this, device, size, 2)
+    journal_2, child_2 = start_load(this, device, size, 2)
     until_the_moment(this, child_2)
     history = History()
     history.follow(finished(this, child, journal))
@@ -160,17 +166,25 @@ def takeover_round(this: Round) -> None:
     history = History(found)
     history.follow(finished(this, child_2, journal_2))
     this.report.take(history)
-    found = _read(this, device, size)
+    found = read_device(this, device, size)
     this.report.findings += history.check(found, float("inf"), "after the first node went on")
     if first.state(this.name):
         first.detach(this.name, force=True)
-    _end(this, second, disk, options, history, device, size)
+    end_well(this, second, disk, options, history, device, size)
 
 
 def kill_worker(this: Round, node: Node) -> None:
     """SIGKILL the worker and wait for the next one."""
     old = node.kill(this.name, "worker")
     this.count("kills of a worker")
+    wait_new_worker(this, node, old)
+
+
+def replace_worker(this: Round, node: Node) -> None:
+    """Another worker takes over from one that lives, as dyskctl upgrade has it."""
+    old = int((node.state(this.name).get("worker") or {"pid": 0})["pid"])
+    node.upgrade(this.name)
+    this.count("replacements of a worker")
     wait_new_worker(this, node, old)
 
 
@@ -185,7 +199,7 @@ def wait_new_worker(this: Round, node: Node, old: int) -> None:
     this.found("hang", f"no new worker within {LIMIT_S:g} s: {node.state(this.name)}")
 
 
-def _start(this: Round, device: str, size: int, life: int, strike: Strike | None = None) -> tuple[Path, Child]:
+def start_load(this: Round, device: str, size: int, life: int, strike: Strike | None = None) -> tuple[Path, Child]:
     profile = this.parameters["profile"]
     hot, scattered = profile == "hot", profile == "scattered"
     threads = this.draw("threads", 4, 6) if hot or scattered else this.draw("threads", 1, 3, 6)
@@ -243,7 +257,7 @@ def finished(this: Round, child: Child, journal: Path) -> list[list[str]]:
     return list(read_journal(journal))
 
 
-def _read(this: Round, device: str, size: int) -> dict[PagePlace, int]:
+def read_device(this: Round, device: str, size: int) -> dict[PagePlace, int]:
     """The version of every page that does not hold zeros."""
     try:
         found: array[int] = apart(lambda: read_all(device, size), LIMIT_S, f"reading {device}")
@@ -269,13 +283,15 @@ def attach_after_crash(this: Round, node: Node, disk: str, options: dict[str, An
     return other, device
 
 
-def _end(this: Round, node: Node, disk: str, options: dict[str, Any], history: History, device: str, size: int) -> None:
+def end_well(
+    this: Round, node: Node, disk: str, options: dict[str, Any], history: History, device: str, size: int
+) -> None:
     """Detach in good order and attach once more: now everything must be there. Then look at the server's counts."""
     this.place.server.clear_faults()
     this.place.server.release()
     node.detach(this.name)
     device = node.attach(disk, **options)
-    found = _read(this, device, size)
+    found = read_device(this, device, size)
     this.report.findings += history.check(found, float("inf"), "after an orderly detach")
     node.detach(this.name)
     check_server(this)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import blobfuse_dysk
-from blobfuse_dysk import AttachOptions, DyskError
+from blobfuse_dysk import AttachOptions, DyskError, live
 from blobfuse_dysk.testing import PageBlobServer
 
 __all__ = ["Hang", "Node", "Place", "apart", "open_place"]
@@ -55,6 +55,11 @@ class Node:
     def detach(self, name: str, *, force: bool = False) -> None:
         self.enter()
         blobfuse_dysk.detach(name, force=force, timeout_s=60)
+
+    def upgrade(self, name: str) -> None:
+        """Replace the worker; returns when the new one serves."""
+        self.enter()
+        live.upgrade(name)
 
     def state(self, name: str) -> dict[str, Any]:
         """state.json of an attachment; empty if there is none."""
@@ -103,6 +108,7 @@ class Place:
     server: PageBlobServer
     root: Path
     nodes: list[Node]
+    well: bool = False  # the service has no faults, so that what is seen comes of the kills
 
     def make_disk(self, name: str, size: int) -> str:
         self.server.create(CONTAINER, name, size)
@@ -132,7 +138,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def open_place() -> Iterator[Place]:
+def open_place(*, well: bool = False) -> Iterator[Place]:
     """A server and two nodes under /run, gone afterwards. The environment of this process is changed for good."""
     with tempfile.TemporaryDirectory(prefix="dysk-soak-", dir="/run") as directory, PageBlobServer() as server:
         root = Path(directory)
@@ -142,7 +148,7 @@ def open_place() -> Iterator[Place]:
         nodes = [Node(name, root / name, Path(f"/dev/{root.name}-{name}")) for name in ("a", "b")]
         for node in nodes:
             node.root.mkdir()
-        place = Place(server, root, nodes)
+        place = Place(server, root, nodes, well)
         try:
             yield place
         finally:

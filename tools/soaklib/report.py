@@ -11,9 +11,37 @@ from typing import Any
 from tools.soaklib.history import Finding, History
 from tools.soaklib.place import Place
 
-__all__ = ["MODES", "Report", "Round"]
+__all__ = ["MODES", "FaultRow", "Report", "Round"]
 
-MODES = ("device", "worker", "takeover", "fs", "fsx")
+MODES = ("device", "worker", "takeover", "fs", "fsx", "outage")
+SERVICE = "service: "  # before the name of a fault of the page blob server
+# What is counted, and is a fault that a round does to the disk.
+_FAULTS = ("kills of ", "take-overs", "replacements of ", "outage: ", SERVICE)
+
+
+@dataclass(slots=True)
+class FaultRow:
+    """What rounds with a certain fault saw. pause_s: the longest in those that had no other kind; None: there is none.
+
+    I/O errors are those that nobody should see: before the node was killed, or the disk taken over.
+    """
+
+    tried: int = 0
+    errors: int = 0
+    mismatches: int = 0
+    lost: int = 0
+    pause_s: float | None = None
+
+    def add(self, other: FaultRow) -> None:
+        self.tried += other.tried
+        self.errors += other.errors
+        self.mismatches += other.mismatches
+        self.lost += other.lost
+        self.pause_s = max((p for p in (self.pause_s, other.pause_s) if p is not None), default=None)
+
+    def text(self, name: str) -> str:
+        pause = "" if self.pause_s is None else f"{self.pause_s:.2f} s"
+        return f"| {name} | {self.tried:,} | {self.errors} | {self.mismatches} | {self.lost} | {pause} |"
 
 
 @dataclass(slots=True)
@@ -23,11 +51,23 @@ class Report:
     counts: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     pause_s: float = 0.0
+    faults: dict[str, FaultRow] = field(default_factory=dict)
 
     def add(self, other: Report) -> None:
         self.counts += other.counts
         self.findings += other.findings
         self.pause_s = max(self.pause_s, other.pause_s)
+        for name, row in other.faults.items():
+            self.faults.setdefault(name, FaultRow()).add(row)
+
+    def attribute(self) -> None:
+        """At the end of a round: every fault that it had gets what it saw."""
+        tried = {name: count for name, count in self.counts.items() if name.startswith(_FAULTS)}
+        kinds = Counter(finding.kind for finding in self.findings)
+        for name, count in tried.items():
+            row = FaultRow(count, self.counts["I/O errors"], kinds["foreign"], kinds["lost"])
+            row.pause_s = self.pause_s if len(tried) == 1 else None
+            self.faults[name] = row
 
     def take(self, history: History, *, errors_allowed: bool = False) -> None:
         """Count what a journal tells; I/O errors before a kill are findings unless they are allowed."""
@@ -49,7 +89,10 @@ class Report:
             "other findings": str(len(self.findings) - kinds["foreign"] - kinds["lost"]),
             "longest pause of an operation": f"{self.pause_s:.2f} s",
         }
-        return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+        table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+        head = "| fault | times tried | I/O errors seen | mismatches | lost flushed writes | longest pause, alone |"
+        faults = [row.text(name) for name, row in sorted(self.faults.items())]
+        return "\n".join([table, "", head, "|---|---|---|---|---|---|", *faults])
 
 
 @dataclass(slots=True)
