@@ -323,7 +323,9 @@ class Holder:
             self._fail("the worker died, and this kernel (before 6.9) cannot send its requests again")
             return
         self._restart_at = now + self._pauses.after(now - worker.started)
-        self._state.save({"state": "recovering", "worker": None, "restarts": self._state["restarts"] + 1})
+        reason = f"the worker died ({worker.end_text()})"
+        restarts = self._state["restarts"] + 1
+        self._state.save({"state": "recovering", "detail": reason, "worker": None, "restarts": restarts})
 
     def _reap(self) -> None:
         worker, self._worker = self._worker, None
