@@ -55,6 +55,7 @@ class WorkerProcess:
         self.pidfd = os.pidfd_open(self.pid)
         self.started = time.monotonic()
         self.listening = True  # its end of the channel is open
+        self.reason: str | None = None  # why it gives up, by its own word
         self.served = False  # it has taken requests of the kernel, or may have
         self._last_lines: list[str] = []
         self._status = 0
@@ -94,7 +95,8 @@ class WorkerProcess:
         """How it ended and its last words, for people."""
         code = os.waitstatus_to_exitcode(self._status)
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return f"{how}: {self._last_lines[-1]}" if self._last_lines else how
+        last_words = self.reason or (self._last_lines[-1] if self._last_lines else None)
+        return f"{how}: {last_words}" if last_words else how
 
 
 def run_apart(work: Callable[[], None]) -> None:

@@ -269,8 +269,7 @@ class Holder:
         elif kind == "drain":
             self._handover.on_drain(event["drained"])
         elif kind == "error" and self._ready:
-            self._log(f"worker {worker.pid}: {event['error']['message']}", ERROR)
-            self._state.save({"detail": event["error"]["message"]})
+            worker.reason = event["error"]["message"]
         elif kind == "error":
             self._error = event["error"]
         elif kind == "ended":
