@@ -19,10 +19,10 @@ def test_limits(node: Node) -> None:
     node.attach(node.create(), iops=1000)
     assert attachment.status("data")["limits"] == {"iops": 1000, "mbps": None}
     live.change("data", iops=None, mbps=5.5)
-    live.change("data", io_timeout_s=7)
+    live.change("data", io_timeout_s=70)
     for _ in range(2):
         found = attachment.status("data")
-        assert (found["limits"], found["io_timeout_s"]) == ({"iops": None, "mbps": 5.5}, 7)
+        assert (found["limits"], found["io_timeout_s"]) == ({"iops": None, "mbps": 5.5}, 70)
         kill_worker(node)
     with pytest.raises(UsageError, match="iops of 0"):
         live.change("data", iops=0)
