@@ -1,9 +1,9 @@
 """The holder as a service of systemd, dysk-holder@NAME.service: outside the control group of whatever attached the
 disk, and started again when it dies, with all that it had.
 
-Started as `python -I -S service.py --name NAME` by the unit in packaging/systemd, which device/unit.py has started. It
-connects to the attaching process over /run/dysk/.NAME.launch, where holder.py has a channel as its standard input. From
-the commit on, systemd keeps a copy of each descriptor that the attachment consists of (device/notify.py):
+Started as `python -I -S service.py --run /run/dysk --name NAME` by the unit in packaging/systemd, which device/unit.py
+has started. It connects to the attaching process over /run/dysk/.NAME.launch, where holder.py has a channel as its
+standard input. From the commit on, systemd keeps a copy of each descriptor that the attachment consists of (notify.py):
 
     fuse            the FUSE connection                    config, ring   memfds: secrets; writes not sent yet
     control         the socket where the worker answers    life           memfd: what a holder has to know, as JSON
@@ -45,9 +45,8 @@ TYPE_CHECKING = False  # importing typing would cost half a MiB
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["RUN", "AdoptedWorker", "KeptCrew", "KeptHolder", "main"]
+__all__ = ["AdoptedWorker", "KeptCrew", "KeptHolder", "main"]
 
-RUN = "/run/dysk"  # a service knows no other place
 _VERSION = 1  # of the life; a holder that does not know it lets the attachment go
 _PARTS = ("fuse", "config", "ring", "control", "life")
 
@@ -104,21 +103,25 @@ class KeptCrew(Crew):
     """A crew whose descriptors are kept, from `keep` on. It knows what the workers before it left behind."""
 
     def __init__(
-        self, order: dict[str, Any], place: Reservation, notify: Notify, config_fd: int, ring_fd: int | None = None
+        self,
+        order: dict[str, Any],
+        place: Reservation,
+        notify: Notify,
+        config_fd: int,
+        ring_fd: int | None = None,
+        life_fd: int | None = None,
     ) -> None:
         super().__init__(order["name"], order["log"], place, config_fd, ring_fd)
         self._order = order
         self._notify = notify
-        self._life_fd = -1
+        self._life_fd = os.memfd_create("dysk-life") if life_fd is None else life_fd
         self.earlier: dict[str, Any] | None = None  # of a predecessor whose worker is dead, too: for the first briefing
 
     def keep(self) -> None:
         """Have everything kept but the worker."""
         assert self._place.control
-        self._life_fd = os.memfd_create("dysk-life")
         fds = (self._place.fuse_fd, self._config_fd, self._ring_fd, self._place.control.fileno(), self._life_fd)
         for name, fd in zip(_PARTS, fds, strict=True):
-            self._notify.forget(name)
             self._notify.keep(name, fd)
 
     def keep_worker(self, worker: WorkerProcess, command: dict[str, Any]) -> None:
@@ -175,8 +178,7 @@ class KeptHolder(Holder):
             else WorkerProcess(command["worker"], command["environment"])
         )
         place = _KeptPlace(order, fds, base64.b64decode(life["init"]))
-        crew = KeptCrew(order, place, notify, fds["config"], fds["ring"])
-        os.close(fds["life"])
+        crew = KeptCrew(order, place, notify, fds["config"], fds["ring"], fds["life"])
         holder = cls(None, command, order, worker, place, crew)
         fields = holder._state.fields
         fields.update(
@@ -199,23 +201,20 @@ class KeptHolder(Holder):
         return 0
 
     def _settle(self) -> None:
-        """The place is there and the worker is briefed."""
+        """The place is there and the worker is briefed. All but a new worker is kept still, from the holder before."""
         if not self._committed:
             return
-        self._keep_all()
+        assert self._worker
+        self._crew.keep_worker(self._worker, self._handover.command)
         if self._bound() is None:  # what said so may have been lost with the old holder
             self._end()
 
     def _commit(self, device: str) -> dict[str, Any] | None:
         error = super()._commit(device)
-        if error is None:
-            self._keep_all()
+        if error is None and self._worker:
+            self._crew.keep_worker(self._worker, self._handover.command)
+            self._crew.keep()
         return error
-
-    def _keep_all(self) -> None:
-        assert self._worker
-        self._crew.keep()
-        self._crew.keep_worker(self._worker, self._handover.command)
 
     def _use(self, worker: WorkerProcess) -> None:
         super()._use(worker)
@@ -234,19 +233,19 @@ def _read_life(fd: int) -> dict[str, Any]:
     return life
 
 
-def _resume(notify: Notify, name: str, fds: dict[str, int]) -> int:
+def _resume(notify: Notify, run: str, name: str, fds: dict[str, int]) -> int:
     """After the death of a holder that had committed. When the state is gone, the attachment was ended meanwhile."""
-    earlier = state.read(RUN, name)
+    earlier = state.read(run, name)
     if earlier is None or any(part not in fds for part in _PARTS):
         return 0
     return KeptHolder.again(notify, fds, _read_life(fds["life"]), earlier).run()
 
 
-def _attach(notify: Notify, name: str) -> int:
+def _attach(notify: Notify, run: str, name: str) -> int:
     """A new attachment, for the process that waits for us; without one this service has nothing to do."""
     attacher = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        attacher.connect(state.launch_path(RUN, name))
+        attacher.connect(state.launch_path(run, name))
     except OSError:
         return 0
     command, _ = message.receive(attacher)
@@ -264,13 +263,13 @@ def _attach(notify: Notify, name: str) -> int:
 
 def main() -> int:
     """Hold, as a service. Return the exit status; systemd starts us again when it is not 0."""
-    name = sys.argv[sys.argv.index("--name") + 1]
+    run, name = (sys.argv[sys.argv.index(option) + 1] for option in ("--run", "--name"))
     variables = environment.service_variables()
     os.umask(0o077)
     notify = Notify(variables.get("NOTIFY_SOCKET"))
     fds = kept(variables)
     notify.ready()
-    return _resume(notify, name, fds) if "life" in fds else _attach(notify, name)
+    return _resume(notify, run, name, fds) if "life" in fds else _attach(notify, run, name)
 
 
 if __name__ == "__main__":

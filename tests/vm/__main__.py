@@ -48,12 +48,14 @@ def main() -> int:
     with PageBlobServer({ACCOUNT: KEY}) as server:
         place = Place(image, work, package, server, say)
         try:
-            node = place.machine("node")
             say("installing the package in a machine")
-            node.start(place.payload(package))
-            node.await_boot()
-            place.install(node, "node")
-            node.shut_down()
+            base = place.machine("base")
+            base.start(place.payload(package))
+            base.await_boot()
+            place.install(base)
+            base.shut_down()
+            place.base = base
+            place.machine("node", base)
             for name in chosen:
                 say(f"{name}: {(SCENARIOS[name].__doc__ or '').splitlines()[0]}")
                 results[name] = _run(place, name)
@@ -70,7 +72,7 @@ def main() -> int:
 def _run(place: Place, name: str) -> str:
     machines = list(place.machines)
     try:
-        SCENARIOS[name](place, machines[0])
+        SCENARIOS[name](place, machines[1])
     except (Failed, VmError, subprocess.CalledProcessError) as error:
         result = f"FAILED: {error}"
         if not isinstance(error, Failed):

@@ -79,7 +79,7 @@ class Machine:
                 *("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", str(_MEMORY_MIB), "-smp", "1"),
                 *("-display", "none", "-nodefaults", "-no-reboot"),
                 *("-kernel", self._image.directory / "vmlinuz", "-initrd", self._image.directory / "initrd"),
-                *("-append", "root=/dev/vda rw console=ttyS0 panic=-1 systemd.show_status=1"),
+                *("-append", f"root=/dev/vda rw console=ttyS0 panic=-1 systemd.hostname={self.name}"),
                 *drives,
                 *("-serial", f"file:{self.console}"),
                 *("-device", "virtio-serial", "-device", "virtserialport,chardev=agent,name=agent"),

@@ -47,6 +47,7 @@ class Place:
     say: Callable[[str], None]
     counts: dict[str, int] = field(default_factory=dict)
     machines: list[Machine] = field(default_factory=list)
+    base: Machine | None = None  # never runs again once others began as it
 
     def count(self, what: str, number: int = 1) -> None:
         self.counts[what] = self.counts.get(what, 0) + number
@@ -74,9 +75,9 @@ class Place:
         subprocess.run(["tar", "-C", package.parent, "-cf", path, package.name], check=True)
         return path
 
-    def install(self, machine: Machine, name: str) -> None:
+    def install(self, machine: Machine) -> None:
         """The package, a credential and the line in /etc/fstab. The machine runs, with the payload."""
-        machine.ask(f"mkdir -p /root/package && tar -C /root/package -xf /dev/vdb && hostnamectl set-hostname {name}")
+        machine.ask("mkdir -p /root/package && tar -C /root/package -xf /dev/vdb")
         machine.ask("dpkg -i /root/package/*.deb", timeout_s=300)
         conf = f"account_key = {KEY}\nendpoint = http://10.0.2.2:{self.server.port}/{ACCOUNT}\nallow_http = yes\n"
         machine.ask(
