@@ -73,7 +73,7 @@ def _run(place: Place, name: str) -> str:
     machines = list(place.machines)
     try:
         SCENARIOS[name](place, machines[1])
-    except (Failed, VmError, subprocess.CalledProcessError) as error:
+    except Exception as error:
         result = f"FAILED: {error}"
         if not isinstance(error, Failed):
             traceback.print_exc()

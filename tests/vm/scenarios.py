@@ -98,7 +98,7 @@ def power_cuts(place: Place, node: Machine) -> None:
     for _ in range(CUTS):
         load.start()
         load.more(20)
-        late = place.server.fault("late", operation="write", count=4)
+        late = place.server.fault("late", operation="write", times=4)
         place.await_("a write that is late", lambda: _hits(place, late), 60)  # noqa: B023
         here.cut_power()
         place.count("power cuts")
