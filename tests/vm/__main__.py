@@ -30,6 +30,7 @@ def main() -> int:
     parser.epilog = f"scenarios:\n{titles}"
     parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help="default: all")
     parser.add_argument("--package", type=Path, help="a package that was built already; default: build one")
+    parser.add_argument("--cuts", type=int, default=4, help="power cuts of the scenario power; default: 4")
     parser.add_argument("--keep", action="store_true", help="keep the machines' consoles")
     options = parser.parse_args()
     unknown = [name for name in options.scenario if name not in SCENARIOS]
@@ -46,7 +47,7 @@ def main() -> int:
     package = options.package or _package(work, say)
     results: dict[str, str] = {}
     with PageBlobServer({ACCOUNT: KEY}) as server:
-        place = Place(image, work, package, server, say)
+        place = Place(image, work, package, server, say, options.cuts)
         try:
             say("installing the package in a machine")
             base = place.machine("base")

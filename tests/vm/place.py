@@ -45,6 +45,7 @@ class Place:
     package: Path
     server: PageBlobServer
     say: Callable[[str], None]
+    cuts: int  # how often the power scenario cuts it
     counts: dict[str, int] = field(default_factory=dict)
     machines: list[Machine] = field(default_factory=list)
     base: Machine | None = None  # never runs again once others began as it

@@ -15,7 +15,6 @@ from tests.vm.place import DISK, Place, require
 
 __all__ = ["SCENARIOS"]
 
-CUTS = 3
 KILLS = 10
 HOLDER = "dysk-holder@data.service"
 Scenario = Callable[[Place, Machine], None]
@@ -95,11 +94,12 @@ def power_cuts(place: Place, node: Machine) -> None:
     place.boot(other, state="degraded")  # the disk is leased by the first, as its fstab finds out
     load = Load(place, node)
     here, there = node, other
-    for _ in range(CUTS):
+    for _ in range(place.cuts):
         load.start()
         load.more(20)
         late = place.server.fault("late", operation="write", times=4)
         place.await_("a write that is late", lambda: _hits(place, late), 60)  # noqa: B023
+        there.await_boot()
         here.cut_power()
         place.count("power cuts")
         there.ask(f"mount -t dysk {DISK} /data -o fstype=ext4,break-lease", timeout_s=120)
@@ -112,7 +112,6 @@ def power_cuts(place: Place, node: Machine) -> None:
         load.check(there)
         last = load.last
         here.start()
-        here.await_boot()
         here, there = there, here
         load = Load(place, here)
         load.last = last
