@@ -48,6 +48,14 @@ def test_a_blank_disk_is_formatted_mounted_used_and_found_clean(service_node: No
     assert node.nothing_left()
 
 
+def test_systemd_learns_that_the_mount_needs_the_network(node: Node) -> None:
+    assert node.mount(node.create(), "fstype=ext4").code == 0
+    lines = Path("/run/mount/utab").read_text().splitlines()
+    (line,) = [line for line in lines if f"TARGET={node.mountpoint} " in line]
+    assert "_netdev" in line
+    assert node.umount().code == 0
+
+
 def test_options_of_mkfs(node: Node) -> None:
     disk = node.create()
     assert node.mount(disk, 'fstype=ext4,mkfs.options="-L results -O ^has_journal,extent -b 4096"').code == 0
