@@ -111,6 +111,7 @@ def power_cuts(place: Place, node: Machine) -> None:
         place.count("stragglers refused", released)
         load.check(there)
         last = load.last
+        place.say(f"{here.name} lost its power, {there.name} has all {last + 1} acknowledged writes")
         here.start()
         here, there = there, here
         load = Load(place, here)
