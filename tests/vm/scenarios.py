@@ -122,6 +122,23 @@ def power_cuts(place: Place, node: Machine) -> None:
     other.close()
 
 
+def comes_back(place: Place, node: Machine) -> None:
+    """A power cut, and the same machine comes back: it waits for the lease of its last life, and mounts"""
+    place.new_disk()
+    place.boot(node)
+    load = Load(place, node)
+    load.start()
+    load.more(20)
+    node.cut_power()
+    load.look()
+    place.count("power cuts")
+    require(place.lease() == "leased", f"the lease is {place.lease()} right after the power cut")
+    place.boot(node)
+    require(place.is_mounted(node), "/data is not mounted")
+    load.check(node)
+    node.shut_down()
+
+
 def frozen_machine(place: Place, node: Machine) -> None:
     """A machine that stops and comes back after a take-over: fenced, nothing of it lands, its shutdown ends"""
     place.new_disk()
@@ -271,6 +288,7 @@ SCENARIOS: dict[str, Scenario] = {
     "forced-reboot": forced_reboots,
     "holder": holder_killed,
     "power": power_cuts,
+    "back": comes_back,
     "frozen": frozen_machine,
     "shutdown": shutdown_without_service,
     "boot": boot_without_service,
