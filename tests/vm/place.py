@@ -23,7 +23,7 @@ KEY = "dGVzdHMgb2YgdmlydHVhbCBtYWNoaW5lcywgbm90IGEgc2VjcmV0IQ=="
 MIB = 1 << 20
 FSTAB = f"{DISK} /data dysk _netdev,nofail,fstype=ext4 0 0"
 # What the journal may not hold, of anybody, about what is ours.
-_OURS = re.compile(r"dysk|\bdata\.mount|loop\d|fuse|EXT4-fs (error|warning)", re.IGNORECASE)
+_OURS = re.compile(r"dysk|\bdata\.mount|loop\d|\bfuse\b|EXT4-fs (error|warning)", re.IGNORECASE)
 
 
 class Failed(Exception):
