@@ -105,6 +105,10 @@ def network() -> Iterator[Network]:
         call("ip", "link", "set", bridge, "up")
         yield Network(f"{prefix}.1", prefix, bridge)
     finally:
+        # The cables by themselves: a namespace lives on, with its end of the cable, while a closed connection in it
+        # still tries to send what it had, minutes with the link down. The next host would find its name taken.
+        for cable in Path("/sys/class/net").glob(f"{bridge}c*"):
+            subprocess.run(["ip", "link", "delete", cable.name], check=True)
         for entry in Path("/run/netns").glob(f"{bridge}*"):
             subprocess.run(["ip", "netns", "delete", entry.name], check=True)
         subprocess.run(["ip", "link", "delete", bridge], check=True)
