@@ -16,20 +16,32 @@ if TYPE_CHECKING:
 __all__ = ["Pauses", "WorkerProcess", "run_apart"]
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
-_STABLE_S = 60.0
+_MOST_FREE, _FREE_AGAIN_S = 5, 2.0
 _MOST_LINES = 20  # of standard error that are kept for an error message
 
 
 class Pauses:
-    """How long to wait between the death of a worker and the start of the next: not at all, then longer and longer."""
+    """How long to wait between the death of a worker and the start of the next.
+
+    Not at all while deaths are rare: MOST_FREE in a row, and one more for every FREE_AGAIN_S that workers lived, so that
+    one that is killed now and then costs no more than its start. Beyond that it is a crash loop, and each pause is
+    twice as long as the one before, until workers have lived for long enough to have all free starts back.
+    """
 
     def __init__(self) -> None:
-        self._next_s = 0.0
+        self._free = float(_MOST_FREE)
+        self._next_s = _FIRST_PAUSE_S
 
     def after(self, lived_s: float) -> float:
-        """The pause after a worker that lived so long, both in seconds. A long life starts the count anew."""
-        pause_s = 0.0 if lived_s > _STABLE_S else self._next_s
-        self._next_s = min(max(_FIRST_PAUSE_S, 2 * pause_s), _LONGEST_PAUSE_S)
+        """The pause after a worker that lived so long, both in seconds."""
+        self._free = min(_MOST_FREE, self._free + lived_s / _FREE_AGAIN_S)
+        if self._free == _MOST_FREE:
+            self._next_s = _FIRST_PAUSE_S
+        if self._free >= 1:
+            self._free -= 1
+            return 0.0
+        pause_s = self._next_s
+        self._next_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         return pause_s
 
 

@@ -323,8 +323,16 @@ def test_what_a_worker_says_last_is_kept() -> None:
 
 def test_pauses_grow_while_workers_die_young() -> None:
     pauses = Pauses()
-    assert [round(pauses.after(1.0), 1) for _ in range(9)] == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
-    assert [pauses.after(61.0), pauses.after(1.0)] == [0.0, 0.1]
+    assert [pauses.after(0.1) for _ in range(12)] == [0.0] * 5 + [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0]
+    assert pauses.after(1.8) == 0.0, "one life of two seconds, in pieces, is worth one start"
+    assert pauses.after(0.1) == 5.0
+    assert pauses.after(60.0) == 0.0
+    assert [pauses.after(0.0) for _ in range(5)] == [0.0] * 4 + [0.1]
+
+
+def test_a_worker_that_is_killed_every_few_seconds_is_replaced_at_once() -> None:
+    pauses = Pauses()
+    assert [pauses.after(2.0) for _ in range(100)] == [0.0] * 100
 
 
 def test_a_worker_that_does_not_answer(tmp_path: Path) -> None:
