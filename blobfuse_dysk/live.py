@@ -92,8 +92,8 @@ def _await_upgrade(run: str, name: str, request_id: str, timeout_s: float) -> di
         found = state.read(run, name)
         if found is None or not state.alive(found["holder"]):
             raise DeviceError(f"{name} was detached meanwhile")
-        told = found["upgrade"]
-        if told and told["id"] == request_id and told["done"]:
+        told = found["upgrades"].get(request_id)
+        if told and told["done"]:
             if told["error"]:
                 raise message_to_error(told["error"])
             return found

@@ -23,8 +23,8 @@ _MOST_LINES = 20  # of standard error that are kept for an error message
 class Pauses:
     """How long to wait between the death of a worker and the start of the next.
 
-    Not at all while deaths are rare: MOST_FREE in a row, and one more for every FREE_AGAIN_S that workers lived, so that
-    one that is killed now and then costs no more than its start. Beyond that it is a crash loop, and each pause is
+    Not at all while deaths are rare: MOST_FREE in a row, and one more for every FREE_AGAIN_S that workers lived, so
+    that one that is killed now and then costs no more than its start. Beyond that it is a crash loop, and each pause is
     twice as long as the one before, until workers have lived for long enough to have all free starts back.
     """
 

@@ -20,7 +20,8 @@ Invariants
    version that cannot start harms nobody.
 2. What a drained worker had in its dirty ring, or on the way to the service, is taken over as after its death by
    surprise (store/ring.py, store/fence.py): nothing is written out for the sake of the handover.
-3. Done and failed both lead to idle, and say so once, in state.json: upgrade {id, done, error}.
+3. Done and failed both lead to idle, and say so once, in state.json: upgrades {id: {done, error}}. The answers to
+   others who ask meanwhile stand beside it, so that nobody's is overwritten before he reads it.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ __all__ = ["Handover"]
 
 LOAD_S = 30.0  # for the new worker to be there
 DRAIN_S = 5.0  # for the old one to answer what it has taken
+_MOST_ANSWERS = 16
 _SILENT_S = 3.0  # beyond that, for it to say so
 
 
@@ -65,6 +67,7 @@ class Handover:
         self._save = save
         self._log = log
         self._phase = "idle"
+        self._answers: dict[str, dict[str, Any]] = {}  # by the request's id; the last few, as several may ask at once
         self._id: str | None = None
         self._new: WorkerProcess | None = None
         self._old: WorkerProcess | None = None
@@ -196,7 +199,10 @@ class Handover:
             text = f"the worker was not replaced: {error.line()}" if error else "the worker was replaced"
             self._log(text, ERROR if error else INFO)
         answer = message.error_to_message(error) if error else None
-        self._save({"upgrade": {"id": request_id, "done": done, "error": answer}})
+        self._answers[request_id] = {"done": done, "error": answer}
+        if len(self._answers) > _MOST_ANSWERS:
+            del self._answers[next(iter(self._answers))]
+        self._save({"upgrades": self._answers})
 
 
 def _no_start(worker: WorkerProcess) -> DeviceError:

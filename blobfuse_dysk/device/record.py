@@ -39,7 +39,7 @@ class Record:
             "restarts": 0,
             "protocol": message.PROTOCOL,
             "worker_version": None,
-            "upgrade": None,
+            "upgrades": {},
             "lease": None,
             **first,
         }

@@ -185,9 +185,10 @@ class KeptHolder(Holder):
             {key: value for key, value in earlier.items() if key not in ("version", "protocol", "holder", "worker")}
         )
         fields["restarts"] += not adopted
-        if (asked := fields["upgrade"]) and not asked["done"]:
-            error = DeviceError("the holder died meanwhile", remedy="try again")
-            fields["upgrade"] = {**asked, "done": True, "error": message.error_to_message(error)}
+        died = message.error_to_message(DeviceError("the holder died meanwhile", remedy="try again"))
+        for asked in fields["upgrades"].values():
+            if not asked["done"]:
+                asked |= {"done": True, "error": died}
         crew.earlier = None if adopted else earlier
         holder._ready = holder._committed = True
         holder._unanswered = not adopted

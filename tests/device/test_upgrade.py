@@ -235,6 +235,7 @@ def test_two_at_once(node: Node) -> None:
         thread.join()
     assert len(errors) < 3
     assert all(isinstance(error, BusyError | DeviceError) for error in errors)
+    assert not any("is not replaced after" in str(error) for error in errors), "each of them is answered"
     attachment.detach("data")
     node.assert_nothing_left()
 

@@ -210,7 +210,7 @@ def mount_options(mountpoint: Path) -> set[str]:
     return set(next(line for line in lines if line.split()[4] == str(mountpoint)).split()[-1].split(","))
 
 
-@pytest.mark.parametrize("timeout", ["6s", "never"])
+@pytest.mark.parametrize("timeout", ["12s", "never"])
 @pytest.mark.parametrize("away", [link_down, answers_lost, silent], ids=name_of)
 def test_force_ends_it_while_the_service_is_away(far: Far, away: Away, timeout: str) -> None:
     """Whatever io-timeout says, without a reboot: processes that wait get their error, nothing is left."""
