@@ -32,7 +32,10 @@ def test_under_load(node: Node, service: str) -> None:
     disk = node.create()
     attached = node.attach(disk, io_timeout_s=None)
     fio = subprocess.Popen(
-        [*FIO, f"--filename={attached.device}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*FIO, "--loops=1000", f"--filename={attached.device}"],  # it does not end by itself, however slow we are
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     wait_for(lambda: attachment.status("data")["io"], "I/O")
     if service == "silent":

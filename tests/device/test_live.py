@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import threading
 import time
@@ -72,7 +74,7 @@ def test_how_long_io_waits_for_a_disk_that_is_opened_again(node: Node) -> None:
     node.attach(node.create(), io_timeout_s=300)
     node.server.fault("error", status=403, code="AuthorizationFailure")
     old = node.state("data")["worker"]
-    subprocess.run(["kill", "-9", str(old["pid"])], check=True)
+    os.kill(old["pid"], signal.SIGKILL)
     wait_for(lambda: "AuthorizationFailure" in str(attachment.get("data").detail), "the reason")
     assert attachment.get("data").state == "recovering"
     found = attachment.status("data")
