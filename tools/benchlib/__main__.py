@@ -9,6 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tools.benchlib import leftovers
@@ -61,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", action="append", choices=names, metavar="SECTION", help="measure this section; may be repeated"
     )
+    parser.add_argument(
+        "--depths", type=_depths, metavar="N,N", help="of random I/O, instead of the plan's; for example 1,32,128"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
     parser.add_argument("--plots", type=Path, metavar="DIRECTORY", help="write plots (PNG) here; needs matplotlib")
@@ -70,11 +74,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _depths(text: str) -> tuple[int, ...]:
+    depths = tuple(int(word) for word in text.split(","))
+    if min(depths) < 1:
+        raise ValueError(text)
+    return depths
+
+
 def _run(options: argparse.Namespace) -> int:
     """Measure the sections; whatever happens, what was found so far is written."""
     for name in leftovers.of_killed_runs():
         print(f"Took down what a killed run left in {name}.")
-    bench = Bench(QUICK if options.quick else FULL, say=lambda line: print(line, flush=True))
+    plan = QUICK if options.quick else FULL
+    if options.depths:
+        plan = replace(plan, depths=tuple((service_ms, options.depths) for service_ms, _ in plan.depths))
+    bench = Bench(plan, say=lambda line: print(line, flush=True))
     report, start = bench.report, time.monotonic()
     load = os.getloadavg()[0]
     report.machine |= {
