@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"Sections: {', '.join(names)}. Peers that are missing are named and left out; tools/setup --bench "
         "installs them. Without --quick it takes about 20 minutes. Nothing else should run meanwhile.",
     )
-    parser.add_argument("--quick", action="store_true", help="a first look, in less than two minutes")
+    parser.add_argument("--quick", action="store_true", help="a first look, in about two minutes")
     parser.add_argument(
         "--only", action="append", choices=names, metavar="SECTION", help="measure this section; may be repeated"
     )

@@ -1,4 +1,4 @@
-"""How long and how much: the whole measurement, or a first look that ends within two minutes."""
+"""How long and how much: the whole measurement, or a first look of about two minutes."""
 
 from __future__ import annotations
 
