@@ -244,6 +244,7 @@ def test_never_waits(far: Far) -> None:
     finish(far, checker)
 
 
+@pytest.mark.long
 def test_the_name_service_is_dead(far: Far) -> None:
     """Connections break and cannot be made again, since the server's name is not found any more; then it is."""
     need_private_mounts()
