@@ -122,6 +122,11 @@ class Fence(Store):
         left = self._guard.valid_until - lease_time()
         return None if left == math.inf else max(0.0, left)
 
+    @property
+    def blocker(self) -> StoreError | None:
+        """Why the last attempt at what modifying calls wait for failed; None if they pass, or it did not fail yet."""
+        return self._raise_error if self._guard.certain else self._renew_error
+
     async def read(self, offset: int, length: int) -> Buffer:
         """Pass, unless fenced."""
         if self._fenced is not None:
@@ -194,7 +199,7 @@ class Fence(Store):
                 raise StoreError("the disk was detached", Kind.REJECTED)
             if not self._guard.certain and self._renew_error is None:
                 self._renew_wanted.set()  # it ran out before the next renewal was due: this machine was suspended
-            blocker = self._raise_error if self._guard.certain else self._renew_error
+            blocker = self.blocker
             if blocker is not None and not blocker.kind.retryable:
                 raise self._refusal(blocker)
             await self._changed.wait()

@@ -17,12 +17,15 @@ until the last attempt ended.
 
 When the budget is used up: StoreError(TIMEOUT), which names the last error.
 
-A call that has been failing for STALL_S is *stalled*; what is known of those is in `waiting`, for people.
+A call that has taken STALL_S, whether it fails again and again, hangs in one attempt or is held at Fence's gate, is
+*stalled*; what is known of those is in `waiting`, for people. Finding them costs the others an entry in a dict: one
+task, which exists while there are calls and none of them is known to be stalled, looks when the oldest will be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from math import inf
 from random import Random
 from typing import TypeVar
@@ -39,10 +42,20 @@ STALL_S = 3.0
 T = TypeVar("T")
 
 
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One call in progress. scope: of attempts that are not direct."""
+
+    started: float
+    scope: trio.CancelScope | None = None
+    last: StoreError | None = None  # how its last attempt ended
+
+
 class Retry(Store):
     """io_timeout_s: seconds a call may take in all, or None. on_error: told of each attempt that failed.
 
     on_stall: told when the first call stalls, and when none does any more.
+    blocker: what holds modifying calls back below, if anything does.
     direct: whether an attempt made now would end within direct_s seconds by itself; must be cheap.
     """
 
@@ -54,6 +67,7 @@ class Retry(Store):
         random: Random | None = None,
         on_error: Callable[[StoreError], None] = lambda error: None,
         on_stall: Callable[[], None] = lambda: None,
+        blocker: Callable[[], StoreError | None] = lambda: None,
         direct: Callable[[], bool] = lambda: False,
         direct_s: float = inf,
     ) -> None:
@@ -64,12 +78,13 @@ class Retry(Store):
         self._random = random or Random()
         self._on_error = on_error
         self._on_stall = on_stall
+        self._blocker = blocker
         self._direct = direct
         self._direct_s = direct_s
         self._may_be_direct = self._budget_s >= direct_s
-        self._active: dict[trio.CancelScope, float] = {}
-        self._stalled: dict[trio.CancelScope, float] = {}
-        self._last: StoreError | None = None
+        self._calls: dict[_Call, None] = {}  # in the order of their start
+        self._watching = False  # stays true while _told
+        self._told = False  # that calls are stalled
 
     @property
     def io_timeout_s(self) -> float | None:
@@ -79,57 +94,79 @@ class Retry(Store):
     @property
     def waiting(self) -> dict[str, object] | None:
         """JSON-able: how many calls are stalled, since when, when the first of them fails, why; None if none is."""
-        if not self._stalled:
+        now = trio.current_time()
+        stalled = [call for call in self._calls if now - call.started >= STALL_S]
+        if not stalled:
             return None
-        now, started = trio.current_time(), min(self._stalled.values())
+        started = stalled[0].started
+        last = self._blocker() or next((call.last for call in stalled if call.last is not None), None)
         return {
-            "calls": len(self._stalled),
+            "calls": len(stalled),
             "since_s": now - started,
             "fails_in_s": None if self._io_timeout_s is None else max(0.0, self._deadline(started) - now),
-            "reason": str(self._last),
+            "reason": str(last or "the service has not answered yet"),
         }
 
     def set_io_timeout(self, io_timeout_s: float | None) -> None:
         """Change the budget of all calls, those in progress included (measured from their start)."""
         self._io_timeout_s = io_timeout_s
         self._may_be_direct = self._budget_s >= self._direct_s
-        for scope, started in self._active.items():
-            scope.deadline = self._deadline(started)
+        for call in self._calls:
+            if call.scope is not None:
+                call.scope.deadline = self._deadline(call.started)
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Read, until it succeeds, fails for good, or the budget is used up."""
-        started = trio.current_time()
-        error = None
-        if self._may_be_direct and self._direct():
-            try:
-                return await self._inner.read(offset, length)
-            except StoreError as failed:
-                error = failed
-        return await self._run("read", False, self._inner.read, offset, length, started=started, error=error)
+        call = self._begin()
+        try:
+            error = None
+            if self._may_be_direct and self._direct():
+                try:
+                    return await self._inner.read(offset, length)
+                except StoreError as failed:
+                    error = failed
+            return await self._run(call, error, "read", False, self._inner.read, offset, length)
+        finally:
+            self._end(call)
 
     async def write(self, offset: int, data: Buffer) -> None:
         """Write, likewise."""
-        started = trio.current_time()
-        error = None
-        if self._may_be_direct and self._direct():
-            try:
-                await self._inner.write(offset, data)
-                return
-            except StoreError as failed:
-                error = failed
-        await self._run("write", True, self._inner.write, offset, data, started=started, error=error)
+        call = self._begin()
+        try:
+            error = None
+            if self._may_be_direct and self._direct():
+                try:
+                    await self._inner.write(offset, data)
+                    return
+                except StoreError as failed:
+                    error = failed
+            await self._run(call, error, "write", True, self._inner.write, offset, data)
+        finally:
+            self._end(call)
 
     async def zero(self, offset: int, length: int) -> None:
         """Zero, likewise."""
-        await self._run("zero", True, self._inner.zero, offset, length)
+        call = self._begin()
+        try:
+            await self._run(call, None, "zero", True, self._inner.zero, offset, length)
+        finally:
+            self._end(call)
 
     async def flush(self) -> None:
         """Flush, likewise."""
-        await self._run("flush", True, self._inner.flush)
+        call = self._begin()
+        try:
+            await self._run(call, None, "flush", True, self._inner.flush)
+        finally:
+            self._end(call)
 
     async def extents(self, offset: int, length: int) -> list[Extent]:
         """Ask for extents, likewise."""
-        return await self._run("page list", False, self._inner.extents, offset, length)
+        call = self._begin()
+        try:
+            return await self._run(call, None, "page list", False, self._inner.extents, offset, length)
+        finally:
+            self._end(call)
 
     async def aclose(self) -> None:
         """Close the layer below."""
@@ -137,58 +174,79 @@ class Retry(Store):
 
     async def _run(
         self,
+        of: _Call,
+        error: StoreError | None,
         what: str,
         modifies: bool,
         call: Callable[..., Awaitable[T]],
         *args: object,
-        started: float | None = None,
-        error: StoreError | None = None,
     ) -> T:
-        """Attempt it until the budget, counted from `started`, ends. error: how a first attempt ended already."""
-        started = trio.current_time() if started is None else started
-        scope = trio.CancelScope(deadline=self._deadline(started))
+        """Attempt it until the budget, counted from the start of `of`, ends. error: how a direct attempt ended."""
+        scope = of.scope = trio.CancelScope(deadline=self._deadline(of.started))
         backoff: Backoff | None = None
         unknown = False
-        last: StoreError | None = None
-        self._active[scope] = started
-        try:
-            with scope:
-                while True:
-                    if error is None:
-                        try:
-                            return await call(*args)
-                        except StoreError as failed:
-                            error = failed
-                    self._on_error(error)
-                    unknown = unknown or error.unknown
-                    if not error.kind.retryable:
-                        error.unknown = unknown
-                        raise error
-                    last, error = error, None
-                    self._note(scope, started, last)
-                    if backoff is None:
-                        backoff = Backoff(self._random)
-                    await trio.sleep(backoff.next_s(last))
-                    self.retries += 1
-        finally:
-            del self._active[scope]
-            if self._stalled.pop(scope, None) is not None and not self._stalled:
-                self._on_stall()
+        with scope:
+            while True:
+                if error is None:
+                    try:
+                        return await call(*args)
+                    except StoreError as failed:
+                        error = failed
+                self._on_error(error)
+                unknown = unknown or error.unknown
+                if not error.kind.retryable:
+                    error.unknown = unknown
+                    raise error
+                of.last, error = error, None
+                if backoff is None:
+                    backoff = Backoff(self._random)
+                await trio.sleep(backoff.next_s(of.last))
+                self.retries += 1
+        last = of.last
         place = f" at {args[0]}" if args else ""
         reason = f"; last: {last}" if last else ""
         raise StoreError(
-            f"{what}{place}: gave up after the io-timeout of {trio.current_time() - started:g} s{reason}",
+            f"{what}{place}: gave up after the io-timeout of {trio.current_time() - of.started:g} s{reason}",
             Kind.TIMEOUT,
             unknown=modifies,
             remedy="dyskctl status shows the disk's state; attach with a longer --io-timeout to wait longer",
         ) from last
 
-    def _note(self, scope: trio.CancelScope, started: float, error: StoreError) -> None:
-        self._last = error
-        if scope not in self._stalled and trio.current_time() - started >= STALL_S:
-            self._stalled[scope] = started
-            if len(self._stalled) == 1:
+    # -- no await in _begin, _end, _start_watch --
+
+    def _begin(self) -> _Call:
+        call = _Call(trio.current_time())
+        self._calls[call] = None
+        if not self._watching:
+            self._start_watch()
+        return call
+
+    def _end(self, call: _Call) -> None:
+        del self._calls[call]
+        if self._told and self._next_stall_s() > 0:
+            self._told = self._watching = False
+            self._on_stall()
+            if self._calls:
+                self._start_watch()
+
+    def _start_watch(self) -> None:
+        self._watching = True
+        trio.lowlevel.spawn_system_task(self._watch, name="retry watch")
+
+    async def _watch(self) -> None:
+        """Tell of the first call that stalls, then end; `_end` starts it again. End when there are no calls, too."""
+        while self._calls:
+            left_s = self._next_stall_s()
+            if left_s <= 0:
+                self._told = True
                 self._on_stall()
+                return
+            await trio.sleep(left_s)
+        self._watching = False
+
+    def _next_stall_s(self) -> float:
+        """Seconds until the oldest call is stalled, at most 0 if it is; infinite if there is none."""
+        return next((call.started + STALL_S - trio.current_time() for call in self._calls), inf)
 
     @property
     def _budget_s(self) -> float:

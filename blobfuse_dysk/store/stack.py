@@ -169,6 +169,7 @@ class Stack:
             direct=self._is_clear,
             direct_s=options.attempt_timeout_s + MOST_RETRY_AFTER_S,  # a pause of the service may begin just then
             on_stall=self._changed,
+            blocker=lambda: self._fence.blocker if self._fence else None,
         )
         alone = guard is not None or snapshot  # nobody else changes what is read
         if alone:

@@ -221,9 +221,9 @@ def test_force_ends_it_while_the_service_is_away(far: Far, away: Away, timeout: 
             stderr=subprocess.DEVNULL,
         )
         until(lambda: far.shown("status")["requests"]["in_flight"], "requests on their way")
-        if timeout != "never":  # an attempt takes a third of io-timeout, 30 s at most
-            until(lambda: far.shown("status")["waiting"], "calls that wait")
-            assert far.shown("status")["waiting"]["reason"]
+        until(lambda: far.shown("status")["waiting"], "calls that wait")
+        until(lambda: far.shown()["state"] in ("recovering", "paused"), "the state of calls that wait")
+        assert far.shown("status")["waiting"]["reason"]
         started = time.monotonic()
         assert far.host.dyskctl("detach", "data", "--force").code == 0
         assert time.monotonic() - started < 40
@@ -244,7 +244,6 @@ def test_never_waits(far: Far) -> None:
     finish(far, checker)
 
 
-@pytest.mark.long
 def test_the_name_service_is_dead(far: Far) -> None:
     """Connections break and cannot be made again, since the server's name is not found any more; then it is."""
     need_private_mounts()

@@ -204,3 +204,48 @@ async def test_calls_that_stall_are_told_of(autojump_clock: MockClock) -> None:
         retry.set_io_timeout(40.0)
     assert retry.waiting is None
     assert len(told) == 2 and told[0] is not None and told[1] is None
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_a_call_that_hangs_or_is_held_back_is_stalled_as_well(direct: bool, autojump_clock: MockClock) -> None:
+    """It has not failed once: the reason is what holds it back, where that is known."""
+    told: list[dict[str, object] | None] = []
+    below = FaultyStore(MemoryStore(1 << 20), in_turn([Fault(kind=None, delay_s=20.0)] * 2, ("read",)))
+    blockers: list[StoreError] = []
+    retry = Retry(
+        below,
+        io_timeout_s=60.0,
+        on_stall=lambda: told.append(retry.waiting),
+        blocker=lambda: blockers[0] if blockers else None,
+        direct=lambda: direct,
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(retry.read, 0, 512)
+        await trio.sleep(4.0)
+        assert [found and found["calls"] for found in told] == [1]
+        nursery.start_soon(retry.read, 512, 512)
+        await trio.sleep(4.0)
+        found = retry.waiting
+        assert found is not None and found["calls"] == 2
+        assert "not answered" in str(found["reason"])
+        blockers.append(StoreError("the epoch cannot be raised", Kind.UNREACHABLE))
+        found = retry.waiting
+        assert found is not None and "epoch" in str(found["reason"])
+        blockers.clear()
+        await trio.sleep(14.0)  # the first is over
+        found = retry.waiting
+        assert found is not None and found["calls"] == 1
+    assert retry.waiting is None
+    assert [found and found["calls"] for found in told] == [1, None]
+
+
+async def test_a_call_that_stalls_after_the_others_went_on_is_told_of(autojump_clock: MockClock) -> None:
+    told: list[bool] = []
+    hang = [Fault(kind=None, delay_s=5.0), Fault(kind=None, delay_s=5.0)]
+    below = FaultyStore(MemoryStore(1 << 20), in_turn(hang, ("read",)))
+    retry = Retry(below, io_timeout_s=60.0, on_stall=lambda: told.append(retry.waiting is not None))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(retry.read, 0, 512)
+        await trio.sleep(4.0)
+        nursery.start_soon(retry.read, 512, 512)  # nothing new begins after this
+    assert told == [True, False, True, False]

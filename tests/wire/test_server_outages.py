@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -78,6 +81,33 @@ def test_refusing_outage(server: PageBlobServer) -> None:
         assert read(server).status == 206
         with pytest.raises(ValueError, match="outage"):
             server.outage("loud")
+
+
+def test_refusing_outage_reaches_a_connection_whose_handshake_is_under_way() -> None:
+    with PageBlobServer(https=True) as server:
+        url = urlsplit(server.endpoint)
+        received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = ssl.create_default_context(cafile=server.ca_file)
+        tls = context.wrap_bio(received, to_send, server_hostname=url.hostname)
+        with (
+            socket.create_connection((url.hostname or "", url.port or 0), timeout=20) as sock,
+            pytest.raises(ConnectionError),
+        ):
+            with pytest.raises(ssl.SSLWantReadError):
+                tls.do_handshake()
+            sock.sendall(to_send.read())
+            received.write(sock.recv(1 << 16))  # so the server has the connection in hand
+            server.outage("refuse")
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    received.write(sock.recv(1 << 16))
+            tls.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.sendall(to_send.read())
+            if not sock.recv(1):
+                raise ConnectionResetError
 
 
 def test_tier_refuses_what_is_above_its_limit(server: PageBlobServer) -> None:

@@ -120,6 +120,8 @@ class Service:
         """A connection was opened."""
         self._connections.add(connection)
         self.statistics.connections += 1
+        if self.outage == "refuse":  # its TLS handshake was under way when the outage began
+            connection.reset()
 
     def disconnected(self, connection: DataConnection) -> None:
         """A connection was closed by either side."""
