@@ -148,7 +148,7 @@ class Connection:
         buffers: list[Buffer] = [head] if body is None else [head, body]
         total = len(head) if body is None else len(head) + len(body)
         try:
-            done = self._sock.sendmsg(buffers)
+            done = self._sock.send(head) if body is None else self._sock.sendmsg(buffers)
             self._sent = True
         except BlockingIOError:
             done = 0

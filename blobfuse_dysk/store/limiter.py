@@ -144,13 +144,12 @@ class Limiter:
             self.limit = max(1.0, self.limit / 2)
             self.cuts += 1
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether a request would start at once, whatever its size."""
+    def is_clear(self, length: int) -> bool:
+        """Whether a request of this length would start at once."""
         return (
             not self.waiting
             and not self.pacer.paced
-            and (self.in_flight + MOST_SLOTS <= self.limit or not self.in_flight)
+            and (self.in_flight + _slots(length) <= self.limit or not self.in_flight)
         )
 
     @property

@@ -257,9 +257,9 @@ class Stack:
         self._fence.release()
         await claim.give_up(self._lease, self._held.guard.lease_id)
 
-    def _is_clear(self) -> bool:
-        """Whether nothing between Retry and the service would hold a call back now."""
-        return self._limiter.is_clear and (self._fence is None or self._fence.is_open)
+    def _is_clear(self, length: int) -> bool:
+        """Whether nothing between Retry and the service would hold a call for so many bytes back now."""
+        return self._limiter.is_clear(length) and (self._fence is None or self._fence.is_open)
 
     def _changed(self) -> None:
         state = self.state

@@ -143,15 +143,19 @@ async def test_a_large_request_takes_a_slot_for_each_part(autojump_clock: MockCl
         nursery.cancel_scope.cancel()
 
 
-async def test_clear_means_that_any_request_starts_at_once(autojump_clock: MockClock) -> None:
+async def test_clear_means_that_a_request_of_this_length_starts_at_once(autojump_clock: MockClock) -> None:
     limiter = Limiter()
-    assert limiter.is_clear
+    assert limiter.is_clear(4 << 20)
     for _ in range(15):
         await limiter.enter(1, 4096)
-    assert limiter.is_clear
+    assert limiter.is_clear(4 << 20)
     await limiter.enter(1, 4096)
-    assert not limiter.is_clear
-    assert not Limiter(pacer=Pacer(100)).is_clear
+    assert not limiter.is_clear(4 << 20)
+    for _ in range(16):
+        assert limiter.is_clear(4096)
+        await limiter.enter(1, 4096)
+    assert not limiter.is_clear(4096)
+    assert not Limiter(pacer=Pacer(100)).is_clear(4096)
 
 
 async def test_being_cancelled_at_the_gate_gives_the_slot_back(autojump_clock: MockClock) -> None:

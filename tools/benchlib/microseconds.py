@@ -30,7 +30,8 @@ from tools.benchlib.place import Place, open_place
 
 __all__ = ["main"]
 
-_SIZE = 64 << 20  # bytes
+_SIZE = 64 << 20  # bytes; of the disk whose layers are called
+_DEVICE_SIZE = 512 << 20  # bytes; many times the read cache, so that each read under fio is a request
 _BLOCK = 4096  # bytes
 Call = Callable[[int], Awaitable[object]]
 
@@ -112,7 +113,7 @@ def _writer(layer: Store, data: bytes) -> Call:
 
 def print_devices(place: Place, depth: int, repeat: int) -> None:
     """A row for the worker of a real attachment, and one for the peer."""
-    device = place.run("attach", place.make_disk("io", _SIZE), "--name", "io")
+    device = place.run("attach", place.make_disk("io", _DEVICE_SIZE), "--name", "io")
     fio.fill(device)
     workers = Meter(tuple(place.processes("worker")))
     read, write = (_device_us(device, pattern, depth, repeat, workers) for pattern in ("randread", "randwrite"))
