@@ -25,9 +25,10 @@ Invariants
 6. Urgency, for Throttle below: what a flush or a writer without room waits for goes first (FLUSH); what is sent because
    room is getting short goes along with reads (READ); what is sent because it is old yields to reads (DRAIN). Of the
    last kind at most IDLE_IN_FLIGHT are on their way, so that a flush never waits for many that go last.
-   Where the last SINGLES flushes came after one write each, as a log's commits do, the next such write goes at once
-   and returns when it is durable, and its flush has nothing to do: waiting in the flush instead would hold up whatever
-   else the loop driver has to start meanwhile. Should the guess be wrong, that is one slow write for each flush.
+   Where the last SINGLES flushes came after one write each, every one in or right behind the place of the one before,
+   as a log's commits do, the next such write goes at once and returns when it is durable, and its flush has nothing to
+   do: waiting in the flush instead would hold up whatever else the loop driver has to start meanwhile. Should the guess
+   be wrong, that is one slow write for each flush; writes all over the disk would make it wrong often.
 7. After a permanent failure every later write and flush fails (as the kernel expects of a disk that lost data), until
    the disk is detached, and so do those that wait. Reads go on to see what was accepted.
 8. Memory beyond the ring is bounded: a run of several pieces is joined into a copy when it is sent, and no run is
@@ -89,7 +90,9 @@ class WriteBack(Store):
         self._generation = 0
         self._flushing = -1  # the youngest generation that a flush waits for
         self._since_flush = 0  # records accepted since a flush began
-        self._singles = 0  # flushes in a row that came after one record each
+        self._newest: Extent = (0, 0)  # start and end of the last record accepted
+        self._log: Extent = (0, 0)  # likewise of the last record that was alone before its flush
+        self._singles = 0  # flushes in a row that came after one record each, of one log
         self._send_until = 0  # records that begin before this position are to be sent now
         self._urgency = Priority.READ  # of what is to be sent now
         self._due = math.inf  # when the oldest record that nobody asked for is to be sent
@@ -141,7 +144,7 @@ class WriteBack(Store):
             await self._accept_in_turn(lambda: self._ring.append(offset, data))
             return
         self._accept(record)
-        if self._singles >= SINGLES and self._since_flush == 1:
+        if self._singles >= SINGLES and self._since_flush == 1 and self._goes_on(offset):
             await self._send_through(record)
 
     async def zero(self, offset: int, length: int) -> None:
@@ -151,8 +154,7 @@ class WriteBack(Store):
     async def flush(self) -> None:
         self._raise_if_failed()
         if self._since_flush:
-            self._singles = self._singles + 1 if self._since_flush == 1 else 0
-            self._since_flush = 0
+            self._look_for_log()
         oldest = self._ledger.oldest_generation()
         if oldest is not None:
             if self._ledger.has(self._generation):
@@ -188,6 +190,7 @@ class WriteBack(Store):
         self._ledger.settle(record)
         self._queue.append(record)
         self._since_flush += 1
+        self._newest = (record.offset, record.offset + record.length)
         if generation <= self._flushing:
             self._send_all(Priority.FLUSH)  # it replaced content that a flush waits for (invariant 5)
         elif self._ring.used * _SHARE > self._ring.capacity:
@@ -195,6 +198,19 @@ class WriteBack(Store):
         elif self._due == math.inf:
             self._due = trio.current_time() + self._idle_s
             self._wake.set()
+
+    def _look_for_log(self) -> None:
+        """A flush begins, after at least one record."""
+        if self._since_flush > 1:
+            self._singles = 0
+        else:
+            self._singles = self._singles + 1 if self._goes_on(self._newest[0]) else 1
+            self._log = self._newest
+        self._since_flush = 0
+
+    def _goes_on(self, offset: int) -> bool:
+        """Whether what begins here is in the place of the log's last record, or right behind it."""
+        return self._log[0] <= offset <= self._log[1]
 
     def _send_all(self, urgency: Priority) -> None:
         older = self._blocked or (self._queue and self._queue[0].position < self._send_until)

@@ -53,7 +53,7 @@ async def test_a_log_is_written_through(ring: Ring, autojump_clock: trio.testing
     service = SlowService(latency_s=1.0)
     async with trio.open_nursery() as nursery:
         cache = WriteBack(service, ring, nursery, idle_s=1000)
-        await commit(cache, SINGLES)
+        await commit(cache, SINGLES, 8 - SINGLES)
         await cache.write(8 * 4096, b"y" * 4096)
         assert service.writes[-1] == (8 * 4096, 4096)
         before = trio.current_time()
@@ -62,11 +62,36 @@ async def test_a_log_is_written_through(ring: Ring, autojump_clock: trio.testing
         nursery.cancel_scope.cancel()
 
 
+async def test_the_last_block_of_a_log_may_be_written_again(ring: Ring, autojump_clock: trio.testing.MockClock) -> None:
+    service = SlowService(latency_s=1.0)
+    async with trio.open_nursery() as nursery:
+        cache = WriteBack(service, ring, nursery, idle_s=1000)
+        for _ in range(SINGLES):
+            await commit(cache, 1, 8)
+        await cache.write(8 * 4096, b"y" * 4096)
+        assert service.writes == [(8 * 4096, 4096)] * (SINGLES + 1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_single_writes_all_over_the_disk_are_no_log(ring: Ring, autojump_clock: trio.testing.MockClock) -> None:
+    """A rollback journal's commits: each write through would cost what the flush after it costs anyway."""
+    service = SlowService(latency_s=1.0)
+    async with trio.open_nursery() as nursery:
+        cache = WriteBack(service, ring, nursery, idle_s=1000)
+        for page in (1, 100, 50, 100, 50, 1, 200, 201):
+            await commit(cache, 1, page)
+        for page in (100, 50):
+            before = trio.current_time()
+            await cache.write(page * 4096, b"y" * 4096)
+            assert trio.current_time() == before
+        nursery.cancel_scope.cancel()
+
+
 async def test_only_the_first_write_after_a_flush_waits(ring: Ring, autojump_clock: trio.testing.MockClock) -> None:
     service = SlowService(latency_s=1.0)
     async with trio.open_nursery() as nursery:
         cache = WriteBack(service, ring, nursery, idle_s=1000)
-        await commit(cache, SINGLES)
+        await commit(cache, SINGLES, 8 - SINGLES)
         await cache.write(8 * 4096, b"y" * 4096)
         before = trio.current_time()
         await cache.write(9 * 4096, b"y" * 4096)
@@ -81,7 +106,7 @@ async def test_a_write_through_that_is_replaced_or_fails(ring: Ring, autojump_cl
     service = SlowService(latency_s=1.0)
     async with trio.open_nursery() as nursery:
         cache = WriteBack(service, ring, nursery, idle_s=1000)
-        await commit(cache, SINGLES)
+        await commit(cache, SINGLES, 8 - SINGLES)
         async with trio.open_nursery() as writers:
             writers.start_soon(cache.write, 8 * 4096, b"y" * 4096)
             await trio.testing.wait_all_tasks_blocked()
@@ -91,7 +116,7 @@ async def test_a_write_through_that_is_replaced_or_fails(ring: Ring, autojump_cl
         await commit(cache, SINGLES, 16)
         service.broken = True
         with pytest.raises(StoreError):
-            await cache.write(0, b"y" * 4096)
+            await cache.write((16 + SINGLES) * 4096, b"y" * 4096)
         nursery.cancel_scope.cancel()
 
 
