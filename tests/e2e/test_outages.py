@@ -153,7 +153,12 @@ def pause(seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "seconds",
-    [1, 8, pytest.param(30, marks=pytest.mark.long), pytest.param(300, marks=pytest.mark.long)],
+    [
+        1,
+        8,
+        pytest.param(30, marks=pytest.mark.long),
+        pytest.param(300, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+    ],
 )
 @pytest.mark.parametrize("away", WAYS, ids=name_of)
 def test_within_io_timeout(far: Far, away: Away, seconds: int) -> None:
