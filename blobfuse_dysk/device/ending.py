@@ -104,7 +104,7 @@ def clear_dead(run: str, dev: str, found: dict[str, Any], *, patience_s: float =
     name = found["name"]
     if not _wait_orphan(run, found, patience_s):
         _kill(found["worker"])
-    device = loop.bound_to(state.disk_path(run, name), found["device"])
+    device = loop.bound_to(state.disk_path(run, name), found["device"], found.get("connection"))
     if device:
         loop.clear(device)
     fusefd.unmount(state.mount_path(run, name))

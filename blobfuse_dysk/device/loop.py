@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import struct
+import sys
 import time
 
 from blobfuse_dysk.errors import DeviceError
@@ -28,7 +29,7 @@ __all__ = [
 
 _CONTROL = "/dev/loop-control"
 _SYSFS = "/sys/block"
-_LOOP_CLR_FD, _LOOP_CONFIGURE, _LOOP_CTL_GET_FREE = 0x4C01, 0x4C0A, 0x4C82
+_LOOP_CLR_FD, _LOOP_GET_STATUS64, _LOOP_CONFIGURE, _LOOP_CTL_GET_FREE = 0x4C01, 0x4C05, 0x4C0A, 0x4C82
 _READ_ONLY, _AUTOCLEAR, _PARTSCAN, _DIRECT_IO = 1, 4, 8, 16
 # struct loop_config: fd, block_size; struct loop_info64: device, inode, rdevice, offset, sizelimit, number,
 # encrypt_type, encrypt_key_size, flags, file_name, crypt_name, encrypt_key, init; reserved
@@ -105,18 +106,37 @@ def backing_file(device: str) -> str | None:
     return _read(f"{_SYSFS}/loop{match[1]}/loop/backing_file") if match else None
 
 
-def bound_to(path: str, device: str | None = None) -> str | None:
+def bound_to(path: str, device: str | None = None, connection: int | None = None) -> str | None:
     """The loop device that has the file `path` behind it, by the kernel's own list; None if there is none.
 
     device: the one that it was put on, if that is known. Then it is also found once the file's mount is detached, when
-    the kernel shows no more of the path than the part inside the mount.
+    the kernel shows no more of the path than the part inside the mount. connection: the number of that mount's FUSE
+    connection. Then it is also found by who attached in another mount namespace, with another root, whose path for the
+    same file is another one (a chroot, a container).
     """
-    if device and backing_file(device) in (path, f"/{os.path.basename(path)}"):
-        return device
+    if device and (shown := backing_file(device)):
+        if shown in (path, f"/{os.path.basename(path)}"):
+            return device
+        if connection is not None and _device_behind(device) == os.makedev(0, connection):
+            return device
     for name in os.listdir(_SYSFS):
         if name.startswith("loop") and _read(f"{_SYSFS}/{name}/loop/backing_file") == path:
             return f"/dev/{name}"
     return None
+
+
+def _device_behind(device: str) -> int | None:
+    """The number of the file system that has the file behind a loop device; None if it has none."""
+    info = bytearray(_CONFIG.size)  # more than struct loop_info64 takes; its first field is lo_device
+    try:
+        fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(fd, _LOOP_GET_STATUS64, info)
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+    return int.from_bytes(info[:8], sys.byteorder)
 
 
 def tune(device: str, *, read_ahead_kb: int = _READ_AHEAD_KB) -> list[str]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
+from blobfuse_dysk.device.loop import backing_file
 from blobfuse_dysk.testing import PageBlobServer
 from tests.e2e.kit import BIN, Node, faulty_node, until
 from tests.e2e.test_bad_input import other_node
+from tests.namespaces import need_private_mounts
 
 __all__ = ["faulty_node"]
 
@@ -169,3 +172,21 @@ def test_a_signal_to_attach_leaves_nothing(node: Node, number: signal.Signals) -
     if number == signal.SIGINT:
         assert (process.returncode, err.strip()) == (130, "dyskctl: interrupted")
     until(node.nothing_left, "the end of what had been begun")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_attached_under_another_root(node: Node, force: bool) -> None:
+    """In a mount namespace and a chroot of its own: the kernel's path of the file behind the device is another one."""
+    need_private_mounts()
+    root = node.dirs.root / "root"
+    root.mkdir()
+    enter = 'mount --rbind / "$0" && mount --make-rslave "$0" && exec chroot "$0" "$@"'
+    inside = ["unshare", "--mount", "sh", "-c", enter, str(root)]
+    done = node.run(*inside, str(BIN / "dyskctl"), "attach", node.create())
+    assert done.code == 0, done
+    device = done.out.strip()
+    assert (backing_file(device) or "").startswith(str(root)), "or else this shows nothing"
+    with Path(device).open("rb"):
+        assert force or "has it open" in node.dyskctl("detach", "data").err
+    node.ok("detach", "data", *["--force"] * force)
+    assert node.nothing_left()
