@@ -129,7 +129,7 @@ def detach(target: str, *, force: bool = False, timeout_s: float | None = None) 
             raise
         found = {"name": target, "device": None, "holder": None, "worker": None}  # no state that can be read
     name = found["name"]
-    device = loop.bound_to(state.disk_path(run, name), found["device"], found.get("connection"))
+    device = ending.device_of(run, found)
     if not force and device:
         ending.refuse_busy(name, device)
     let_go(name)
@@ -245,7 +245,7 @@ def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str | None)
         other = found["name"]
         if state.alive(found["holder"]) or (found["disk"] != address.key and other != name):
             continue
-        device = loop.bound_to(state.disk_path(run, other), found["device"], found.get("connection"))
+        device = ending.device_of(run, found)
         if device and users(device):
             raise AttachedError(
                 f"{other} is dead, but its device {device} is still used", remedy=f"dyskctl detach {other} --force"

@@ -15,7 +15,7 @@ from blobfuse_dysk.device.control import Control
 from blobfuse_dysk.device.usage import users
 from blobfuse_dysk.errors import BusyError, DeviceError
 
-__all__ = ["await_end", "by_force", "clear_dead", "refuse_busy", "wait_end", "watch"]
+__all__ = ["await_end", "by_force", "clear_dead", "device_of", "refuse_busy", "wait_end", "watch"]
 
 _SPARE_S = 60.0  # beyond io-timeout, for the last flush and the end of both processes
 _BUSY_S = 1.0  # for programs that look at every new device (udev) to be done with it
@@ -93,6 +93,11 @@ def _reason(found: dict[str, Any]) -> str:
     return "the service has not taken the last writes yet"
 
 
+def device_of(run: str, found: dict[str, Any]) -> str | None:
+    """The loop device that has an attachment's disk behind it now, by the kernel's own list; None if none has."""
+    return loop.bound_to(state.disk_path(run, found["name"]), found["device"], found.get("connection"))
+
+
 def clear_dead(run: str, dev: str, found: dict[str, Any], *, patience_s: float = _ORPHAN_S) -> None:
     """Take away what a dead holder left: loop device, mount, directory, /dev/dysk/NAME.
 
@@ -104,7 +109,7 @@ def clear_dead(run: str, dev: str, found: dict[str, Any], *, patience_s: float =
     name = found["name"]
     if not _wait_orphan(run, found, patience_s):
         _kill(found["worker"])
-    device = loop.bound_to(state.disk_path(run, name), found["device"], found.get("connection"))
+    device = device_of(run, found)
     if device:
         loop.clear(device)
     fusefd.unmount(state.mount_path(run, name))
