@@ -146,31 +146,27 @@ class Retry(Store):
 
     async def zero(self, offset: int, length: int) -> None:
         """Zero, likewise."""
-        call = self._begin()
-        try:
-            await self._run(call, None, "zero", True, self._inner.zero, offset, length)
-        finally:
-            self._end(call)
+        await self._call("zero", True, self._inner.zero, offset, length)
 
     async def flush(self) -> None:
         """Flush, likewise."""
-        call = self._begin()
-        try:
-            await self._run(call, None, "flush", True, self._inner.flush)
-        finally:
-            self._end(call)
+        await self._call("flush", True, self._inner.flush)
 
     async def extents(self, offset: int, length: int) -> list[Extent]:
         """Ask for extents, likewise."""
-        call = self._begin()
-        try:
-            return await self._run(call, None, "page list", False, self._inner.extents, offset, length)
-        finally:
-            self._end(call)
+        return await self._call("page list", False, self._inner.extents, offset, length)
 
     async def aclose(self) -> None:
         """Close the layer below."""
         await self._inner.aclose()
+
+    async def _call(self, what: str, modifies: bool, call: Callable[..., Awaitable[T]], *args: object) -> T:
+        """A call that is never made directly."""
+        of = self._begin()
+        try:
+            return await self._run(of, None, what, modifies, call, *args)
+        finally:
+            self._end(of)
 
     async def _run(
         self,
