@@ -6,19 +6,27 @@ killer looks elsewhere (oom_score_adj). At the end of a shutdown systemd kills e
 is still mounted; it spares those whose command line begins with @. Sources: mlockall(2), PR_SET_IO_FLUSHER(2const),
 proc_pid_oom_score_adj(5), https://systemd.io/ROOT_STORAGE_DAEMONS. (That page wants it for daemons of an initrd only,
 lest they keep the root file system from being unmounted. These two hold no file there open for writing.)
+
+Memory that is had after `harden` is there at once, all of it, not page by page as it is touched. This is not for speed.
+The kernel copies a request into a buffer of the worker; if a page of that has yet to be brought in while the worker is
+being killed, the copy fails, and so does the request: with EIO, and it is not sent again to the next worker. What was
+mapped before, and what is mapped within `when_touched`, comes in page by page.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+from collections.abc import Iterator
 
-__all__ = ["harden"]
+__all__ = ["forgo", "harden", "when_touched"]
 
 _PR_SET_NAME = 15
 _PR_SET_IO_FLUSHER = 57
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _CAP_IPC_LOCK = 14
+_CAPABILITY_VERSION = 0x20080522  # linux/capability.h: 64 bits, in two words
 
 
 def harden(title: str) -> list[str]:
@@ -30,8 +38,8 @@ def harden(title: str) -> list[str]:
     if not _has_capability(_CAP_IPC_LOCK):
         # Without it, memory beyond RLIMIT_MEMLOCK could not be had at all once future pages are locked.
         warnings.append("memory is not locked: CAP_IPC_LOCK is missing")
-    elif libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT):
-        # ONFAULT: pages stay once touched; without it every untouched buffer and library page would be brought in.
+    elif libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) or libc.mlockall(_MCL_FUTURE) or _fill_heap(libc):
+        # ONFAULT for what is mapped already: without it every page of every library would be brought in.
         warnings.append(f"memory is not locked: mlockall: {os.strerror(ctypes.get_errno())}")
     if libc.prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0):
         warnings.append(f"allocations may wait for this disk: PR_SET_IO_FLUSHER: {os.strerror(ctypes.get_errno())}")
@@ -43,12 +51,51 @@ def harden(title: str) -> list[str]:
     return warnings
 
 
+@contextlib.contextmanager
+def when_touched() -> Iterator[None]:
+    """For a large mapping that fills slowly: what is mapped within comes into memory, and stays, page by page."""
+    libc = ctypes.CDLL(None)
+    if not _has_capability(_CAP_IPC_LOCK):
+        yield
+        return
+    libc.mlockall(_MCL_FUTURE | _MCL_ONFAULT)
+    try:
+        yield
+    finally:
+        libc.mlockall(_MCL_FUTURE)
+
+
+def forgo(capability: int) -> None:
+    """Give a capability up for good, if there is such a one: a bit number of linux/capability.h. Source: capset(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    words = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, for the low bits and for the high ones
+    if libc.capget(header, words):
+        return
+    for kind in range(3):
+        words[capability // 32 * 3 + kind] &= ~(1 << capability % 32)
+    libc.capset(header, words)
+
+
+def _fill_heap(libc: ctypes.CDLL) -> int:
+    """Bring in what malloc() has now and may hand out again. Source: proc_pid_stat(5), field 47."""
+    start = _own_stat(47)
+    libc.sbrk.restype = ctypes.c_void_p
+    end = libc.sbrk(ctypes.c_ssize_t(0))
+    return int(libc.mlock(ctypes.c_void_p(start), ctypes.c_size_t(end - start))) if 0 < start < end else 0
+
+
 def _mark_command_line() -> None:
     """Make the first character of our command line an @, as /proc shows it. Source: proc_pid_stat(5), field 48."""
-    with open("/proc/self/stat", "rb") as file:
-        arg_start = int(file.read().rpartition(b")")[2].split()[45])
+    arg_start = _own_stat(48)
     if arg_start:
         ctypes.memset(arg_start, ord("@"), 1)
+
+
+def _own_stat(field: int) -> int:
+    """A field of proc_pid_stat(5), by its number there."""
+    with open("/proc/self/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[field - 3])
 
 
 def _has_capability(number: int) -> bool:

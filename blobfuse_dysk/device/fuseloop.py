@@ -12,12 +12,17 @@ pyfuse3 finds what it waits with in a module attribute, `pyfuse3.trio` (its asyn
 Under load a task that has sent an answer thus finds the next request and begins it in the same step. Worth 4 to 8
 microseconds of 76 a request (random 4 KiB reads at depth 32, with and without `install`, in turns).
 
+Each task has a buffer for requests of its own, of 1 MiB and all in memory from its first request on (see armour). So
+tasks are woken last parked, first woken, which leaves those beyond the load's depth without one, and `shed` ends tasks
+that were not needed for a while. (pyfuse3 has a rule for that, too: a task that has answered ends when too many wait.
+Under bursts it would end and start tasks all the time.)
+
 Invariants
 1. No task returns from waiting unless a request is there in that moment, and it takes it before anything else runs:
    pyfuse3 takes a read that finds nothing for the end. (The watcher's wake-up alone does not say it: another task may
    have taken the request since.)
 2. While any task is parked, there is a watcher, or a task was unparked to become it. A task that was unparked and takes
-   a request instead unparks the next.
+   a request instead unparks the next. (Those that `shed` unparks were not meant: it changes nothing for the others.)
 3. Requests that are answered without waiting cannot keep trio from its other work: after MOST_IN_A_ROW there is a
    checkpoint.
 4. While held (`Turnstile.drain`) no task returns from waiting, so no request is taken. A task of the pool that is not
@@ -36,6 +41,8 @@ import trio
 __all__ = ["Turnstile", "install"]
 
 MOST_IN_A_ROW = 16
+SPARE = 8  # tasks that may wait for nothing as long as they like
+SHED_S = 10.0  # the others may for so long
 _LOOK_S = 0.002  # between looks at whether all tasks are held
 
 
@@ -53,7 +60,9 @@ class Turnstile:
     def __init__(self) -> None:
         self._poll: select.poll | None = None
         self._watched = False
-        self._parked = trio.lowlevel.ParkingLot()
+        self._parked: dict[trio.lowlevel.Task, None] = {}  # in the order of their coming
+        self._least_parked = 0  # since `shed` looked
+        self._leaving: set[trio.lowlevel.Task] = set()
         self._closed = False
         self._in_a_row = 0
         self._fd = -1
@@ -81,19 +90,19 @@ class Turnstile:
             if self._hold is not None:
                 await self._be_held(self._hold)
             elif self._watched:
-                await self._parked.park()
+                await self._park()
             else:
                 await self._watch(fd)
             if self._hold is None and there(0):
                 if not self._watched:
-                    self._parked.unpark()
+                    self._unpark()
                 return
         raise trio.ClosedResourceError("the FUSE session ends")
 
     def notify_closing(self, fd: int) -> None:
         """Make all waiting end."""
         self._closed = True
-        self._parked.unpark_all()
+        self._unpark_all()
         if self._hold is not None:
             self._hold.set()
         trio.lowlevel.notify_closing(fd)
@@ -105,7 +114,7 @@ class Turnstile:
         ends; then requests are taken as before.
         """
         self._hold = trio.Event()
-        self._parked.unpark_all()
+        self._unpark_all()
         trio.lowlevel.notify_closing(self._fd)  # for the watcher
         deadline = trio.current_time() + limit_s
         while not self._closed and trio.current_time() < deadline:
@@ -121,6 +130,16 @@ class Turnstile:
         if self._hold is not None:
             self._hold.set()
             self._hold = None
+
+    async def shed(self) -> None:
+        """For ever: end the tasks that were parked all through the last SHED_S seconds, down to SPARE of them."""
+        while True:
+            self._least_parked = len(self._parked)
+            await trio.sleep(SHED_S)
+            for task in list(self._parked)[: max(0, self._least_parked - SPARE)]:
+                del self._parked[task]
+                self._leaving.add(task)
+                trio.lowlevel.reschedule(task)
 
     async def _be_held(self, hold: trio.Event) -> None:
         task = trio.lowlevel.current_task()
@@ -140,7 +159,31 @@ class Turnstile:
                 raise
         finally:
             self._watched = False
-            self._parked.unpark()
+            self._unpark()
+
+    async def _park(self) -> None:
+        """Wait for an `_unpark`; raises ClosedResourceError, which ends the task, if it came from `shed`."""
+        task = trio.lowlevel.current_task()
+        self._parked[task] = None
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            del self._parked[task]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if task in self._leaving:
+            self._leaving.remove(task)
+            raise trio.ClosedResourceError("this task is not needed")
+
+    def _unpark(self) -> None:
+        """Wake the last that came."""
+        if self._parked:
+            trio.lowlevel.reschedule(self._parked.popitem()[0])
+            self._least_parked = min(self._least_parked, len(self._parked))
+
+    def _unpark_all(self) -> None:
+        while self._parked:
+            self._unpark()
 
 
 class _Trio:

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from blobfuse_dysk.azure.identity import Credential
+from blobfuse_dysk.device import armour
 from blobfuse_dysk.device.config import Config
 from blobfuse_dysk.store.ring import Ring
 from blobfuse_dysk.store.stack import ResumeState, Stack, StackOptions, open_stack
@@ -24,7 +25,8 @@ async def open_real_stack(
 ) -> AsyncIterator[Stack]:
     """Open the disk that the configuration names; see store/stack.py."""
     options = StackOptions.of(config.options, config.node)
-    ring = Ring(ring_fd, config.options.write_cache_size) if options.writes_back else None
+    with armour.when_touched():
+        ring = Ring(ring_fd, config.options.write_cache_size) if options.writes_back else None
     try:
         async with open_stack(config.address, credential, options, resume=held, ring=ring, on_state=on_state) as stack:
             yield stack

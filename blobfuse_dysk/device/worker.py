@@ -22,6 +22,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ _START_S = 60.0  # for the first opening of the block layer, while somebody wait
 _ORPHAN_S = 8.0  # for the last flush and the release of the lease when the holder is dead
 _RELEASE_S = 5.0  # for the release of the lease when the attach fails
 _AGAIN_S = 2.0  # between attempts to open the block layer once more
-_IDLE_TASKS = 32  # that wait for FUSE requests; more are started as needed
+_MOST_TASKS = MAX_BACKGROUND + 32  # that serve FUSE requests; flushes and questions about the file come on top
+_STACK_BYTES = 1 << 20  # of a thread (for a name service, for instance), which is in memory whole, see armour
+_CAP_SYS_RESOURCE = 24
 _log = logging.getLogger(__name__)
 
 
@@ -167,8 +170,9 @@ class Worker:
 
     def _left_behind(self, reason: DyskError) -> DyskError | None:
         """What to say at the end when another node has the disk, and writes nobody flushed will never get there."""
-        if is_empty(self._ring_fd):
-            return None
+        with armour.when_touched():
+            if is_empty(self._ring_fd):
+                return None
         return DyskError(
             f"it ended, but data was lost: {reason}",
             remedy="what was written last and not flushed is gone; look at the disk where it is attached now",
@@ -259,8 +263,9 @@ class Worker:
         pyfuse3.init(self._file, self._replay.mountpoint, set())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_connection)
+            nursery.start_soon(self._turnstile.shed)
             with self._fuse_scope:
-                await pyfuse3.main(min_tasks=_IDLE_TASKS, max_tasks=MAX_BACKGROUND + _IDLE_TASKS)
+                await pyfuse3.main(min_tasks=_MOST_TASKS, max_tasks=_MOST_TASKS)
             nursery.cancel_scope.cancel()
         self._aborted = not self._closing.is_set()
         self._begin_end()
@@ -372,6 +377,10 @@ def main(opener: OpenStack = open_real_stack) -> int:
     logging.basicConfig(level=logging.INFO, handlers=[LogHandler("dysk-worker", briefing.name, briefing.log)])
     for warning in armour.harden("dysk-worker"):
         _log.warning("%s", warning)
+    # With it libfuse makes a pipe large enough for any request and splices each through that, which costs a small one a
+    # quarter of its time. Without it reads them into its buffers, whatever the machine.
+    armour.forgo(_CAP_SYS_RESOURCE)
+    threading.stack_size(_STACK_BYTES)
     worker = Worker(channel, briefing, opener)
     if briefing.standby:
         turn = await_go(channel)

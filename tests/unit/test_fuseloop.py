@@ -194,3 +194,50 @@ async def test_all_else_is_trios_own(kernel: tuple[socket.socket, Session]) -> N
     _, session = kernel
     assert session.trio.open_nursery is trio.open_nursery
     assert session.trio.lowlevel.current_task() is trio.lowlevel.current_task()
+
+
+async def test_the_last_that_came_takes_the_next(kernel: tuple[socket.socket, Session]) -> None:
+    """So that as few tasks as possible ever have a request, and with it a buffer."""
+    ours, session = kernel
+    takers: set[str] = set()
+
+    async def note() -> None:
+        takers.add(trio.lowlevel.current_task().name)
+        await trio.lowlevel.checkpoint()
+
+    session.answer = note
+    async with trio.open_nursery() as nursery:
+        for number in range(3 * TASKS):
+            nursery.start_soon(session.task, name=f"{number}")
+        for count in range(1, 10 * TASKS):
+            await trio.testing.wait_all_tasks_blocked()
+            ours.send(b"x")
+            await session.until(count)
+        nursery.cancel_scope.cancel()
+    assert len(takers) <= 3  # the first watcher, the one that watches while that one answers, the last that came
+
+
+async def test_tasks_that_nothing_needs_end(
+    kernel: tuple[socket.socket, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the spare ones and the watcher, and none that was needed meanwhile."""
+    ours, session = kernel
+    monkeypatch.setattr(fuseloop, "SPARE", 2)
+    monkeypatch.setattr(fuseloop, "SHED_S", 0.2)
+    session.answer = trio.sleep_forever
+    many = TASKS + 3
+    async with trio.open_nursery() as nursery:
+        for _ in range(many):
+            nursery.start_soon(session.task)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(session.trio.lowlevel.shed)
+        await trio.testing.wait_all_tasks_blocked()
+        for count in (1, 2):
+            ours.send(b"x")
+            await session.until(count)
+        await trio.sleep(1.0)
+        assert session.ended == many - 2 - 1 - 2  # two have a request, one watches, two are spare
+        for count in (3, 4, 5):
+            ours.send(b"x")
+            await session.until(count)
+        nursery.cancel_scope.cancel()

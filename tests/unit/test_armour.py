@@ -1,0 +1,85 @@
+"""What a hardened process has, in one that the test starts: memory, and capabilities."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import need
+
+MIB = 1 << 20
+FRAME = """
+import ctypes, mmap, re
+from blobfuse_dysk.device import armour
+
+def resident(address, length):
+    "Bytes of a mapping that are in memory (mincore(2))."
+    pages = (ctypes.c_ubyte * (length // 4096))()
+    assert ctypes.CDLL(None).mincore(ctypes.c_void_p(address), ctypes.c_size_t(length), pages) == 0
+    return sum(page & 1 for page in pages) * 4096
+
+def address(mapping):
+    return ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+
+def effective():
+    return int(re.search(r"CapEff:\\s*(\\w+)", open("/proc/self/status").read())[1], 16)
+
+"""
+
+
+def hardened(program: str) -> str:
+    """Run a program after `FRAME`, in a process of its own; returns what it printed."""
+    need(os.geteuid() == 0, "locking memory takes root")
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", FRAME + program]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+
+def test_memory_is_there_before_it_is_touched() -> None:
+    program = f"""
+before = mmap.mmap(-1, 8 * {MIB}, mmap.MAP_PRIVATE)
+armour.harden("test")
+after = mmap.mmap(-1, 8 * {MIB}, mmap.MAP_PRIVATE)
+with armour.when_touched():
+    slow = mmap.mmap(-1, 8 * {MIB})
+last = mmap.mmap(-1, 8 * {MIB}, mmap.MAP_PRIVATE)
+print(*[resident(address(each), 8 * {MIB}) // {MIB} for each in (before, after, slow, last)])
+"""
+    assert hardened(program) == "0 8 0 8"
+
+
+def test_so_is_what_malloc_hands_out() -> None:
+    """From the heap of before, from its growth, and from mappings of its own; what was freed once included."""
+    program = f"""
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+libc.mallopt(M_MMAP_THRESHOLD, 32 * {MIB})
+holes = [libc.malloc(ctypes.c_size_t({MIB})) for _ in range(4)]  # nobody writes to them
+keep = libc.malloc(ctypes.c_size_t(4096))
+for hole in holes:
+    libc.free(ctypes.c_void_p(hole))
+armour.harden("test")
+count = 0
+for size in (1 * {MIB}, 3 * {MIB}, 16 * {MIB}, 40 * {MIB}):
+    start = libc.malloc(ctypes.c_size_t(size))
+    first = -(-start // 4096) * 4096
+    length = (start + size) // 4096 * 4096 - first
+    count += resident(first, length) == length
+print(count)
+"""
+    assert hardened(program) == "4"
+
+
+def test_a_capability_is_given_up() -> None:
+    program = """
+before = effective()
+for capability in (25, 38):  # CAP_SYS_TIME and CAP_PERFMON, one of each word
+    armour.forgo(capability)
+armour.forgo(62)  # there is none
+print(before & ~effective() == before & (1 << 25 | 1 << 38), effective() & (1 << 25 | 1 << 38), effective() > 0)
+"""
+    assert hardened(program) == "True 0 True"
