@@ -27,10 +27,12 @@ _PR_SET_IO_FLUSHER = 57
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _CAP_IPC_LOCK = 14
 _CAPABILITY_VERSION = 0x20080522  # linux/capability.h: 64 bits, in two words
+_filled_at_once = False  # whether what is mapped from now on comes into memory whole
 
 
 def harden(title: str) -> list[str]:
     """Do all of it for this process and name it `title` (15 bytes count); return a warning for each that failed."""
+    global _filled_at_once
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NAME, title.encode()[:15], 0, 0, 0)
     warnings = []
@@ -41,6 +43,8 @@ def harden(title: str) -> list[str]:
     elif libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) or libc.mlockall(_MCL_FUTURE) or _fill_heap(libc):
         # ONFAULT for what is mapped already: without it every page of every library would be brought in.
         warnings.append(f"memory is not locked: mlockall: {os.strerror(ctypes.get_errno())}")
+    else:
+        _filled_at_once = True
     if libc.prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0):
         warnings.append(f"allocations may wait for this disk: PR_SET_IO_FLUSHER: {os.strerror(ctypes.get_errno())}")
     try:
@@ -53,11 +57,14 @@ def harden(title: str) -> list[str]:
 
 @contextlib.contextmanager
 def when_touched() -> Iterator[None]:
-    """For a large mapping that fills slowly: what is mapped within comes into memory, and stays, page by page."""
-    libc = ctypes.CDLL(None)
-    if not _has_capability(_CAP_IPC_LOCK):
+    """For a large mapping that fills slowly: what is mapped within comes into memory, and stays, page by page.
+
+    That is so anyway, and nothing is changed, in a process that `harden` has not made otherwise.
+    """
+    if not _filled_at_once:
         yield
         return
+    libc = ctypes.CDLL(None)
     libc.mlockall(_MCL_FUTURE | _MCL_ONFAULT)
     try:
         yield

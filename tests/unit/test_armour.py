@@ -74,6 +74,15 @@ print(count)
     assert hardened(program) == "4"
 
 
+def test_a_process_that_is_not_hardened_stays_so() -> None:
+    program = f"""
+with armour.when_touched():
+    pass
+print(resident(address(after := mmap.mmap(-1, 8 * {MIB}, mmap.MAP_PRIVATE)), 8 * {MIB}))
+"""
+    assert hardened(program) == "0"
+
+
 def test_a_capability_is_given_up() -> None:
     program = """
 before = effective()
