@@ -19,8 +19,7 @@ from tests.conftest import need
 from tools.benchlib import fio, leftovers
 from tools.benchlib.bench import OURS, Bench
 from tools.benchlib.meter import Meter
-from tools.benchlib.peers import sdk
-from tools.benchlib.peers.nbdfuse import nbdfuse_device
+from tools.benchlib.peers import nbdfuse, prototype, sdk
 from tools.benchlib.place import open_place
 from tools.benchlib.plan import TINY
 from tools.benchlib.processes import cpu_seconds, pss_bytes, rss_bytes
@@ -99,7 +98,7 @@ def test_io_is_measured_with_its_cost_and_beside_peers() -> None:
         assert calls["iops"] > 0
         assert calls["mean_us"] <= calls["p99_us"]
         need(shutil.which("nbdkit") and shutil.which("nbdfuse"), "nbdkit or nbdfuse is not installed")
-        with nbdfuse_device(place.url("io"), place.root) as (peer, processes):
+        with nbdfuse.nbdfuse_device(place.url("io"), place.root) as (peer, processes):
             assert Path(f"/sys/block/{Path(peer).name}/loop/dio").read_text().strip() == "1"
             assert fio.run(peer, job, Meter(processes))["iops"] > 0
 
@@ -113,6 +112,17 @@ def test_writes_with_fsync_are_counted() -> None:
     assert plain.values["requests_per_write"] == pytest.approx(1, abs=0.1)
     assert cached.values["requests_per_write"] < 0.5
     assert len(report.figures) == 8
+
+
+def test_contenders_take_turns_on_the_same_blob() -> None:
+    need(os.geteuid() == 0, "it attaches devices, which takes root")
+    need(shutil.which("nbdkit") and shutil.which("nbdfuse"), "nbdkit or nbdfuse is not installed")
+    report = run_section("beside").report
+    assert [figure.what for figure in report.figures] == [OURS, nbdfuse.NAME, prototype.NAME]
+    for figure in report.figures:
+        assert 0 < figure.values["least"] <= figure.values["iops"] <= figure.values["most"]
+        assert figure.values["cpu_us_per_io"] > 0
+        assert figure.values["requests_per_io"] == pytest.approx(1, abs=0.3)
 
 
 @pytest.mark.parametrize("name", ["mkfs", "streams", "memory"])

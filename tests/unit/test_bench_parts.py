@@ -139,6 +139,9 @@ def full_report(factor: float = 1.0) -> Report:
             **{**good, "iops": 7000 * factor},
         )
     add("random", "nbdfuse + nbdkit curl", {**at, "depth": 32}, iops=11_000, cpu_us_per_io=131)
+    add("beside", OURS, {**at, "depth": 32}, **good)
+    add("beside", "nbdfuse + nbdkit curl", {**at, "depth": 32}, iops=11_000, cpu_us_per_io=131)
+    add("beside", "plain prototype", {**at, "depth": 32}, iops=9_000, cpu_us_per_io=94)
     add("random", "azure-storage-blob", {**at, "depth": 1}, iops=1_000)
     add("random", "azure-storage-blob", {**at, "depth": 32}, iops=300)
     add("random", "wrk (ceiling of the server)", {**at, "depth": 32}, iops=20_000)
@@ -310,4 +313,4 @@ def test_ctrl_c_is_not_taken_for_a_failure() -> None:
 
 def test_sections_have_names_of_their_own() -> None:
     names = [section.name for section in SECTIONS]
-    assert len(set(names)) == len(names) == 10
+    assert len(set(names)) == len(names) == 11

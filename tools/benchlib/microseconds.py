@@ -4,8 +4,9 @@
 
 Each layer of the block layer is called by as many tasks as the depth says, on a server of this project without any
 service time; what a layer costs is the difference to the one below. The last rows are those of a real attachment under
-fio, user and system time of the worker, and of nbdfuse with nbdkit's curl plugin in the same run. CPU time of the least
-disturbed of several runs: on a machine that does other things as well, medians say more about those.
+fio, user and system time of the worker, and of nbdfuse with nbdkit's curl plugin and the plain prototype in one
+run. CPU time of the least disturbed of several runs: on a machine that does other things, medians say more about
+those.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from blobfuse_dysk.store.stack import Stack, StackOptions, open_stack
 from tools.benchlib import fio
 from tools.benchlib.meter import Meter
 from tools.benchlib.peers.nbdfuse import nbdfuse_device
+from tools.benchlib.peers.prototype import prototype_device
 from tools.benchlib.place import Place, open_place
 
 __all__ = ["main"]
@@ -112,7 +114,7 @@ def _writer(layer: Store, data: bytes) -> Call:
 
 
 def print_devices(place: Place, depth: int, repeat: int) -> None:
-    """A row for the worker of a real attachment, and one for the peer."""
+    """A row for the worker of a real attachment, and one for each peer."""
     device = place.run("attach", place.make_disk("io", _DEVICE_SIZE), "--name", "io")
     fio.fill(device)
     workers = Meter(tuple(place.processes("worker")))
@@ -121,7 +123,10 @@ def print_devices(place: Place, depth: int, repeat: int) -> None:
     place.run("detach", "io")
     with nbdfuse_device(place.url("io"), place.root) as (peer, processes):
         used = _device_us(peer, "randread", depth, repeat, Meter(processes))
-        print(f"| nbdfuse + nbdkit curl, likewise | | {used:.1f} | | |")
+        print(f"| nbdfuse + nbdkit curl, likewise | | {used:.1f} | | |", flush=True)
+    with prototype_device(place.url("io"), _DEVICE_SIZE, place.root) as (peer, processes):
+        used = _device_us(peer, "randread", depth, repeat, Meter(processes))
+        print(f"| plain prototype, likewise | | {used:.1f} | | |")
 
 
 def _device_us(device: str, pattern: fio.Pattern, depth: int, repeat: int, meter: Meter) -> float:

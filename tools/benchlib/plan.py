@@ -16,6 +16,7 @@ class Plan:
     ramp_s: float  # before the measured part of each run
     tier_ramp_s: float  # the same, where the limits of a tier are to be found first
     depths: tuple[tuple[float, tuple[int, ...]], ...]  # of random I/O, for each service time in milliseconds
+    rounds: int  # of contenders that take turns
     sdk_depths: tuple[int, ...]
     stream_depths: tuple[int, ...]
     tiers: tuple[str, ...]
@@ -28,6 +29,7 @@ class Plan:
     memory_mib: tuple[int, ...]  # sizes of the write cache
     memory_s: float
     database_s: float
+    database_rounds: int  # in each of which each cache mode has its turn
     pgbench_scale: int
     s3_mib: int  # size of the disk on s3backer
     s3_depths: tuple[int, ...]
@@ -39,6 +41,7 @@ FULL = Plan(
     ramp_s=1.0,
     tier_ramp_s=4.0,
     depths=((0, (1, 32, 64, 128)), (2, (1, 32, 64, 128)), (10, (1, 32, 128))),
+    rounds=9,
     sdk_depths=(1, 8, 32),
     stream_depths=(1, 32),
     tiers=("P10", "P20", "P30", "P40"),
@@ -50,7 +53,8 @@ FULL = Plan(
     stream_s=10.0,
     memory_mib=(16, 64, 256),
     memory_s=8.0,
-    database_s=12.0,
+    database_s=5.0,
+    database_rounds=4,
     pgbench_scale=10,
     s3_mib=16,
     s3_depths=(1, 32),
@@ -61,6 +65,7 @@ QUICK = Plan(
     ramp_s=0.3,
     tier_ramp_s=1.5,
     depths=((0, (32,)), (2, (64,))),
+    rounds=3,
     sdk_depths=(1,),
     stream_depths=(),
     tiers=("P20",),
@@ -73,6 +78,7 @@ QUICK = Plan(
     memory_mib=(16, 64),
     memory_s=1.0,
     database_s=1.0,
+    database_rounds=1,
     pgbench_scale=1,
     s3_mib=1,
     s3_depths=(32,),
@@ -84,6 +90,7 @@ TINY = Plan(
     ramp_s=0.1,
     tier_ramp_s=0.1,
     depths=((0, (4,)),),
+    rounds=1,
     sdk_depths=(2,),
     stream_depths=(),
     tiers=("P20",),
@@ -96,6 +103,7 @@ TINY = Plan(
     memory_mib=(16,),
     memory_s=0.3,
     database_s=0.3,
+    database_rounds=1,
     pgbench_scale=1,
     s3_mib=1,
     s3_depths=(32,),

@@ -10,6 +10,7 @@ from tools.benchlib.sections import (
     attaching,
     azurite,
     barriers,
+    beside,
     blank,
     databases,
     memory,
@@ -23,6 +24,7 @@ __all__ = ["SECTIONS"]
 
 SECTIONS: tuple[Section, ...] = (
     attaching.SECTION,
+    beside.SECTION,
     random.SECTION,
     tiers.SECTION,
     streams.SECTION,
