@@ -20,6 +20,7 @@ from tests.vm.scenarios import SCENARIOS
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "vm"
 HERE = Path(__file__).parent
+SUITE = "bookworm"
 
 
 def main() -> int:
@@ -30,19 +31,22 @@ def main() -> int:
     parser.epilog = f"scenarios:\n{titles}"
     parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help="default: all")
     parser.add_argument("--package", type=Path, help="a package that was built already; default: build one")
+    parser.add_argument("--suite", default=SUITE, help=f"Debian's release in the machines; default: {SUITE}")
     parser.add_argument("--cuts", type=int, default=4, help="power cuts of the scenario power; default: 4")
     parser.add_argument("--keep", action="store_true", help="keep the machines' consoles")
     options = parser.parse_args()
     unknown = [name for name in options.scenario if name not in SCENARIOS]
     if unknown:
         parser.error(f"unknown scenario {unknown[0]}; there are {', '.join(SCENARIOS)}")
+    if options.suite != SUITE and not options.package:
+        parser.error(f"--suite {options.suite} takes --package, built on that release (packaging/deb/build)")
     chosen = options.scenario or list(SCENARIOS)
     begun = time.monotonic()
 
     def say(text: str) -> None:
         print(f"[{time.monotonic() - begun:5.0f} s] {text}", flush=True)
 
-    image = _image(say)
+    image = _image(options.suite, say)
     work = Path(tempfile.mkdtemp(prefix="dysk-vm-"))
     package = options.package or _package(work, say)
     results: dict[str, str] = {}
@@ -104,17 +108,18 @@ def _evidence(place: Place, machine: object) -> None:
         place.say(f"no journal: {error}")
 
 
-def _image(say: object) -> Image:
+def _image(suite: str, say: object) -> Image:
     """The common disk, made anew when what it is made of changed."""
     assert callable(say)
     parts = [HERE / "make-image", HERE / "agent.py"]
     stamp = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
-    mark = CACHE / "stamp"
+    directory = CACHE / suite
+    mark = directory / "stamp"
     if not mark.exists() or mark.read_text() != stamp:
         say("making the machine's disk (two minutes, once)")
-        subprocess.run([HERE / "make-image", CACHE], check=True)
+        subprocess.run([HERE / "make-image", directory, suite], check=True)
         mark.write_text(stamp)
-    return Image(CACHE)
+    return Image(directory)
 
 
 def _package(work: Path, say: object) -> Path:
