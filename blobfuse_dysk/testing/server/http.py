@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import cast
@@ -22,7 +23,7 @@ MAX_BODY = 64 << 20
 _LINGER_ZERO = struct.pack("ii", 1, 0)  # closing sends RST
 
 
-class HttpConnection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol, ABC):
     """Calls `handle(method, target, headers, body)` for one request at a time; it must end in one of respond,
     respond_and_close or abandon.
     """
@@ -41,9 +42,9 @@ class HttpConnection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._body_length = 0
 
+    @abstractmethod
     def handle(self, method: str, target: str, headers: dict[bytes, bytes], body: bytes) -> None:
         """Answer a request, now or later."""
-        raise NotImplementedError
 
     # What asyncio calls.
 
