@@ -20,6 +20,7 @@ from blobfuse_dysk.azure.http import HttpPool, tls_context
 from blobfuse_dysk.azure.identity import NO_CREDENTIAL, Credential, check_transport
 from blobfuse_dysk.azure.signing import Signer
 from blobfuse_dysk.azure.wire import BlobProperties, Buffer, PageList, Reply, Request
+from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import CredentialError, ServiceError, TransportError
 
@@ -64,6 +65,7 @@ class BlobClient(trio.abc.AsyncResource):
         self._requests = wire.BlobRequests(address)
         self._checksum = checksum
         self._look_at_clock = -math.inf
+        self._now = bound_clock()
 
     async def get_range(self, offset: int, length: int, *, timeout_s: float) -> Buffer:
         """Get Blob: return exactly length bytes from offset. The service has checksums of at most 4 MiB only."""
@@ -170,12 +172,15 @@ class BlobClient(trio.abc.AsyncResource):
 
     async def _ask(self, request: Request, success: int, what: str, timeout_s: float) -> Reply:
         """Send it, return the answer if its status is the one that means success, else raise."""
-        now = trio.current_time()
+        now = self._now()
         deadline = now + timeout_s
         credential = self.credential
-        signer = await self._signer(what, deadline)
+        signer = credential.ready_signer() or await self._signer(what, deadline)
         offset_s = credential.clock.offset_s
-        reply = await self._send(request, signer, what, deadline)
+        try:
+            reply = await self._pool.request(request, signer, deadline)
+        except TransportError as error:
+            raise self._named(error, what) from error.__cause__
         if now >= self._look_at_clock or reply.status == 403:
             self._look_at_clock = now + _CLOCK_S
             credential.clock.observe(reply.header("date"))
@@ -185,7 +190,11 @@ class BlobClient(trio.abc.AsyncResource):
                 with trio.move_on_at(deadline):
                     renewed = await credential.renew_refused(signer)
             if renewed:
-                reply = await self._send(request, await self._signer(what, deadline), what, deadline)
+                signer = await self._signer(what, deadline)
+                try:
+                    reply = await self._pool.request(request, signer, deadline)
+                except TransportError as error:
+                    raise self._named(error, what) from error.__cause__
         if reply.status != success:
             if reply.status < 300:
                 raise self._damaged(what, f"answered with status {reply.status} where {success} is due")
@@ -209,13 +218,10 @@ class BlobClient(trio.abc.AsyncResource):
                 f"{what} of {self.address}: no access token came in time", status=401, code=NO_CREDENTIAL
             ) from None
 
-    async def _send(self, request: Request, signer: Signer, what: str, deadline: float) -> Reply:
-        try:
-            return await self._pool.request(request, signer, timeout_s=deadline - trio.current_time())
-        except TransportError as error:
-            raise TransportError(
-                f"{what} of {self.address}: {error}", sent=error.sent, stale=error.stale, remedy=error.remedy
-            ) from error.__cause__
+    def _named(self, error: TransportError, what: str) -> TransportError:
+        """The same, saying which request of which disk it was."""
+        text = f"{what} of {self.address}: {error}"
+        return TransportError(text, sent=error.sent, stale=error.stale, remedy=error.remedy)
 
     def _short_read(self, offset: int, length: int, came: int, span: str) -> ServiceError | TransportError:
         """The service cuts a range that crosses the blob's end; anything else that does not fit is damaged."""

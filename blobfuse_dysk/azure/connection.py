@@ -8,6 +8,7 @@ The head of an answer is checked by httptools (llhttp); the few headers that mat
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 from typing import cast
@@ -59,6 +60,7 @@ class Connection:
         "_answered",
         "_expired",
         "_fd",
+        "_poll",
         "_sent",
         "_sock",
         "_used",
@@ -71,6 +73,8 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._fd = sock.fileno()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
         self._used = False
         self._sent = False
         self._answered = False
@@ -82,13 +86,7 @@ class Connection:
 
     def is_quiet(self) -> bool:
         """Whether an idle connection is as it was left: neither closed by the other side nor with bytes to read."""
-        try:
-            self._sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return not self._poll.poll(0)
 
     def expire(self) -> None:
         """Make the exchange that is waiting on this connection fail as timed out."""
@@ -110,7 +108,8 @@ class Connection:
         self._used = True
         self._sent = self._answered = self._expired = False
         try:
-            whole = await self._send_all(head, body)
+            done = self._send_at_once(head, body)
+            whole = done == len(head) + (0 if body is None else len(body)) or await self._send_all(head, body, done)
             reply, reusable = await self._read_reply(scratch, no_body)
         except (OSError, trio.ClosedResourceError, httptools.HttpParserError, _CutError) as error:
             raise self._failure(error, reused) from error
@@ -133,10 +132,10 @@ class Connection:
             what = f"{what} ({error})"
         return TransportError(what, sent=self._sent, stale=stale)
 
-    async def _send_all(self, head: bytes, body: Buffer | None) -> bool:
-        """Send the request; False if that was cut short and yet there may be an answer."""
+    async def _send_all(self, head: bytes, body: Buffer | None, done: int) -> bool:
+        """Send the rest of the request; False if that was cut short and yet there may be an answer."""
         try:
-            await self._send(head, body)
+            await self._send(head, body, done)
         except OSError:
             # An answer given before the body was read (a refusal) may be waiting: look for it, if anything was sent.
             if not self._sent or self._expired:
@@ -144,14 +143,19 @@ class Connection:
             return False
         return True
 
-    async def _send(self, head: bytes, body: Buffer | None) -> None:
-        buffers: list[Buffer] = [head] if body is None else [head, body]
-        total = len(head) if body is None else len(head) + len(body)
+    def _send_at_once(self, head: bytes, body: Buffer | None) -> int:
+        """Send as much of the request as the socket takes now; returns how many bytes that is."""
         try:
-            done = self._sock.send(head) if body is None else self._sock.sendmsg(buffers)
-            self._sent = True
+            done = self._sock.send(head) if body is None else self._sock.sendmsg([head, body])
         except BlockingIOError:
-            done = 0
+            return 0
+        self._sent = True
+        return done
+
+    async def _send(self, head: bytes, body: Buffer | None, done: int) -> None:
+        """Send what follows the first `done` bytes."""
+        buffers: list[Buffer] = [head] if body is None else [head, body]
+        total = sum(map(len, buffers))
         while done < total:
             await wait_writable(self._fd)
             if done < len(head):
@@ -201,21 +205,21 @@ class Connection:
         body: Buffer
         if _value(lower, b"\r\ntransfer-encoding:") and not no_body:
             body, clean = await self._read_chunked(bytes(data[:count]), scratch)
-        else:
-            length = 0 if no_body or status in (204, 304) else _length(lower, status)
-            body = await self._read_counted(data, start, count, length, view=memoryview(data))
-            clean = count - start <= length
-        return Reply(status, head, body, lower), keep and clean
-
-    async def _read_counted(
-        self, data: bytearray, start: int, count: int, length: int, view: memoryview
-    ) -> bytes | bytearray:
-        """Return `length` bytes: those of data[start:count], and what is still to come."""
+            return Reply(status, head, body, lower), keep and clean
+        length = 0 if no_body or status in (204, 304) else _length(lower, status)
         have = count - start
-        if have >= length:
-            return bytes(view[start : start + length])
+        if have < length:
+            body = await self._read_rest(memoryview(data)[start:count], length)
+        else:
+            with memoryview(data) as view:
+                body = bytes(view[start : start + length])
+        return Reply(status, head, body, lower), keep and have <= length
+
+    async def _read_rest(self, begun: memoryview, length: int) -> bytearray:
+        """Return `length` bytes: those that are there already, and what is still to come."""
+        have = len(begun)
         body = bytearray(length)
-        body[:have] = view[start:count]
+        body[:have] = begun
         rest = memoryview(body)
         while have < length:
             have += await self._receive(rest[have:])
@@ -275,7 +279,11 @@ class TlsConnection(Connection):
             return False
         return False
 
-    async def _send(self, head: bytes, body: Buffer | None) -> None:
+    def _send_at_once(self, head: bytes, body: Buffer | None) -> int:
+        """See Connection. Records are sent by `_send` alone."""
+        return 0
+
+    async def _send(self, head: bytes, body: Buffer | None, done: int) -> None:
         if body is not None and len(head) + len(body) <= _ONE_RECORD:
             await self._send_one(b"".join((head, body)))
         else:

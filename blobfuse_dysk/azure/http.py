@@ -17,6 +17,7 @@ from blobfuse_dysk.azure.connection import Connection, TlsConnection
 from blobfuse_dysk.azure.identity import check_ca_file, untrusted
 from blobfuse_dysk.azure.signing import Signer
 from blobfuse_dysk.azure.wire import Reply, Request
+from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import TransportError
 
@@ -65,19 +66,19 @@ class HttpPool(trio.abc.AsyncResource):
         self._wake_at = math.inf  # when the keeper looks next; inf: it does not run
         self._nap = trio.CancelScope()
         self._keeping = False
+        self._now = bound_clock()
 
     @property
     def connections(self) -> int:
         """How many connections are open now."""
         return len(self._idle) + len(self._busy)
 
-    async def request(self, request: Request, signer: Signer, *, timeout_s: float) -> Reply:
+    async def request(self, request: Request, signer: Signer, deadline: float) -> Reply:
         """Send a request and return the answer, whatever its status; redirects are not followed.
 
-        timeout_s: for all of it, waiting for a connection included. Raises TransportError (see errors.py for what
-        sent and stale mean). Cancellation closes the connection, and the request may or may not have arrived.
+        deadline: of all of it, waiting for a connection included, in trio's time. Raises TransportError (see errors.py
+        for what sent and stale mean). Cancellation closes the connection, and the request may or may not have arrived.
         """
-        deadline = trio.current_time() + timeout_s
         try:
             self._slots.acquire_nowait()
         except trio.WouldBlock:
@@ -134,7 +135,7 @@ class HttpPool(trio.abc.AsyncResource):
         if not connection.idle_since and connection.reusable and isinstance(connection, TlsConnection):
             self._session = connection.session  # tickets come with the first answer
         if connection.reusable and not self._closed:
-            connection.idle_since = trio.current_time()
+            connection.idle_since = self._now()
             self._idle.append(connection)
         else:
             connection.close()

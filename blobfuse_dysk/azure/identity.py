@@ -156,6 +156,10 @@ class Credential:
             return self._sas.expires_at
         return self._token.expires_at if self._token and self.kind == "token" else None
 
+    def ready_signer(self) -> Signer | None:
+        """The signer for the next request, if there is one and no renewal is due."""
+        return self._signer if self.renew_at > time.time() and self._usable else None
+
     def signer(self) -> Signer:
         """The signer for the next request. Raises CredentialError while there is no token: await freshen() before."""
         if not self._usable:

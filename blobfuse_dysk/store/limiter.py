@@ -21,10 +21,12 @@ Invariants
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 
 import trio
 
+from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.store.base import MAX_WRITE
 from blobfuse_dysk.store.pacer import Pacer
 from blobfuse_dysk.store.priority import Priority
@@ -97,11 +99,12 @@ class Limiter:
         self._latency = [_Latency() for _ in range(len(SIZE_CLASSES) + 1)]
         self._timer = False
         self._requests = self._bytes = 0  # in flight
+        self._now = bound_clock()
 
     async def enter(self, priority: int, length: int = 0) -> float:
         """Wait for the turn of a request; return the time of its start. Then call `leave`, whatever becomes of it."""
         slots = _slots(length)
-        now = trio.current_time()
+        now = self._now()
         if (
             self.waiting
             or (self.in_flight + slots > self.limit and self.in_flight)
@@ -122,9 +125,9 @@ class Limiter:
 
     def succeeded(self, started: float, length: int) -> None:
         """A request of `length` bytes came back well: perhaps there is room for more. Call before `leave`."""
-        now = trio.current_time()
+        now = self._now()
         self.pacer.succeeded(length, now)
-        latency = self._latency[sum(length > size for size in SIZE_CLASSES)]
+        latency = self._latency[bisect_left(SIZE_CLASSES, length)]
         latency.add(now - started, now)
         if self.limit < self._most and not latency.risen and self._full:
             self.limit = min(self._most, self.limit + _slots(length) / self.limit)

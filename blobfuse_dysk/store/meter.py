@@ -11,6 +11,7 @@ from math import log2
 
 import trio
 
+from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.errors import StoreError
 
 __all__ = ["Histogram", "Meter"]
@@ -71,11 +72,12 @@ class Meter:
         self.bytes: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self._latency: dict[str, Histogram] = {}
+        self._now = bound_clock()
 
     def start(self) -> float:
         """Call before; pass the answer to `success` or `failure`, exactly one of them."""
         self.in_flight += 1
-        return trio.current_time()
+        return self._now()
 
     def success(self, name: str, length: int, started: float) -> None:
         """A call of this name moved `length` bytes."""
@@ -85,7 +87,7 @@ class Meter:
         histogram = self._latency.get(name)
         if histogram is None:
             histogram = self._latency[name] = Histogram()
-        now = trio.current_time()
+        now = self._now()
         histogram.add(now - started, now)
 
     def failure(self, name: str, error: BaseException) -> None:

@@ -32,6 +32,7 @@ from typing import TypeVar
 
 import trio
 
+from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.backoff import Backoff
 from blobfuse_dysk.store.base import Buffer, Extent, Store
@@ -56,7 +57,8 @@ class Retry(Store):
 
     on_stall: told when the first call stalls, and when none does any more.
     blocker: what holds modifying calls back below, if anything does.
-    direct: whether an attempt for so many bytes, made now, would end within direct_s seconds by itself; must be cheap.
+    direct: whether an attempt for so many bytes, that modifies or not, made now, would end within direct_s seconds by
+    itself; must be cheap.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Retry(Store):
         on_error: Callable[[StoreError], None] = lambda error: None,
         on_stall: Callable[[], None] = lambda: None,
         blocker: Callable[[], StoreError | None] = lambda: None,
-        direct: Callable[[int], bool] = lambda length: False,
+        direct: Callable[[int, bool], bool] = lambda length, modifies: False,
         direct_s: float = inf,
     ) -> None:
         self.size = inner.size
@@ -85,6 +87,7 @@ class Retry(Store):
         self._calls: dict[_Call, None] = {}  # in the order of their start
         self._watching = False  # stays true while _told
         self._told = False  # that calls are stalled
+        self._now = bound_clock()
 
     @property
     def io_timeout_s(self) -> float | None:
@@ -120,7 +123,7 @@ class Retry(Store):
         call = self._begin()
         try:
             error = None
-            if self._may_be_direct and self._direct(length):
+            if self._may_be_direct and self._direct(length, False):
                 try:
                     return await self._inner.read(offset, length)
                 except StoreError as failed:
@@ -134,7 +137,7 @@ class Retry(Store):
         call = self._begin()
         try:
             error = None
-            if self._may_be_direct and self._direct(len(data)):
+            if self._may_be_direct and self._direct(len(data), True):
                 try:
                     await self._inner.write(offset, data)
                     return
@@ -211,7 +214,7 @@ class Retry(Store):
     # -- no await in _begin, _end, _start_watch --
 
     def _begin(self) -> _Call:
-        call = _Call(trio.current_time())
+        call = _Call(self._now())
         self._calls[call] = None
         if not self._watching:
             self._start_watch()

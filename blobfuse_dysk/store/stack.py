@@ -257,9 +257,9 @@ class Stack:
         self._fence.release()
         await claim.give_up(self._lease, self._held.guard.lease_id)
 
-    def _is_clear(self, length: int) -> bool:
+    def _is_clear(self, length: int, modifies: bool) -> bool:
         """Whether nothing between Retry and the service would hold a call for so many bytes back now."""
-        return self._limiter.is_clear(length) and (self._fence is None or self._fence.is_open)
+        return self._limiter.is_clear(length) and (not modifies or self._fence is None or self._fence.is_open)
 
     def _changed(self) -> None:
         state = self.state

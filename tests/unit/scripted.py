@@ -96,7 +96,7 @@ async def pool_to(script: Script, **options: float) -> AsyncIterator[HttpPool]:
 
 
 async def ask(pool: HttpPool, request: Request | None = None, timeout_s: float = 20) -> Reply:
-    return await pool.request(request or get(), AnonymousSigner(), timeout_s=timeout_s)
+    return await pool.request(request or get(), AnonymousSigner(), trio.current_time() + timeout_s)
 
 
 def forever(*answers: bytes) -> Script:

@@ -148,7 +148,7 @@ def test_backoff_believes_no_absurd_retry_after() -> None:
 async def test_a_direct_attempt_that_fails_is_tried_again_within_the_same_budget(autojump_clock: MockClock) -> None:
     faults = [Fault(Kind.UNREACHABLE, "dropped", delay_s=40)] + [Fault(Kind.THROTTLED)] * 1000
     below = FaultyStore(MemoryStore(1 << 20), in_turn(faults, ("write",)))
-    retry = Retry(below, io_timeout_s=60, random=Random(0), direct=lambda length: True, direct_s=50)
+    retry = Retry(below, io_timeout_s=60, random=Random(0), direct=lambda length, modifies: True, direct_s=50)
     started = trio.current_time()
     with pytest.raises(StoreError) as caught:
         await retry.write(0, DATA)
@@ -159,7 +159,7 @@ async def test_a_direct_attempt_that_fails_is_tried_again_within_the_same_budget
 
 async def test_a_direct_attempt_that_fails_for_good_is_raised(autojump_clock: MockClock) -> None:
     below = RecordingStore(FaultyStore(MemoryStore(1 << 20), in_turn([Fault(Kind.GONE)], ("read",))))
-    retry = Retry(below, io_timeout_s=60, random=Random(0), direct=lambda length: True, direct_s=50)
+    retry = Retry(below, io_timeout_s=60, random=Random(0), direct=lambda length, modifies: True, direct_s=50)
     with pytest.raises(StoreError) as caught:
         await retry.read(0, 512)
     assert caught.value.kind is Kind.GONE
@@ -168,10 +168,23 @@ async def test_a_direct_attempt_that_fails_for_good_is_raised(autojump_clock: Mo
     assert bytes(await retry.read(0, 512)) == DATA
 
 
+async def test_whether_an_attempt_is_direct_is_asked_with_its_length_and_kind() -> None:
+    asked = []
+
+    def direct(length: int, modifies: bool) -> bool:
+        asked.append((length, modifies))
+        return True
+
+    retry = Retry(MemoryStore(1 << 20), io_timeout_s=60, direct=direct, direct_s=50)
+    await retry.write(0, DATA)
+    await retry.read(0, 1024)
+    assert asked == [(len(DATA), True), (1024, False)]
+
+
 @pytest.mark.parametrize("change", [False, True])
 async def test_no_attempt_is_direct_that_may_outlast_the_budget(change: bool, autojump_clock: MockClock) -> None:
     below = FaultyStore(MemoryStore(1 << 20), in_turn([Fault(kind=None, delay_s=1000)], ("read",)))
-    retry = Retry(below, io_timeout_s=60 if change else 20, direct=lambda length: True, direct_s=50)
+    retry = Retry(below, io_timeout_s=60 if change else 20, direct=lambda length, modifies: True, direct_s=50)
     retry.set_io_timeout(20)
     started = trio.current_time()
     with pytest.raises(StoreError):
@@ -217,7 +230,7 @@ async def test_a_call_that_hangs_or_is_held_back_is_stalled_as_well(direct: bool
         io_timeout_s=60.0,
         on_stall=lambda: told.append(retry.waiting),
         blocker=lambda: blockers[0] if blockers else None,
-        direct=lambda length: direct,
+        direct=lambda length, modifies: direct,
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(retry.read, 0, 512)

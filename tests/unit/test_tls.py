@@ -32,7 +32,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ssl.SSL
 
 
 async def ask(pool: HttpPool, request: Request = GET, timeout_s: float = 20) -> Reply:
-    return await pool.request(request, AnonymousSigner(), timeout_s=timeout_s)
+    return await pool.request(request, AnonymousSigner(), trio.current_time() + timeout_s)
 
 
 async def big(peer: Peer) -> None:
