@@ -104,6 +104,8 @@ class DirtyMap:
 
     def overlap(self, start: int, end: int) -> list[DirtyExtent]:
         """The extents that share a byte with [start, end), whole."""
+        if not self._extents:
+            return []
         low, high = self._span(start, end)
         return self._extents[low:high]
 

@@ -80,7 +80,7 @@ class ReadCache(Store):
             self._fetch(*ahead)
         first, last = offset // CHUNK, (end - 1) // CHUNK
         data = self._present(first, last, offset, end)
-        if data is None:
+        if data is None and self._fills:
             data = await self._filled(first, last, offset, end)
         if data is not None:
             self.hits += 1
