@@ -73,9 +73,11 @@ class BlobClient(trio.abc.AsyncResource):
         request = self._requests.get_range(offset, length, checksum=checksum)
         reply = await self._ask(request, 206, "read", timeout_s)
         body = reply.body
-        span = reply.header("content-range")
-        if len(body) != length or not span.startswith(f"bytes {offset}-{offset + length - 1}/"):
-            raise self._short_read(offset, length, len(body), span)
+        span = b"bytes %d-%d/" % (offset, offset + length - 1)
+        if len(body) != length or not reply.has(b"\r\ncontent-range: " + span):
+            told = reply.header("content-range")
+            if len(body) != length or not told.startswith(span.decode()):
+                raise self._short_read(offset, length, len(body), told)
         if checksum and reply.header("content-md5") != wire.content_md5(body):
             raise self._damaged("read", "the body does not have the checksum that the service sent")
         return body

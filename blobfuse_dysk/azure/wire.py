@@ -117,6 +117,10 @@ class Reply:
         self.body = body
         self._lower = head.lower() if lower is None else lower
 
+    def has(self, line: bytes) -> bool:
+        """Whether this stands in the head; in lower case, with the line end before it."""
+        return line in self._lower
+
     def header(self, name: str) -> str:
         """Return a header's value without surrounding blanks, or '' if the answer has none. name: in lower case."""
         found = self._lower.find(f"\r\n{name}:".encode())

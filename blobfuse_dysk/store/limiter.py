@@ -103,6 +103,15 @@ class Limiter:
 
     async def enter(self, priority: int, length: int = 0) -> float:
         """Wait for the turn of a request; return the time of its start. Then call `leave`, whatever becomes of it."""
+        started = self.enter_at_once(length)
+        if started is None:
+            waiter = _Waiter(trio.lowlevel.current_task(), length, _slots(length))
+            await self._wait(priority, waiter, trio.current_time())
+            started = trio.current_time()
+        return started
+
+    def enter_at_once(self, length: int = 0) -> float | None:
+        """`enter` for a request that nothing holds back; None, and nothing has happened, if it would have to wait."""
         slots = _slots(length)
         now = self._now()
         if (
@@ -110,8 +119,7 @@ class Limiter:
             or (self.in_flight + slots > self.limit and self.in_flight)
             or (self.pacer.paced and now < self.pacer.due())
         ):
-            await self._wait(priority, _Waiter(trio.lowlevel.current_task(), length, slots), now)
-            return trio.current_time()
+            return None
         self._start(slots, length, now)
         return now
 

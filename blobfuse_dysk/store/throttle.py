@@ -45,7 +45,9 @@ class Throttle(Store):
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Read, in a slot."""
-        started = await self._limiter.enter(current_priority(Priority.READ), length)
+        started = self._limiter.enter_at_once(length)
+        if started is None:
+            started = await self._limiter.enter(current_priority(Priority.READ), length)
         try:
             data = await self._inner.read(offset, length)
             self._limiter.succeeded(started, length)
@@ -59,7 +61,9 @@ class Throttle(Store):
     async def write(self, offset: int, data: Buffer) -> None:
         """Write, in a slot."""
         length = len(data)
-        started = await self._limiter.enter(current_priority(Priority.FLUSH), length)
+        started = self._limiter.enter_at_once(length)
+        if started is None:
+            started = await self._limiter.enter(current_priority(Priority.FLUSH), length)
         try:
             await self._inner.write(offset, data)
             self._limiter.succeeded(started, length)
