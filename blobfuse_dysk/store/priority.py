@@ -9,9 +9,7 @@ Without it, reads are READ and modifying calls are FLUSH: somebody waits for the
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 __all__ = ["Priority", "current_priority", "priority"]
 
@@ -35,11 +33,17 @@ def current_priority(default: Priority) -> Priority:
     return default if chosen is None else chosen
 
 
-@contextmanager
-def priority(level: Priority) -> Iterator[None]:
-    """Give the requests made inside the block, and by tasks started in it, this priority."""
-    token = _current.set(level)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+class priority:
+    """`with priority(level)` gives the requests made inside the block, and by tasks started in it, this priority."""
+
+    __slots__ = ("_level", "_token")
+
+    def __init__(self, level: Priority) -> None:
+        self._level = level
+        self._token: Token[Priority | None]
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._level)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)

@@ -187,7 +187,12 @@ class Stack:
         self._write_back: WriteBack | None = None
         if guard is not None and ring is not None:
             store = self._write_back = WriteBack(
-                store, ring, nursery, idle_s=options.write_delay_s, largest=lambda: self._limiter.pacer.largest_write
+                store,
+                ring,
+                nursery,
+                idle_s=options.write_delay_s,
+                largest=lambda: self._limiter.pacer.largest_write,
+                slots=lambda: int(self._limiter.limit),
             )
         self.store = Front(store, self._io)
 

@@ -63,7 +63,8 @@ class WriteBack(Store):
     """See the module's text. The ring is the caller's; what an earlier worker left in it is taken up at once.
 
     nursery: where sending runs; it must outlive the store's use. idle_s: seconds after which accepted data is on its
-    way although nobody asked for a flush. largest: bytes of the largest write that suits the service now.
+    way although nobody asked for a flush. largest: bytes of the largest write that suits the service now. slots: how
+    many requests it takes at once now; more runs than that would only queue below, where nothing is merged any more.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class WriteBack(Store):
         *,
         idle_s: float = 1.0,
         largest: Callable[[], int] = lambda: MAX_WRITE,
+        slots: Callable[[], int] = lambda: MAX_IN_FLIGHT,
     ) -> None:
         self.size = inner.size
         self._inner = inner
@@ -81,6 +83,7 @@ class WriteBack(Store):
         self._nursery = nursery
         self._idle_s = idle_s
         self._largest = largest
+        self._slots = slots
         self._ledger = Ledger(ring)
         self._dirty = DirtyMap()
         self._flight = DirtyMap()
@@ -99,6 +102,7 @@ class WriteBack(Store):
         self._failure: StoreError | None = None
         self._room = trio.StrictFIFOLock()  # held by the writer that waits for room in the ring
         self._progress = trio.lowlevel.ParkingLot()  # those who wait for acknowledgements
+        self._space = trio.lowlevel.ParkingLot()  # who waits for room in the ring
         self._wake = trio.Event()
         for record in ring.replay():
             self._accept(record)
@@ -216,8 +220,9 @@ class WriteBack(Store):
         older = self._blocked or (self._queue and self._queue[0].position < self._send_until)
         self._urgency = min(self._urgency, urgency) if older else urgency
         self._send_until = self._ring.head
-        self._due = math.inf
-        self._wake.set()
+        if self._due < math.inf or self._may_begin():
+            self._due = math.inf
+            self._wake.set()
 
     def _content(self, extent: DirtyExtent, low: int, high: int) -> bytes:
         start, end = max(extent.start, low), min(extent.end, high)
@@ -240,7 +245,7 @@ class WriteBack(Store):
             self._raise_if_failed()
             while (record := append()) is None:
                 self._send_all(Priority.FLUSH)
-                await self._progress.park()
+                await self._space.park()
                 self._raise_if_failed()
             self._accept(record)
 
@@ -266,16 +271,14 @@ class WriteBack(Store):
 
     def _start_runs(self) -> None:
         """Begin to send what is to be sent now, as far as that may be in flight. No await."""
-        most = IDLE_IN_FLIGHT if self._urgency is Priority.DRAIN else MAX_IN_FLIGHT
-        while (
-            self._failure is None
-            and self._runs < most
-            and self._flight.bytes < MAX_FLIGHT
-            and (run := self._next_run())
-        ):
+        while self._may_begin() and (run := self._next_run()):
             self._runs += 1
-            with priority(self._urgency):
-                self._nursery.start_soon(self._send, run)
+            self._nursery.start_soon(self._send_on, run)
+
+    def _may_begin(self) -> bool:
+        """Whether one more run may be in flight."""
+        most = IDLE_IN_FLIGHT if self._urgency is Priority.DRAIN else min(self._slots(), MAX_IN_FLIGHT)
+        return self._runs < most and self._flight.bytes < MAX_FLIGHT and self._failure is None
 
     def _next_run(self) -> list[DirtyExtent]:
         """Move the next run of neighbours from dirty to in flight; empty when there is nothing to send now."""
@@ -327,7 +330,28 @@ class WriteBack(Store):
             low -= 1
         return low, high
 
+    async def _send_on(self, run: list[DirtyExtent]) -> None:
+        """Send a run, and then the next one as long as there is one: a task of its own for each costs half a request.
+
+        What an acknowledgement makes possible is begun in the step in which it comes, by this task and as many others
+        as it takes. So `_sender` need not be woken while no more runs may be in flight.
+        """
+        while run:
+            with priority(self._urgency):
+                await self._send(run)
+            self._runs -= 1
+            if self._blocked:
+                self._queue.extendleft(reversed(self._blocked))
+                self._blocked.clear()
+            self._progress.unpark_all()
+            run = []
+            if not self._scope.cancel_called and self._may_begin():
+                run = self._next_run()
+                self._runs += bool(run)
+                self._start_runs()
+
     async def _send(self, run: list[DirtyExtent]) -> None:
+        """Send one run; what becomes of it is in the state when this returns."""
         start, end = run[0].start, run[-1].end
         try:
             if run[0].data < 0:
@@ -338,16 +362,14 @@ class WriteBack(Store):
                 await self._inner.write(start, pieces[0] if len(pieces) == 1 else b"".join(pieces))
         except StoreError as error:
             self._failure = self._failure or error
+            self._space.unpark_all()
         else:
+            used = self._ring.used
             self._flight.remove(run)
             for extent in run:
                 self._ledger.discount(extent)
-        self._runs -= 1
-        if self._blocked:
-            self._queue.extendleft(reversed(self._blocked))
-            self._blocked.clear()
-        self._progress.unpark_all()
-        self._wake.set()
+            if self._ring.used < used:
+                self._space.unpark_all()
 
 
 def _covered(extents: list[DirtyExtent], offset: int, end: int) -> bool:
