@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import uuid
@@ -20,6 +21,10 @@ import pytest
 from blobfuse_dysk.testing import PageBlobServer
 from blobfuse_dysk.testing.azurite import Azurite
 from tests.leaks import RunDirs, find_leaks, remove_leaks, wait_for_leaks
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts jobs in the background like this, and what tests start, and then interrupt, would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Service(Protocol):
