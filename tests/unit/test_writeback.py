@@ -17,19 +17,17 @@ from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.base import PAGE, Buffer, Store
 from blobfuse_dysk.store.priority import Priority, current_priority
 from blobfuse_dysk.store.ring import MIN_CAPACITY, Ring
-from blobfuse_dysk.store.writeback import IDLE_IN_FLIGHT, MAX_IN_FLIGHT, WriteBack
+from blobfuse_dysk.store.writeback import IDLE_IN_FLIGHT, WriteBack
 from tests.slowservice import SIZE
 from tests.slowservice import SlowService as Service
 
 
 @asynccontextmanager
-async def opened(
-    service: Store, memory: int, *, idle_s: float = 1.0, slots: int = MAX_IN_FLIGHT
-) -> AsyncIterator[WriteBack]:
+async def opened(service: Store, memory: int, *, idle_s: float = 1.0) -> AsyncIterator[WriteBack]:
     """A worker's life: the cache over the service, on the holder's memory; leaving it is being killed."""
     ring = Ring(memory, MIN_CAPACITY)
     async with trio.open_nursery() as nursery:
-        yield WriteBack(service, ring, nursery, idle_s=idle_s, slots=lambda: slots)
+        yield WriteBack(service, ring, nursery, idle_s=idle_s)
         nursery.cancel_scope.cancel()
 
 
@@ -231,45 +229,6 @@ async def test_a_full_ring_makes_writers_wait_not_fail(memory: int, autojump_clo
         await cache.flush()
         assert [service.image[place << 20] for place in range(4)] == [9, 19, 29, 39]
         assert cache.dirty_bytes == 0
-
-
-class Senders(Service):
-    """Remembers which tasks wrote."""
-
-    def __init__(self) -> None:
-        super().__init__(latency_s=0.1)
-        self.tasks: set[trio.lowlevel.Task] = set()
-
-    async def write(self, offset: int, data: Buffer) -> None:
-        self.tasks.add(trio.lowlevel.current_task())
-        await super().write(offset, data)
-
-
-@pytest.mark.parametrize("slots", [1, 7, MAX_IN_FLIGHT, 10 * MAX_IN_FLIGHT])
-async def test_as_few_tasks_as_the_service_takes_requests_send_all(
-    slots: int, memory: int, autojump_clock: trio.testing.MockClock
-) -> None:
-    service = Senders()
-    async with opened(service, memory, slots=slots) as cache:
-        for page in range(10 * MAX_IN_FLIGHT):
-            await cache.write(page * 2 * PAGE, bytes([page % 255 + 1]) * PAGE)
-        await cache.flush()
-        assert len(service.writes) == 10 * MAX_IN_FLIGHT
-        assert len(service.tasks) == min(slots, MAX_IN_FLIGHT)
-        assert all(service.image[page * 2 * PAGE] == page % 255 + 1 for page in range(10 * MAX_IN_FLIGHT))
-
-
-async def test_a_closed_cache_begins_no_more_requests(memory: int, autojump_clock: trio.testing.MockClock) -> None:
-    service = Senders()
-    async with opened(service, memory) as cache, trio.open_nursery() as nursery:
-        for page in range(3 * MAX_IN_FLIGHT):
-            await cache.write(page * 2 * PAGE, b"a" * PAGE)
-        nursery.start_soon(cache.flush)
-        await trio.testing.wait_all_tasks_blocked()
-        await cache.aclose()
-        await trio.sleep(100)
-        assert len(service.writes) == MAX_IN_FLIGHT
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_lost_write_latches(memory: int, autojump_clock: trio.testing.MockClock) -> None:

@@ -10,10 +10,10 @@ import trio
 import trio.testing
 
 from blobfuse_dysk.errors import StoreError
-from blobfuse_dysk.store.base import MAX_WRITE, Buffer
+from blobfuse_dysk.store.base import MAX_WRITE, PAGE, Buffer
 from blobfuse_dysk.store.pacer import IO_SIZE, Pacer
 from blobfuse_dysk.store.ring import Ring
-from blobfuse_dysk.store.writeback import MAX_FLIGHT, SINGLES, WriteBack
+from blobfuse_dysk.store.writeback import MAX_FLIGHT, MAX_IN_FLIGHT, SINGLES, WriteBack
 from tests.slowservice import SIZE, SlowService
 
 MIB = 1 << 20
@@ -154,3 +154,45 @@ async def test_runs_are_as_large_as_suits_the_service(
 )
 def test_what_suits_a_service(bytes_per_s: float | None, largest: int) -> None:
     assert Pacer(None, bytes_per_s).largest_write == largest
+
+
+class Senders(SlowService):
+    """Remembers which tasks wrote."""
+
+    def __init__(self) -> None:
+        super().__init__(latency_s=0.1)
+        self.tasks: set[trio.lowlevel.Task] = set()
+
+    async def write(self, offset: int, data: Buffer) -> None:
+        self.tasks.add(trio.lowlevel.current_task())
+        await super().write(offset, data)
+
+
+@pytest.mark.parametrize("slots", [1, 7, MAX_IN_FLIGHT, 10 * MAX_IN_FLIGHT])
+async def test_as_few_tasks_as_the_service_takes_requests_send_all(
+    slots: int, ring: Ring, autojump_clock: trio.testing.MockClock
+) -> None:
+    service = Senders()
+    async with trio.open_nursery() as nursery:
+        cache = WriteBack(service, ring, nursery, slots=lambda: slots)
+        for page in range(10 * MAX_IN_FLIGHT):
+            await cache.write(page * 2 * PAGE, bytes([page % 255 + 1]) * PAGE)
+        await cache.flush()
+        assert len(service.writes) == 10 * MAX_IN_FLIGHT
+        assert len(service.tasks) == min(slots, MAX_IN_FLIGHT)
+        assert all(service.image[page * 2 * PAGE] == page % 255 + 1 for page in range(10 * MAX_IN_FLIGHT))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_closed_cache_begins_no_more_requests(ring: Ring, autojump_clock: trio.testing.MockClock) -> None:
+    service = Senders()
+    async with trio.open_nursery() as nursery:
+        cache = WriteBack(service, ring, nursery)
+        for page in range(3 * MAX_IN_FLIGHT):
+            await cache.write(page * 2 * PAGE, b"a" * PAGE)
+        nursery.start_soon(cache.flush)
+        await trio.testing.wait_all_tasks_blocked()
+        await cache.aclose()
+        await trio.sleep(100)
+        assert len(service.writes) == MAX_IN_FLIGHT
+        nursery.cancel_scope.cancel()

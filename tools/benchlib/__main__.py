@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="tools/bench",
         description=(__doc__ or "").splitlines()[0],
         epilog=f"Sections: {', '.join(names)}. Peers that are missing are named and left out; tools/setup --bench "
-        "installs them. Without --quick it takes about 20 minutes. Nothing else should run meanwhile.",
+        "installs them. Without --quick it takes about 25 minutes. Nothing else should run meanwhile.",
     )
     parser.add_argument("--quick", action="store_true", help="a first look, in about two minutes")
     parser.add_argument(
