@@ -49,6 +49,7 @@ from blobfuse_dysk.store.dirtymap import DirtyExtent, DirtyMap, Ledger
 from blobfuse_dysk.store.extents import joined
 from blobfuse_dysk.store.priority import Priority, priority
 from blobfuse_dysk.store.ring import DATA, Record, Ring
+from blobfuse_dysk.store.roomline import Append, RoomLine
 
 __all__ = ["WriteBack"]
 
@@ -100,9 +101,8 @@ class WriteBack(Store):
         self._urgency = Priority.READ  # of what is to be sent now
         self._due = math.inf  # when the oldest record that nobody asked for is to be sent
         self._failure: StoreError | None = None
-        self._room = trio.StrictFIFOLock()  # held by the writer that waits for room in the ring
+        self._room = RoomLine(self._accept)
         self._progress = trio.lowlevel.ParkingLot()  # those who wait for acknowledgements
-        self._space = trio.lowlevel.ParkingLot()  # who waits for room in the ring
         self._wake = trio.Event()
         for record in ring.replay():
             self._accept(record)
@@ -143,7 +143,7 @@ class WriteBack(Store):
 
     async def write(self, offset: int, data: Buffer) -> None:
         self._raise_if_failed()
-        record = None if self._room.locked() else self._ring.append(offset, data)
+        record = None if self._room else self._ring.append(offset, data)
         if record is None:
             await self._accept_in_turn(lambda: self._ring.append(offset, data))
             return
@@ -239,15 +239,14 @@ class WriteBack(Store):
                 remedy="detach the disk, then attach it and check its file system",
             )
 
-    async def _accept_in_turn(self, append: Callable[[], Record | None]) -> None:
+    async def _accept_in_turn(self, append: Append) -> None:
         """Append once there is room, first come first served. What waits is told of a failure, wherever in the line."""
-        async with self._room:
-            self._raise_if_failed()
-            while (record := append()) is None:
-                self._send_all(Priority.FLUSH)
-                await self._space.park()
-                self._raise_if_failed()
+        if not self._room and (record := append()) is not None:
             self._accept(record)
+            return
+        self._send_all(Priority.FLUSH)
+        await self._room.wait(append)
+        self._raise_if_failed()
 
     async def _send_through(self, record: Record) -> None:
         """Return when the record is durable, or was replaced by newer content."""
@@ -362,14 +361,16 @@ class WriteBack(Store):
                 await self._inner.write(start, pieces[0] if len(pieces) == 1 else b"".join(pieces))
         except StoreError as error:
             self._failure = self._failure or error
-            self._space.unpark_all()
+            self._room.dismiss()
         else:
             used = self._ring.used
             self._flight.remove(run)
             for extent in run:
                 self._ledger.discount(extent)
-            if self._ring.used < used:
-                self._space.unpark_all()
+            if self._room and self._ring.used < used:
+                self._room.serve()
+                if self._room:
+                    self._send_all(Priority.FLUSH)
 
 
 def _covered(extents: list[DirtyExtent], offset: int, end: int) -> bool:

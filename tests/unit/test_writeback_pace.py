@@ -196,3 +196,39 @@ async def test_a_closed_cache_begins_no_more_requests(ring: Ring, autojump_clock
         await trio.sleep(100)
         assert len(service.writes) == MAX_IN_FLIGHT
         nursery.cancel_scope.cancel()
+
+
+async def test_who_waits_for_room_is_served_in_turn_and_may_leave_the_line(
+    ring: Ring, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A writer that is cancelled while it waits leaves nothing behind, and the others come in the order they came."""
+    service = SlowService(latency_s=1.0)
+    block = 4 * MIB
+    accepted: set[int] = set()
+    scopes: list[trio.CancelScope] = []
+
+    async def writer(number: int) -> None:
+        with trio.CancelScope() as scope:
+            scopes.append(scope)
+            await cache.write(0, bytes([number]) * block)
+            accepted.add(number)
+
+    async with trio.open_nursery() as nursery:
+        cache = WriteBack(service, ring, nursery)
+        await cache.write(block, b"a" * block)
+        nursery.start_soon(cache.flush)
+        await trio.testing.wait_all_tasks_blocked()
+        while ring.fits(block):  # what is in flight holds all of it
+            await cache.write(2 * block, b"b" * block)
+        for number in range(5):
+            nursery.start_soon(writer, number)
+            await trio.testing.wait_all_tasks_blocked()
+        scopes[4].cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not accepted
+        await cache.write(0, b"c" * PAGE)
+        await trio.testing.wait_all_tasks_blocked()
+        assert accepted == {0, 1, 2, 3}
+        await cache.flush()
+        assert service.image[:block] == b"c" * PAGE + bytes([3]) * (block - PAGE), "who came last was accepted last"
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,57 @@
+"""Those who wait for room in the dirty ring, first come first served. The mechanism of WriteBack's backpressure.
+
+Theory. Who frees room appends for those who wait, in their order, and wakes them when that is done. So each costs one
+step of the scheduler, nobody who comes later can take the room first, and there is no moment at which room is free and
+those it is for have not run yet. A task that is cancelled while it waits leaves the line and nothing else behind; one
+that was served cannot be cancelled any more (trio does not cancel a task that is already rescheduled).
+
+No await in this file but in `wait`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
+
+import trio
+
+from blobfuse_dysk.store.ring import Record
+
+__all__ = ["Append", "RoomLine"]
+
+Append: TypeAlias = Callable[[], Record | None]
+"""Appends a write to the ring; None, and nothing has happened, while there is no room."""
+
+
+class RoomLine:
+    """accept: takes note of a record, in the step in which it was appended."""
+
+    def __init__(self, accept: Callable[[Record], None]) -> None:
+        self._accept = accept
+        self._line: deque[tuple[Append, trio.lowlevel.Task]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._line)
+
+    async def wait(self, append: Append) -> None:
+        """Return when `serve` has had the write appended and accepted, or `dismiss` was called."""
+        place = (append, trio.lowlevel.current_task())
+        self._line.append(place)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._line.remove(place)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def serve(self) -> None:
+        """Append and accept what fits now."""
+        while self._line and (record := self._line[0][0]()) is not None:
+            self._accept(record)
+            trio.lowlevel.reschedule(self._line.popleft()[1])
+
+    def dismiss(self) -> None:
+        """There will be no room any more: wake all."""
+        while self._line:
+            trio.lowlevel.reschedule(self._line.popleft()[1])
