@@ -195,8 +195,7 @@ class Connection:
                 data += memoryview(scratch)[:count]
             count = len(data)
         start = end + len(_HEAD_END)
-        with memoryview(data) as view:
-            head = bytes(view[:start])
+        head = bytes(data[:start])
         parser = httptools.HttpResponseParser(_NO_CALLBACKS)
         parser.feed_data(head)
         status = parser.get_status_code()
@@ -211,8 +210,7 @@ class Connection:
         if have < length:
             body = await self._read_rest(memoryview(data)[start:count], length)
         else:
-            with memoryview(data) as view:
-                body = bytes(view[start : start + length])
+            body = data[start : start + length]
         return Reply(status, head, body, lower), keep and have <= length
 
     async def _read_rest(self, begun: memoryview, length: int) -> bytearray:

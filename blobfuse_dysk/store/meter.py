@@ -6,7 +6,7 @@ that far off), over a rolling window: the current half minute and the one before
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from math import log2
 
 import trio
@@ -36,8 +36,11 @@ class Histogram:
         if now >= self._turn_at:
             self._turn(now)
         micros = seconds * 1e6
-        bucket = int(log2(micros) * PER_OCTAVE) if micros > 1 else 0
-        self._now[min(bucket, BUCKETS - 1)] += 1
+        if micros <= 1:
+            self._now[0] += 1
+        else:
+            bucket = int(log2(micros) * PER_OCTAVE)
+            self._now[bucket if bucket < BUCKETS else -1] += 1
 
     def percentiles(self, *wanted: int) -> dict[str, float | None]:
         """Return {'p50': milliseconds, ...}; None where the window has no sample."""
@@ -63,16 +66,35 @@ class Histogram:
         self._turn_at = now + WINDOW_S
 
 
+class _Series:
+    """The calls of one name."""
+
+    __slots__ = ("bytes", "calls", "latency")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.bytes = 0
+        self.latency: Histogram | None = None  # of those that succeeded
+
+
 class Meter:
     """Calls by name: how many, how many bytes, how long, how many in flight, which errors."""
 
     def __init__(self) -> None:
         self.in_flight = 0
-        self.calls: Counter[str] = Counter()
-        self.bytes: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
-        self._latency: dict[str, Histogram] = {}
+        self._series: defaultdict[str, _Series] = defaultdict(_Series)
         self._now = bound_clock()
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """By name: how many calls ended, in whatever way."""
+        return {name: series.calls for name, series in self._series.items()}
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        """By name: how many bytes the calls that succeeded moved."""
+        return {name: series.bytes for name, series in self._series.items() if series.latency is not None}
 
     def start(self) -> float:
         """Call before; pass the answer to `success` or `failure`, exactly one of them."""
@@ -82,26 +104,28 @@ class Meter:
     def success(self, name: str, length: int, started: float) -> None:
         """A call of this name moved `length` bytes."""
         self.in_flight -= 1
-        self.calls[name] += 1
-        self.bytes[name] += length
-        histogram = self._latency.get(name)
-        if histogram is None:
-            histogram = self._latency[name] = Histogram()
+        series = self._series[name]
+        series.calls += 1
+        series.bytes += length
+        latency = series.latency
+        if latency is None:
+            latency = series.latency = Histogram()
         now = self._now()
-        histogram.add(now - started, now)
+        latency.add(now - started, now)
 
     def failure(self, name: str, error: BaseException) -> None:
         """A call failed (counted by the error's kind) or was cancelled."""
         self.in_flight -= 1
-        self.calls[name] += 1
+        self._series[name].calls += 1
         self.errors[error.kind.value if isinstance(error, StoreError) else "cancelled"] += 1
 
     def status(self) -> dict[str, object]:
         """JSON-able."""
+        latencies = {name: series.latency for name, series in self._series.items() if series.latency is not None}
         return {
-            "calls": dict(self.calls),
-            "bytes": dict(self.bytes),
+            "calls": self.calls,
+            "bytes": self.bytes,
             "errors": dict(self.errors),
             "in_flight": self.in_flight,
-            "latency_ms": {name: histogram.percentiles(50, 90, 99) for name, histogram in self._latency.items()},
+            "latency_ms": {name: latency.percentiles(50, 90, 99) for name, latency in latencies.items()},
         }
