@@ -8,6 +8,7 @@ Nothing here awaits; every method leaves the map whole.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from typing import NamedTuple
@@ -89,10 +90,15 @@ class Ledger:
 
 
 class DirtyMap:
-    """Extents by start. Used twice: for what waits to be sent, and for what is in flight."""
+    """Extents by start. Used twice: for what waits to be sent, and for what is in flight.
+
+    There may be as many as pages fit into the ring, and each write looks for its place among them several times. So
+    the starts lie in an array of their own: a search among the extents would touch one of them at each step.
+    """
 
     def __init__(self) -> None:
         self._extents: list[DirtyExtent] = []
+        self._starts = array("Q")  # of the extents, one by one
         self.bytes = 0
         """Bytes of data (zeros not counted) that the map covers."""
 
@@ -115,7 +121,7 @@ class DirtyMap:
 
     def index_from(self, start: int) -> int:
         """The index of the first extent that begins at or after `start`."""
-        return bisect_left(self._extents, (start,))
+        return bisect_left(self._starts, start)
 
     def add(self, extent: DirtyExtent, ledger: Ledger) -> int:
         """Put an extent over whatever lies there; returns its generation, the oldest of all that it covers."""
@@ -133,10 +139,10 @@ class DirtyMap:
         # Count the new before the old goes, so that a record shared by both is never free in between.
         for piece in pieces:
             ledger.count(piece)
-            self._weigh(piece, 1)
-        self._extents[low:high] = pieces
+        if covered:
+            self.take(low, high)
+        self._insert(low, pieces)
         for old in covered:
-            self._weigh(old, -1)
             ledger.discount(old)
         return extent.generation
 
@@ -144,29 +150,42 @@ class DirtyMap:
         """Remove the extents at [low, high) and return them; their counts go with them."""
         taken = self._extents[low:high]
         del self._extents[low:high]
-        for extent in taken:
-            self._weigh(extent, -1)
+        del self._starts[low:high]
+        self.bytes -= _data_bytes(taken)
         return taken
 
     def put(self, extents: list[DirtyExtent]) -> None:
         """Insert extents that overlap nothing here; their counts come with them. The inverse of `take`."""
-        at = bisect_left(self._extents, (extents[0].start,))
-        self._extents[at:at] = extents
-        for extent in extents:
-            self._weigh(extent, 1)
+        self._insert(bisect_left(self._starts, extents[0].start), extents)
 
     def remove(self, extents: list[DirtyExtent]) -> None:
         """Take a run that was put in whole out again."""
-        at = bisect_left(self._extents, extents[0])
+        at = bisect_left(self._starts, extents[0].start)
         self.take(at, at + len(extents))
 
     def _span(self, start: int, end: int) -> tuple[int, int]:
-        extents = self._extents
-        low = bisect_right(extents, (start, 1 << 64))
-        if low and extents[low - 1].end > start:
+        """The index range of the extents that share a byte with [start, end)."""
+        starts = self._starts
+        low = bisect_right(starts, start)
+        high = low
+        if low < len(starts) and starts[low] < end:
+            high = bisect_left(starts, end, low)
+        if low and self._extents[low - 1].end > start:
             low -= 1
-        return low, bisect_left(extents, (end,), lo=low)
+        return low, high
 
-    def _weigh(self, extent: DirtyExtent, sign: int) -> None:
+    def _insert(self, at: int, extents: list[DirtyExtent]) -> None:
+        self._extents[at:at] = extents
+        if len(extents) == 1:
+            self._starts.insert(at, extents[0].start)
+        else:
+            self._starts[at:at] = array("Q", [extent.start for extent in extents])
+        self.bytes += _data_bytes(extents)
+
+
+def _data_bytes(extents: list[DirtyExtent]) -> int:
+    total = 0
+    for extent in extents:
         if extent.data >= 0:
-            self.bytes += sign * (extent.end - extent.start)
+            total += extent.end - extent.start
+    return total
