@@ -53,7 +53,7 @@ from blobfuse_dysk.store.roomline import Append, RoomLine
 
 __all__ = ["WriteBack"]
 
-MAX_IN_FLIGHT = 64  # runs; Throttle below decides how many of them are requests at one moment
+MAX_IN_FLIGHT = 128  # runs, of the 256 requests that Throttle lets go at most: reads find slots, too
 MAX_FLIGHT = 16 << 20  # bytes; at 30 ms for a request that is still 500 MB/s
 IDLE_IN_FLIGHT = 8
 SINGLES = 2  # flushes
