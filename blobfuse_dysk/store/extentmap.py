@@ -77,13 +77,9 @@ class ExtentMap:
         return found
 
     def _close_gaps(self) -> None:
-        gap = 4096
-        while len(self._starts) > self._most // 2:
-            starts, ends = array("Q", self._starts[:1]), array("Q")
-            for index in range(1, len(self._starts)):
-                if self._starts[index] - self._ends[index - 1] > gap:
-                    ends.append(self._ends[index - 1])
-                    starts.append(self._starts[index])
-            ends.append(self._ends[-1])
-            self._starts, self._ends = starts, ends
-            gap *= 2
+        """Close the smallest gaps, down to half of the extents."""
+        gaps = [start - end for start, end in zip(self._starts[1:], self._ends, strict=False)]
+        by_size = sorted(range(len(gaps)), key=gaps.__getitem__)
+        kept = sorted(by_size[len(gaps) - self._most // 2 + 1 :])  # n extents have n - 1 gaps between them
+        self._starts = array("Q", [self._starts[0], *(self._starts[gap + 1] for gap in kept)])
+        self._ends = array("Q", [*(self._ends[gap] for gap in kept), self._ends[-1]])

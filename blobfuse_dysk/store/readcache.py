@@ -153,6 +153,8 @@ class ReadCache(Store):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _drop(self, offset: int, length: int) -> None:
+        if not self._chunks and not self._fills:
+            return
         first, last = offset // CHUNK, (offset + length - 1) // CHUNK
         if last - first >= len(self._chunks) + len(self._fills):
             for index in [i for i in self._chunks.keys() if first <= i <= last]:  # noqa: SIM118 (LRU has no __iter__)
