@@ -99,3 +99,18 @@ def test_a_write_of_an_old_epoch_overlaps_nothing(server: PageBlobServer) -> Non
         rest("PUT", PATH, "comp=properties", {"x-ms-sequence-number-action": "increment"})
         rest.put(PATH, 0, DATA, x_ms_if_sequence_number_eq="1")
     assert server.stats()["overlapping_writes"] == 1
+
+
+def test_a_straggler_of_an_old_epoch_overlaps_nothing(server: PageBlobServer) -> None:
+    """As when the former writer of a disk that was taken over still sends: refused, so it can harm nobody."""
+    server.create("disks", "disk", 1 << 20)
+    with client(server) as rest, client(server) as straggler:
+        rest("PUT", PATH, "comp=properties", {"x-ms-sequence-number-action": "increment"})
+        server.fault("delay", operation="write", times=1)
+        rest.send("PUT", PATH, "comp=page", {**UPDATE, "x-ms-if-sequence-number-eq": "1"}, DATA)
+        eventually(lambda: server.stats()["writes_in_flight"] == 1)
+        old = straggler("PUT", PATH, "comp=page", {**UPDATE, "x-ms-if-sequence-number-eq": "0"}, DATA)
+        assert old.status == 412
+        server.release()
+        assert rest.receive().status == 201
+    assert server.stats()["overlapping_writes"] == 0

@@ -99,8 +99,9 @@ class Statistics:
     def begin_write(self, write: Write, request: Request, sequence_number: int) -> None:
         """A data write arrived. sequence_number: the blob's, now."""
         counts = self.blob(write.key)
-        for other in counts.in_flight:
-            if write.offset < other.end and other.offset < write.end and _may_land(other, sequence_number):
+        able = [other for other in counts.in_flight if _may_land(other, sequence_number)]
+        for other in able if _may_land(write, sequence_number) else []:
+            if write.offset < other.end and other.offset < write.end:
                 counts.overlapping_writes += 1
                 if len(self.overlap_examples) < MAX_EXAMPLES:
                     self.overlap_examples.append(
