@@ -16,18 +16,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import trio
 
-from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.errors import Kind, StoreError
 
 __all__ = ["Guard", "lease_time"]
 
 
-_AWAKE, _ALL = time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME
 LEAST_SLEEP_S = 0.1  # what is shorter may be the time between reading two clocks
 
 
@@ -40,15 +37,20 @@ class _Sleep:
     """How long the machine was suspended. Goes up in steps, so that two looks at the same moment agree."""
 
     def __init__(self) -> None:
-        # Seconds since the machine was started, less those that it was awake for. Source: clock_gettime(2).
-        self._before = self._known = -time.clock_gettime(_AWAKE) + time.clock_gettime(_ALL)
+        self._before = self._known = self._measured_s()
 
     def seconds(self) -> float:
         """Seconds since this was made."""
-        measured_s = -time.clock_gettime(_AWAKE) + time.clock_gettime(_ALL)
+        measured_s = self._measured_s()
         if measured_s > self._known + LEAST_SLEEP_S:
             self._known = measured_s
         return self._known - self._before
+
+    @staticmethod
+    def _measured_s() -> float:
+        """Seconds since the machine was started. Source: clock_gettime(2)."""
+        awake = time.clock_gettime(time.CLOCK_MONOTONIC)
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - awake
 
 
 _sleep = _Sleep()
@@ -61,12 +63,11 @@ class Guard:
     lease_id: str
     epoch: int
     valid_until: float = -math.inf
-    _now: Callable[[], float] = field(default_factory=bound_clock, repr=False, compare=False)
 
     @property
     def certain(self) -> bool:
         """Whether the lease is held for sure at this moment."""
-        return self._now() + _sleep.seconds() < self.valid_until  # lease_time(), read three times for each write
+        return lease_time() < self.valid_until
 
     def permit(self) -> tuple[str, int]:
         """Return (lease id, epoch) for a request that is sent now; StoreError(LEASE), not sent, if in doubt."""
