@@ -99,9 +99,10 @@ class Statistics:
     def begin_write(self, write: Write, request: Request, sequence_number: int) -> None:
         """A data write arrived. sequence_number: the blob's, now."""
         counts = self.blob(write.key)
-        able = [other for other in counts.in_flight if _may_land(other, sequence_number)]
-        for other in able if _may_land(write, sequence_number) else []:
-            if write.offset < other.end and other.offset < write.end:
+        may_land = _may_land(write, sequence_number)
+        for other in counts.in_flight:
+            meet = write.offset < other.end and other.offset < write.end
+            if meet and may_land and _may_land(other, sequence_number):
                 counts.overlapping_writes += 1
                 if len(self.overlap_examples) < MAX_EXAMPLES:
                     self.overlap_examples.append(
