@@ -34,6 +34,13 @@ class RoomLine:
     def __len__(self) -> int:
         return len(self._line)
 
+    def accept_now(self, append: Append) -> Record | None:
+        """Append and accept, if nobody waits and it fits; None, and nothing has happened, if not: then `wait`."""
+        record = None if self._line else append()
+        if record is not None:
+            self._accept(record)
+        return record
+
     async def wait(self, append: Append) -> None:
         """Return when `serve` has had the write appended and accepted, or `dismiss` was called."""
         place = (append, trio.lowlevel.current_task())

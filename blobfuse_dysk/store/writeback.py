@@ -40,6 +40,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import trio
 
@@ -143,17 +144,18 @@ class WriteBack(Store):
 
     async def write(self, offset: int, data: Buffer) -> None:
         self._raise_if_failed()
-        record = None if self._room else self._ring.append(offset, data)
+        append = partial(self._ring.append, offset, data)
+        record = self._room.accept_now(append)
         if record is None:
-            await self._accept_in_turn(lambda: self._ring.append(offset, data))
-            return
-        self._accept(record)
-        if self._singles >= SINGLES and self._since_flush == 1 and self._goes_on(offset):
+            await self._wait_for_room(append)
+        elif self._singles >= SINGLES and self._since_flush == 1 and self._goes_on(offset):
             await self._send_through(record)
 
     async def zero(self, offset: int, length: int) -> None:
         self._raise_if_failed()
-        await self._accept_in_turn(lambda: self._ring.append_zero(offset, length))
+        append = partial(self._ring.append_zero, offset, length)
+        if self._room.accept_now(append) is None:
+            await self._wait_for_room(append)
 
     async def flush(self) -> None:
         self._raise_if_failed()
@@ -239,11 +241,8 @@ class WriteBack(Store):
                 remedy="detach the disk, then attach it and check its file system",
             )
 
-    async def _accept_in_turn(self, append: Append) -> None:
-        """Append once there is room, first come first served. What waits is told of a failure, wherever in the line."""
-        if not self._room and (record := append()) is not None:
-            self._accept(record)
-            return
+    async def _wait_for_room(self, append: Append) -> None:
+        """Wait for room and acceptance. What waits is told of a failure, wherever in the line."""
         self._send_all(Priority.FLUSH)
         await self._room.wait(append)
         self._raise_if_failed()
