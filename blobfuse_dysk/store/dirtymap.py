@@ -176,10 +176,8 @@ class DirtyMap:
 
     def _insert(self, at: int, extents: list[DirtyExtent]) -> None:
         self._extents[at:at] = extents
-        if len(extents) == 1:
-            self._starts.insert(at, extents[0].start)
-        else:
-            self._starts[at:at] = array("Q", [extent.start for extent in extents])
+        for place, extent in enumerate(extents, at):
+            self._starts.insert(place, extent.start)
         self.bytes += _data_bytes(extents)
 
 

@@ -36,11 +36,8 @@ class Histogram:
         if now >= self._turn_at:
             self._turn(now)
         micros = seconds * 1e6
-        if micros <= 1:
-            self._now[0] += 1
-        else:
-            bucket = int(log2(micros) * PER_OCTAVE)
-            self._now[bucket if bucket < BUCKETS else -1] += 1
+        bucket = int(log2(micros) * PER_OCTAVE) if micros > 1 else 0
+        self._now[min(bucket, BUCKETS - 1)] += 1
 
     def percentiles(self, *wanted: int) -> dict[str, float | None]:
         """Return {'p50': milliseconds, ...}; None where the window has no sample."""
