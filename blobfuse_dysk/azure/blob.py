@@ -19,7 +19,7 @@ from blobfuse_dysk.azure import wire
 from blobfuse_dysk.azure.http import HttpPool, tls_context
 from blobfuse_dysk.azure.identity import NO_CREDENTIAL, Credential, check_transport
 from blobfuse_dysk.azure.signing import Signer
-from blobfuse_dysk.azure.wire import BlobProperties, Buffer, PageList, Reply, Request
+from blobfuse_dysk.azure.wire import BlobProperties, Buffer, Condition, PageList, Reply, Request, SequenceNumber
 from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import CredentialError, ServiceError, TransportError
@@ -124,21 +124,27 @@ class BlobClient(trio.abc.AsyncResource):
         except wire.DamagedAnswerError as error:
             raise self._damaged("properties", str(error)) from error
 
-    async def raise_sequence_number(self, value: int, *, lease_id: str | None, timeout_s: float) -> int:
+    async def raise_sequence_number(
+        self, value: int, *, lease_id: str | None, condition: Condition | None = None, timeout_s: float
+    ) -> SequenceNumber:
         """Set Blob Properties, action max: return the sequence number that is now in force, at least `value`."""
-        request = self._requests.raise_sequence_number(value, lease_id=lease_id)
+        request = self._requests.raise_sequence_number(value, lease_id=lease_id, condition=condition)
         reply = await self._ask(request, 200, "raise of the sequence number", timeout_s)
         number = reply.header("x-ms-blob-sequence-number")
         if not number.isdecimal() or int(number) < value:
             raise self._damaged("raise of the sequence number", f"answered with {number!r} where {value} was asked for")
-        return int(number)
+        return SequenceNumber(int(number), reply.header("etag"))
 
-    async def acquire_lease(self, duration_s: int, *, proposed_id: str | None, timeout_s: float) -> str:
+    async def acquire_lease(
+        self, duration_s: int, *, proposed_id: str | None, condition: Condition | None = None, timeout_s: float
+    ) -> str:
         """Lease Blob, acquire: return the lease id. duration_s: 15 to 60, or -1 for infinite.
 
         With proposed_id the call can be repeated: who has the lease under that id already gets it anew.
         """
-        request = self._requests.lease("acquire", lease_duration=duration_s, proposed_lease_id=proposed_id)
+        request = self._requests.lease(
+            "acquire", condition=condition, lease_duration=duration_s, proposed_lease_id=proposed_id
+        )
         reply = await self._ask(request, 201, "lease", timeout_s)
         lease_id = reply.header("x-ms-lease-id")
         if not lease_id:
@@ -149,17 +155,22 @@ class BlobClient(trio.abc.AsyncResource):
         """Lease Blob, renew: the lease runs anew from when the service did it."""
         await self._ask(self._requests.lease("renew", lease_id=lease_id), 200, "lease renewal", timeout_s)
 
-    async def release_lease(self, lease_id: str, *, timeout_s: float) -> None:
+    async def release_lease(self, lease_id: str, *, condition: Condition | None = None, timeout_s: float) -> None:
         """Lease Blob, release."""
-        await self._ask(self._requests.lease("release", lease_id=lease_id), 200, "lease release", timeout_s)
+        request = self._requests.lease("release", lease_id=lease_id, condition=condition)
+        await self._ask(request, 200, "lease release", timeout_s)
 
-    async def break_lease(self, *, period_s: int = 0, timeout_s: float) -> None:
+    async def break_lease(self, *, period_s: int = 0, condition: Condition | None = None, timeout_s: float) -> None:
         """Lease Blob, break: whoever holds the lease loses it after period_s seconds, 0 to 60."""
-        await self._ask(self._requests.lease("break", lease_break_period=period_s), 202, "lease break", timeout_s)
+        request = self._requests.lease("break", condition=condition, lease_break_period=period_s)
+        await self._ask(request, 202, "lease break", timeout_s)
 
-    async def set_metadata(self, metadata: Mapping[str, str], *, lease_id: str | None, timeout_s: float) -> None:
-        """Set Blob Metadata: replaces all of it."""
-        await self._ask(self._requests.set_metadata(metadata, lease_id=lease_id), 200, "metadata", timeout_s)
+    async def set_metadata(
+        self, metadata: Mapping[str, str], *, lease_id: str | None, condition: Condition | None = None, timeout_s: float
+    ) -> str:
+        """Set Blob Metadata: replaces all of it. Returns the ETag that this gave the blob."""
+        request = self._requests.set_metadata(metadata, lease_id=lease_id, condition=condition)
+        return (await self._ask(request, 200, "metadata", timeout_s)).header("etag")
 
     def hurry(self, timeout_s: float) -> None:
         """Let no call whose request is on its way now take longer than timeout_s from now."""

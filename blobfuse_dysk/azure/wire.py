@@ -26,11 +26,13 @@ __all__ = [
     "BlobProperties",
     "BlobRequests",
     "Buffer",
+    "Condition",
     "DamagedAnswerError",
     "Extent",
     "PageList",
     "Reply",
     "Request",
+    "SequenceNumber",
     "content_md5",
     "parse_page_list",
     "parse_properties",
@@ -55,15 +57,58 @@ class DamagedAnswerError(Exception):
     """An answer that says success but is not what the request must be answered with. Becomes a TransportError."""
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A request is carried out only while this holds, else it is refused with 412 ConditionNotMet.
+
+    if_match: the blob's ETag, as it came; every change of pages, properties or metadata gives another one, lease
+    operations do not. if_unmodified_since: an HTTP date; one in the future gives the request a last moment, as long as
+    the blob changes after that. One of the two; both empty hold always.
+    Source: https://learn.microsoft.com/rest/api/storageservices/specifying-conditional-headers-for-blob-service-operations
+    """
+
+    if_match: str = ""
+    if_unmodified_since: str = ""
+
+    def lines(self) -> str:
+        """The header lines as sent."""
+        match = f"If-Match:{self.if_match}\n" if self.if_match else ""
+        return match + (f"If-Unmodified-Since:{self.if_unmodified_since}\n" if self.if_unmodified_since else "")
+
+    def __str__(self) -> str:
+        return self.if_match or self.if_unmodified_since
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceNumber:
+    """What Set Blob Properties answers: the sequence number that is in force, and the ETag that it gave the blob."""
+
+    number: int
+    etag: str
+
+
 class Request:
     """One request, not signed yet. Made by BlobRequests; the fields are what signers read.
 
     target: path as sent; query: as sent, without '?'. resource: the canonicalised resource, query included, without
     the leading account. before, after: canonical lines of the x-ms- headers that sort before and after x-ms-date.
     length: the body's bytes, 0 without one. md5: Content-MD5, or ''. common: constant header lines as sent.
+    condition: when the request is to be carried out.
     """
 
-    __slots__ = ("after", "before", "body", "common", "length", "md5", "method", "query", "resource", "target")
+    __slots__ = (
+        "after",
+        "before",
+        "body",
+        "common",
+        "condition",
+        "length",
+        "md5",
+        "method",
+        "query",
+        "resource",
+        "target",
+    )
 
     def __init__(
         self,
@@ -76,7 +121,9 @@ class Request:
         common: str,
         body: Buffer | None = None,
         md5: str = "",
+        condition: Condition | None = None,
     ) -> None:
+        self.condition = condition
         self.method = method
         self.target = target
         self.query = query
@@ -95,6 +142,8 @@ class Request:
         lines = f"{self.before}x-ms-date:{date}\n{self.after}" if date else self.before + self.after
         if self.md5:
             lines += f"Content-MD5:{self.md5}\n"
+        if self.condition is not None:
+            lines += self.condition.lines()
         if self.method == "PUT":
             lines += f"Content-Length:{self.length}\n"
         if authorization:
@@ -218,23 +267,37 @@ class BlobRequests:
         """Get Blob Properties."""
         return self._general("HEAD", [], {})
 
-    def raise_sequence_number(self, value: int, *, lease_id: str | None) -> Request:
+    def raise_sequence_number(self, value: int, *, lease_id: str | None, condition: Condition | None = None) -> Request:
         """Set Blob Properties: the sequence number becomes the greater of its value and this one."""
         headers = {"x-ms-sequence-number-action": "max", "x-ms-blob-sequence-number": str(value)}
-        return self._general("PUT", [("comp", "properties")], headers, lease_id)
+        return self._general("PUT", [("comp", "properties")], headers, lease_id, condition)
 
-    def lease(self, action: str, *, lease_id: str | None = None, **fields: str | int | None) -> Request:
+    def lease(
+        self,
+        action: str,
+        *,
+        lease_id: str | None = None,
+        condition: Condition | None = None,
+        **fields: str | int | None,
+    ) -> Request:
         """Lease Blob: acquire, renew, release or break; fields are the action's own (`proposed_lease_id=`...)."""
         headers = {f"x-ms-{name.replace('_', '-')}": str(value) for name, value in fields.items() if value is not None}
-        return self._general("PUT", [("comp", "lease")], {"x-ms-lease-action": action, **headers}, lease_id)
+        return self._general("PUT", [("comp", "lease")], {"x-ms-lease-action": action, **headers}, lease_id, condition)
 
-    def set_metadata(self, metadata: Mapping[str, str], *, lease_id: str | None) -> Request:
+    def set_metadata(
+        self, metadata: Mapping[str, str], *, lease_id: str | None, condition: Condition | None = None
+    ) -> Request:
         """Set Blob Metadata: replaces all of it. Names are C# identifiers, values printable ASCII."""
         headers = {f"x-ms-meta-{name}": value for name, value in metadata.items()}
-        return self._general("PUT", [("comp", "metadata")], headers, lease_id)
+        return self._general("PUT", [("comp", "metadata")], headers, lease_id, condition)
 
     def _general(
-        self, method: str, query: list[tuple[str, str]], headers: Mapping[str, str], lease_id: str | None = None
+        self,
+        method: str,
+        query: list[tuple[str, str]],
+        headers: Mapping[str, str],
+        lease_id: str | None = None,
+        condition: Condition | None = None,
     ) -> Request:
         """Any request without a body: sorts the headers, splits them at x-ms-date."""
         sent, resource = self._with_query(*query)
@@ -248,7 +311,7 @@ class BlobRequests:
         date = _service_order("x-ms-date")
         before = "".join(f"{name}:{lines[name]}\n" for name in names if _service_order(name) < date)
         after = "".join(f"{name}:{lines[name]}\n" for name in names if _service_order(name) > date)
-        return Request(method, self.target, sent, resource, before, after, self.common)
+        return Request(method, self.target, sent, resource, before, after, self.common, condition=condition)
 
     def _with_query(self, *query: tuple[str, str]) -> tuple[str, str]:
         """Return the query as sent and the canonicalised resource: path, then decoded parameters, sorted by name."""
