@@ -117,6 +117,7 @@ class Kind(enum.Enum):
     DENIED = "denied"  # 401, 403: a rotated credential may cure it
     INTERNAL = "internal"  # other 5xx
     LEASE = "lease"  # the service does not take our lease id: Fence finds out why
+    CHANGED = "changed"  # 412 ConditionNotMet: the blob is not as it was when the request was thought of
     GONE = "gone"  # 404: blob, container or account is not there any more
     RANGE = "range"  # beyond the blob's end: it was made smaller
     REJECTED = "rejected"  # any other 4xx: a bug here or a change there

@@ -294,9 +294,9 @@ def _lease_and_write(probe: DiskAddress, credential: Credential) -> None:
         async with BlobClient(probe, credential) as client:
             lease_id = await client.acquire_lease(15, proposed_id=None, timeout_s=_TIMEOUT_S)
             try:
-                epoch = await client.raise_sequence_number(1, lease_id=lease_id, timeout_s=_TIMEOUT_S)
+                raised = await client.raise_sequence_number(1, lease_id=lease_id, timeout_s=_TIMEOUT_S)
                 data = bytes(_PROBE_SIZE)
-                await client.put_pages(0, data, lease_id=lease_id, epoch=epoch, timeout_s=_TIMEOUT_S)
+                await client.put_pages(0, data, lease_id=lease_id, epoch=raised.number, timeout_s=_TIMEOUT_S)
             finally:
                 await client.release_lease(lease_id, timeout_s=_TIMEOUT_S)
 

@@ -9,8 +9,9 @@ from typing import Any
 from blobfuse_dysk.azure.identity import Credential
 from blobfuse_dysk.device import armour
 from blobfuse_dysk.device.config import Config
+from blobfuse_dysk.store.open import ResumeState, open_stack
 from blobfuse_dysk.store.ring import Ring
-from blobfuse_dysk.store.stack import ResumeState, Stack, StackOptions, open_stack
+from blobfuse_dysk.store.stack import Stack, StackOptions
 
 __all__ = ["OpenStack", "open_real_stack", "resume_state"]
 
@@ -37,4 +38,4 @@ async def open_real_stack(
 
 def resume_state(lease: dict[str, Any] | None) -> ResumeState | None:
     """What state.json says of the lease that is to be taken up."""
-    return ResumeState(lease["id"], lease["epoch"]) if lease else None
+    return ResumeState(lease["id"], lease["epoch"], lease["seconds"]) if lease else None

@@ -47,8 +47,9 @@ from blobfuse_dysk.device.loghandler import LogHandler
 from blobfuse_dysk.device.opening import OpenStack, open_real_stack, resume_state
 from blobfuse_dysk.device.questions import Questions
 from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError
+from blobfuse_dysk.store.open import ResumeState
 from blobfuse_dysk.store.ring import is_empty
-from blobfuse_dysk.store.stack import ResumeState, Stack
+from blobfuse_dysk.store.stack import Stack
 
 __all__ = ["Worker", "main"]
 
@@ -244,7 +245,7 @@ class Worker:
     def _lease(self) -> dict[str, object] | None:
         if not self.stack or self.stack.lease_id is None:
             return None
-        return {"id": self.stack.lease_id, "epoch": self.stack.epoch, "seconds": self._config.options.lease_s}
+        return {"id": self.stack.lease_id, "epoch": self.stack.epoch, "seconds": self.stack.lease_s}
 
     # FUSE.
 

@@ -1,9 +1,13 @@
 """The lease and epoch calls of one blob, with errors translated. Used at attach, by Fence, and at release.
 
 They bypass Throttle and Retry: a renewal must never wait behind data. Each call is one attempt with a deadline of its
-own. All of them can be sent again when the answer was lost: acquire with a proposed id, renew, release and break lead
-to the same state, and raising a number to a maximum does nothing the second time, nor does a late copy of it.
-Source: https://learn.microsoft.com/rest/api/storageservices/lease-blob
+own. When the answer was lost (`unknown`), the request may still arrive, at any later moment. What it may do then is
+bounded by its condition: the service carries it out only while the blob has the ETag it had (or was not modified after
+a certain second), and every modification gives the blob another ETag, a raise that changes nothing included; lease
+operations leave it. Azurite 3.37 does all of this likewise.
+Source: https://learn.microsoft.com/rest/api/storageservices/lease-blob,
+https://learn.microsoft.com/rest/api/storageservices/set-blob-properties and
+https://learn.microsoft.com/rest/api/storageservices/specifying-conditional-headers-for-blob-service-operations
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import TypeVar
 
 import trio
 
-from blobfuse_dysk.azure.wire import BlobProperties
+from blobfuse_dysk.azure.wire import BlobProperties, Condition, SequenceNumber
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError, TransportError
 from blobfuse_dysk.store.blobapi import BlobApi
 from blobfuse_dysk.store.translate import to_store_error
@@ -26,55 +30,68 @@ GRACE = 1.2  # of the client's own limit, before its attempt is cancelled
 
 
 class BlobLease:
-    """Raises StoreError only. `unknown` is never set: each of these calls can simply be repeated."""
+    """Raises StoreError only: CHANGED if the condition does not hold, LEASE if the lease is another's or none."""
 
     def __init__(self, client: BlobApi, *, timeout_s: float = CALL_TIMEOUT_S) -> None:
         self._client = client
         self._timeout_s = timeout_s
 
-    async def acquire(self, lease_id: str, duration_s: float | None) -> None:
+    async def acquire(self, lease_id: str, duration_s: float | None, condition: Condition) -> None:
         """Take the lease under this id. duration_s: 15 to 60, or None for infinite. Kind.LEASE: somebody has it."""
         duration = -1 if duration_s is None else int(duration_s)
         await self._call(
             "acquiring the lease",
-            self._client.acquire_lease(duration, proposed_id=lease_id, timeout_s=self._timeout_s),
+            self._client.acquire_lease(duration, proposed_id=lease_id, condition=condition, timeout_s=self._timeout_s),
         )
 
     async def renew(self, lease_id: str) -> None:
-        """Start the lease's term again. Works after its expiry unless somebody leased or changed the blob since."""
+        """Start the lease's term again. Works after its expiry unless somebody leased or changed the blob since.
+
+        A late copy harms nobody: it prolongs the lease of this id, and only if there still is that lease.
+        """
         await self._call("renewing the lease", self._client.renew_lease(lease_id, timeout_s=self._timeout_s))
 
-    async def release(self, lease_id: str) -> None:
-        """Give the lease up, so that another holder can take it at once."""
-        await self._call("releasing the lease", self._client.release_lease(lease_id, timeout_s=self._timeout_s))
+    async def release(self, lease_id: str, condition: Condition | None) -> None:
+        """Give the lease up, so that another holder can take it at once. Without a condition: of an id of our own."""
+        await self._call(
+            "releasing the lease",
+            self._client.release_lease(lease_id, condition=condition, timeout_s=self._timeout_s),
+        )
 
-    async def break_now(self) -> None:
+    async def break_now(self, condition: Condition) -> None:
         """End whoever's lease there is, without a break period."""
-        await self._call("breaking the lease", self._client.break_lease(period_s=0, timeout_s=self._timeout_s))
+        await self._call(
+            "breaking the lease",
+            self._client.break_lease(period_s=0, condition=condition, timeout_s=self._timeout_s),
+        )
 
-    async def raise_epoch(self, number: int, lease_id: str) -> int:
-        """Make the blob's sequence number at least `number`; returns what it is then."""
+    async def raise_epoch(self, number: int, lease_id: str, condition: Condition | None = None) -> SequenceNumber:
+        """Make the blob's sequence number at least `number`; returns what it is then, and the ETag."""
         return await self._call(
             f"raising the epoch to {number}",
-            self._client.raise_sequence_number(number, lease_id=lease_id, timeout_s=self._timeout_s),
+            self._client.raise_sequence_number(
+                number, lease_id=lease_id, condition=condition, timeout_s=self._timeout_s
+            ),
         )
 
     async def properties(self) -> BlobProperties:
         """Get Blob Properties."""
-        return await self._call("asking for the blob's properties", self._client.properties(timeout_s=self._timeout_s))
-
-    async def set_metadata(self, metadata: Mapping[str, str], lease_id: str) -> None:
-        """Replace the blob's metadata, all of it."""
-        await self._call(
-            "writing the blob's metadata",
-            self._client.set_metadata(metadata, lease_id=lease_id, timeout_s=self._timeout_s),
+        return await self._call(
+            "asking for the blob's properties", self._client.properties(timeout_s=self._timeout_s), modifies=False
         )
 
-    async def _call(self, what: str, attempt: Awaitable[T]) -> T:
+    async def set_metadata(self, metadata: Mapping[str, str], lease_id: str, condition: Condition) -> str:
+        """Replace the blob's metadata, all of it; returns the ETag."""
+        return await self._call(
+            "writing the blob's metadata",
+            self._client.set_metadata(metadata, lease_id=lease_id, condition=condition, timeout_s=self._timeout_s),
+        )
+
+    async def _call(self, what: str, attempt: Awaitable[T], *, modifies: bool = True) -> T:
         limit_s = self._timeout_s * GRACE
         with trio.move_on_after(limit_s):
             try:
                 return await attempt
             except (ServiceError, TransportError) as error:
-                raise to_store_error(error, what, modifies=False) from error
-        raise StoreError(f"{what}: no end after {limit_s:g} s", Kind.UNREACHABLE)
+                raise to_store_error(error, what, modifies=modifies, conditional=True) from error
+        raise StoreError(f"{what}: no end after {limit_s:g} s", Kind.UNREACHABLE, unknown=modifies)

@@ -1,237 +1,377 @@
-"""Taking a disk for this node, and giving it up: lease, epoch, and the holder's name in the blob's metadata.
+"""Taking a disk for this node: the lease, then the epoch.
 
-Theory. The order is what makes it safe:
+Theory. A request that takes, breaks or gives up a lease, or raises the number, may arrive late: after we gave up
+waiting for its answer, after the attach failed, after others had the disk. So each of them carries a condition, the
+ETag of the blob as it was looked at when the request was thought of; whatever changes the blob makes it void. In this
+order:
 
-1. Take the lease. From here on no request with another lease id is accepted.
-2. Read the sequence number *under the lease* (a number read before could be raised by the last holder's own late
-   raise), and raise it to the next block of EPOCHS numbers. Once that is acknowledged, no request of any earlier
-   holder or worker can land, not even one that carries the same lease id.
-3. Only then use the disk. The map of allocated pages, too, is read only now: a straggler could otherwise make
-   a page allocated that the map calls free.
+1. **Look** at the blob: ETag, sequence number, state of the lease. A disk that another has is refused here, unasked.
+2. **Break** the lease, if told to and if there is one.
+3. **Acquire** it. From here on no request with another lease id is accepted.
+4. **Raise** the number to one of the next generation (epoch.py), still on condition that nothing changed since the
+   look: so the number looked at is the one raised, although it was read before there was a lease. Once this is
+   acknowledged, no request of any earlier holder or worker can land, not even one that carries the same lease id; and
+   no copy of an acquire or a break that was sent up to now, by us or by anybody, since the ETag is another one.
+5. Only then use the disk. The map of allocated pages, too, is read only now: a straggler could otherwise make a page
+   allocated that the map calls free.
 
-A take-over (break_lease) breaks the lease without a break period, then does the same. A resumed attachment (a new
-worker of the same attachment) renews the lease it finds in its state file. Renewal succeeds even after expiry, as long
-as nobody leased or changed the blob since; when it is refused, somebody did, and the attachment is fenced: the file
-system's caches above us are about a disk that is not there any more.
+Where the condition does not hold, something changed the blob meanwhile: look again. If the number is the one we asked
+for, it was our own raise whose answer was lost; if it is somebody else's of our generation or a later one, another
+attachment has the disk, under the same lease id; else it was a straggler of a former holder.
+
+A holder that goes on writing changes the ETag between each look and what follows. So after some looks the condition
+becomes that the blob was not changed after a moment in the near future (`If-Unmodified-Since`): a request with a last
+moment. If the end of such a one is not known, the claim ends with one more raise after that moment, which makes it
+void.
+
+An infinite lease is taken for a minute first, and made infinite under the raised number: else a late copy of the
+acquire of an attach that failed could leave a lease for ever with nobody to release it.
+
+**Resuming** (a new worker of the same attachment, or an attach of a disk whose attachment died here): the number must
+have our tag and be no lower than the one known; then renew, then raise, likewise. That the lease can be renewed proves
+nothing by itself (epoch.py). The lease keeps the term it was acquired with, whatever the options say now. Whoever had
+the disk in between, the attachment is fenced: the caches above us are about a disk that is not there any more.
+
+At the end the lease must still be held for certain. Answers that took longer than its term are followed by a renewal, a
+look and another raise, as after any lapse (fence.py).
 Source: https://learn.microsoft.com/rest/api/storageservices/lease-blob, "Remarks" and the two tables of outcomes.
-
-A block of numbers, not just the next number, is what keeps two attachments apart that a user gave the same lease id, or
-that an emulator lets renew after another one came and went. While it is attached, each raises its epoch by one, to end
-doubts about its writes; with the next number for a new attachment, the old one could raise its own to the very same,
-and neither would ever be refused. And a random start within the block keeps two apart that read the same number at
-once: `max` lets the higher one win, and the other learns from the answer, or from its first refused write.
-
-Writing who holds the disk is a courtesy to the next node's error message. It may be refused without harm.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import TypeVar
 
 import trio
 
-from blobfuse_dysk.azure.explain import HOLDER_NODE, HOLDER_SINCE, leased
-from blobfuse_dysk.azure.wire import BlobProperties
+from blobfuse_dysk.azure.explain import leased
+from blobfuse_dysk.azure.signing import http_date, parse_http_date
+from blobfuse_dysk.azure.wire import BlobProperties, Condition, SequenceNumber
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import Kind, LeasedError, StoreError
+from blobfuse_dysk.errors import Kind, StoreError
+from blobfuse_dysk.store import epoch
+from blobfuse_dysk.store.attempts import Attempts
 from blobfuse_dysk.store.backoff import Backoff
 from blobfuse_dysk.store.bloblease import BlobLease
 from blobfuse_dysk.store.guard import Guard, lease_time
+from blobfuse_dysk.store.holdername import sign
 
-__all__ = ["Claim", "give_up", "patiently", "resume", "take"]
+__all__ = ["Claim", "Claiming"]
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-_TRANSIENT = frozenset({Kind.THROTTLED, Kind.UNREACHABLE, Kind.CORRUPT, Kind.INTERNAL})
-BREAK_ROUNDS = 3  # another node may take the lease between our break and our acquire, but not for ever
-GIVE_UP_S = 10.0
-EPOCHS = 1 << 24  # numbers of a block; the first is drawn from its lower half, so that 8 million raises have room
+ETAG_LOOKS = 4  # looks of a new attachment after which the ETag is the condition; after later ones it is a last moment
+LAST_MOMENT_S = 3  # from the blob's last change on; whole seconds, as HTTP dates have
+MOST_LOOKS = 10  # of a new attachment
+MOST_PAUSE_S = 1.0  # between looks of a resumed one
+CERTAIN_TRIES = 3
+FIRST_TERM_S = 60.0  # of a lease that is to be infinite
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A disk that is ours: what Fence starts from, and the blob as it was when the lease was held already."""
+    """A disk that is ours: what Fence starts from, and the blob as it was when its number was raised.
+
+    etag: the blob's, after the raise. lease_s: the lease's term, None for infinite.
+    """
 
     guard: Guard
     blob: BlobProperties
+    etag: str
+    lease_s: float | None
 
 
-async def patiently(call: Callable[[], Awaitable[T]], *, budget_s: float | None, random: Random) -> T:
-    """Repeat `call` while its StoreError may pass by itself, for budget_s seconds (None: for ever).
+class Claiming:
+    """One try to take a disk: `take` or `resume`, once. What it did is there to be taken back (release.py).
 
-    Refusals (credential, lease, not found) are raised at once: whoever attaches is there to read them.
+    address: for messages. blob: as it was looked at just now. lease_id: one that the user chose, or that is held
+    (resume), or None for a new one. lease_s: the term that is wanted, or held; None for infinite.
     """
-    deadline = float("inf") if budget_s is None else trio.current_time() + budget_s
-    backoff = Backoff(random, most_s=4.0)
-    while True:
-        try:
-            return await call()
-        except StoreError as error:
-            pause_s = backoff.next_s(error)
-            if error.kind not in _TRANSIENT or trio.current_time() + pause_s >= deadline:
-                raise
-        await trio.sleep(pause_s)
 
+    def __init__(
+        self,
+        lease: BlobLease,
+        blob: BlobProperties,
+        *,
+        address: DiskAddress,
+        lease_id: str | None,
+        lease_s: float | None,
+        budget_s: float | None,
+        random: Random,
+    ) -> None:
+        self.lease_id = lease_id or str(uuid.uuid4())
+        self.is_own_id = lease_id is None
+        """Whether nobody else can have a lease under this id."""
+        self.raised_to: int | None = None
+        """The number last asked for."""
+        self.may_hold = False
+        """Whether an acquire of ours was carried out, or may be."""
+        self.found_before: int | None = None
+        """The blob's number when the first acquire was sent that may have been carried out; None if it was leased."""
+        self._lease = lease
+        self._blob = blob
+        self._found = blob.sequence_number or 0
+        self._looks = 1
+        self._address = address
+        self._lease_s = lease_s
+        self._attempts = Attempts(random, budget_s)
+        self._random = random
+        self._sent_at = -math.inf  # lease_time() before the request that last took or renewed the lease
+        self._may_land = False  # a request with a last moment whose end is not known
+        self._resuming = False
 
-async def take(
-    lease: BlobLease,
-    *,
-    address: DiskAddress,
-    node: str,
-    lease_s: float | None,
-    lease_id: str | None,
-    break_lease: bool,
-    budget_s: float | None,
-    random: Random,
-) -> Claim:
-    """Take lease and epoch for a new attachment. Raises LeasedError or StoreError, and then holds no lease.
+    async def take(self, *, break_lease: bool, node: str) -> Claim:
+        """Take lease and epoch for a new attachment. Raises LeasedError or StoreError; see release.take_back then.
 
-    StoreError(FENCED): another attachment, under the same lease id, was taken at the same time.
-
-    lease_id: an id the user chose (the lease is taken over if it is held under that very id), or None.
-    """
-    wanted = lease_id or str(uuid.uuid4())
-    try:
-        sent_at = await _acquire(
-            lease, wanted, lease_s, address=address, force=break_lease, budget_s=budget_s, random=random
+        StoreError(FENCED): another attachment was taken at the same time. node: who we are, for other nodes to read.
+        """
+        own_tag = epoch.draw_tag(self._found, self._random)
+        while True:
+            if await self._acquire(break_lease):
+                term_s = FIRST_TERM_S if self._lease_s is None else self._lease_s
+                claim = await self._raise(own_tag, term_s)
+                if claim is not None and self._may_land:
+                    claim = await self._outlast(claim)
+                if claim is not None:
+                    break
+            await self._look()
+        if self._lease_s is None:
+            claim = await self._make_infinite(claim)
+        claim = replace(
+            claim, etag=await sign(self._lease, claim.guard.lease_id, claim.blob.metadata, claim.etag, node)
         )
-        guard = Guard(wanted, 0, float("inf") if lease_s is None else sent_at + lease_s)
-        claim = await _raise_under_lease(lease, guard, budget_s=budget_s, random=random)
-        await _sign(lease, claim, node)
-    except LeasedError:
-        raise
-    except BaseException as error:
-        if isinstance(error, StoreError) and error.kind is Kind.FENCED:
-            raise  # the lease is another attachment's as well, which has the disk now
-        with trio.CancelScope(deadline=trio.current_time() + GIVE_UP_S, shield=True):
-            await _quietly(lease.release(wanted), "releasing the lease of a failed attach")
-        raise
-    return claim
+        return await self._make_certain(claim)
 
+    async def resume(self, held_epoch: int) -> Claim:
+        """Take an attachment's own lease up again. StoreError(FENCED) if somebody had the disk in between.
 
-async def resume(
-    lease: BlobLease, *, lease_id: str, epoch: int, lease_s: float | None, budget_s: float | None, random: Random
-) -> Claim:
-    """Take an attachment's own lease up again. StoreError(FENCED) if somebody had the disk in between.
+        held_epoch: the last one that was known; it may have been raised since, by the worker that is gone.
+        """
+        self._resuming = True
+        term_s = math.inf if self._lease_s is None else self._lease_s
+        while True:
+            self._check_own(held_epoch)
+            await self._renew()
+            claim = await self._raise(epoch.tag(held_epoch), term_s, held_epoch)
+            if claim is not None:
+                return await self._make_certain(claim)
+            await self._look()  # the lease lapsed meanwhile, or it is lost
 
-    epoch: the last one that was known; it may have been raised since, by the worker that is gone.
-    """
-    sent_at = 0.0
+    # -- steps --
 
-    async def renew() -> None:
-        nonlocal sent_at
-        sent_at = lease_time()
-        await lease.renew(lease_id)
+    async def _look(self) -> None:
+        self._blob = await self._attempts(self._lease.properties)
+        self._found = self._blob.sequence_number or 0
+        self._looks += 1
+        if self._looks > MOST_LOOKS and not self._resuming:
+            raise StoreError(
+                f"{self._address} was changed again and again while it was being attached",
+                Kind.REJECTED,
+                remedy="find out who writes to it, then attach it again",
+            )
 
-    try:
-        await patiently(renew, budget_s=budget_s, random=random)
-    except StoreError as error:
-        if error.kind is Kind.LEASE:
+    def _condition(self) -> Condition:
+        """What what follows a look rests on."""
+        changed_at = parse_http_date(self._blob.last_modified)
+        if self._resuming or self._looks <= ETAG_LOOKS or changed_at is None:
+            return Condition(if_match=self._blob.etag)
+        return Condition(if_unmodified_since=http_date(changed_at + LAST_MOMENT_S))
+
+    async def _conditional(self, call: Callable[[Condition], Awaitable[T]]) -> T:
+        condition = self._condition()
+        try:
+            return await self._attempts(partial(call, condition))
+        finally:
+            if condition.if_unmodified_since and self._attempts.unknown:
+                self._may_land = True
+
+    async def _acquire(self, break_lease: bool) -> bool:
+        """Whether the lease is ours; if not, look and try again. LeasedError if it is another's for good."""
+        held = self._blob.lease_state in ("leased", "breaking")
+        if held and self.is_own_id and not self.may_hold:  # so it is another's
+            if not break_lease:
+                raise leased(self._address, self._blob.metadata)
+            if not await self._break():
+                return False
+        if not self.may_hold:
+            self.found_before = None if held else self._found
+        try:
+            await self._conditional(self._acquire_once)
+        except StoreError as error:
+            self.may_hold = self.may_hold or self._attempts.unknown
+            if error.kind is Kind.CHANGED:
+                return False
+            if error.kind is not Kind.LEASE:
+                raise
+        except BaseException:
+            self.may_hold = True
+            raise
+        else:
+            self.may_hold = True
+            return True
+        if not break_lease:
+            await self._look()
+            raise leased(self._address, self._blob.metadata)
+        await self._break()
+        return False
+
+    async def _acquire_once(self, condition: Condition) -> None:
+        self._sent_at = lease_time()
+        await self._lease.acquire(self.lease_id, FIRST_TERM_S if self._lease_s is None else self._lease_s, condition)
+
+    async def _break(self) -> bool:
+        """Whether there is no lease any more; if not, look and try again."""
+        try:
+            await self._conditional(self._lease.break_now)
+        except StoreError as error:
+            if error.kind not in (Kind.CHANGED, Kind.LEASE):
+                raise
+            return error.kind is Kind.LEASE  # it ended by itself
+        return True
+
+    async def _raise(self, own_tag: int, term_s: float, held_epoch: int | None = None) -> Claim | None:
+        """The disk with its number raised to one of ours; None if there is no lease (any more).
+
+        held_epoch: of a resumed attachment.
+        """
+        backoff = Backoff(self._random, first_s=0.01, most_s=MOST_PAUSE_S)
+        while True:
+            blob = self._blob
+            wanted = self.raised_to = epoch.claim_number(self._found, own_tag, self._random)
+            try:
+                raised = await self._conditional(self._raise_once)
+                number, etag = raised.number, raised.etag
+            except StoreError as error:
+                if error.kind is Kind.LEASE:
+                    return None
+                if error.kind is not Kind.CHANGED:
+                    raise
+                await self._look()
+                number, etag = self._found, self._blob.etag
+                if held_epoch is not None:
+                    self._check_own(held_epoch)
+                    await trio.sleep(backoff.next_s())
+                if number != wanted and (held_epoch is not None or epoch.generation(number) < epoch.generation(wanted)):
+                    continue  # a straggler of somebody who had the disk before changed it
+            if number != wanted:
+                raise _taken(f"the epoch is {number} where {wanted} was set under our lease")
+            return Claim(Guard(self.lease_id, number, self._sent_at + term_s), blob, etag, self._lease_s)
+
+    async def _outlast(self, claim: Claim) -> Claim | None:
+        """Wait until the last moment of what was sent is over, and make it void; None if it ended our own lease."""
+        await trio.sleep(LAST_MOMENT_S + 1)
+        self._may_land = False
+        return await self._raise_on(claim)
+
+    async def _raise_on(self, claim: Claim) -> Claim | None:
+        """Raise the number once more: no copy of anything that was sent under the ETag so far can land then.
+
+        None if there is no lease any more.
+        """
+        wanted = self.raised_to = epoch.next_number(claim.guard.epoch)
+        etag = claim.etag
+        while True:
+            try:
+                raised = await self._attempts(partial(self._raise_once, Condition(if_match=etag)))
+                number, etag = raised.number, raised.etag
+            except StoreError as error:
+                if error.kind is Kind.LEASE:
+                    return None
+                if error.kind is not Kind.CHANGED:
+                    raise
+                await self._look()
+                number, etag = self._found, self._blob.etag
+                if number == claim.guard.epoch:
+                    continue  # the holder's name came late
+            if number != wanted:
+                raise _taken(f"the epoch is {number} where {wanted} was set under our lease")
+            claim.guard.epoch = number
+            return replace(claim, etag=etag)
+
+    async def _raise_once(self, condition: Condition) -> SequenceNumber:
+        assert self.raised_to is not None
+        return await self._lease.raise_epoch(self.raised_to, self.lease_id, condition)
+
+    async def _make_infinite(self, claim: Claim) -> Claim:
+        """Acquire the lease that is ours again, without a term."""
+        condition = Condition(if_match=claim.etag)
+        try:
+            await self._attempts(lambda: self._lease.acquire(self.lease_id, None, condition))
+        except StoreError as error:
+            if error.kind in (Kind.LEASE, Kind.CHANGED):
+                raise _taken(str(error)) from error
+            raise
+        claim.guard.valid_until = math.inf
+        raised = await self._raise_on(claim) if self._attempts.unknown else claim
+        if raised is None:
+            raise _taken("the lease was lost again")
+        return raised
+
+    async def _make_certain(self, claim: Claim) -> Claim:
+        """The claim, while its lease is held for sure; nothing awaits between the check and the return."""
+        tries = 0
+        while not claim.guard.certain:
+            tries += 1
+            if tries > CERTAIN_TRIES:
+                raise StoreError(
+                    f"the service takes too long to answer for a lease of {self._lease_s:g} s",
+                    Kind.UNREACHABLE,
+                    remedy="attach with a longer --lease",
+                )
+            await self._renew()
+            await self._look()
+            if self._found not in (claim.guard.epoch, self.raised_to):
+                raise _taken(f"the epoch is {self._found} where {claim.guard.epoch} is ours")
+            claim.guard.epoch = self._found  # the last raise may have been carried out before the lease ended
+            raised = await self._raise_on(replace(claim, etag=self._blob.etag))
+            if raised is None:
+                continue
+            claim = raised
+            claim.guard.valid_until = self._sent_at + (math.inf if claim.lease_s is None else claim.lease_s)
+        return claim
+
+    async def _renew(self) -> None:
+        async def renew() -> None:
+            self._sent_at = lease_time()
+            await self._lease.renew(self.lease_id)
+
+        try:
+            await self._attempts(renew)
+        except StoreError as error:
+            if error.kind is not Kind.LEASE:
+                raise
             raise StoreError(
                 f"the lease of this attachment is lost: {error}",
                 Kind.FENCED,
                 remedy="another node had the disk meanwhile; detach it here and attach it anew",
             ) from error
-        raise
-    guard = Guard(lease_id, 0, float("inf") if lease_s is None else sent_at + lease_s)
-    claim = await _raise_under_lease(lease, guard, budget_s=budget_s, random=random)
-    found = claim.blob.sequence_number or 0
-    if found < epoch:
+
+    def _check_own(self, held_epoch: int) -> None:
+        """Raise FENCED unless the number found is one of this attachment's."""
+        if epoch.tag(self._found) == epoch.tag(held_epoch) and self._found >= held_epoch:
+            return
+        if self._found < held_epoch:
+            raise StoreError(
+                f"the epoch is {self._found} after it had been {held_epoch}: this is not the blob that was attached",
+                Kind.FENCED,
+                remedy="the blob was replaced; detach it here and attach it anew",
+            )
         raise StoreError(
-            f"the epoch is {found} after it had been {epoch}: this is not the blob that was attached",
+            f"the epoch is {self._found}, of another attachment than ours ({held_epoch})",
             Kind.FENCED,
-            remedy="the blob was replaced; detach it here and attach it anew",
+            remedy="another node had the disk meanwhile; detach it here and attach it anew",
         )
-    return claim
 
 
-async def give_up(lease: BlobLease, lease_id: str) -> None:
-    """Take our name off and release the lease. Best effort, within GIVE_UP_S; the lease would expire anyway."""
-    with trio.move_on_after(GIVE_UP_S) as scope:
-        await _quietly(_unsign(lease, lease_id), "taking the holder's name off the blob")
-        await _quietly(lease.release(lease_id), "releasing the lease")
-    if scope.cancelled_caught:
-        log.warning("the lease was not released within %g s; it ends by itself unless it is infinite", GIVE_UP_S)
-
-
-async def _acquire(
-    lease: BlobLease,
-    lease_id: str,
-    lease_s: float | None,
-    *,
-    address: DiskAddress,
-    force: bool,
-    budget_s: float | None,
-    random: Random,
-) -> float:
-    """Acquire, breaking another's lease if told to; returns lease_time() before the request that succeeded."""
-    sent_at = 0.0
-
-    async def acquire() -> None:
-        nonlocal sent_at
-        sent_at = lease_time()
-        await lease.acquire(lease_id, lease_s)
-
-    for attempt in range(1 + (BREAK_ROUNDS if force else 0)):
-        try:
-            if attempt:
-                await patiently(lease.break_now, budget_s=budget_s, random=random)
-        except StoreError as error:
-            if error.kind is not Kind.LEASE:  # of that kind: the lease ended by itself
-                raise
-        try:
-            await patiently(acquire, budget_s=budget_s, random=random)
-        except StoreError as error:
-            if error.kind is not Kind.LEASE:
-                raise
-        else:
-            return sent_at
-    blob = await patiently(lease.properties, budget_s=budget_s, random=random)
-    raise leased(address, blob.metadata)
-
-
-async def _raise_under_lease(lease: BlobLease, guard: Guard, *, budget_s: float | None, random: Random) -> Claim:
-    blob = await patiently(lease.properties, budget_s=budget_s, random=random)
-    block = (blob.sequence_number or 0) // EPOCHS + 1
-    wanted = block * EPOCHS + random.randrange(EPOCHS // 2)
-
-    async def raise_epoch() -> int:
-        return await lease.raise_epoch(wanted, guard.lease_id)
-
-    number = await patiently(raise_epoch, budget_s=budget_s, random=random)
-    if number != wanted:
-        raise StoreError(
-            f"the epoch is {number} where {wanted} was set under our lease",
-            Kind.FENCED,
-            remedy="another holder uses the same lease id; find it, or attach with a lease id of its own",
-        )
-    guard.epoch = number
-    return Claim(guard, blob)
-
-
-async def _sign(lease: BlobLease, claim: Claim, node: str) -> None:
-    """Write who we are, beside what metadata there is. Rights for that may be missing: a warning."""
-    name = "".join(c for c in node if c.isascii() and c.isprintable()).strip() or "unnamed"
-    since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    metadata = {**claim.blob.metadata, HOLDER_NODE: name, HOLDER_SINCE: since}
-    await _quietly(lease.set_metadata(metadata, claim.guard.lease_id), "writing the holder's name")
-
-
-async def _unsign(lease: BlobLease, lease_id: str) -> None:
-    metadata = (await lease.properties()).metadata
-    left = {name: value for name, value in metadata.items() if name not in (HOLDER_NODE, HOLDER_SINCE)}
-    if left != metadata:
-        await lease.set_metadata(left, lease_id)
-
-
-async def _quietly(call: Awaitable[None], what: str) -> None:
-    try:
-        await call
-    except StoreError as error:
-        log.warning("%s failed: %s", what, error)
+def _taken(how: str) -> StoreError:
+    return StoreError(
+        f"another attachment took the disk at the same time: {how}",
+        Kind.FENCED,
+        remedy="detach it there, or attach it again; if both use a lease id of the user's, let each have its own",
+    )

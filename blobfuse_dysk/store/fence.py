@@ -15,14 +15,14 @@ Waiting is bounded by Retry's budget, above. Reads carry no lease and pass in ev
 **The epoch.** A modifying request whose outcome is unknown may still be applied at any later moment, as long as the
 blob's sequence number is the one it was sent with. Invariants:
 
-E1. `guard.epoch` is a number whose raise was acknowledged; `_tried` is the highest one ever asked for;
-    guard.epoch <= _tried <= guard.epoch + 1.
+E1. `guard.epoch` is a number whose raise was acknowledged; `_tried` is the highest one ever asked for: the same, or the
+    next (epoch.py).
 E2. If a request of the current epoch may still land, `_raise_due` is true. It becomes true in the same step in which
     the call ends (`_judge` has no await), so before Order can let an overlapping call start.
 E3. No modifying call passes while `_raise_due`. `_raise_due` becomes false only in the step in which the raise is
     acknowledged and guard.epoch grows; requests sent in older epochs are dead from then on.
-E4. Between the last check in `_gate` and the call of the layer below there is no await. The layer below may wait (for
-    a slot); a raise may become due meanwhile, but only for requests that do not overlap this one, by Order.
+E4. Between the last check in `_gate` and the call of the layer below there is no await. The layer below may wait (for a
+    slot); a raise may become due meanwhile, but only for requests that do not overlap this one, by Order.
 
 How a call ends decides: success, or StoreError with unknown=False: nothing of it is left in flight. StoreError with
 unknown=True, cancellation, any other exception: something may be. The request's epoch, where the error names it, spares
@@ -30,18 +30,26 @@ a raise when that epoch is over already. A raise is one request for all calls th
 made by a background task, so that no caller's cancellation takes it away from the others. A lost answer is asked for
 again with the same number: `max` can be repeated.
 
-412 SequenceNumberConditionNotMet: if we ever asked for a higher number than the request carried, our own raise
-overtook it: it was not applied, and is sent again in the new epoch. If not, somebody else raised the number: doubt.
+412 SequenceNumberConditionNotMet: if we ever asked for a higher number than the request carried, our own raise overtook
+it: it was not applied, and is sent again in the new epoch. If not, somebody else raised the number: doubt.
 
 **The lease.** L1. guard.valid_until is measured from before the request that last took or renewed the lease was sent,
 by a clock that does not stand still while the machine is suspended. The first call held back after that has it renewed.
 L2. A doubt (the service refused our lease id on a data request, or the epoch is not ours) makes valid_until -inf at
-once and asks for a renewal; only a renewal sent after the last doubt ends it, and it also compares the sequence number.
+once and asks for a renewal; only a renewal sent after the last doubt ends it, and it also looks at the sequence number.
 L3. A renewal refused with a lease error fences. The service renews even an expired lease unless somebody leased or
 changed the blob since ("Lease Blob", remarks), so a refusal proves that somebody did. There is no second acquire: with
 caches above us that describe the disk as it was, carrying on would be corruption, whoever the other one was.
-L4. A number outside [guard.epoch, _tried] after a lapse or a doubt, or as the answer to a raise, fences: another
-attachment raised it. Theirs lies in another block of numbers (claim.py), so it cannot be one that we asked for.
+L4. The number after a lapse or a doubt must lie between the epoch as it was before that renewal was sent (a raise may
+be acknowledged before the answer to the look comes, and after the service gave it) and `_tried`, and the answer to a
+raise must be what was asked for. Else another attachment raised it, and this one is fenced. Theirs has another tag
+(epoch.py), so it cannot be one that we asked for.
+L5. After a lapse or a doubt a raise is due. It gives the blob another ETag, so no copy of an acquire or a break that
+somebody sent meanwhile, in vain, can land later (claim.py).
+L6. A flush returns when a call or a renewal proved the lease a few seconds ago (guard.py). Some calls are answered
+above, zeros over free pages for one: they, and flushes, would succeed until a renewal tells that the lease was broken.
+
+An assumption: no copy of a Put Page that was acknowledged lands later. HTTP repeats none; Retry does, in a new epoch.
 
 Renewals bypass Throttle and Retry, start every third of the lease's term, and are repeated every few seconds.
 """
@@ -55,10 +63,12 @@ from random import Random
 
 import trio
 
+from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.backoff import Backoff
 from blobfuse_dysk.store.base import Buffer, Extent, Store
 from blobfuse_dysk.store.bloblease import BlobLease
+from blobfuse_dysk.store.epoch import next_number
 from blobfuse_dysk.store.guard import Guard, lease_time
 
 __all__ = ["Fence"]
@@ -96,6 +106,7 @@ class Fence(Store):
         self._random = random or Random()
         self._tried = guard.epoch
         self._raise_due = False
+        self._lapses = 0  # and doubts, that ended well
         self._raise_error: StoreError | None = None
         self._renew_error: StoreError | None = None
         self._doubts = 0
@@ -103,6 +114,8 @@ class Fence(Store):
         self._released = False
         self._changed = trio.Event()
         self._renew_wanted = trio.Event()
+        self._now = bound_clock()
+        self._failures = 0  # of renewals
         self._told = self.state
 
     @property
@@ -137,26 +150,32 @@ class Fence(Store):
         """Pass when the lease is held and no raise is due, else wait for that."""
         if not self.is_open:
             await self._gate()
+        sent_at = self._now()
         try:
             await self._inner.write(offset, data)
         except BaseException as error:
             self._judge(error)
             raise
+        self._guard.proved_at = sent_at
 
     async def zero(self, offset: int, length: int) -> None:
         """As write."""
         if not self.is_open:
             await self._gate()
+        sent_at = self._now()
         try:
             await self._inner.zero(offset, length)
         except BaseException as error:
             self._judge(error)
             raise
+        self._guard.proved_at = sent_at
 
     async def flush(self) -> None:
-        """Pass, unless fenced. A write that returned was acknowledged under lease and epoch, so it stays."""
+        """Pass when the lease was proved a moment ago, else have it renewed first (L6)."""
         if self._fenced is not None:
             raise self._refusal(self._fenced)
+        if not self._guard.is_proved:
+            await self._prove()
         await self._inner.flush()
 
     async def extents(self, offset: int, length: int) -> list[Extent]:
@@ -189,6 +208,19 @@ class Fence(Store):
     def is_open(self) -> bool:
         """Whether modifying calls pass now."""
         return not self._raise_due and self._guard.certain
+
+    async def _prove(self) -> None:
+        """Return when a renewal that was sent after this call began has succeeded; raise if it fails."""
+        asked_at, failures = self._now(), self._failures
+        self._renew_wanted.set()
+        while self._guard.proved_at < asked_at:
+            if self._fenced is not None:
+                raise self._refusal(self._fenced)
+            if self._released:
+                return  # nothing is changed any more, and what is flushed here was acknowledged
+            if self._failures != failures and self._renew_error is not None:
+                raise self._refusal(self._renew_error)
+            await self._changed.wait()
 
     async def _gate(self) -> None:
         """Return when a modifying call may pass; nothing awaits between the last check and the return."""
@@ -282,12 +314,13 @@ class Fence(Store):
                 if self._renew_error is None:
                     log.warning("the lease could not be renewed, trying on: %s", error)
                 self._renew_error = error
+                self._failures += 1
                 self._renew_at = trio.current_time() + self._random.uniform(RENEW_AGAIN_S / 3, RENEW_AGAIN_S)
                 self._announce()
 
     async def _renew(self) -> None:
         """One renewal and, after a lapse or a doubt, one look at the sequence number (L2 to L4)."""
-        doubts = self._doubts
+        doubts, least = self._doubts, self._guard.epoch
         look = not self._guard.certain
         sent_at, valid_from = trio.current_time(), lease_time()
         try:
@@ -299,11 +332,14 @@ class Fence(Store):
             return
         if look:
             number = (await self._lease.properties()).sequence_number or 0
-            if not self._guard.epoch <= number <= self._tried:
+            if not least <= number <= self._tried:
                 self._fence(f"the epoch is {number} where {self._guard.epoch} is ours: another attachment raised it")
                 return
         if self._ended:
             return
+        if look:
+            self._raise_due = True
+            self._lapses += 1
         if self._doubts != doubts:
             self._renew_wanted.set()  # a doubt arose after this renewal was sent: it proves nothing
             return
@@ -312,6 +348,7 @@ class Fence(Store):
         self._renew_error = None
         self._renew_at = sent_at + self._period_s
         self._guard.valid_until = valid_from + self._lease_s
+        self._guard.proved_at = max(self._guard.proved_at, sent_at)
         self._announce()
 
     async def _keep_epoch(self) -> None:
@@ -335,13 +372,14 @@ class Fence(Store):
 
     async def _raise(self) -> None:
         """One attempt. On success guard.epoch grows and the raise is no longer due, in one step (E3)."""
-        self._tried = max(self._tried, self._guard.epoch + 1)
-        number = await self._lease.raise_epoch(self._tried, self._guard.lease_id)
+        lapses = self._lapses
+        self._tried = max(self._tried, next_number(self._guard.epoch))
+        number = (await self._lease.raise_epoch(self._tried, self._guard.lease_id)).number
         if number != self._tried:
             self._fence(f"the epoch is {number} where {self._tried} was set: another attachment raised it")
             return
         self._guard.epoch = number
-        self._raise_due = False
+        self._raise_due = self._lapses != lapses  # one that was sent before a lapse ended is not enough (L5)
         self._raise_error = None
         self.raises += 1
         self._announce()

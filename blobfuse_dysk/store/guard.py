@@ -9,6 +9,8 @@ the lease is not known to be held, however long it waited for a free slot since 
 - It is a time of `lease_time`, which goes on while this machine is suspended, as the lease does. trio's clock stands
   still then, so a machine that wakes up after an hour would believe in a lease that ended long ago.
 - `epoch` is the highest sequence number whose raise was acknowledged. It only grows.
+- `proved_at` is when a request was sent that the service then carried out under this lease: a modifying one, or a
+  renewal. Of several in flight at once the last to be answered counts, which may make it older than need be.
 - `permit()` is called where the request is built. Between the call and the start of the request there is no await.
 """
 
@@ -22,15 +24,21 @@ import trio
 
 from blobfuse_dysk.errors import Kind, StoreError
 
-__all__ = ["Guard", "lease_time"]
+__all__ = ["Guard", "lease_time", "slept_s"]
 
 
+PROOF_S = 5.0  # how old the proof of the lease may be that a flush rests on
 LEAST_SLEEP_S = 0.1  # what is shorter may be the time between reading two clocks
 
 
 def lease_time() -> float:
     """trio.current_time(), plus the seconds that this machine was suspended for since this process began."""
     return trio.current_time() + _sleep.seconds()
+
+
+def slept_s() -> float:
+    """Seconds that this machine was suspended for since this process began."""
+    return _sleep.seconds()
 
 
 class _Sleep:
@@ -58,16 +66,26 @@ _sleep = _Sleep()
 
 @dataclass(slots=True)
 class Guard:
-    """Written by Fence (and once at attach), read by PageBlob. Times are those of lease_time()."""
+    """Written by Fence (and once at attach), read by PageBlob. valid_until: lease_time(); proved_at: trio's time."""
 
     lease_id: str
     epoch: int
     valid_until: float = -math.inf
+    proved_at: float = -math.inf
+    _slept_s: float = 0.0  # when is_proved was last asked for
 
     @property
     def certain(self) -> bool:
         """Whether the lease is held for sure at this moment."""
         return lease_time() < self.valid_until
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether the service was seen to honour the lease less than PROOF_S ago; never across a suspension."""
+        slept = slept_s()
+        if slept != self._slept_s:
+            self._slept_s, self.proved_at = slept, -math.inf
+        return trio.current_time() - self.proved_at < PROOF_S
 
     def permit(self) -> tuple[str, int]:
         """Return (lease id, epoch) for a request that is sent now; StoreError(LEASE), not sent, if in doubt."""

@@ -22,23 +22,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import trio
 
-from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.wire import BlobProperties
-from blobfuse_dysk.disk import AttachOptions, Cache, DiskAddress
-from blobfuse_dysk.store import claim
-from blobfuse_dysk.store.admit import check_blob, errors_for_people
+from blobfuse_dysk.disk import AttachOptions, Cache
 from blobfuse_dysk.store.backoff import MOST_RETRY_AFTER_S
 from blobfuse_dysk.store.base import Store
 from blobfuse_dysk.store.blobapi import BlobApi
-from blobfuse_dysk.store.bloblease import CALL_TIMEOUT_S, BlobLease
+from blobfuse_dysk.store.bloblease import BlobLease
+from blobfuse_dysk.store.claim import Claim
 from blobfuse_dysk.store.fence import Fence
 from blobfuse_dysk.store.front import Front
 from blobfuse_dysk.store.limiter import Limiter
@@ -48,22 +45,18 @@ from blobfuse_dysk.store.pacer import Pacer
 from blobfuse_dysk.store.pageblob import ATTEMPT_TIMEOUT_S, PageBlob
 from blobfuse_dysk.store.priority import Priority, priority
 from blobfuse_dysk.store.readcache import ReadCache
+from blobfuse_dysk.store.release import give_up
 from blobfuse_dysk.store.retry import Retry
 from blobfuse_dysk.store.ring import Ring
 from blobfuse_dysk.store.sparse import Sparse
 from blobfuse_dysk.store.throttle import Throttle
 from blobfuse_dysk.store.writeback import WriteBack
 
-if TYPE_CHECKING:
-    from blobfuse_dysk.azure.identity import Credential
-
-__all__ = ["ResumeState", "Stack", "StackOptions", "open_stack"]
+__all__ = ["Stack", "StackOptions"]
 
 log = logging.getLogger(__name__)
-CLOSE_S = 5.0
 READ_AHEAD = 8 << 20  # bytes of one stream; 10 ms at 800 MB/s
 ATTEMPTS = 3  # within io-timeout, at least: a request that vanishes must leave time for another one
-ATTACH_BUDGET_S = 8.0  # for each request of an attach: long enough for a hiccup, short enough for a person
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +102,15 @@ class StackOptions:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ResumeState:
-    """What an earlier worker of the same attachment held: its lease id and the last epoch it was known to use."""
-
-    lease_id: str
-    epoch: int
-
-
 class Stack:
-    """An open disk. Made by `open_stack` only; its parts are named for status, control and release."""
+    """An open disk. Made by `open.open_stack` only; its parts are named for status, control and release."""
 
     def __init__(
         self,
         blob: BlobProperties,
         client: BlobApi,
         lease: BlobLease,
-        held: claim.Claim | None,
+        held: Claim | None,
         nursery: trio.Nursery,
         options: StackOptions,
         *,
@@ -145,6 +130,8 @@ class Stack:
         self._io = Meter()
         self._fence: Fence | None = None
         guard = held.guard if held else None
+        self.lease_s = held.lease_s if held else None
+        """The term of the lease; None for an infinite one, or none."""
         store: Store = PageBlob(
             client, blob.size, guard, attempt_timeout_s=options.attempt_timeout_s, meter=self._requests
         )
@@ -156,7 +143,7 @@ class Stack:
                 store,
                 lease,
                 guard,
-                lease_s=options.lease_s,
+                lease_s=self.lease_s,
                 on_state=lambda state: self._changed(),
                 random=random,
             )
@@ -216,7 +203,7 @@ class Stack:
         """JSON-able: state, lease, epoch, `io` (what the device asked for), `requests` (what went to the service)."""
         lease: dict[str, object] | None = None
         if self._fence is not None:
-            lease = {"term_s": self._options.lease_s, "expires_in_s": self._fence.expires_in_s}
+            lease = {"term_s": self.lease_s, "expires_in_s": self._fence.expires_in_s}
         return {
             "state": self.state,
             "lease": lease,
@@ -260,7 +247,7 @@ class Stack:
         if self._fence is None or self._held is None or self.state in ("fenced", "released"):
             return
         self._fence.release()
-        await claim.give_up(self._lease, self._held.guard.lease_id)
+        await give_up(self._lease, self._held.guard)
 
     def _is_clear(self, length: int, modifies: bool) -> bool:
         """Whether nothing between Retry and the service would hold a call for so many bytes back now."""
@@ -277,122 +264,3 @@ class Stack:
             self._on_state(state)
         except Exception:  # a full /run must not end the renewal of the lease
             log.exception("the change of state to %r could not be reported", state)
-
-
-@asynccontextmanager
-async def open_stack(
-    address: DiskAddress,
-    credential: Credential,
-    options: StackOptions,
-    *,
-    resume: ResumeState | None = None,
-    ring: Ring | None = None,
-    on_state: Callable[[str], None] = lambda state: None,
-    client: BlobApi | None = None,
-    random: Random | None = None,
-) -> AsyncIterator[Stack]:
-    """Attach to the blob: check it, take the lease, raise the epoch, and yield the stack until the block ends.
-
-    The end of the block closes the stack but keeps the lease (a successor may resume it); call `release` first to
-    give it up. ring: needed by cache=readwrite; what an earlier worker left in it is taken up. on_state is called
-    (synchronously) at each change of `Stack.state`; the epoch may be another one then.
-    Raises NotFoundError, CredentialError, LeasedError, UsageError, TransportError, ServiceError or StoreError (FENCED:
-    a resumed attachment that lost its lease). client, random: for tests.
-    """
-    random = random or Random()
-    if client is None:
-        client = BlobClient(address, credential, checksum=_wants_checksum(address, options))
-    snapshot = address.snapshot is not None
-    call_s = CALL_TIMEOUT_S if options.lease_s is None else min(CALL_TIMEOUT_S, options.lease_s / 6)
-    lease = BlobLease(client, timeout_s=call_s)
-    try:
-        with errors_for_people(address, credential, read_only=options.read_only or snapshot):
-            blob = await _look(lease, address, resume, options, random)
-            held = None
-            if not (options.read_only or snapshot):
-                held = await _claim(lease, address, resume, options, random)
-        async with _open_nursery() as nursery:
-            stack = Stack(
-                held.blob if held else blob,
-                client,
-                lease,
-                held,
-                nursery,
-                options,
-                snapshot=snapshot,
-                ring=ring if options.writes_back else None,
-                on_state=on_state,
-                random=random,
-            )
-            try:
-                yield stack
-            finally:
-                await _close(stack.store)
-                nursery.cancel_scope.cancel()
-    finally:
-        await _close(client)
-
-
-async def _look(
-    lease: BlobLease, address: DiskAddress, resume: ResumeState | None, options: StackOptions, random: Random
-) -> BlobProperties:
-    blob = await claim.patiently(lease.properties, budget_s=_budget_s(resume, options), random=random)
-    check_blob(blob, address)
-    return blob
-
-
-async def _claim(
-    lease: BlobLease, address: DiskAddress, resume: ResumeState | None, options: StackOptions, random: Random
-) -> claim.Claim:
-    budget_s = _budget_s(resume, options)
-    if resume is not None:
-        return await claim.resume(
-            lease,
-            lease_id=resume.lease_id,
-            epoch=resume.epoch,
-            lease_s=options.lease_s,
-            budget_s=budget_s,
-            random=random,
-        )
-    return await claim.take(
-        lease,
-        address=address,
-        node=options.node,
-        lease_s=options.lease_s,
-        lease_id=options.lease_id,
-        break_lease=options.break_lease,
-        budget_s=budget_s,
-        random=random,
-    )
-
-
-def _budget_s(resume: ResumeState | None, options: StackOptions) -> float | None:
-    """A new attachment has somebody waiting at a terminal; a resumed one has I/O waiting, which has its own limit."""
-    return ATTACH_BUDGET_S if resume is None else options.io_timeout_s
-
-
-def _wants_checksum(address: DiskAddress, options: StackOptions) -> bool:
-    """auto: where TLS does not check the content already, loopback aside."""
-    if options.checksum == "auto":
-        endpoint = address.endpoint
-        return endpoint is not None and endpoint.scheme == "http" and not endpoint.is_loopback
-    return options.checksum == "md5"
-
-
-@asynccontextmanager
-async def _open_nursery() -> AsyncIterator[trio.Nursery]:
-    """A nursery whose lone exception comes out as itself, not in a group: callers match on DyskError."""
-    try:
-        async with trio.open_nursery() as nursery:
-            yield nursery
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        raise error from error.__cause__
-
-
-async def _close(resource: Store | BlobApi) -> None:
-    """Close, even while being cancelled, but not for ever."""
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-        await resource.aclose()

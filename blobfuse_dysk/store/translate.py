@@ -16,6 +16,7 @@ __all__ = ["is_service_timeout", "to_store_error"]
 _SERVICE_TIMEOUT = "OperationTimedOut"
 _TURNED_AWAY = "ServerBusy"
 _EPOCH_CODE = "SequenceNumberConditionNotMet"
+_CHANGED_CODE = "ConditionNotMet"  # If-Match or If-Unmodified-Since
 _DAMAGED_IN = frozenset({"Md5Mismatch", "Crc64Mismatch", "IncompleteBody"})  # our bytes did not arrive as sent
 _GONE_STATUS = frozenset({404, 410})
 _DENIED_STATUS = frozenset({401, 403})
@@ -23,11 +24,17 @@ _BUSY_STATUS = frozenset({429, 503})
 
 
 def to_store_error(
-    error: ServiceError | TransportError, what: str, *, modifies: bool, epoch: int | None = None
+    error: ServiceError | TransportError,
+    what: str,
+    *,
+    modifies: bool,
+    epoch: int | None = None,
+    conditional: bool = False,
 ) -> StoreError:
     """Say what a failed request means for the caller. what: the operation, for the message ('writing 4096 bytes at 0').
 
-    modifies: whether the request changes pages; only then can the outcome be unknown. epoch: the one it was sent in.
+    modifies: whether the request changes anything; only then can the outcome be unknown. epoch: the one it was sent in.
+    conditional: whether it has a condition on the blob's ETag or time.
     """
     text = f"{what}: {error}"
     if isinstance(error, TransportError):
@@ -39,7 +46,7 @@ def to_store_error(
             epoch=epoch,
             remedy=error.remedy,
         )
-    kind = _kind(error)
+    kind = Kind.CHANGED if conditional and error.code == _CHANGED_CODE else _kind(error)
     return StoreError(
         text,
         kind,
@@ -79,7 +86,7 @@ def _kind(error: ServiceError) -> Kind:
     elif code == _EPOCH_CODE:
         kind = Kind.EPOCH
     elif status == 412 or code.startswith("Lease"):
-        kind = Kind.LEASE  # a request here has no other condition than its epoch, so every other 412 is about the lease
+        kind = Kind.LEASE  # a data request has no other condition than its epoch, so every other 412 is about the lease
     elif code in _DAMAGED_IN:
         kind = Kind.CORRUPT
     elif status == 408:

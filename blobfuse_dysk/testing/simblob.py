@@ -19,7 +19,8 @@ from typing import TypeVar
 
 import trio
 
-from blobfuse_dysk.azure.wire import BlobProperties, PageList
+from blobfuse_dysk.azure.signing import http_date, parse_http_date
+from blobfuse_dysk.azure.wire import BlobProperties, Condition, PageList, SequenceNumber
 from blobfuse_dysk.errors import ServiceError, TransportError
 from blobfuse_dysk.store.base import PAGE, Buffer, Extent
 from blobfuse_dysk.testing.fates import FATE, Fate, refuse
@@ -57,10 +58,22 @@ class SimBlob:
         self.list_most = 5000
         self.lists_time_out_above = math.inf
         self.writes: list[Write] = []
+        self.version = 1
+        self.modified_at = 0.0
         self._lease_id: str | None = None
         self._lease_state = "available"
         self._lease_s = math.inf
         self._lease_ends = -math.inf
+
+    @property
+    def etag(self) -> str:
+        """Another one after every modification; lease operations leave it."""
+        return f'"0x{self.version:X}"'
+
+    @property
+    def lease_id(self) -> str | None:
+        """Of the lease that is held, or was; None once it is released or forgotten."""
+        return self._lease_id
 
     @property
     def lease_state(self) -> str:
@@ -132,26 +145,32 @@ class SimBlob:
             lease_status="locked" if locked else "unlocked",
             lease_duration="" if not locked else "infinite" if self._lease_s == math.inf else "fixed",
             metadata=dict(self.metadata),
-            etag='"0x1"',
-            last_modified="",
+            etag=self.etag,
+            last_modified=http_date(self.modified_at),
         )
 
-    def raise_number(self, value: int, lease_id: str | None) -> int:
+    def raise_number(self, value: int, lease_id: str | None, condition: Condition | None = None) -> SequenceNumber:
         """Set Blob Properties, action max."""
         self._may_write(lease_id)
+        self._check(condition)
         self._modified()
         self.number = max(self.number, value)
-        return self.number
+        return SequenceNumber(self.number, self.etag)
 
-    def set_metadata(self, metadata: Mapping[str, str], lease_id: str | None) -> None:
+    def set_metadata(
+        self, metadata: Mapping[str, str], lease_id: str | None, condition: Condition | None = None
+    ) -> str:
         """Set Blob Metadata."""
         self._may_write(lease_id)
+        self._check(condition)
         self._modified()
         self.metadata = dict(metadata)
+        return self.etag
 
-    def acquire(self, duration_s: int, lease_id: str) -> str:
+    def acquire(self, duration_s: int, lease_id: str, condition: Condition | None = None) -> str:
         """Lease Blob, acquire."""
         self._exists()
+        self._check(condition)
         if self.lease_state == "leased" and self._lease_id != lease_id:
             raise refuse(409, "LeaseAlreadyPresent")
         self._lease_id, self._lease_state = lease_id, "leased"
@@ -169,16 +188,18 @@ class SimBlob:
         self._lease_state = "leased"
         self._lease_ends = trio.current_time() + self._lease_s
 
-    def release(self, lease_id: str) -> None:
+    def release(self, lease_id: str, condition: Condition | None = None) -> None:
         """Lease Blob, release."""
         self._exists()
+        self._check(condition)
         if self._lease_id != lease_id:
             raise refuse(409, "LeaseIdMismatchWithLeaseOperation")
         self._lease_id, self._lease_state = None, "available"
 
-    def break_now(self) -> None:
+    def break_now(self, condition: Condition | None = None) -> None:
         """Lease Blob, break with a period of 0."""
         self._exists()
+        self._check(condition)
         if self._lease_id is None:
             raise refuse(409, "LeaseNotPresentWithLeaseOperation")
         self._lease_state = "broken"
@@ -186,6 +207,15 @@ class SimBlob:
     def _exists(self) -> None:
         if self.gone:
             raise refuse(404, "BlobNotFound")
+
+    def _check(self, condition: Condition | None) -> None:
+        if condition is None:
+            return
+        until = parse_http_date(condition.if_unmodified_since)
+        if (condition.if_match and condition.if_match != self.etag) or (
+            until is not None and int(self.modified_at) > until
+        ):
+            raise refuse(412, "ConditionNotMet")
 
     def _may_write(self, lease_id: str | None) -> None:
         self._exists()
@@ -198,7 +228,9 @@ class SimBlob:
             raise refuse(412, "LeaseLost" if lease_id == self._lease_id else "LeaseNotPresentWithBlobOperation")
 
     def _modified(self) -> None:
-        """A change without a lease makes the service forget an expired one: it cannot be renewed any more."""
+        """Another ETag; and a change without a lease makes the service forget an expired one: no renewal any more."""
+        self.version += 1
+        self.modified_at = trio.current_time()
         if self.lease_state in ("expired", "broken"):
             self._lease_id, self._lease_state = None, "available"
 
@@ -254,25 +286,31 @@ class SimClient:
     async def properties(self, *, timeout_s: float) -> BlobProperties:
         return await self._ask("properties", self.blob.properties, timeout_s)
 
-    async def raise_sequence_number(self, value: int, *, lease_id: str | None, timeout_s: float) -> int:
-        return await self._ask("raise", lambda: self.blob.raise_number(value, lease_id), timeout_s)
+    async def raise_sequence_number(
+        self, value: int, *, lease_id: str | None, condition: Condition | None = None, timeout_s: float
+    ) -> SequenceNumber:
+        return await self._ask("raise", lambda: self.blob.raise_number(value, lease_id, condition), timeout_s)
 
-    async def acquire_lease(self, duration_s: int, *, proposed_id: str | None, timeout_s: float) -> str:
+    async def acquire_lease(
+        self, duration_s: int, *, proposed_id: str | None, condition: Condition | None = None, timeout_s: float
+    ) -> str:
         assert proposed_id is not None
-        return await self._ask("acquire", lambda: self.blob.acquire(duration_s, proposed_id), timeout_s)
+        return await self._ask("acquire", lambda: self.blob.acquire(duration_s, proposed_id, condition), timeout_s)
 
     async def renew_lease(self, lease_id: str, *, timeout_s: float) -> None:
         await self._ask("renew", lambda: self.blob.renew(lease_id), timeout_s)
 
-    async def release_lease(self, lease_id: str, *, timeout_s: float) -> None:
-        await self._ask("release", lambda: self.blob.release(lease_id), timeout_s)
+    async def release_lease(self, lease_id: str, *, condition: Condition | None = None, timeout_s: float) -> None:
+        await self._ask("release", lambda: self.blob.release(lease_id, condition), timeout_s)
 
-    async def break_lease(self, *, period_s: int = 0, timeout_s: float) -> None:
+    async def break_lease(self, *, period_s: int = 0, condition: Condition | None = None, timeout_s: float) -> None:
         assert period_s == 0
-        await self._ask("break", self.blob.break_now, timeout_s)
+        await self._ask("break", lambda: self.blob.break_now(condition), timeout_s)
 
-    async def set_metadata(self, metadata: Mapping[str, str], *, lease_id: str | None, timeout_s: float) -> None:
-        await self._ask("metadata", lambda: self.blob.set_metadata(metadata, lease_id), timeout_s)
+    async def set_metadata(
+        self, metadata: Mapping[str, str], *, lease_id: str | None, condition: Condition | None = None, timeout_s: float
+    ) -> str:
+        return await self._ask("metadata", lambda: self.blob.set_metadata(metadata, lease_id, condition), timeout_s)
 
     def hurry(self, timeout_s: float) -> None:
         for scope in self._scopes:

@@ -20,13 +20,14 @@ from blobfuse_dysk.store.front import Front
 from blobfuse_dysk.store.guard import Guard
 from blobfuse_dysk.store.limiter import Limiter
 from blobfuse_dysk.store.meter import Meter
+from blobfuse_dysk.store.open import open_stack
 from blobfuse_dysk.store.order import Order
 from blobfuse_dysk.store.pageblob import PageBlob
 from blobfuse_dysk.store.readcache import ReadCache
 from blobfuse_dysk.store.retry import Retry
 from blobfuse_dysk.store.ring import MIN_CAPACITY, Ring
 from blobfuse_dysk.store.sparse import Sparse
-from blobfuse_dysk.store.stack import Stack, StackOptions, open_stack
+from blobfuse_dysk.store.stack import Stack, StackOptions
 from blobfuse_dysk.store.throttle import Throttle
 from blobfuse_dysk.store.writeback import WriteBack
 from blobfuse_dysk.testing import (
@@ -80,7 +81,7 @@ async def fenced() -> AsyncIterator[Store]:
     async with trio.open_nursery() as nursery:
         blob = SimBlob(SIZE)
         blob.acquire(60, LEASE_ID)
-        guard = Guard(LEASE_ID, blob.raise_number(1, LEASE_ID), trio.current_time() + 60)
+        guard = Guard(LEASE_ID, blob.raise_number(1, LEASE_ID).number, trio.current_time() + 60)
         fence = Fence(CheckedStore(MemoryStore(SIZE)), BlobLease(SimClient(blob, nursery)), guard, lease_s=60)
         nursery.start_soon(fence.run)
         yield fence
@@ -93,7 +94,7 @@ async def page_blob() -> AsyncIterator[Store]:
     async with trio.open_nursery() as nursery:
         blob = SimBlob(SIZE)
         blob.acquire(-1, LEASE_ID)
-        guard = Guard(LEASE_ID, blob.raise_number(1, LEASE_ID), float("inf"))
+        guard = Guard(LEASE_ID, blob.raise_number(1, LEASE_ID).number, float("inf"))
         page_blob = PageBlob(SimClient(blob, nursery), SIZE, guard)
         # A write that was cancelled lives on and nothing here fences it off: that is Fence's part of the contract.
         yield page_blob

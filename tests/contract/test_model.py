@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from blobfuse_dysk.disk import Cache
 from blobfuse_dysk.errors import Kind, StoreError
+from blobfuse_dysk.store.open import ResumeState, open_stack
 from blobfuse_dysk.store.ring import MIN_CAPACITY, Ring
-from blobfuse_dysk.store.stack import ResumeState, StackOptions, open_stack
+from blobfuse_dysk.store.stack import StackOptions
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient, weather
 from blobfuse_dysk.testing.fates import LATEST_S
 from tests.contract.factories import ADDRESS, NOBODY, ring_for
@@ -197,7 +198,7 @@ async def several_lives(
                 random=random,
             ) as stack:
                 assert stack.lease_id is not None and stack.epoch is not None
-                resume = ResumeState(stack.lease_id, stack.epoch)
+                resume = ResumeState(stack.lease_id, stack.epoch, stack.lease_s)
                 client.fate = weather(random, bad=bad)
                 run = Run(stack.store, model, set(), blob)
                 run.serial = number * 1000

@@ -224,9 +224,9 @@ def test_every_worker_dies_before_it_can_serve_a_request(
     program = tmp_path / "worker.py"
     program.write_text(
         "import os, runpy\n"
-        "from blobfuse_dysk.store import stack\n"
+        "import blobfuse_dysk.store.open as store_open\n"
         f"if os.path.exists({str(broken)!r}):\n"
-        "    stack.open_stack = None\n"
+        "    store_open.open_stack = None\n"
         f"runpy.run_path({real_worker()!r}, run_name='__main__')\n"
     )
     monkeypatch.setattr("blobfuse_dysk.device.launch.WORKER", str(program))

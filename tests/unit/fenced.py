@@ -31,7 +31,7 @@ class Setting:
         self.client = SimClient(self.blob, nursery, name="a")
         self.blob.acquire(-1 if lease_s is None else int(lease_s), OURS)
         until = float("inf") if lease_s is None else trio.current_time() + lease_s
-        self.guard = Guard(OURS, self.blob.raise_number(1, OURS), until)
+        self.guard = Guard(OURS, self.blob.raise_number(1, OURS).number, until)
         self.data = RecordingStore(FaultyStore(MemoryStore(1 << 20), in_turn(faults)))
         self.states: list[str] = []
         self.fence = Fence(

@@ -12,7 +12,9 @@ import pytest
 from blobfuse_dysk.azure.identity import Credential
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError
-from blobfuse_dysk.store.stack import ResumeState, Stack, StackOptions, open_stack
+from blobfuse_dysk.store.open import ResumeState, open_stack
+from blobfuse_dysk.store.ring import Ring
+from blobfuse_dysk.store.stack import Stack, StackOptions
 from blobfuse_dysk.testing import SimClient
 
 ADDRESS = DiskAddress.parse("account/container/disk.img")
@@ -28,6 +30,7 @@ async def attached(
     *,
     address: DiskAddress = ADDRESS,
     resume: ResumeState | None = None,
+    ring: Ring | None = None,
     states: list[str] | None = None,
     seed: int = 0,
     **options: object,
@@ -37,6 +40,7 @@ async def attached(
         NOBODY,
         StackOptions(**{"node": "here", **options}),  # type: ignore[arg-type]
         resume=resume,
+        ring=ring,
         on_state=(states if states is not None else []).append,
         client=client,
         random=Random(seed),

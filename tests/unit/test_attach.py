@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -13,8 +15,8 @@ from blobfuse_dysk.errors import (
     ServiceError,
     StoreError,
 )
-from blobfuse_dysk.store.claim import EPOCHS
-from blobfuse_dysk.store.stack import ResumeState
+from blobfuse_dysk.store import epoch
+from blobfuse_dysk.store.open import ResumeState
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 from tests.unit.stacks import DATA, LEASE, SIZE, attached, refused
 
@@ -61,17 +63,26 @@ async def test_the_end_without_release_keeps_the_lease(
     assert blob.lease_state == "leased"
 
 
-async def test_the_number_is_read_under_the_lease(blob: SimBlob, client: SimClient, autojump_clock: MockClock) -> None:
-    """A raise of the last holder that lands just before we have the lease must not be the number we use."""
-    acquire = blob.acquire
+@pytest.mark.parametrize("before", ["acquire", "raise"])
+async def test_a_number_that_changes_after_it_was_read_is_read_again(
+    before: str, blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    """A raise of the last holder may land just before we have the lease, or, under the user's lease id, after that."""
+    blob.number = epoch.claim_number(0, 5, Random(0))
+    theirs = epoch.next_number(blob.number)
+    seen: list[str] = []
 
-    def late_raise(duration_s: int, lease_id: str) -> str:
-        blob.number = 10 * EPOCHS
-        return acquire(duration_s, lease_id)
+    def raise_late(name: str) -> Fate:
+        if name == before and before not in seen:
+            blob.raise_number(theirs, LEASE if blob.lease_state == "leased" else None)
+        seen.append(name)
+        return Fate()
 
-    blob.acquire = late_raise  # type: ignore[method-assign]
-    async with attached(client) as stack:
-        assert stack.epoch == blob.number > 10 * EPOCHS
+    client.fate = raise_late
+    blob.acquire(60, LEASE)
+    async with attached(client, lease_id=LEASE) as stack:
+        assert stack.epoch == blob.number
+        assert epoch.generation(blob.number) == epoch.generation(theirs) + 1
 
 
 async def test_the_second_attacher_learns_who_has_it(
@@ -192,7 +203,7 @@ async def test_a_new_worker_resumes_and_stragglers_of_the_old_one_are_refused(
     blob: SimBlob, client: SimClient, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     async with attached(client) as old:
-        state = ResumeState(old.lease_id or "", old.epoch or 0)
+        state = ResumeState(old.lease_id or "", old.epoch or 0, old.lease_s)
         client.fate = lambda name: Fate(before_s=30) if name == "put" else Fate()
         with trio.move_on_after(1):
             await old.store.write(0, b"o" * 512)
@@ -209,7 +220,7 @@ async def test_resuming_after_the_lease_lapsed_unclaimed(
     blob: SimBlob, client: SimClient, autojump_clock: MockClock
 ) -> None:
     async with attached(client) as old:
-        state = ResumeState(old.lease_id or "", old.epoch or 0)
+        state = ResumeState(old.lease_id or "", old.epoch or 0, old.lease_s)
     await trio.sleep(1000)
     async with attached(client, resume=state) as new:
         await new.store.write(0, DATA)
@@ -219,7 +230,7 @@ async def test_resuming_what_somebody_had_meanwhile_is_fenced(
     blob: SimBlob, client: SimClient, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     async with attached(client) as old:
-        state = ResumeState(old.lease_id or "", old.epoch or 0)
+        state = ResumeState(old.lease_id or "", old.epoch or 0, old.lease_s)
     await trio.sleep(100)
     async with attached(SimClient(blob, nursery), node="there") as other:
         await other.release()
@@ -232,14 +243,14 @@ async def test_resuming_another_blob_of_the_same_name_is_fenced(
     blob: SimBlob, client: SimClient, autojump_clock: MockClock
 ) -> None:
     blob.acquire(60, LEASE)
-    error = await refused(client, StoreError, resume=ResumeState(LEASE, 5))
+    error = await refused(client, StoreError, resume=ResumeState(LEASE, 5, 60.0))
     assert isinstance(error, StoreError)
     assert error.kind is Kind.FENCED
 
 
 async def test_resuming_waits_for_the_service(blob: SimBlob, client: SimClient, autojump_clock: MockClock) -> None:
     async with attached(client) as old:
-        state = ResumeState(old.lease_id or "", old.epoch or 0)
+        state = ResumeState(old.lease_id or "", old.epoch or 0, old.lease_s)
     client.down = True
 
     async def restore(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -53,7 +53,9 @@ async def test_pauses_when_the_lease_runs_out_and_goes_on_when_it_is_renewed(aut
             assert not done.is_set()
             assert it.data.calls == []
             assert bytes(await it.fence.read(0, 512)) == bytes(512)
-            await it.fence.flush()
+            with pytest.raises(StoreError) as caught:
+                await it.fence.flush()
+            assert caught.value.kind is Kind.UNREACHABLE, "nobody knows whose the disk is now"
             it.client.down = False
         assert done.is_set()
         assert it.states == ["paused", "attached"]
@@ -86,7 +88,7 @@ async def test_the_lease_runs_on_while_the_machine_is_suspended(
         assert caught.value.kind is Kind.LEASE
         before = trio.current_time()
         await it.fence.write(0, DATA)
-        assert it.client.sent == ["renew", "properties"]
+        assert it.client.sent == ["renew", "properties", "raise"]
         assert trio.current_time() - before < 1.0
         assert it.fence.expires_in_s == pytest.approx(60, abs=0.1)
         await trio.sleep(61)

@@ -73,7 +73,7 @@ class Setting:
         self.blob = SimBlob(size)
         self.client = SimClient(self.blob, nursery)
         self.blob.acquire(60, LEASE)
-        self.guard = Guard(LEASE, self.blob.raise_number(3, LEASE), trio.current_time() + 60)
+        self.guard = Guard(LEASE, self.blob.raise_number(3, LEASE).number, trio.current_time() + 60)
         self.meter = Meter()
         self.store = PageBlob(self.client, size, self.guard, meter=self.meter)
 
@@ -87,7 +87,7 @@ async def fails(call: Callable[[], object]) -> StoreError:
 async def test_writes_and_clears_carry_lease_and_epoch(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     it = Setting(nursery)
     await it.store.write(0, b"x" * 512)
-    it.guard.epoch = it.blob.raise_number(4, LEASE)
+    it.guard.epoch = it.blob.raise_number(4, LEASE).number
     await it.store.zero(0, 512)
     assert [(w.lease_id, w.epoch, w.code) for w in it.blob.writes] == [(LEASE, 3, ""), (LEASE, 4, "")]
 

@@ -19,8 +19,9 @@ from blobfuse_dysk.errors import (
     TransportError,
     UsageError,
 )
+from blobfuse_dysk.store.open import _wants_checksum, open_stack
 from blobfuse_dysk.store.sparse import READ_PATIENCE_S, ZERO_PATIENCE_S
-from blobfuse_dysk.store.stack import StackOptions, _wants_checksum, open_stack
+from blobfuse_dysk.store.stack import StackOptions
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 from tests.unit.stacks import ADDRESS, DATA, NOBODY, SIZE, attached, refused
 

@@ -220,7 +220,7 @@ class TestSimBlob:
         assert blob.properties().lease_duration == "infinite"
         blob.release(B)
         self.refused("LeaseNotPresentWithLeaseOperation", blob.break_now)
-        assert blob.raise_number(5, None) == blob.raise_number(3, None) == 5
+        assert blob.raise_number(5, None).number == blob.raise_number(3, None).number == 5
 
     async def test_a_request_outlives_its_sender(self, autojump_clock: MockClock, nursery: trio.Nursery) -> None:
         blob = SimBlob(SIZE)

@@ -87,8 +87,8 @@ async def test_properties_and_metadata(client: BlobClient) -> None:
 
 
 async def test_the_epoch(client: BlobClient) -> None:
-    assert await client.raise_sequence_number(5, lease_id=None, timeout_s=T) == 5
-    assert await client.raise_sequence_number(3, lease_id=None, timeout_s=T) == 5
+    assert (await client.raise_sequence_number(5, lease_id=None, timeout_s=T)).number == 5
+    assert (await client.raise_sequence_number(3, lease_id=None, timeout_s=T)).number == 5
     await put(client, 0, b"a" * 512, epoch=5)
     error = await refused(put(client, 0, b"b" * 512, epoch=4))
     assert (error.status, error.code) == (412, "SequenceNumberConditionNotMet")

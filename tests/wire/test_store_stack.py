@@ -17,7 +17,8 @@ import trio
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import Kind, LeasedError, NotFoundError, StoreError
 from blobfuse_dysk.store.base import PAGE, Store
-from blobfuse_dysk.store.stack import ResumeState, Stack, StackOptions, open_stack
+from blobfuse_dysk.store.open import ResumeState, open_stack
+from blobfuse_dysk.store.stack import Stack, StackOptions
 from blobfuse_dysk.testing import CHECKS, PageBlobServer, check_name
 from blobfuse_dysk.testing.conformance import Check
 from tests.conftest import Service
@@ -81,7 +82,7 @@ async def test_resume(service: Service, container: str) -> None:
     disk = new_disk(service, container)
     async with attached(service, disk) as old:
         await old.store.write(0, DATA)
-        state = ResumeState(old.lease_id or "", old.epoch or 0)
+        state = ResumeState(old.lease_id or "", old.epoch or 0, old.lease_s)
     async with attached(service, disk, resume=state) as new:
         assert new.epoch is not None
         assert new.epoch > state.epoch

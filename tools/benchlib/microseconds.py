@@ -22,8 +22,9 @@ import trio
 from blobfuse_dysk.azure.credentials import resolve
 from blobfuse_dysk.disk import AttachOptions, DiskAddress
 from blobfuse_dysk.store.base import Store
+from blobfuse_dysk.store.open import open_stack
 from blobfuse_dysk.store.ring import Ring
-from blobfuse_dysk.store.stack import Stack, StackOptions, open_stack
+from blobfuse_dysk.store.stack import Stack, StackOptions
 from tools.benchlib import fio
 from tools.benchlib.meter import Meter
 from tools.benchlib.peers.nbdfuse import nbdfuse_device

@@ -1,0 +1,165 @@
+"""Opens a disk: looks at the blob, takes it for this node, and keeps its stack open."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+import trio
+
+from blobfuse_dysk.azure.blob import BlobClient
+from blobfuse_dysk.azure.wire import BlobProperties
+from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.store.admit import check_blob, errors_for_people
+from blobfuse_dysk.store.attempts import Attempts
+from blobfuse_dysk.store.base import Store
+from blobfuse_dysk.store.blobapi import BlobApi
+from blobfuse_dysk.store.bloblease import CALL_TIMEOUT_S, BlobLease
+from blobfuse_dysk.store.claim import Claim, Claiming
+from blobfuse_dysk.store.release import take_back
+from blobfuse_dysk.store.ring import Ring
+from blobfuse_dysk.store.stack import Stack, StackOptions
+
+if TYPE_CHECKING:
+    from blobfuse_dysk.azure.identity import Credential
+
+__all__ = ["ResumeState", "open_stack"]
+
+CLOSE_S = 5.0
+ATTACH_BUDGET_S = 8.0  # for each request of an attach: long enough for a hiccup, short enough for a person
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeState:
+    """What an earlier worker of the same attachment held: its lease and the last epoch it was known to use.
+
+    lease_s: the term with which the lease was taken, None for infinite. It stays as it is, whatever is wanted now.
+    """
+
+    lease_id: str
+    epoch: int
+    lease_s: float | None
+
+
+@asynccontextmanager
+async def open_stack(
+    address: DiskAddress,
+    credential: Credential,
+    options: StackOptions,
+    *,
+    resume: ResumeState | None = None,
+    ring: Ring | None = None,
+    on_state: Callable[[str], None] = lambda state: None,
+    client: BlobApi | None = None,
+    random: Random | None = None,
+) -> AsyncIterator[Stack]:
+    """Attach to the blob: check it, take the lease, raise the epoch, and yield the stack until the block ends.
+
+    The end of the block closes the stack but keeps the lease (a successor may resume it); call `release` first to
+    give it up. ring: needed by cache=readwrite; what an earlier worker left in it is taken up. on_state is called
+    (synchronously) at each change of `Stack.state`; the epoch may be another one then.
+    Raises NotFoundError, CredentialError, LeasedError, UsageError, TransportError, ServiceError or StoreError (FENCED:
+    a resumed attachment that lost its lease). client, random: for tests.
+    """
+    random = random or Random()
+    if client is None:
+        client = BlobClient(address, credential, checksum=_wants_checksum(address, options))
+    snapshot = address.snapshot is not None
+    lease_s = resume.lease_s if resume else options.lease_s
+    call_s = CALL_TIMEOUT_S if lease_s is None else min(CALL_TIMEOUT_S, lease_s / 6)
+    lease = BlobLease(client, timeout_s=call_s)
+    try:
+        with errors_for_people(address, credential, read_only=options.read_only or snapshot):
+            blob = await _look(lease, address, resume, options, random)
+            held = None
+            if not (options.read_only or snapshot):
+                held = await _claim(lease, blob, address, resume, options, random)
+        async with _open_nursery() as nursery:
+            stack = Stack(
+                held.blob if held else blob,
+                client,
+                lease,
+                held,
+                nursery,
+                options,
+                snapshot=snapshot,
+                ring=ring if options.writes_back else None,
+                on_state=on_state,
+                random=random,
+            )
+            try:
+                yield stack
+            finally:
+                await _close(stack.store)
+                nursery.cancel_scope.cancel()
+    finally:
+        await _close(client)
+
+
+async def _look(
+    lease: BlobLease, address: DiskAddress, resume: ResumeState | None, options: StackOptions, random: Random
+) -> BlobProperties:
+    blob = await Attempts(random, _budget_s(resume, options))(lease.properties)
+    check_blob(blob, address)
+    return blob
+
+
+async def _claim(
+    lease: BlobLease,
+    blob: BlobProperties,
+    address: DiskAddress,
+    resume: ResumeState | None,
+    options: StackOptions,
+    random: Random,
+) -> Claim:
+    claiming = Claiming(
+        lease,
+        blob,
+        address=address,
+        lease_id=resume.lease_id if resume else options.lease_id,
+        lease_s=resume.lease_s if resume else options.lease_s,
+        budget_s=_budget_s(resume, options),
+        random=random,
+    )
+    if resume is not None:
+        return await claiming.resume(resume.epoch)
+    try:
+        return await claiming.take(break_lease=options.break_lease, node=options.node)
+    except BaseException:
+        await take_back(lease, claiming)
+        raise
+
+
+def _budget_s(resume: ResumeState | None, options: StackOptions) -> float | None:
+    """A new attachment has somebody waiting at a terminal; a resumed one has I/O waiting, which has its own limit."""
+    return ATTACH_BUDGET_S if resume is None else options.io_timeout_s
+
+
+def _wants_checksum(address: DiskAddress, options: StackOptions) -> bool:
+    """auto: where TLS does not check the content already, loopback aside."""
+    if options.checksum == "auto":
+        endpoint = address.endpoint
+        return endpoint is not None and endpoint.scheme == "http" and not endpoint.is_loopback
+    return options.checksum == "md5"
+
+
+@asynccontextmanager
+async def _open_nursery() -> AsyncIterator[trio.Nursery]:
+    """A nursery whose lone exception comes out as itself, not in a group: callers match on DyskError."""
+    try:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from error.__cause__
+
+
+async def _close(resource: Store | BlobApi) -> None:
+    """Close, even while being cancelled, but not for ever."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
+        await resource.aclose()

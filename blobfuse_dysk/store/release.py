@@ -1,0 +1,74 @@
+"""Giving a disk up: what an attachment holds when it ends, and what one that failed may hold.
+
+Theory. A release, too, may arrive late, when the disk is attached again under the same lease id (the user's). So it is
+sent on condition that the blob is as it was looked at, and only if the number then is one of ours, or is the one from
+before we came and nobody had the lease then: else the lease is somebody else's. Any attachment that follows raises the
+number, which makes our release void. An id that we drew ourselves is nobody else's, so its release needs no condition.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from blobfuse_dysk.azure.wire import Condition
+from blobfuse_dysk.errors import Kind, StoreError
+from blobfuse_dysk.store import epoch
+from blobfuse_dysk.store.bloblease import BlobLease
+from blobfuse_dysk.store.claim import Claiming
+from blobfuse_dysk.store.guard import Guard
+from blobfuse_dysk.store.holdername import unsign
+
+__all__ = ["give_up", "take_back"]
+
+log = logging.getLogger(__name__)
+GIVE_UP_S = 10.0
+TRIES = 3  # if something of ours still changes the blob
+
+
+async def give_up(lease: BlobLease, guard: Guard) -> None:
+    """Take our name off and release the lease. Best effort, within GIVE_UP_S; the lease would expire anyway.
+
+    Everything is flushed; nothing of ours is under way but, perhaps, a raise.
+    """
+    with trio.move_on_after(GIVE_UP_S) as scope:
+        try:
+            await _give_up(lease, guard)
+        except StoreError as error:
+            log.warning("releasing the lease failed: %s", error)
+    if scope.cancelled_caught:
+        log.warning("the lease was not released within %g s; it ends by itself unless it is infinite", GIVE_UP_S)
+
+
+async def _give_up(lease: BlobLease, guard: Guard) -> None:
+    for left in reversed(range(TRIES)):
+        blob = await lease.properties()
+        number = blob.sequence_number or 0
+        if epoch.tag(number) != epoch.tag(guard.epoch):
+            log.warning("the lease is not released: the epoch is %d, of another attachment", number)
+            return
+        etag = await unsign(lease, guard.lease_id, blob.metadata, blob.etag)
+        try:
+            await lease.release(guard.lease_id, Condition(if_match=etag))
+            return
+        except StoreError as error:
+            if error.kind is not Kind.CHANGED or not left:
+                raise
+
+
+async def take_back(lease: BlobLease, claiming: Claiming) -> None:
+    """Release what an attach that failed holds, or may come to hold, unless it is somebody else's as well."""
+    if not claiming.may_hold:
+        return
+    with trio.CancelScope(deadline=trio.current_time() + GIVE_UP_S, shield=True):
+        try:
+            condition = None
+            if not claiming.is_own_id:
+                blob = await lease.properties()
+                if (blob.sequence_number or 0) not in (claiming.raised_to, claiming.found_before):
+                    return
+                condition = Condition(if_match=blob.etag)
+            await lease.release(claiming.lease_id, condition)
+        except StoreError as error:
+            log.warning("releasing the lease of a failed attach failed: %s", error)

@@ -1,0 +1,53 @@
+"""The sequence number as generation, tag and counter."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from blobfuse_dysk.errors import Kind, StoreError
+from blobfuse_dysk.store.epoch import claim_number, draw_tag, generation, next_number, tag
+
+LARGEST = (1 << 63) - 1
+
+
+@pytest.mark.parametrize("found", [0, 5, (1 << 40) - 1, 1 << 40, 77 << 40 | 3 << 20 | 9])
+def test_a_claim_is_in_the_next_generation_under_its_own_tag(found: int) -> None:
+    random = Random(found)
+    for _ in range(100):
+        number = claim_number(found, 0xABCDE, random)
+        assert generation(number) == generation(found) + 1
+        assert tag(number) == 0xABCDE
+        assert found < number <= LARGEST
+
+
+def test_a_claim_starts_with_room_for_raises_and_never_where_another_generation_carries_on() -> None:
+    starts = {claim_number(0, 1, Random(seed)) % (1 << 20) for seed in range(200)}
+    assert 0 not in starts
+    assert max(starts) < 1 << 18
+    assert len(starts) > 190, "two workers that read the same number choose others"
+
+
+def test_raising_keeps_the_tag_and_goes_on_in_the_next_generation_at_the_end_of_the_counter() -> None:
+    number = 7 << 40 | 5 << 20 | 9
+    assert next_number(number) == number + 1
+    last = 7 << 40 | 5 << 20 | ((1 << 20) - 1)
+    assert next_number(last) == 8 << 40 | 5 << 20
+    assert tag(next_number(last)) == tag(last)
+
+
+def test_an_attachment_never_has_the_tag_of_the_one_before_it() -> None:
+    found = 7 << 40 | 5 << 20 | 9
+    tags = {draw_tag(found, Random(seed)) for seed in range(500)}
+    assert 5 not in tags
+    assert len(tags) > 490
+    assert all(0 <= drawn < 1 << 20 for drawn in tags)
+
+
+def test_a_number_without_room_above_it_is_refused_with_the_way_out() -> None:
+    with pytest.raises(StoreError) as caught:
+        claim_number(LARGEST, 1, Random(0))
+    assert caught.value.kind is Kind.REJECTED
+    assert "x-ms-sequence-number-action: update" in (caught.value.remedy or "")
+    assert claim_number(LARGEST - (1 << 40), 1, Random(0)) <= LARGEST

@@ -1,0 +1,397 @@
+"""Requests about lease and epoch that come late, twice, or from an attempt that failed: one writer all the same."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError
+from blobfuse_dysk.store.open import ResumeState
+from blobfuse_dysk.store.ring import MIN_CAPACITY, Ring
+from blobfuse_dysk.store.stack import Stack
+from blobfuse_dysk.testing import Fate, SimBlob, SimClient
+from blobfuse_dysk.testing.fates import refuse
+from tests.unit.stacks import DATA, LEASE, SIZE, attached, refused
+
+OLD, NEW = b"o" * 512, b"n" * 512
+LATE = Fate(before_s=30.0, lost_s=1.0)  # arrives half a minute after its sender stopped waiting
+
+
+@pytest.fixture
+def blob() -> SimBlob:
+    return SimBlob(SIZE)
+
+
+@pytest.fixture
+def memory() -> Iterator[int]:
+    memory = os.memfd_create("ring")
+    yield memory
+    os.close(memory)
+
+
+Node = Callable[..., SimClient]
+
+
+@pytest.fixture
+async def node(blob: SimBlob, nursery: trio.Nursery) -> Node:
+    """Makes a node's client: node("1", acquire=[LATE]) has this become of its first acquire."""
+
+    def make(name: str, **fates: list[Fate]) -> SimClient:
+        left = {operation: list(of) for operation, of in fates.items()}
+        return SimClient(blob, nursery, lambda name: left[name].pop(0) if left.get(name) else Fate(), name=name)
+
+    return make
+
+
+def held(stack: Stack) -> ResumeState:
+    assert stack.lease_id is not None
+    assert stack.epoch is not None
+    return ResumeState(stack.lease_id, stack.epoch, stack.lease_s)
+
+
+async def cut_off_with_accepted_writes(client: SimClient, memory: int, **options: object) -> ResumeState:
+    """A worker that dies while its node is cut off, with a write in the dirty ring that nobody flushed."""
+    async with attached(client, cache="readwrite", ring=Ring(memory, MIN_CAPACITY), **options) as stack:  # type: ignore[arg-type]
+        await stack.store.write(0, DATA)
+        await stack.store.flush()
+        client.down = True
+        await stack.store.write(0, OLD)
+        await trio.sleep(1.5)
+        return held(stack)
+
+
+async def replaced(client: SimClient, memory: int, state: ResumeState, **options: object) -> None:
+    """The next worker of that attachment, which must learn that others had the disk."""
+    client.down = False
+    error = await refused(client, StoreError, cache="readwrite", ring=Ring(memory), resume=state, **options)
+    assert isinstance(error, StoreError)
+    assert error.kind is Kind.FENCED
+
+
+async def test_a_new_worker_does_not_go_on_after_another_node_had_the_disk_under_the_same_lease_id(
+    blob: SimBlob, node: Node, memory: int, autojump_clock: MockClock
+) -> None:
+    one = node("1")
+    state = await cut_off_with_accepted_writes(one, memory, lease_id=LEASE)
+    async with attached(node("2"), lease_id=LEASE, seed=2) as other:
+        await other.store.write(0, NEW)
+        await other.store.flush()
+        await replaced(one, memory, state, lease_id=LEASE)
+        await trio.sleep(61)
+        assert other.state == "attached"
+        assert blob.get(0, 512) == NEW
+
+
+@pytest.mark.parametrize("who", ["another node", "an outsider"])
+async def test_a_new_worker_does_not_go_on_when_a_late_acquire_took_the_lease_again(
+    who: str, blob: SimBlob, node: Node, memory: int, autojump_clock: MockClock
+) -> None:
+    one = node("1", acquire=[Fate(before_s=40.0, lost_s=1.0)])
+    state = await cut_off_with_accepted_writes(one, memory)
+    if who == "another node":
+        async with attached(node("2"), break_lease=True, seed=2) as other:
+            await other.store.write(0, NEW)
+            await other.store.flush()
+            await other.release()
+    else:
+        blob.break_now()
+        blob.put("outsider", 0, NEW, 512, None, None)
+    await trio.sleep(45)
+    assert blob.lease_state == "available", "what was sent before the disk changed hands is void"
+    await replaced(one, memory, state)
+    assert blob.get(0, 512) == NEW
+
+
+async def test_a_late_copy_of_its_own_break_does_not_end_a_lease(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    blob.acquire(60, LEASE)
+    async with attached(node("1", **{"break": [LATE]}), break_lease=True) as stack:
+        await stack.store.write(0, DATA)
+        await trio.sleep(60)
+        assert stack.state == "attached"
+
+
+async def test_a_late_break_does_not_end_the_lease_of_a_third_node(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    blob.acquire(60, LEASE)
+    async with attached(node("1", **{"break": [LATE]}), break_lease=True) as stack:
+        await stack.release()
+    async with attached(node("2"), seed=2) as stack:
+        await trio.sleep(60)
+        assert stack.state == "attached"
+
+
+def keep_busy(holder: Stack, blob: SimBlob, other: SimClient) -> None:
+    """Have the holder write in every moment: whatever another node looked at has changed when it goes on."""
+    mine, fate = held(holder), other.fate
+
+    def write_first(name: str) -> Fate:
+        with suppress(DyskError):
+            blob.put("busy", 4096, DATA, 512, mine.lease_id, mine.epoch)
+        return fate(name)
+
+    other.fate = write_first
+
+
+@pytest.mark.parametrize("lease_id", [None, LEASE])
+async def test_a_busy_holder_is_taken_over_all_the_same(
+    lease_id: str | None, blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    two = node("2")
+    async with attached(node("busy"), lease_id=lease_id) as old:
+        keep_busy(old, blob, two)
+        async with attached(two, break_lease=True, lease_id=lease_id, seed=2) as new:
+            await new.store.write(0, NEW)
+            with pytest.raises(StoreError) as caught:
+                await old.store.write(0, OLD)
+            assert caught.value.kind is Kind.FENCED
+            assert new.state == "attached"
+            assert blob.get(0, 512) == NEW
+
+
+@pytest.mark.parametrize("late_s", [2.5, 3.5, 30.0])
+async def test_a_late_break_of_a_busy_holders_lease_does_not_end_the_new_one(
+    late_s: float, blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    """Its condition is a moment in the near future; the attach outlasts that before it says success."""
+    two = node("2", **{"break": [Fate()] * 4 + [Fate(before_s=late_s, lost_s=0.2)]})
+    async with attached(node("busy")) as old:
+        await trio.sleep(10)
+        keep_busy(old, blob, two)
+        async with attached(two, break_lease=True, seed=2) as new:
+            assert two.sent.count("break") > 5
+            assert blob.metadata["dysk_node"] == "here"
+            await trio.sleep(61)
+            assert new.state == "attached"
+
+
+async def test_an_attach_that_was_refused_takes_nothing_from_the_holder_later(
+    node: Node, autojump_clock: MockClock
+) -> None:
+    one, two = node("1"), node("2", acquire=[Fate(before_s=75.0, lost_s=1.0)])
+    async with attached(one) as stack:
+        await refused(two, LeasedError, seed=2)
+        one.down = True
+        await trio.sleep(80)
+        one.down = False
+        await trio.sleep(70)
+        assert stack.state == "attached"
+        await stack.store.write(0, DATA)
+
+
+async def test_what_was_sent_during_one_lapse_takes_nothing_from_the_holder_during_the_next(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    """A holder that comes back changes the blob, so an acquire that was sent while it was out is void."""
+    one, two = node("1"), node("2", acquire=[Fate(before_s=100.0, lost_s=1.0)] * 20)
+    async with attached(one) as stack:
+        one.down = True
+        await trio.sleep(61)
+        await refused(two, DyskError, seed=2)
+        one.down = False
+        await trio.sleep(20)
+        assert stack.state == "attached"
+        one.down = True
+        await trio.sleep(100)
+        assert blob.lease_state == "expired"
+        one.down = False
+        await trio.sleep(30)
+        assert stack.state == "attached"
+
+
+@pytest.mark.parametrize(("held_s", "wanted_s"), [(15.0, 60.0), (60.0, None), (15.0, None), (None, 15.0)])
+async def test_a_lease_that_is_taken_up_keeps_the_term_it_has(
+    held_s: float | None, wanted_s: float | None, blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    async with attached(node("1"), lease_s=held_s) as stack:
+        state = held(stack)
+    two = node("2")
+    async with attached(two, resume=state, lease_s=wanted_s, seed=2) as stack:
+        assert stack.lease_s == held_s
+        for _ in range(20):
+            await trio.sleep(5)
+            assert blob.lease_state == "leased"
+        two.down = True
+        await trio.sleep(16)
+        believes = stack.state == "attached"
+        assert believes == (blob.lease_state == "leased") == (held_s != 15.0)
+
+
+@pytest.mark.parametrize("seed", range(2, 8))
+async def test_a_raise_of_a_dead_worker_that_comes_late_does_not_fence_the_next(
+    seed: int, node: Node, autojump_clock: MockClock
+) -> None:
+    async with attached(node("1"), seed=1) as stack:
+        state = held(stack)
+    with trio.move_on_after(1):
+        async with attached(node("w2", **{"raise": [Fate(before_s=5.0)]}), resume=state, seed=seed):
+            raise AssertionError("attached")
+    async with attached(node("w3"), resume=state, seed=3) as stack:
+        await stack.store.write(0, DATA)
+        await trio.sleep(10)
+        await stack.store.write(0, DATA)
+        assert stack.state == "attached"
+
+
+async def test_a_raise_of_a_dead_worker_that_comes_between_look_and_raise_of_the_next(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    """It is of the same generation, and of the same attachment: no reason to stop."""
+    async with attached(node("1"), seed=1) as stack:
+        state = held(stack)
+    with trio.move_on_after(1):
+        async with attached(node("w2", **{"raise": [Fate(before_s=5.0)]}), resume=state, seed=2):
+            raise AssertionError("attached")
+    async with attached(node("w3", **{"raise": [Fate(before_s=6.0)]}), resume=state, seed=3) as stack:
+        assert stack.epoch == blob.number
+        await stack.store.write(0, DATA)
+
+
+async def test_a_new_worker_gets_through_a_storm_of_stragglers(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    async with attached(node("1"), seed=1) as stack:
+        state = held(stack)
+    left = 40
+    two = node("w2")
+
+    def straggle(name: str) -> Fate:
+        nonlocal left
+        if left and name == "raise":
+            left -= 1
+            blob.put("w1", 4096, DATA, 512, state.lease_id, state.epoch)
+        return Fate()
+
+    two.fate = straggle
+    async with attached(two, resume=state, seed=2) as stack:
+        await stack.store.write(0, DATA)
+        assert left == 0
+
+
+async def test_a_late_release_of_an_earlier_attachment_under_the_same_lease_id(
+    node: Node, autojump_clock: MockClock
+) -> None:
+    async with attached(node("1", release=[Fate(before_s=20.0, lost_s=1.0)]), lease_id=LEASE) as stack:
+        await stack.release()
+    async with attached(node("2"), lease_id=LEASE, seed=2) as stack:
+        await stack.store.write(0, DATA)
+        await trio.sleep(40)
+        assert stack.state == "attached"
+
+
+@pytest.mark.parametrize("fails_at", ["raise", "look"])
+async def test_an_attach_that_fails_elsewhere_under_the_same_lease_id_leaves_the_holder_its_lease(
+    fails_at: str, node: Node, autojump_clock: MockClock
+) -> None:
+    denied = Fate(error=refuse(403, "AuthorizationFailure"))
+    changed = Fate(error=refuse(412, "ConditionNotMet"))
+    fates = {"raise": [denied]} if fails_at == "raise" else {"raise": [changed], "properties": [Fate(), denied]}
+    async with attached(node("1"), lease_id=LEASE) as stack:
+        await stack.store.write(0, DATA)
+        await refused(node("2", **fates), DyskError, lease_id=LEASE, seed=2)
+        await trio.sleep(30)
+        assert stack.state == "attached"
+        await stack.store.write(0, DATA)
+
+
+async def test_an_attach_that_fails_gives_its_lease_back_under_an_id_of_the_users_too(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    await refused(node("1", **{"raise": [Fate(error=refuse(403, "AuthorizationFailure"))]}), DyskError, lease_id=LEASE)
+    assert blob.lease_state == "available"
+
+
+async def test_the_end_of_an_attachment_leaves_a_lease_alone_that_another_has_under_the_same_id(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    async with attached(node("1"), lease_id=LEASE) as old, attached(node("2"), lease_id=LEASE, seed=2) as new:
+        await old.release()
+        assert blob.lease_state == "leased"
+        assert blob.metadata["dysk_node"] == "here"
+        await new.store.write(0, DATA)
+
+
+async def test_a_late_acquire_leaves_no_lease_for_ever_behind(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    for fates in ([LATE], [Fate(), LATE], [LATE, LATE, LATE]):
+        async with attached(node("1", acquire=fates), lease_s=None) as stack:
+            assert blob.properties().lease_duration == "infinite"
+            await stack.store.write(0, DATA)
+            await stack.release()
+        await trio.sleep(3600)
+        assert blob.lease_state == "available"
+
+
+async def test_an_infinite_attach_that_fails_leaves_no_lease_for_ever(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    await refused(node("1", acquire=[LATE] * 20), DyskError, lease_s=None)
+    await trio.sleep(3600)
+    assert blob.lease_state in ("available", "expired")
+
+
+def slow_attach(node: Node) -> SimClient:
+    """A node to which the answers take so long that a lease of 15 s is over when the last of them comes."""
+    lost, slow = Fate(after_s=10.0, lost_s=2.4), Fate(after_s=2.4)
+    return node(
+        "slow", acquire=[slow], properties=[Fate(), lost, lost, lost, slow], metadata=[slow], **{"raise": [lost]}
+    )
+
+
+async def test_success_is_said_only_while_the_lease_is_held(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    kinds: list[Kind] = []
+
+    async def attach() -> None:
+        with pytest.raises(StoreError) as caught:
+            async with attached(slow_attach(node), lease_s=15.0):
+                raise AssertionError("attached")
+        kinds.append(caught.value.kind)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(attach)
+        await trio.sleep(15.1)
+        async with attached(node("2"), seed=2) as stack:
+            await stack.store.write(0, NEW)
+            await trio.sleep(30)
+            assert stack.state == "attached"
+    assert kinds == [Kind.FENCED]
+    assert blob.get(0, 512) == NEW
+
+
+async def test_slow_answers_alone_do_not_fail_an_attach(blob: SimBlob, node: Node, autojump_clock: MockClock) -> None:
+    slow = slow_attach(node)
+    async with attached(slow, lease_s=15.0) as stack:
+        assert "renew" in slow.sent, "it took longer than the lease"
+        assert blob.lease_state == "leased"
+        assert stack.epoch == blob.number
+        await stack.store.write(0, DATA)
+
+
+async def test_a_lease_that_is_always_over_before_the_answer_comes_is_an_error(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    slow = slow_attach(node)
+    before, lost = slow.fate, Fate(after_s=10.0, lost_s=2.4)
+    answers = itertools.cycle([lost, lost, lost, Fate(after_s=2.4)])
+
+    def always_late(name: str) -> Fate:
+        if "renew" in slow.sent and name in ("properties", "raise"):
+            return next(answers)
+        return before(name)
+
+    slow.fate = always_late
+    error = await refused(slow, DyskError, lease_s=15.0)
+    assert "lease of 15 s" in str(error)
+    assert "--lease" in (error.remedy or "")
+    assert blob.lease_state == "available"
