@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -17,10 +17,11 @@ from blobfuse_dysk.store.fence import Fence
 from blobfuse_dysk.store.guard import Guard
 from blobfuse_dysk.testing import Fault, FaultyStore, MemoryStore, RecordingStore, SimBlob, SimClient, in_turn
 
-__all__ = ["DATA", "OURS", "THEIRS", "Setting", "fails", "opened"]
+__all__ = ["DATA", "OURS", "THEIRS", "Setting", "Suspend", "fails", "opened"]
 
 OURS, THEIRS = "1" * 8 + "-1111-1111-1111-" + "1" * 12, "2" * 8 + "-2222-2222-2222-" + "2" * 12
 DATA = b"x" * 512
+Suspend = Callable[[float], None]
 
 
 class Setting:

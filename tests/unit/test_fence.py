@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import pytest
 import trio
 from trio.testing import MockClock
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store import guard
 from blobfuse_dysk.store.bloblease import BlobLease
 from blobfuse_dysk.store.fence import Fence
 from blobfuse_dysk.testing import Fate, Fault
-from tests.unit.fenced import DATA, OURS, THEIRS, Setting, fails, opened
+from tests.unit.fenced import DATA, OURS, THEIRS, Setting, Suspend, fails, opened
 
 GOOD = Fate()
 
@@ -61,23 +57,7 @@ async def test_pauses_when_the_lease_runs_out_and_goes_on_when_it_is_renewed(aut
         assert it.states == ["paused", "attached"]
 
 
-@pytest.fixture
-def suspend(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Let so many seconds pass in which the machine sleeps: CLOCK_MONOTONIC, which is trio's, stands still."""
-    real = time.clock_gettime
-    asleep = [0.0]
-    monkeypatch.setattr(time, "clock_gettime", lambda c: real(c) + (asleep[0] if c == time.CLOCK_BOOTTIME else 0.0))
-    monkeypatch.setattr(guard, "_sleep", guard._Sleep())
-
-    def suspend(seconds: float) -> None:
-        asleep[0] += seconds
-
-    return suspend
-
-
-async def test_the_lease_runs_on_while_the_machine_is_suspended(
-    suspend: Callable[[float], None], autojump_clock: MockClock
-) -> None:
+async def test_the_lease_runs_on_while_the_machine_is_suspended(suspend: Suspend, autojump_clock: MockClock) -> None:
     """Nobody took the disk meanwhile: the first write has the lease renewed, and nothing goes out before that."""
     async with opened() as it:
         await it.fence.write(0, DATA)
@@ -97,7 +77,7 @@ async def test_the_lease_runs_on_while_the_machine_is_suspended(
 
 
 async def test_a_disk_that_was_taken_while_the_machine_was_suspended(
-    suspend: Callable[[float], None], autojump_clock: MockClock
+    suspend: Suspend, autojump_clock: MockClock
 ) -> None:
     async with opened() as it:
         suspend(61.0)
