@@ -113,7 +113,12 @@ class Claiming:
         self.may_hold = False
         """Whether an acquire of ours was carried out, or may be."""
         self.found_before: int | None = None
-        """The blob's number when the first acquire was sent that may have been carried out; None if it was leased."""
+        """The blob's number when the first acquire was sent that may have been carried out.
+
+        None if the lease may have been somebody else's then: one that expired can still be renewed.
+        """
+        self.endless_may_land = False
+        """Whether an acquire without a term may still be carried out."""
         self._lease = lease
         self._blob = blob
         self._found = blob.sequence_number or 0
@@ -200,7 +205,8 @@ class Claiming:
             if not await self._break():
                 return False
         if not self.may_hold:
-            self.found_before = None if held else self._found
+            free = self._blob.lease_state in ("available", "broken")
+            self.found_before = self._found if free else None
         try:
             await self._conditional(self._acquire_once)
         except StoreError as error:
@@ -301,6 +307,7 @@ class Claiming:
     async def _make_infinite(self, claim: Claim) -> Claim:
         """Acquire the lease that is ours again, without a term."""
         condition = Condition(if_match=claim.etag)
+        self.endless_may_land = True
         try:
             await self._attempts(lambda: self._lease.acquire(self.lease_id, None, condition))
         except StoreError as error:
@@ -311,6 +318,7 @@ class Claiming:
         raised = await self._raise_on(claim) if self._attempts.unknown else claim
         if raised is None:
             raise _taken("the lease was lost again")
+        self.endless_may_land = False
         return raised
 
     async def _make_certain(self, claim: Claim) -> Claim:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
+import trio
 
 from blobfuse_dysk.store import guard
+from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 from tests.unit.fenced import Suspend
+from tests.unit.stacks import SIZE, Node
 
 
 @pytest.fixture
@@ -22,3 +25,20 @@ def suspend(monkeypatch: pytest.MonkeyPatch) -> Suspend:
         asleep[0] += seconds
 
     return suspend
+
+
+@pytest.fixture
+def blob() -> SimBlob:
+    """A page blob in memory."""
+    return SimBlob(SIZE)
+
+
+@pytest.fixture
+async def node(blob: SimBlob, nursery: trio.Nursery) -> Node:
+    """Makes a node's client: node("1", acquire=[LATE]) has this become of its first acquire."""
+
+    def make(name: str, **fates: list[Fate]) -> SimClient:
+        left = {operation: list(of) for operation, of in fates.items()}
+        return SimClient(blob, nursery, lambda name: left[name].pop(0) if left.get(name) else Fate(), name=name)
+
+    return make

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import cast
@@ -22,6 +22,8 @@ NOBODY = cast(Credential, None)  # simulated clients sign nothing
 SIZE = 1 << 20
 LEASE = "1" * 8 + "-1111-1111-1111-" + "1" * 12
 DATA = b"x" * 512
+Node = Callable[..., SimClient]
+"""See conftest.node."""
 
 
 @asynccontextmanager
@@ -53,3 +55,10 @@ async def refused(client: SimClient, kind: type[DyskError], **options: object) -
         async with attached(client, **options):  # type: ignore[arg-type]
             raise AssertionError("attached")
     return caught.value
+
+
+def held(stack: Stack) -> ResumeState:
+    """What the next worker of that attachment is told."""
+    assert stack.lease_id is not None
+    assert stack.epoch is not None
+    return ResumeState(stack.lease_id, stack.epoch, stack.lease_s)

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError
+from blobfuse_dysk.errors import DyskError, Kind, StoreError
 from blobfuse_dysk.store.open import ResumeState
 from blobfuse_dysk.store.ring import MIN_CAPACITY, Ring
 from blobfuse_dysk.store.stack import Stack
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
-from blobfuse_dysk.testing.fates import refuse
-from tests.unit.stacks import DATA, LEASE, SIZE, attached, refused
+from tests.unit.stacks import DATA, LEASE, Node, attached, held, refused
 
 OLD, NEW = b"o" * 512, b"n" * 512
 LATE = Fate(before_s=30.0, lost_s=1.0)  # arrives half a minute after its sender stopped waiting
-
-
-@pytest.fixture
-def blob() -> SimBlob:
-    return SimBlob(SIZE)
 
 
 @pytest.fixture
@@ -33,26 +26,6 @@ def memory() -> Iterator[int]:
     memory = os.memfd_create("ring")
     yield memory
     os.close(memory)
-
-
-Node = Callable[..., SimClient]
-
-
-@pytest.fixture
-async def node(blob: SimBlob, nursery: trio.Nursery) -> Node:
-    """Makes a node's client: node("1", acquire=[LATE]) has this become of its first acquire."""
-
-    def make(name: str, **fates: list[Fate]) -> SimClient:
-        left = {operation: list(of) for operation, of in fates.items()}
-        return SimClient(blob, nursery, lambda name: left[name].pop(0) if left.get(name) else Fate(), name=name)
-
-    return make
-
-
-def held(stack: Stack) -> ResumeState:
-    assert stack.lease_id is not None
-    assert stack.epoch is not None
-    return ResumeState(stack.lease_id, stack.epoch, stack.lease_s)
 
 
 async def cut_off_with_accepted_writes(client: SimClient, memory: int, **options: object) -> ResumeState:
@@ -173,40 +146,6 @@ async def test_a_late_break_of_a_busy_holders_lease_does_not_end_the_new_one(
             assert new.state == "attached"
 
 
-async def test_an_attach_that_was_refused_takes_nothing_from_the_holder_later(
-    node: Node, autojump_clock: MockClock
-) -> None:
-    one, two = node("1"), node("2", acquire=[Fate(before_s=75.0, lost_s=1.0)])
-    async with attached(one) as stack:
-        await refused(two, LeasedError, seed=2)
-        one.down = True
-        await trio.sleep(80)
-        one.down = False
-        await trio.sleep(70)
-        assert stack.state == "attached"
-        await stack.store.write(0, DATA)
-
-
-async def test_what_was_sent_during_one_lapse_takes_nothing_from_the_holder_during_the_next(
-    blob: SimBlob, node: Node, autojump_clock: MockClock
-) -> None:
-    """A holder that comes back changes the blob, so an acquire that was sent while it was out is void."""
-    one, two = node("1"), node("2", acquire=[Fate(before_s=100.0, lost_s=1.0)] * 20)
-    async with attached(one) as stack:
-        one.down = True
-        await trio.sleep(61)
-        await refused(two, DyskError, seed=2)
-        one.down = False
-        await trio.sleep(20)
-        assert stack.state == "attached"
-        one.down = True
-        await trio.sleep(100)
-        assert blob.lease_state == "expired"
-        one.down = False
-        await trio.sleep(30)
-        assert stack.state == "attached"
-
-
 @pytest.mark.parametrize(("held_s", "wanted_s"), [(15.0, 60.0), (60.0, None), (15.0, None), (None, 15.0)])
 async def test_a_lease_that_is_taken_up_keeps_the_term_it_has(
     held_s: float | None, wanted_s: float | None, blob: SimBlob, node: Node, autojump_clock: MockClock
@@ -285,113 +224,3 @@ async def test_a_late_release_of_an_earlier_attachment_under_the_same_lease_id(
         await stack.store.write(0, DATA)
         await trio.sleep(40)
         assert stack.state == "attached"
-
-
-@pytest.mark.parametrize("fails_at", ["raise", "look"])
-async def test_an_attach_that_fails_elsewhere_under_the_same_lease_id_leaves_the_holder_its_lease(
-    fails_at: str, node: Node, autojump_clock: MockClock
-) -> None:
-    denied = Fate(error=refuse(403, "AuthorizationFailure"))
-    changed = Fate(error=refuse(412, "ConditionNotMet"))
-    fates = {"raise": [denied]} if fails_at == "raise" else {"raise": [changed], "properties": [Fate(), denied]}
-    async with attached(node("1"), lease_id=LEASE) as stack:
-        await stack.store.write(0, DATA)
-        await refused(node("2", **fates), DyskError, lease_id=LEASE, seed=2)
-        await trio.sleep(30)
-        assert stack.state == "attached"
-        await stack.store.write(0, DATA)
-
-
-async def test_an_attach_that_fails_gives_its_lease_back_under_an_id_of_the_users_too(
-    blob: SimBlob, node: Node, autojump_clock: MockClock
-) -> None:
-    await refused(node("1", **{"raise": [Fate(error=refuse(403, "AuthorizationFailure"))]}), DyskError, lease_id=LEASE)
-    assert blob.lease_state == "available"
-
-
-async def test_the_end_of_an_attachment_leaves_a_lease_alone_that_another_has_under_the_same_id(
-    blob: SimBlob, node: Node, autojump_clock: MockClock
-) -> None:
-    async with attached(node("1"), lease_id=LEASE) as old, attached(node("2"), lease_id=LEASE, seed=2) as new:
-        await old.release()
-        assert blob.lease_state == "leased"
-        assert blob.metadata["dysk_node"] == "here"
-        await new.store.write(0, DATA)
-
-
-async def test_a_late_acquire_leaves_no_lease_for_ever_behind(
-    blob: SimBlob, node: Node, autojump_clock: MockClock
-) -> None:
-    for fates in ([LATE], [Fate(), LATE], [LATE, LATE, LATE]):
-        async with attached(node("1", acquire=fates), lease_s=None) as stack:
-            assert blob.properties().lease_duration == "infinite"
-            await stack.store.write(0, DATA)
-            await stack.release()
-        await trio.sleep(3600)
-        assert blob.lease_state == "available"
-
-
-async def test_an_infinite_attach_that_fails_leaves_no_lease_for_ever(
-    blob: SimBlob, node: Node, autojump_clock: MockClock
-) -> None:
-    await refused(node("1", acquire=[LATE] * 20), DyskError, lease_s=None)
-    await trio.sleep(3600)
-    assert blob.lease_state in ("available", "expired")
-
-
-def slow_attach(node: Node) -> SimClient:
-    """A node to which the answers take so long that a lease of 15 s is over when the last of them comes."""
-    lost, slow = Fate(after_s=10.0, lost_s=2.4), Fate(after_s=2.4)
-    return node(
-        "slow", acquire=[slow], properties=[Fate(), lost, lost, lost, slow], metadata=[slow], **{"raise": [lost]}
-    )
-
-
-async def test_success_is_said_only_while_the_lease_is_held(
-    blob: SimBlob, node: Node, autojump_clock: MockClock
-) -> None:
-    kinds: list[Kind] = []
-
-    async def attach() -> None:
-        with pytest.raises(StoreError) as caught:
-            async with attached(slow_attach(node), lease_s=15.0):
-                raise AssertionError("attached")
-        kinds.append(caught.value.kind)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(attach)
-        await trio.sleep(15.1)
-        async with attached(node("2"), seed=2) as stack:
-            await stack.store.write(0, NEW)
-            await trio.sleep(30)
-            assert stack.state == "attached"
-    assert kinds == [Kind.FENCED]
-    assert blob.get(0, 512) == NEW
-
-
-async def test_slow_answers_alone_do_not_fail_an_attach(blob: SimBlob, node: Node, autojump_clock: MockClock) -> None:
-    slow = slow_attach(node)
-    async with attached(slow, lease_s=15.0) as stack:
-        assert "renew" in slow.sent, "it took longer than the lease"
-        assert blob.lease_state == "leased"
-        assert stack.epoch == blob.number
-        await stack.store.write(0, DATA)
-
-
-async def test_a_lease_that_is_always_over_before_the_answer_comes_is_an_error(
-    blob: SimBlob, node: Node, autojump_clock: MockClock
-) -> None:
-    slow = slow_attach(node)
-    before, lost = slow.fate, Fate(after_s=10.0, lost_s=2.4)
-    answers = itertools.cycle([lost, lost, lost, Fate(after_s=2.4)])
-
-    def always_late(name: str) -> Fate:
-        if "renew" in slow.sent and name in ("properties", "raise"):
-            return next(answers)
-        return before(name)
-
-    slow.fate = always_late
-    error = await refused(slow, DyskError, lease_s=15.0)
-    assert "lease of 15 s" in str(error)
-    assert "--lease" in (error.remedy or "")
-    assert blob.lease_state == "available"
