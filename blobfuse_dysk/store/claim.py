@@ -25,7 +25,9 @@ moment. If the end of such a one is not known, the claim ends with one more rais
 void.
 
 An infinite lease is taken for a minute first, and made infinite under the raised number: else a late copy of the
-acquire of an attach that failed could leave a lease for ever with nobody to release it.
+acquire of an attach that failed could leave a lease for ever with nobody to release it. A lease under the user's id
+that there is already is renewed first, which keeps its term, and gets ours under the raised number: its holder counts
+on it.
 
 **Resuming** (a new worker of the same attachment, or an attach of a disk whose attachment died here): the number must
 have our tag and be no lower than the one known; then renew, then raise, likewise. That the lease can be renewed proves
@@ -61,6 +63,7 @@ from blobfuse_dysk.store.backoff import Backoff
 from blobfuse_dysk.store.bloblease import BlobLease
 from blobfuse_dysk.store.guard import Guard, lease_time
 from blobfuse_dysk.store.holdername import sign
+from blobfuse_dysk.store.ownership import check_own, lost, taken
 
 __all__ = ["Claim", "Claiming"]
 
@@ -117,8 +120,8 @@ class Claiming:
 
         None if the lease may have been somebody else's then: one that expired can still be renewed.
         """
-        self.endless_may_land = False
-        """Whether an acquire without a term may still be carried out."""
+        self.term_may_land = False
+        """Whether the acquire that gives the lease its own term, after the raise, may still be carried out."""
         self._lease = lease
         self._blob = blob
         self._found = blob.sequence_number or 0
@@ -146,8 +149,8 @@ class Claiming:
                 if claim is not None:
                     break
             await self._look()
-        if self._lease_s is None:
-            claim = await self._make_infinite(claim)
+        if self._lease_s is None or claim.guard.valid_until == -math.inf:
+            claim = await self._set_term(claim)
         claim = replace(
             claim, etag=await sign(self._lease, claim.guard.lease_id, claim.blob.metadata, claim.etag, node)
         )
@@ -161,7 +164,7 @@ class Claiming:
         self._resuming = True
         term_s = math.inf if self._lease_s is None else self._lease_s
         while True:
-            self._check_own(held_epoch)
+            check_own(self._found, held_epoch)
             await self._renew()
             claim = await self._raise(epoch.tag(held_epoch), term_s, held_epoch)
             if claim is not None:
@@ -204,11 +207,12 @@ class Claiming:
                 raise leased(self._address, self._blob.metadata)
             if not await self._break():
                 return False
+        free = self._blob.lease_state in ("available", "broken")
         if not self.may_hold:
-            free = self._blob.lease_state in ("available", "broken")
             self.found_before = self._found if free else None
         try:
-            await self._conditional(self._acquire_once)
+            if self.is_own_id or free or not await self._renew_shared():
+                await self._conditional(self._acquire_once)
         except StoreError as error:
             self.may_hold = self.may_hold or self._attempts.unknown
             if error.kind is Kind.CHANGED:
@@ -230,6 +234,17 @@ class Claiming:
     async def _acquire_once(self, condition: Condition) -> None:
         self._sent_at = lease_time()
         await self._lease.acquire(self.lease_id, FIRST_TERM_S if self._lease_s is None else self._lease_s, condition)
+
+    async def _renew_shared(self) -> bool:
+        """Whether there is a lease under the user's id already; its term is not known."""
+        try:
+            await self._attempts(partial(self._lease.renew, self.lease_id))
+        except StoreError as error:
+            if error.kind is not Kind.LEASE:
+                raise
+            return False
+        self._sent_at = -math.inf
+        return True
 
     async def _break(self) -> bool:
         """Whether there is no lease any more; if not, look and try again."""
@@ -261,12 +276,12 @@ class Claiming:
                 await self._look()
                 number, etag = self._found, self._blob.etag
                 if held_epoch is not None:
-                    self._check_own(held_epoch)
+                    check_own(self._found, held_epoch)
                     await trio.sleep(backoff.next_s())
                 if number != wanted and (held_epoch is not None or epoch.generation(number) < epoch.generation(wanted)):
                     continue  # a straggler of somebody who had the disk before changed it
             if number != wanted:
-                raise _taken(f"the epoch is {number} where {wanted} was set under our lease")
+                raise taken(f"the epoch is {number} where {wanted} was set under our lease")
             return Claim(Guard(self.lease_id, number, self._sent_at + term_s), blob, etag, self._lease_s)
 
     async def _outlast(self, claim: Claim) -> Claim | None:
@@ -294,9 +309,9 @@ class Claiming:
                 await self._look()
                 number, etag = self._found, self._blob.etag
                 if number == claim.guard.epoch:
-                    continue  # the holder's name came late
+                    continue  # the holder's name came late, or a raise of the last holder's
             if number != wanted:
-                raise _taken(f"the epoch is {number} where {wanted} was set under our lease")
+                raise taken(f"the epoch is {number} where {wanted} was set under our lease")
             claim.guard.epoch = number
             return replace(claim, etag=etag)
 
@@ -304,22 +319,34 @@ class Claiming:
         assert self.raised_to is not None
         return await self._lease.raise_epoch(self.raised_to, self.lease_id, condition)
 
-    async def _make_infinite(self, claim: Claim) -> Claim:
-        """Acquire the lease that is ours again, without a term."""
-        condition = Condition(if_match=claim.etag)
-        self.endless_may_land = True
-        try:
-            await self._attempts(lambda: self._lease.acquire(self.lease_id, None, condition))
-        except StoreError as error:
-            if error.kind in (Kind.LEASE, Kind.CHANGED):
-                raise _taken(str(error)) from error
-            raise
-        claim.guard.valid_until = math.inf
-        raised = await self._raise_on(claim) if self._attempts.unknown else claim
-        if raised is None:
-            raise _taken("the lease was lost again")
-        self.endless_may_land = False
-        return raised
+    async def _set_term(self, claim: Claim) -> Claim:
+        """Acquire the lease that is ours again, for the term that is wanted."""
+        self.term_may_land = True
+        unknown = False
+        while True:
+            condition = Condition(if_match=claim.etag)
+            self._sent_at = lease_time()
+            try:
+                await self._attempts(partial(self._lease.acquire, self.lease_id, self._lease_s, condition))
+                break
+            except StoreError as error:
+                unknown = unknown or self._attempts.unknown
+                if error.kind is Kind.LEASE:
+                    raise taken(str(error)) from error
+                if error.kind is not Kind.CHANGED:
+                    raise
+            await self._look()
+            if self._found != claim.guard.epoch:
+                raise taken(f"the epoch is {self._found} where {claim.guard.epoch} is ours")
+            claim = replace(claim, etag=self._blob.etag)
+        claim.guard.valid_until = self._sent_at + (math.inf if self._lease_s is None else self._lease_s)
+        if unknown or self._attempts.unknown:
+            raised = await self._raise_on(claim)
+            if raised is None:
+                raise taken("the lease was lost again")
+            claim = raised
+        self.term_may_land = False
+        return claim
 
     async def _make_certain(self, claim: Claim) -> Claim:
         """The claim, while its lease is held for sure; nothing awaits between the check and the return."""
@@ -335,7 +362,7 @@ class Claiming:
             await self._renew()
             await self._look()
             if self._found not in (claim.guard.epoch, self.raised_to):
-                raise _taken(f"the epoch is {self._found} where {claim.guard.epoch} is ours")
+                raise taken(f"the epoch is {self._found} where {claim.guard.epoch} is ours")
             claim.guard.epoch = self._found  # the last raise may have been carried out before the lease ended
             raised = await self._raise_on(replace(claim, etag=self._blob.etag))
             if raised is None:
@@ -354,32 +381,4 @@ class Claiming:
         except StoreError as error:
             if error.kind is not Kind.LEASE:
                 raise
-            raise StoreError(
-                f"the lease of this attachment is lost: {error}",
-                Kind.FENCED,
-                remedy="another node had the disk meanwhile; detach it here and attach it anew",
-            ) from error
-
-    def _check_own(self, held_epoch: int) -> None:
-        """Raise FENCED unless the number found is one of this attachment's."""
-        if epoch.tag(self._found) == epoch.tag(held_epoch) and self._found >= held_epoch:
-            return
-        if self._found < held_epoch:
-            raise StoreError(
-                f"the epoch is {self._found} after it had been {held_epoch}: this is not the blob that was attached",
-                Kind.FENCED,
-                remedy="the blob was replaced; detach it here and attach it anew",
-            )
-        raise StoreError(
-            f"the epoch is {self._found}, of another attachment than ours ({held_epoch})",
-            Kind.FENCED,
-            remedy="another node had the disk meanwhile; detach it here and attach it anew",
-        )
-
-
-def _taken(how: str) -> StoreError:
-    return StoreError(
-        f"another attachment took the disk at the same time: {how}",
-        Kind.FENCED,
-        remedy="detach it there, or attach it again; if both use a lease id of the user's, let each have its own",
-    )
+            raise lost(str(error)) from error

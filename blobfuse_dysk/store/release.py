@@ -4,7 +4,8 @@ Theory. A release, too, may arrive late, when the disk is attached again under t
 sent on condition that the blob is as it was looked at, and only if the number then is one of ours, or is the one from
 before we came and nobody had the lease then: else the lease is somebody else's. Any attachment that follows raises the
 number, which makes our release void. An id that we drew ourselves is nobody else's, so its release needs no condition.
-An acquire without a term that may still be carried out is made void first, by a raise: a release changes no ETag.
+The acquire of an attach that sets the term, after the raise, is made void first if it may still be carried out, by
+another raise: a release changes no ETag, and such a lease may be infinite.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ async def take_back(lease: BlobLease, claiming: Claiming) -> None:
         return
     with trio.CancelScope(deadline=trio.current_time() + GIVE_UP_S, shield=True):
         try:
-            if claiming.endless_may_land and claiming.raised_to is not None:
+            if claiming.term_may_land and claiming.raised_to is not None:
                 claiming.raised_to = epoch.next_number(claiming.raised_to)
                 await lease.raise_epoch(claiming.raised_to, claiming.lease_id)
             condition = None

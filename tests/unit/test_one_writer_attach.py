@@ -186,3 +186,40 @@ async def test_a_lease_that_is_always_over_before_the_answer_comes_is_an_error(
     assert "lease of 15 s" in str(error)
     assert "--lease" in (error.remedy or "")
     assert blob.lease_state == "available"
+
+
+@pytest.mark.parametrize("lease_s", [15.0, None])
+async def test_an_attach_that_fails_under_a_shared_lease_id_leaves_the_holder_its_term(
+    lease_s: float | None, blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    one = node("1")
+    async with attached(one, lease_id=LEASE, lease_s=60.0) as stack:
+        denied = Fate(error=refuse(403, "AuthorizationFailure"))
+        await refused(node("2", **{"raise": [denied]}), DyskError, lease_id=LEASE, lease_s=lease_s, seed=2)
+        assert blob.properties().lease_duration == "fixed"
+        await trio.sleep(15.5)
+        assert stack.state == "attached"
+        assert blob.lease_state == "leased"
+
+
+@pytest.mark.parametrize("lease_s", [15.0, None])
+async def test_an_attach_under_a_shared_lease_id_gets_the_term_it_asks_for(
+    lease_s: float | None, blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    blob.acquire(60, LEASE)
+    two = node("2")
+    async with attached(two, lease_id=LEASE, lease_s=lease_s, seed=2) as stack:
+        await stack.store.write(0, DATA)
+        two.down = True
+        await trio.sleep(16)
+        assert (blob.lease_state == "leased") == (stack.state == "attached") == (lease_s is None)
+
+
+async def test_a_lease_under_another_id_that_expired_is_taken_under_the_users(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    blob.acquire(15, LEASE.replace("1", "9"))
+    await trio.sleep(16)
+    async with attached(node("1"), lease_id=LEASE) as stack:
+        await stack.store.write(0, DATA)
+        assert blob.lease_id == LEASE
