@@ -72,7 +72,7 @@ log = logging.getLogger(__name__)
 ETAG_LOOKS = 4  # looks of a new attachment after which the ETag is the condition; after later ones it is a last moment
 LAST_MOMENT_S = 3  # from the blob's last change on; whole seconds, as HTTP dates have
 MOST_LOOKS = 10  # of a new attachment
-MOST_PAUSE_S = 1.0  # between looks of a resumed one
+MOST_PAUSE_S = 1.0  # between looks of a resumed one, which has no limit of them
 CERTAIN_TRIES = 3
 FIRST_TERM_S = 60.0  # of a lease that is to be infinite
 
@@ -111,8 +111,8 @@ class Claiming:
         self.lease_id = lease_id or str(uuid.uuid4())
         self.is_own_id = lease_id is None
         """Whether nobody else can have a lease under this id."""
-        self.raised_to: int | None = None
-        """The number last asked for."""
+        self.own_tag: int | None = None
+        """Of the numbers that we set; None until `take` draws it."""
         self.may_hold = False
         """Whether an acquire of ours was carried out, or may be."""
         self.found_before: int | None = None
@@ -133,13 +133,14 @@ class Claiming:
         self._sent_at = -math.inf  # lease_time() before the request that last took or renewed the lease
         self._may_land = False  # a request with a last moment whose end is not known
         self._resuming = False
+        self._raised_to: int | None = None  # the number last asked for
 
     async def take(self, *, break_lease: bool, node: str) -> Claim:
         """Take lease and epoch for a new attachment. Raises LeasedError or StoreError; see release.take_back then.
 
         StoreError(FENCED): another attachment was taken at the same time. node: who we are, for other nodes to read.
         """
-        own_tag = epoch.draw_tag(self._found, self._random)
+        own_tag = self.own_tag = epoch.draw_tag(self._found, self._random)
         while True:
             if await self._acquire(break_lease):
                 term_s = FIRST_TERM_S if self._lease_s is None else self._lease_s
@@ -163,12 +164,14 @@ class Claiming:
         """
         self._resuming = True
         term_s = math.inf if self._lease_s is None else self._lease_s
+        backoff = Backoff(self._random, first_s=0.01, most_s=MOST_PAUSE_S)
         while True:
             check_own(self._found, held_epoch)
             await self._renew()
             claim = await self._raise(epoch.tag(held_epoch), term_s, held_epoch)
             if claim is not None:
                 return await self._make_certain(claim)
+            await trio.sleep(backoff.next_s())
             await self._look()  # the lease lapsed meanwhile, or it is lost
 
     # -- steps --
@@ -264,7 +267,7 @@ class Claiming:
         backoff = Backoff(self._random, first_s=0.01, most_s=MOST_PAUSE_S)
         while True:
             blob = self._blob
-            wanted = self.raised_to = epoch.claim_number(self._found, own_tag, self._random)
+            wanted = self._raised_to = epoch.claim_number(self._found, own_tag, self._random)
             try:
                 raised = await self._conditional(self._raise_once)
                 number, etag = raised.number, raised.etag
@@ -278,8 +281,9 @@ class Claiming:
                 if held_epoch is not None:
                     check_own(self._found, held_epoch)
                     await trio.sleep(backoff.next_s())
-                if number != wanted and (held_epoch is not None or epoch.generation(number) < epoch.generation(wanted)):
-                    continue  # a straggler of somebody who had the disk before changed it
+                straggles = epoch.tag(number) == own_tag or epoch.generation(number) < epoch.generation(wanted)
+                if number != wanted and straggles:
+                    continue  # what changed it is of somebody who had the disk before, or of our own, from before
             if number != wanted:
                 raise taken(f"the epoch is {number} where {wanted} was set under our lease")
             return Claim(Guard(self.lease_id, number, self._sent_at + term_s), blob, etag, self._lease_s)
@@ -295,7 +299,7 @@ class Claiming:
 
         None if there is no lease any more.
         """
-        wanted = self.raised_to = epoch.next_number(claim.guard.epoch)
+        wanted = self._raised_to = epoch.next_number(claim.guard.epoch)
         etag = claim.etag
         while True:
             try:
@@ -316,8 +320,8 @@ class Claiming:
             return replace(claim, etag=etag)
 
     async def _raise_once(self, condition: Condition) -> SequenceNumber:
-        assert self.raised_to is not None
-        return await self._lease.raise_epoch(self.raised_to, self.lease_id, condition)
+        assert self._raised_to is not None
+        return await self._lease.raise_epoch(self._raised_to, self.lease_id, condition)
 
     async def _set_term(self, claim: Claim) -> Claim:
         """Acquire the lease that is ours again, for the term that is wanted."""
@@ -361,7 +365,7 @@ class Claiming:
                 )
             await self._renew()
             await self._look()
-            if self._found not in (claim.guard.epoch, self.raised_to):
+            if self._found not in (claim.guard.epoch, self._raised_to):
                 raise taken(f"the epoch is {self._found} where {claim.guard.epoch} is ours")
             claim.guard.epoch = self._found  # the last raise may have been carried out before the lease ended
             raised = await self._raise_on(replace(claim, etag=self._blob.etag))
@@ -381,4 +385,4 @@ class Claiming:
         except StoreError as error:
             if error.kind is not Kind.LEASE:
                 raise
-            raise lost(str(error)) from error
+            raise (lost if self._resuming else taken)(str(error)) from error

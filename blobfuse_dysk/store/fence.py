@@ -26,31 +26,26 @@ E4. Between the last check in `_gate` and the call of the layer below there is n
 
 How a call ends decides: success, or StoreError with unknown=False: nothing of it is left in flight. StoreError with
 unknown=True, cancellation, any other exception: something may be. The request's epoch, where the error names it, spares
-a raise when that epoch is over already. A raise is one request for all calls that are ambiguous at that moment; it is
-made by a background task, so that no caller's cancellation takes it away from the others. A lost answer is asked for
-again with the same number: `max` can be repeated.
+a raise when that epoch is over. One raise serves all calls that are ambiguous then; a background task makes it, so no
+caller's cancellation takes it away from the others. A lost answer is asked for again with the same number.
 
-412 SequenceNumberConditionNotMet: if we ever asked for a higher number than the request carried, our own raise overtook
-it: it was not applied, and is sent again in the new epoch. If not, somebody else raised the number: doubt.
+412 SequenceNumberConditionNotMet: if we asked for a higher number than the request carried, our own raise overtook it,
+and it is sent again in the new epoch. If not, somebody else raised the number: doubt.
 
-**The lease.** L1. guard.valid_until is measured from before the request that last took or renewed the lease was sent,
-by a clock that does not stand still while the machine is suspended. The first call held back after that has it renewed.
+**The lease.** L1. guard.valid_until counts from before the request that last took or renewed the lease was sent, by a
+clock that does not stand still while the machine is suspended. The first call held back after that has it renewed.
 L2. A doubt (the service refused our lease id on a data request, or the epoch is not ours) makes valid_until -inf at
 once and asks for a renewal; only a renewal sent after the last doubt ends it, and it also looks at the sequence number.
 L3. A renewal refused with a lease error fences. The service renews even an expired lease unless somebody leased or
-changed the blob since ("Lease Blob", remarks), so a refusal proves that somebody did. There is no second acquire: with
-caches above us that describe the disk as it was, carrying on would be corruption, whoever the other one was.
-L4. The number after a lapse or a doubt must lie between the epoch as it was before that renewal was sent (a raise may
-be acknowledged before the answer to the look comes, and after the service gave it) and `_tried`, and the answer to a
-raise must be what was asked for. Else another attachment raised it, and this one is fenced. Theirs has another tag
-(epoch.py), so it cannot be one that we asked for.
-L5. After a lapse or a doubt a raise is due. It gives the blob another ETag, so no copy of an acquire or a break that
-somebody sent meanwhile, in vain, can land later (claim.py).
-L6. A flush returns when a call or a renewal proved the lease a few seconds ago (guard.py). Some calls are answered
-above, zeros over free pages for one: they, and flushes, would succeed until a renewal tells that the lease was broken.
-
+changed the blob since ("Lease Blob", remarks). There is no second acquire: the caches above know the disk as it was.
+L4. The number after a lapse or a doubt must lie between the epoch from before that renewal was sent (the answer to the
+look may be older than that to a raise) and `_tried`, and the answer to a raise must be what was asked for. Else another
+attachment raised it, under its own tag, and this one is fenced.
+L5. After a lapse or a doubt a raise is due: with another ETag, no copy of an acquire or a break that somebody sent
+meanwhile, in vain, can land later (claim.py).
+L6. A flush returns when a call, or a renewal and a look, proved lease and epoch a few seconds ago (guard.py). Else
+flushes, and zeros over free pages, would succeed; under a lease id that another has, too, for ever.
 An assumption: no copy of a Put Page that was acknowledged lands later. HTTP repeats none; Retry does, in a new epoch.
-
 Renewals bypass Throttle and Retry, start every third of the lease's term, and are repeated every few seconds.
 """
 
@@ -116,6 +111,7 @@ class Fence(Store):
         self._renew_wanted = trio.Event()
         self._now = bound_clock()
         self._failures = 0  # of renewals
+        self._look_wanted = False  # by a flush, after the next renewal
         self._told = self.state
 
     @property
@@ -156,7 +152,8 @@ class Fence(Store):
         except BaseException as error:
             self._judge(error)
             raise
-        self._guard.proved_at = sent_at
+        if sent_at > self._guard.proved_at:
+            self._guard.proved_at = sent_at
 
     async def zero(self, offset: int, length: int) -> None:
         """As write."""
@@ -168,7 +165,8 @@ class Fence(Store):
         except BaseException as error:
             self._judge(error)
             raise
-        self._guard.proved_at = sent_at
+        if sent_at > self._guard.proved_at:
+            self._guard.proved_at = sent_at
 
     async def flush(self) -> None:
         """Pass when the lease was proved a moment ago, else have it renewed first (L6)."""
@@ -185,7 +183,7 @@ class Fence(Store):
         return await self._inner.extents(offset, length)
 
     async def aclose(self) -> None:
-        """Close the layer below. The background tasks end with the nursery that runs `run`."""
+        """Close the layer below."""
         await self._inner.aclose()
 
     async def run(self) -> None:
@@ -210,8 +208,9 @@ class Fence(Store):
         return not self._raise_due and self._guard.certain
 
     async def _prove(self) -> None:
-        """Return when a renewal that was sent after this call began has succeeded; raise if it fails."""
+        """Return when a renewal that was sent after this call began has succeeded, and a look; raise if one fails."""
         asked_at, failures = self._now(), self._failures
+        self._look_wanted = True
         self._renew_wanted.set()
         while self._guard.proved_at < asked_at:
             if self._fenced is not None:
@@ -319,9 +318,9 @@ class Fence(Store):
                 self._announce()
 
     async def _renew(self) -> None:
-        """One renewal and, after a lapse or a doubt, one look at the sequence number (L2 to L4)."""
+        """One renewal and, after a lapse or a doubt or for a flush, a look at the sequence number (L2 to L4, L6)."""
         doubts, least = self._doubts, self._guard.epoch
-        look = not self._guard.certain
+        look, self._look_wanted = self._look_wanted, False
         sent_at, valid_from = trio.current_time(), lease_time()
         try:
             await self._lease.renew(self._guard.lease_id)
@@ -330,14 +329,15 @@ class Fence(Store):
                 raise
             self._fence(f"the lease is lost ({error})")
             return
-        if look:
+        lapsed = not self._guard.certain  # perhaps before the service carried the renewal out
+        if look or lapsed:
             number = (await self._lease.properties()).sequence_number or 0
             if not least <= number <= self._tried:
                 self._fence(f"the epoch is {number} where {self._guard.epoch} is ours: another attachment raised it")
                 return
         if self._ended:
             return
-        if look:
+        if lapsed:
             self._raise_due = True
             self._lapses += 1
         if self._doubts != doubts:
@@ -345,10 +345,11 @@ class Fence(Store):
             return
         if self._renew_error is not None:
             log.info("the lease is renewed again")
-        self._renew_error = None
+            self._renew_error = None
         self._renew_at = sent_at + self._period_s
         self._guard.valid_until = valid_from + self._lease_s
-        self._guard.proved_at = max(self._guard.proved_at, sent_at)
+        if look or lapsed:
+            self._guard.proved_at = max(self._guard.proved_at, sent_at)
         self._announce()
 
     async def _keep_epoch(self) -> None:

@@ -9,8 +9,9 @@ the lease is not known to be held, however long it waited for a free slot since 
 - It is a time of `lease_time`, which goes on while this machine is suspended, as the lease does. trio's clock stands
   still then, so a machine that wakes up after an hour would believe in a lease that ended long ago.
 - `epoch` is the highest sequence number whose raise was acknowledged. It only grows.
-- `proved_at` is when a request was sent that the service then carried out under this lease: a modifying one, or a
-  renewal. Of several in flight at once the last to be answered counts, which may make it older than need be.
+- `proved_at` is when a request was sent that the service then carried out under this lease and epoch: a modifying one,
+  or a renewal that was followed by a look at the sequence number. trio's time stands still during a suspension, so what
+  was sent before the first look at `is_proved` after one does not count.
 - `permit()` is called where the request is built. Between the call and the start of the request there is no await.
 """
 
@@ -73,6 +74,7 @@ class Guard:
     valid_until: float = -math.inf
     proved_at: float = -math.inf
     _slept_s: float = 0.0  # when is_proved was last asked for
+    _awake_since: float = -math.inf  # trio's time; the machine was not suspended after it, as far as is_proved saw
 
     @property
     def certain(self) -> bool:
@@ -82,10 +84,10 @@ class Guard:
     @property
     def is_proved(self) -> bool:
         """Whether the service was seen to honour the lease less than PROOF_S ago; never across a suspension."""
-        slept = slept_s()
+        slept, now = slept_s(), trio.current_time()
         if slept != self._slept_s:
-            self._slept_s, self.proved_at = slept, -math.inf
-        return trio.current_time() - self.proved_at < PROOF_S
+            self._slept_s, self._awake_since, self.proved_at = slept, now, -math.inf
+        return self.proved_at >= self._awake_since and now - self.proved_at < PROOF_S
 
     def permit(self) -> tuple[str, int]:
         """Return (lease id, epoch) for a request that is sent now; StoreError(LEASE), not sent, if in doubt."""

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from blobfuse_dysk.azure.wire import Condition
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError
 from blobfuse_dysk.testing import Fate, Fault
-from tests.unit.fenced import DATA, THEIRS, Setting, Suspend, fails, opened
+from tests.unit.fenced import DATA, OURS, THEIRS, Setting, Suspend, fails, opened
 
 LOST = Fault(Kind.UNREACHABLE, "lost")
 
@@ -107,9 +107,9 @@ async def test_a_flush_with_nothing_written_for_a_while_has_the_lease_renewed_fi
         async with trio.open_nursery() as nursery:
             for _ in range(8):
                 nursery.start_soon(it.fence.flush)
-        assert it.client.sent == ["renew"]
+        assert it.client.sent == ["renew", "properties"]
         await it.fence.flush()
-        assert it.client.sent == ["renew"], "that proved it"
+        assert it.client.sent == ["renew", "properties"], "that proved it"
 
 
 @pytest.mark.parametrize("lease_s", [60.0, None])
@@ -128,7 +128,7 @@ async def test_how_long_a_write_took_is_no_proof_of_what_came_after_it_was_sent(
     async with opened(Fault(kind=None, delay_s=6)) as it:
         await it.fence.write(0, DATA)
         await it.fence.flush()
-        assert it.client.sent == ["renew"]
+        assert it.client.sent == ["renew", "properties"]
 
 
 async def test_a_write_that_failed_is_no_proof(autojump_clock: MockClock) -> None:
@@ -138,7 +138,7 @@ async def test_a_write_that_failed_is_no_proof(autojump_clock: MockClock) -> Non
         with pytest.raises(StoreError):
             await it.fence.zero(0, 512)
         await it.fence.flush()
-        assert it.client.sent == ["renew"]
+        assert it.client.sent == ["renew", "properties"]
 
 
 async def test_a_flush_while_the_service_is_away_fails_for_now(autojump_clock: MockClock) -> None:
@@ -158,7 +158,7 @@ async def test_a_flush_after_the_machine_was_suspended_has_the_lease_renewed(
         await it.fence.write(0, DATA)
         suspend(10)
         await it.fence.flush()
-        assert it.client.sent == ["renew"]
+        assert it.client.sent == ["renew", "properties"]
 
 
 async def test_a_flush_of_a_released_disk_passes(autojump_clock: MockClock) -> None:
@@ -167,3 +167,80 @@ async def test_a_flush_of_a_released_disk_passes(autojump_clock: MockClock) -> N
         it.fence.release()
         await it.fence.flush()
         assert it.client.sent == []
+
+
+async def test_a_lease_that_ran_out_while_its_renewal_was_under_way_lapsed_as_well(
+    autojump_clock: MockClock,
+) -> None:
+    """The service may have carried the renewal out after the end of the lease, and others were free to try then."""
+    async with opened() as it:
+        it.client.down = True
+        await trio.sleep(56)
+        etag = it.blob.etag
+        it.client.down = False
+        it.client.fate = lambda name: Fate(before_s=4.5 if name == "renew" else 0.001)
+        await trio.sleep(12)
+        assert it.states == ["paused", "attached"]
+        await it.fence.write(0, DATA)
+        assert it.blob.etag != etag
+        assert it.client.sent.count("raise") == 1
+
+
+async def test_a_write_that_took_long_does_not_make_a_later_proof_older(autojump_clock: MockClock) -> None:
+    for call in ("write", "zero"):
+        async with opened(Fault(kind=None, delay_s=7)) as it, trio.open_nursery() as nursery:
+
+            async def slow(it: Setting = it, call: str = call) -> None:
+                await (it.fence.write(0, DATA) if call == "write" else it.fence.zero(0, 512))
+
+            nursery.start_soon(slow)
+            await trio.sleep(6)
+            await it.fence.write(4096, DATA)
+            await trio.sleep(2)
+            await it.fence.flush()
+            assert it.client.sent == []
+
+
+async def test_a_write_that_was_sent_before_a_suspension_proves_nothing_after_it(
+    suspend: Suspend, autojump_clock: MockClock
+) -> None:
+    async with opened(Fault(kind=None, delay_s=1)) as it:
+        by_operation(it, renew=Fate(before_s=3.0))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(it.fence.write, 0, DATA)
+            await trio.sleep(0.5)
+            suspend(10)
+            nursery.start_soon(it.fence.flush)
+            await trio.sleep(1)
+            started = trio.current_time()
+            await it.fence.flush()
+            assert trio.current_time() - started > 1
+
+
+async def test_a_flush_of_a_disk_that_another_has_under_the_same_lease_id_does_not_succeed(
+    autojump_clock: MockClock,
+) -> None:
+    """Its renewals do. What was answered above, zeros over free pages, would be lost."""
+    async with opened() as it:
+        it.blob.raise_number(1 << 40, OURS)
+        await trio.sleep(6)
+        await flush_fails(it, Kind.FENCED)
+
+
+async def test_a_renewal_by_itself_is_no_proof_of_the_epoch(autojump_clock: MockClock) -> None:
+    async with opened() as it:
+        it.blob.raise_number(1 << 40, OURS)
+        await trio.sleep(21)
+        assert it.client.sent == ["renew"], "another has the disk under the same lease id"
+        await flush_fails(it, Kind.FENCED)
+
+
+async def test_a_flush_that_comes_while_a_renewal_is_under_way_waits_for_the_next_one(
+    autojump_clock: MockClock,
+) -> None:
+    async with opened() as it:
+        by_operation(it, renew=Fate(after_s=2.0))
+        await trio.sleep(21)
+        await it.fence.flush()
+        assert it.client.sent == ["renew", "renew", "properties"]
+        assert trio.current_time() == pytest.approx(it.guard.proved_at, abs=0.1)

@@ -15,6 +15,7 @@ from blobfuse_dysk.store.open import ResumeState
 from blobfuse_dysk.store.ring import MIN_CAPACITY, Ring
 from blobfuse_dysk.store.stack import Stack
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
+from blobfuse_dysk.testing.fates import refuse
 from tests.unit.stacks import DATA, LEASE, Node, attached, held, refused
 
 OLD, NEW = b"o" * 512, b"n" * 512
@@ -224,3 +225,14 @@ async def test_a_late_release_of_an_earlier_attachment_under_the_same_lease_id(
         await stack.store.write(0, DATA)
         await trio.sleep(40)
         assert stack.state == "attached"
+
+
+async def test_a_new_worker_whose_lease_is_always_over_before_its_raise_does_not_hammer_the_service(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    async with attached(node("1"), seed=1) as stack:
+        state = held(stack)
+    two = node("w2", **{"raise": [Fate(error=refuse(412, "LeaseLost"))] * 100})
+    async with attached(two, resume=state, seed=2) as stack:
+        assert trio.current_time() > 30
+        await stack.store.write(0, DATA)

@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError
+from blobfuse_dysk.store import epoch
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 from blobfuse_dysk.testing.fates import refuse
 from tests.unit.stacks import DATA, LEASE, Node, attached, refused
@@ -223,3 +224,90 @@ async def test_a_lease_under_another_id_that_expired_is_taken_under_the_users(
     async with attached(node("1"), lease_id=LEASE) as stack:
         await stack.store.write(0, DATA)
         assert blob.lease_id == LEASE
+
+
+DENIED = Fate(error=refuse(403, "AuthorizationFailure"))
+
+
+@pytest.mark.parametrize("lease_id", [None, LEASE])
+async def test_an_attach_that_is_cancelled_gives_an_infinite_lease_back_though_an_answer_is_lost(
+    lease_id: str | None, blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    """There is no term to end it."""
+    one = node("1", metadata=[Fate(before_s=60.0)], release=[Fate(unsent=True), Fate(lost_s=0.0015)])
+    with trio.move_on_after(1):
+        async with attached(one, lease_s=None, lease_id=lease_id):
+            raise AssertionError("attached")
+    assert blob.lease_state == "available"
+    assert one.sent.count("release") > 1
+
+
+async def test_an_attach_that_is_cancelled_gives_its_lease_back_though_the_holders_name_comes_late(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    """It changes the blob between the look and the release."""
+    one = node("1", metadata=[Fate(before_s=5.0)], release=[Fate(before_s=6.0), Fate()])
+    with trio.move_on_after(1):
+        async with attached(one, lease_s=None, lease_id=LEASE):
+            raise AssertionError("attached")
+    assert blob.lease_state == "available"
+
+
+async def test_an_attach_that_fails_at_its_last_raise_gives_a_lease_of_the_users_id_back(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    """The number is the one of the raise before."""
+    fates = {"acquire": [Fate(), Fate(lost_s=0.0015), Fate()], "raise": [Fate(), DENIED, DENIED]}
+    await refused(node("1", **fates), DyskError, lease_s=None, lease_id=LEASE)
+    assert blob.lease_state == "available"
+
+
+async def test_an_attach_that_took_longer_than_its_first_lease_leaves_none_for_ever(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    """The copy of its request for a lease without a term comes when the lease with a term is over."""
+    one = node("1", acquire=[Fate(), Fate(before_s=90.0, lost_s=90.0)])
+    blob_ends = 0.0
+
+    def end_the_lease(name: str) -> Fate:
+        nonlocal blob_ends
+        fate = first(name)
+        if one.sent.count("acquire") == 2 and not blob_ends:
+            blob_ends = blob._lease_ends = trio.current_time() + 0.5
+        return fate
+
+    first, one.fate = one.fate, end_the_lease
+    with trio.move_on_after(1):
+        async with attached(one, lease_s=None):
+            raise AssertionError("attached")
+    await trio.sleep(3600)
+    assert blob.lease_state in ("available", "expired")
+
+
+async def test_a_late_raise_of_its_own_does_not_fail_an_attach(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    """A late break ended the lease, so it was taken again; the number was drawn anew, and the one of before came."""
+    lost_lease = Fate(error=refuse(412, "LeaseLost"))
+    raises = [Fate(before_s=1.0, lost_s=0.1), lost_lease, Fate(before_s=3.0), Fate()]
+    async with attached(node("1", **{"raise": raises})) as stack:
+        assert stack.epoch == blob.number
+        await stack.store.write(0, DATA)
+        assert epoch.generation(blob.number) == 2
+
+
+async def test_a_release_that_is_lost_is_sent_again(blob: SimBlob, node: Node, autojump_clock: MockClock) -> None:
+    for lost in (Fate(unsent=True), Fate(lost_s=0.0015), Fate(error=refuse(503, "ServerBusy"))):
+        one = node("1", release=[lost], properties=[Fate(), lost])
+        async with attached(one, lease_s=None) as stack:
+            await stack.release()
+        assert blob.lease_state == "available"
+
+
+async def test_a_release_that_was_done_though_its_answer_was_lost_is_no_reason_for_a_warning(
+    blob: SimBlob, node: Node, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with attached(node("1", release=[Fate(lost_s=0.0015)])) as stack:
+        await stack.release()
+    assert blob.lease_state == "available"
+    assert "release" not in caplog.text
