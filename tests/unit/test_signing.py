@@ -165,3 +165,10 @@ def test_the_date_is_formatted_once_a_second(monkeypatch: pytest.MonkeyPatch) ->
     clock = ServiceClock()
     assert {clock.date() for _ in range(5)} == {http_date(1000)}
     assert made == [1000]
+
+
+def test_a_date_is_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ServiceClock()
+    for now in (1000.0, 1001.0, 1900.5, 1900.0):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        assert clock.date() == http_date(int(now))
