@@ -110,7 +110,8 @@ class Place:
         words += ["bash", "-c", setup, "mutate", *command]
         # CI: what cannot be tested here fails in place of being skipped, and hypothesis draws the same each time.
         environment = {**os.environ, "TMPDIR": str(self._tmp), "CI": "true"}
-        environment.pop("PYTHONPATH", None)
+        for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):  # without bytecode each run compiles everything
+            environment.pop(name, None)
         output = self._tmp.with_name("output")
         started = time.monotonic()
         with (
