@@ -30,7 +30,7 @@ _ALONE = ("tests/device", "tests/e2e")  # they attach devices
 _BASELINE_S = 1800.0
 _LEAST_S = 30.0  # tests with a mutant may take this, and so many times what they take without one
 _TIMES = 5.0
-_PYTEST = ("-m", "pytest", "-x", "-q", "-rfE", "--tb=line", "--no-header", "-p", "no:cacheprovider")
+_PYTEST = ("-m", "pytest", "-x", "-q", "-rfE", "--tb=line", "--no-header", "-p", "no:cacheprovider", "--assert=plain")
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (tests/.*?)(?: - (.*))?$", re.MULTILINE)
 
 
