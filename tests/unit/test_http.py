@@ -75,11 +75,11 @@ async def test_hurry_shortens_what_is_on_its_way_and_lengthens_nothing(autojump_
 
         start = trio.current_time()
         nursery.start_soon(fail, 30)
-        nursery.start_soon(fail, 1.5)
         await trio.sleep(1)
         pool.hurry(1)
+        pool.hurry(10)
         nursery.start_soon(fail, 9)  # comes later, so it is not meant
-    assert ends == [pytest.approx(1.5, abs=0.1), pytest.approx(2, abs=0.1), pytest.approx(10, abs=0.1)]
+    assert ends == [pytest.approx(2, abs=0.1), pytest.approx(10, abs=0.1)]
 
 
 async def test_connecting_has_a_time_limit_of_its_own(
