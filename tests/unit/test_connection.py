@@ -9,6 +9,7 @@ import socket
 import pytest
 import trio
 
+from blobfuse_dysk.azure import connection as connection_module
 from blobfuse_dysk.azure.connection import Connection
 from blobfuse_dysk.errors import TransportError
 from tests.unit.scripted import Peer, answer, ask, forever, get, pool_to
@@ -93,13 +94,43 @@ async def test_answers_without_a_body() -> None:
         answer(b"x", "200 OK", "Connection: close"),
         b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx",
         answer(b"x") + b"bytes that nobody asked for",
+        answer(b"x") + answer(b"y")[:30],
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\nmore",
     ],
 )
 async def test_a_connection_that_cannot_go_on_is_not_used_again(data: bytes) -> None:
-    async with pool_to(forever(data)) as pool:
-        assert (await ask(pool)).body == b"x"
-        assert (await ask(pool)).body == b"x"
-        assert pool.connections <= 1
+    made: set[int] = set()
+
+    async def script(peer: Peer) -> None:
+        made.add(peer.number)
+        await forever(data)(peer)
+
+    async with pool_to(script) as pool:
+        for _ in range(3):
+            assert (await ask(pool)).body == b"x"
+            assert pool.connections == 0
+    assert len(made) == 3
+
+
+async def test_the_length_is_that_of_the_header_of_this_very_name() -> None:
+    head = b"HTTP/1.1 200 OK\r\nX-Content-Length: 2\r\nContent-Length: 4\r\n\r\n"
+    async with pool_to(forever(head + b"abcd")) as pool:
+        assert (await ask(pool)).body == b"abcd"
+        assert pool.connections == 1
+
+
+async def test_a_chunked_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "_MAX_BODY", 1000)
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            await peer.send(b"64\r\n" + bytes(100) + b"\r\n")
+
+    async with pool_to(script) as pool:
+        with pytest.raises(TransportError, match="larger than anything"):
+            await ask(pool)
 
 
 async def test_redirects_are_not_followed() -> None:
@@ -146,6 +177,21 @@ async def test_no_answer_on_a_new_connection_is_not_stale(how: str) -> None:
         with pytest.raises(TransportError) as caught:
             await ask(pool)
         assert (caught.value.sent, caught.value.stale) == (True, False)
+
+
+async def test_an_answer_cut_on_a_connection_used_before_is_not_stale() -> None:
+    async with pool_to(_cut_second) as pool:
+        await ask(pool)
+        with pytest.raises(TransportError) as caught:
+            await ask(pool)
+        assert (caught.value.sent, caught.value.stale) == (True, False)
+
+
+async def _cut_second(peer: Peer) -> None:
+    await peer.request()
+    await peer.send(answer(b"first"))
+    await peer.request()
+    await peer.send(answer(b"second")[:-1])
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -218,6 +264,51 @@ async def test_a_connection_with_half_a_request_in_it_is_not_used_again() -> Non
         reply = await connection.exchange(b"PUT / HTTP/1.1\r\n\r\n", b"x" * 512, bytearray(4096), no_body=False)
         assert reply.status == 408
         assert not connection.reusable
+
+
+class _Trickle(socket.socket):
+    """Takes nothing at first, then a few bytes at a time."""
+
+    calls = 0
+
+    def sendmsg(self, buffers, *rest):  # type: ignore[no-untyped-def]
+        self.calls += 1
+        if self.calls % 2:
+            raise BlockingIOError
+        return self.send(b"".join(buffers)[:7])
+
+
+async def test_a_request_that_goes_in_pieces_arrives_as_it_is() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, _Trickle(ours.family, ours.type, ours.proto, fileno=ours.detach()) as sock:
+        sock.setblocking(False)
+        theirs.send(answer(b"", "201 Created"))
+        head, body = b"PUT /a/path HTTP/1.1\r\n\r\n", bytes(range(200))
+        await Connection(sock).exchange(head, body, bytearray(4096), no_body=False)
+        assert theirs.recv(4096) == head + body
+
+
+async def test_a_request_that_went_in_pieces_may_have_been_done() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, _Trickle(ours.family, ours.type, ours.proto, fileno=ours.detach()) as sock:
+        sock.setblocking(False)
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(TransportError) as caught:
+            await Connection(sock).exchange(b"PUT / HTTP/1.1\r\n\r\n", bytes(99), bytearray(4096), no_body=False)
+        assert caught.value.sent
+
+
+async def test_a_request_of_which_nothing_went_was_not_sent_whatever_went_before() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, ours:
+        ours.setblocking(False)
+        connection = Connection(ours)
+        theirs.send(answer(b"fine"))
+        await connection.exchange(b"GET / HTTP/1.1\r\n\r\n", None, bytearray(4096), no_body=False)
+        ours.shutdown(socket.SHUT_WR)
+        with pytest.raises(TransportError) as caught:
+            await connection.exchange(b"GET / HTTP/1.1\r\n\r\n", None, bytearray(4096), no_body=False)
+        assert not caught.value.sent
 
 
 async def test_an_answer_that_came_as_its_time_ended_leaves_nothing_behind() -> None:

@@ -65,6 +65,23 @@ async def test_a_short_timeout_does_not_wait_for_an_earlier_long_one(autojump_cl
     assert ends == [3, 6, 30]
 
 
+async def test_hurry_shortens_what_is_on_its_way_and_lengthens_nothing(autojump_clock: MockClock) -> None:
+    async with pool_to(silent) as pool, trio.open_nursery() as nursery:
+        ends: list[float] = []
+
+        async def fail(timeout_s: float) -> None:
+            await _fails(pool, timeout_s, True)
+            ends.append(trio.current_time() - start)
+
+        start = trio.current_time()
+        nursery.start_soon(fail, 30)
+        await trio.sleep(1)
+        pool.hurry(1)
+        pool.hurry(10)
+        nursery.start_soon(fail, 9)  # comes later, so it is not meant
+    assert ends == [pytest.approx(2, abs=0.1), pytest.approx(10, abs=0.1)]
+
+
 async def test_connecting_has_a_time_limit_of_its_own(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
@@ -72,11 +89,14 @@ async def test_connecting_has_a_time_limit_of_its_own(
         await trio.sleep_forever()
 
     monkeypatch.setattr(trio, "open_tcp_stream", never)
+    started = trio.current_time()
     async with HttpPool(Endpoint("http", "127.0.0.1", 1), connect_timeout_s=3) as pool:
         with pytest.raises(TransportError, match="cannot connect") as caught:
             await ask(pool, timeout_s=100)
         assert not caught.value.sent
-        assert trio.current_time() < 10
+        assert trio.current_time() == pytest.approx(started + 3)
+        await _fails(pool, 2.0, False)
+        assert trio.current_time() == pytest.approx(started + 5), "and takes no longer than the request may"
 
 
 async def test_cancellation_closes_the_connection() -> None:
@@ -163,10 +183,11 @@ async def test_aclose_ends_requests_in_flight_and_refuses_later_ones() -> None:
 
     async with scripted(script) as endpoint:
         pool = HttpPool(endpoint)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_fails, pool, 50.0, True)
-            await asked.wait()
-            await pool.aclose()
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_fails, pool, 50.0, True)
+                await asked.wait()
+                await pool.aclose()
         await pool.aclose()
         await _fails(pool, 5.0, False)
         assert pool.connections == 0

@@ -13,7 +13,7 @@ import pytest
 from azure.core.pipeline import PipelineContext, PipelineRequest
 from azure.core.pipeline.transport import HttpRequest
 from azure.storage.blob._shared.authentication import SharedKeyCredentialPolicy
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from blobfuse_dysk.azure import signing
@@ -89,6 +89,8 @@ def test_shared_key_signs_as_the_sdk_does(disk: str) -> None:
 
 
 @given(st.binary(min_size=1, max_size=100))
+@example(bytes(64))
+@example(bytes(range(65)))  # longer than a block of SHA-256
 def test_keys_of_any_length(key: bytes) -> None:
     text = base64.b64encode(key).decode()
     head = SharedKeySigner("acc", text).head(BlobRequests(DiskAddress.parse("https://acc.x.y/disks/d")).properties())
@@ -165,3 +167,10 @@ def test_the_date_is_formatted_once_a_second(monkeypatch: pytest.MonkeyPatch) ->
     clock = ServiceClock()
     assert {clock.date() for _ in range(5)} == {http_date(1000)}
     assert made == [1000]
+
+
+def test_a_date_is_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ServiceClock()
+    for now in (1000.0, 1001.0, 1900.5, 1900.0):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        assert clock.date() == http_date(int(now))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from blobfuse_dysk.azure.connection import TlsConnection
 from blobfuse_dysk.azure.http import HttpPool, tls_context
 from blobfuse_dysk.azure.signing import AnonymousSigner
 from blobfuse_dysk.azure.wire import Reply, Request
@@ -47,6 +49,33 @@ async def test_large_bodies_both_ways_on_one_connection(certificates: tuple[str,
         for request in (GET, PUT, GET):
             assert (await ask(pool, request)).body == bytes(range(256)) * 8192
         assert pool.connections == 1
+
+
+async def test_a_small_body_goes_with_its_head(certificates: tuple[str, ssl.SSLContext]) -> None:
+    ca_file, context = certificates
+    request = Request("PUT", "/x", "", "/x", "", "", "Host:h\n", bytes(512))
+    async with scripted(big, tls=context) as endpoint, HttpPool(endpoint, ssl_context=tls_context(ca_file)) as pool:
+        assert (await ask(pool, request, timeout_s=5)).status == 200
+
+
+class _Choking(socket.socket):
+    """As a TLS socket: may have sent a part of a record when it first has to wait, and then breaks."""
+
+    calls = 0
+
+    def send(self, data, flags=0):  # type: ignore[no-untyped-def]
+        self.calls += 1
+        raise ssl.SSLWantWriteError if self.calls == 1 else ConnectionResetError
+
+
+async def test_a_record_of_which_a_part_may_have_gone_counts_as_sent() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, _Choking(ours.family, ours.type, ours.proto, fileno=ours.detach()) as sock:
+        sock.setblocking(False)
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(TransportError) as caught:
+            await TlsConnection(sock).exchange(b"PUT / HTTP/1.1\r\n\r\n", bytes(512), bytearray(4096), no_body=False)
+        assert caught.value.sent
 
 
 async def test_an_unknown_authority_is_refused_with_a_remedy(certificates: tuple[str, ssl.SSLContext]) -> None:

@@ -57,6 +57,22 @@ def test_write_carries_lease_epoch_length_and_checksum() -> None:
     assert request.body is data
 
 
+def test_the_first_epoch_of_all_is_a_condition_like_any_other() -> None:
+    made = requests()
+    for request in (
+        made.put_pages(0, bytes(512), lease_id=None, epoch=0),
+        made.clear_pages(0, 512, lease_id=None, epoch=0),
+    ):
+        assert "x-ms-if-sequence-number-eq:0" in lines(request.head())
+
+
+def test_a_checksum_is_asked_for_only_when_wanted() -> None:
+    asked = "x-ms-range-get-content-md5:true"
+    assert asked in lines(requests().get_range(0, 512, checksum=True).head())
+    assert asked not in lines(requests().get_range(0, 512).head())
+    assert not requests().put_pages(0, bytes(512), lease_id=None, epoch=None).md5
+
+
 def test_clear_has_no_body_and_an_emulators_path_begins_with_the_account() -> None:
     head = lines(requests("http://127.0.0.1:10000/acc/disks/d").clear_pages(0, 512, lease_id=None, epoch=None).head())
     assert head[0] == "PUT /acc/disks/d?comp=page HTTP/1.1"
@@ -108,6 +124,12 @@ def test_header_lookup() -> None:
     assert answer.header("content-length") == "12"
     assert answer.header("nothing") == ""
     assert answer.headers()["x-ms-meta-content-length"] == "13"
+
+
+def test_a_header_is_not_found_at_the_end_of_anothers_name_or_within_a_value() -> None:
+    answer = reply(200, {"X-Ms-Meta-Etag": "no", "X-Note": "etag: no", "ETag": '"0x1"'})
+    assert answer.header("etag") == '"0x1"'
+    assert reply(200, {"X-Ms-Meta-Etag": "no"}).header("etag") == ""
 
 
 def test_properties() -> None:
@@ -169,6 +191,9 @@ def test_a_cut_page_list_is_never_taken_for_a_shorter_one(cut: int) -> None:
         page_list([(0, 1024), (512, 512)], None),  # overlapping
         page_list([(0, 100)], None),  # no whole page
         page_list([(512, -511)], None),  # ends before it starts
+        page_list([(1024, -512)], None),
+        page_list([(512, 0)], None),  # nothing in it
+        page_list([(100, 512)], None),  # begins within a page
         b"<PageList><PageRange><Start>0</Start></PageRange></PageList>",
         b'<PageList><PageRange x="1"><Start>0</Start><End>511</End></PageRange></PageList>',
         b"<html></html>",

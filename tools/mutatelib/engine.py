@@ -30,7 +30,7 @@ _ALONE = ("tests/device", "tests/e2e")  # they attach devices
 _BASELINE_S = 1800.0
 _LEAST_S = 30.0  # tests with a mutant may take this, and so many times what they take without one
 _TIMES = 5.0
-_PYTEST = ("-m", "pytest", "-x", "-q", "-rfE", "--tb=line", "--no-header", "-p", "no:cacheprovider")
+_PYTEST = ("-m", "pytest", "-x", "-q", "-rfE", "--tb=line", "--no-header", "-p", "no:cacheprovider", "--assert=plain")
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (tests/.*?)(?: - (.*))?$", re.MULTILINE)
 
 
@@ -54,12 +54,15 @@ class Engine:
     def run(self, mutants: Sequence[Mutant], workers: int) -> None:
         """Run them all. Raises BaselineError, and KeyboardInterrupt after Ctrl-C or SIGTERM; nothing is left behind."""
         self._todo = len(mutants)
-        with tempfile.TemporaryDirectory(prefix="dm-", ignore_cleanup_errors=True) as directory:
-            places = [Place(self._root, Path(directory, str(number))) for number in range(min(workers, len(mutants)))]
-            with _stopped_by_signals(places):
-                tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
-                _share(places, tests, self._baseline)
-                _share(places, mutants, self._mutant)
+        tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
+        with (
+            _set_by_signals() as stop,
+            tempfile.TemporaryDirectory(prefix="dm-", ignore_cleanup_errors=True) as directory,
+        ):
+            copies = [Path(directory, str(number)) for number in range(min(workers, len(mutants)))]
+            places = [Place(self._root, copy, stop) for copy in copies]
+            _share(places, tests, self._baseline, stop)
+            _share(places, mutants, self._mutant, stop)
 
     def _baseline(self, place: Place, test: str) -> None:
         key = self._keys.of_baseline(test)
@@ -110,7 +113,9 @@ def _noticed(test: str, run: Run) -> tuple[str, bool]:
     return failed[1], "Timeout (>" in (failed[2] or "")
 
 
-def _share(places: Sequence[Place], items: Sequence[_Item], do: Callable[[Place, _Item], None]) -> None:
+def _share(
+    places: Sequence[Place], items: Sequence[_Item], do: Callable[[Place, _Item], None], stop: threading.Event
+) -> None:
     """Call `do` for all items, in each place one at a time. The first error stops all of it, and is raised."""
     waiting: queue.SimpleQueue[_Item] = queue.SimpleQueue()
     for item in items:
@@ -125,8 +130,7 @@ def _share(places: Sequence[Place], items: Sequence[_Item], do: Callable[[Place,
             return
         except BaseException as error:
             errors.append(error)
-            for other in places:
-                other.stop()
+            stop.set()
 
     threads = [threading.Thread(target=work, args=(place,)) for place in places]
     for thread in threads:
@@ -138,14 +142,16 @@ def _share(places: Sequence[Place], items: Sequence[_Item], do: Callable[[Place,
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(places: Sequence[Place]) -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        for place in places:
-            place.stop()
+def _set_by_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, SIGTERM and SIGHUP set."""
+    stop = threading.Event()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -66,15 +66,15 @@ class Run:
 
 
 class Place:
-    """One copy of the tree. One command at a time; `stop` may be called from another thread or a signal handler."""
+    """One copy of the tree. One command at a time; once `stop` is set, by anybody, it ends and no other begins."""
 
-    def __init__(self, root: Path, directory: Path) -> None:
+    def __init__(self, root: Path, directory: Path, stop: threading.Event) -> None:
         """Copies the tree at `root` into `directory`, which is made."""
         self._root = root.resolve()
         self._tree = directory / "tree"
         self._tmp = directory / "t"  # short: names of sockets lie below
         self._mutations = 0
-        self._stopped = threading.Event()
+        self._stop = stop
         shutil.copytree(self._root, self._tree, symlinks=True, ignore=shutil.ignore_patterns(*_LEFT_OUT))
         self._shared = [name for name in _SHARED if (self._root / name).exists()]
         for name in self._shared:
@@ -96,10 +96,6 @@ class Place:
             target.write_text(mutant.text)
             shutil.copystat(original, target)
 
-    def stop(self) -> None:
-        """End what runs now and all that is to come."""
-        self._stopped.set()
-
     def _run(self, command: list[str], limit_s: float) -> Run:
         shutil.rmtree(self._tmp, ignore_errors=True)
         self._tmp.mkdir()
@@ -110,7 +106,8 @@ class Place:
         words += ["bash", "-c", setup, "mutate", *command]
         # CI: what cannot be tested here fails in place of being skipped, and hypothesis draws the same each time.
         environment = {**os.environ, "TMPDIR": str(self._tmp), "CI": "true"}
-        environment.pop("PYTHONPATH", None)
+        for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):  # without bytecode each run compiles everything
+            environment.pop(name, None)
         output = self._tmp.with_name("output")
         started = time.monotonic()
         with (
@@ -130,12 +127,12 @@ class Place:
             finally:
                 if process.poll() is None:
                     self._take_down(process)
-        if self._stopped.is_set():
+        if self._stop.is_set():
             raise InterruptedError
         return Run(code, output.read_text(errors="replace"), time.monotonic() - started)
 
     def _wait(self, process: subprocess.Popen[bytes], until: float) -> int | None:
-        while not self._stopped.is_set() and (left := until - time.monotonic()) > 0:
+        while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(min(left, 0.2))
         return None
