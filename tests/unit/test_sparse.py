@@ -89,7 +89,8 @@ async def test_reads_fetch_only_what_is_allocated(start: int, autojump_clock: Mo
         for offset, length in ((4096, 512), (8192, 512), (2 << 20, 4096)):
             expected[offset : offset + length] = b"d" * length
         await sparse.extents(0, 512)
-        assert bytes(await sparse.read(start, (4 << 20) - start)) == expected[start:]
+        same = bytes(await sparse.read(start, (4 << 20) - start)) == expected[start:]
+        assert same  # said like this, pytest makes no diff of 4 MiB
         assert below.named("read") == [("read", 4096, 4608), ("read", 2 << 20, 4096)]
 
 
