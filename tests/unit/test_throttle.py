@@ -252,6 +252,20 @@ async def test_a_request_of_more_slots_than_there_are_starts_alone(waits: bool, 
     assert limiter.in_flight == 0
 
 
+async def test_nobody_overtakes_those_who_wait(autojump_clock: MockClock) -> None:
+    """A large request that does not fit yet would wait for ever for small ones that do."""
+    limiter = Limiter(first=2, most=2)
+    async with trio.open_nursery() as nursery:
+        await limiter.enter(1)
+        nursery.start_soon(limiter.enter, 1, 4 << 20)
+        await wait_all_tasks_blocked()
+        assert limiter.enter_at_once() is None
+        assert not limiter.is_clear(512)
+        limiter.leave()
+    assert limiter.in_flight == 17
+    limiter.leave(4 << 20)
+
+
 @pytest.mark.parametrize("name", ["read", "write", "zero", "extents"])
 async def test_errors_come_through(name: str, autojump_clock: MockClock) -> None:
     throttle = Throttle(FaultyStore(MemoryStore(1 << 20), in_turn([Fault(Kind.THROTTLED)], [name])))
