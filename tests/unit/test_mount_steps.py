@@ -196,6 +196,24 @@ def test_a_dead_attachment_is_no_obstacle(machine: Machine) -> None:
     assert helpers.mount(request(machine)) == 0
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_disk_that_is_attached_is_not_taken_for_mounted_because_something_else_is(
+    machine: Machine, read_only: bool
+) -> None:
+    """Else the mount would be said to be there, and writes would go to what is."""
+    machine.have(read_only=read_only)
+    machine.put("/dev/sda1")
+    with pytest.raises(BusyError if read_only else AttachedError):
+        helpers.mount(request(machine, read_only=read_only))
+    assert machine.calls == []
+
+
+def test_an_automounters_mount_point_is_covered(machine: Machine) -> None:
+    machine.put("automounter", "autofs")
+    assert helpers.mount(request(machine)) == 0
+    assert [each.source for each in machine.mounts] == ["automounter", DEVICE]
+
+
 @pytest.mark.parametrize("other", ["/dev/sda1", "/dev/loop8"])
 def test_something_else_on_the_directory_is_not_taken_for_the_disk(machine: Machine, other: str) -> None:
     machine.have(disk="mystore/disks/other", device="/dev/loop8", name="other")

@@ -36,12 +36,15 @@ def test_the_last_mount_on_a_directory_goes_first(machine: Machine) -> None:
     assert [each.source for each in machine.mounts] == ["tmpfs"]
 
 
-def test_a_umount_that_fails_is_said_and_waits_for_nothing(machine: Machine) -> None:
+def test_a_umount_that_fails_is_said_and_waits_for_nothing(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
     machine.have()
     machine.put(DEVICE)
     machine.fails["umount"] = 32
     assert helpers.umount(UmountRequest(str(machine.directory))) == 32
     assert machine.named("wait") == []
+    assert capsys.readouterr().err == "it says no", "the words of umount(8), and none of ours"
 
 
 @pytest.mark.parametrize("where", ["here", "partition", "elsewhere"])
