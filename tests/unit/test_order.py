@@ -30,10 +30,11 @@ def slow(size: int = SIZE) -> tuple[Order, RecordingStore]:
 
 async def test_overlapping_writes_run_in_the_order_of_arrival(autojump_clock: MockClock) -> None:
     order, recording = slow()
-    async with trio.open_nursery() as nursery:
-        for index in range(10):
-            nursery.start_soon(order.write, index % 3 * PAGE, bytes([index]) * 3 * PAGE)
-            await wait_all_tasks_blocked()
+    with trio.fail_after(100):
+        async with trio.open_nursery() as nursery:
+            for index in range(10):
+                nursery.start_soon(order.write, index % 3 * PAGE, bytes([index]) * 3 * PAGE)
+                await wait_all_tasks_blocked()
     assert [call.offset for call in recording.calls] == [index % 3 * PAGE for index in range(10)]
     assert trio.current_time() >= 10
     assert bytes(await order.read(2 * PAGE, PAGE)) == bytes([9]) * PAGE
@@ -78,12 +79,13 @@ async def test_a_wide_range_waits_for_narrow_ones_and_they_for_it(autojump_clock
 
 async def test_cancelled_while_waiting_it_keeps_nobody(autojump_clock: MockClock) -> None:
     order, recording = slow()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(order.write, 0, b"a" * PAGE)
-        await wait_all_tasks_blocked()
-        with trio.move_on_after(0.5):
-            await order.write(0, b"b" * PAGE)
-        await order.write(0, b"c" * PAGE)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(order.write, 0, b"a" * PAGE)
+            await wait_all_tasks_blocked()
+            with trio.move_on_after(0.5):
+                await order.write(0, b"b" * PAGE)
+            await order.write(0, b"c" * PAGE)
     assert recording.named("write") == [("write", 0, PAGE)] * 2
     assert bytes(await order.read(0, PAGE)) == b"c" * PAGE
 
@@ -95,6 +97,7 @@ async def test_calls_that_share_one_page_follow_each_other(first: str, second: s
     for older, younger in ((0, 7 * PAGE), (7 * PAGE, 0)):
         order, recording = slow()
         async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = trio.current_time() + 10
             for name, offset in ((first, older), (second, younger)):
                 what = b"x" * (8 * PAGE) if name == "write" else 8 * PAGE
                 nursery.start_soon(getattr(order, name), offset, what)

@@ -163,7 +163,8 @@ async def test_a_list_that_takes_too_long_is_asked_for_in_halves(
     it.blob.lists_time_out_above = SIZE // 4
     assert await it.store.extents(0, SIZE) == expected, "neighbours across a seam are joined"
     it.blob.lists_time_out_above = 1 << 20
-    assert (await fails(lambda: it.store.extents(0, SIZE))).kind is Kind.THROTTLED
+    with trio.fail_after(10_000):
+        assert (await fails(lambda: it.store.extents(0, SIZE))).kind is Kind.THROTTLED
 
 
 async def test_a_list_that_is_refused_is_not_asked_for_in_halves(
