@@ -138,6 +138,11 @@ class DiskAddress:
     @classmethod
     def _from_url(cls, text: str) -> DiskAddress:
         base, _, query = text.partition("?")
+        # urlsplit drops both in silence, and the rest would be the name of another blob.
+        if any(ord(c) < 32 for c in base):
+            raise UsageError(f"disk {base!r} has a control character in it", remedy=_ADDRESS_HELP)
+        if "#" in base:
+            raise UsageError(f"disk {base!r} has a '#', which is no part of a URL's path", remedy="write it as %23")
         parts = urlsplit(base)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"disk {base!r} is not an http or https URL", remedy=_ADDRESS_HELP)
@@ -330,6 +335,8 @@ def _split_query(query: str) -> tuple[str | None, str | None]:
     for piece in filter(None, query.split("&")):
         name, _, _ = piece.partition("=")
         if name == "snapshot":
+            if snapshot:
+                raise UsageError("more than one snapshot= behind the '?'", remedy="name one snapshot")
             snapshot = dict(parse_qsl(piece)).get("snapshot")
             if not snapshot:
                 raise UsageError("snapshot= has no time", remedy="write ?snapshot=2026-01-31T12:00:00.0000000Z")

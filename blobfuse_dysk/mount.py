@@ -252,6 +252,7 @@ def _partition(request: MountRequest, attached: attachment.Attachment) -> str:
 
 def _file_system(request: MountRequest, attached: attachment.Attachment, device: str) -> str:
     """The file system on the device; made first if the disk is blank and that is wanted."""
+    # A partition is never formatted: that the kernel found it is content, should the page map say what it will.
     if request.partition is None and attachment.is_blank(attached.name):
         fstype = DEFAULT_FILE_SYSTEM if request.fstype == "auto" else request.fstype
         if request.read_only:

@@ -34,6 +34,28 @@ def test_url_of_the_public_cloud() -> None:
     assert address.endpoint == Endpoint("https", "acct01.blob.core.windows.net", 443)
 
 
+@pytest.mark.parametrize(
+    ("blob", "path"),
+    [
+        ("a b", "a%20b"),
+        ("a%20b", "a%2520b"),
+        ("a#1", "a%231"),
+        ("a+b", "a%2Bb"),
+        ("a;b=c&d", "a%3Bb%3Dc%26d"),
+        ("a\\b", "a%5Cb"),
+        ("~a/b.vhd", "~a/b.vhd"),
+        ("ä", "%C3%A4"),
+    ],
+)
+def test_a_name_means_one_blob_however_it_is_written(blob: str, path: str) -> None:
+    """What has a meaning in a URL is encoded; else the request would be about another blob."""
+    address = DiskAddress.parse(f"acct01/disks/{blob}")
+    assert address.blob == blob
+    assert address.path == f"/disks/{path}"
+    again = DiskAddress.parse(f"https://acct01.blob.core.windows.net{address.path}")
+    assert (again.blob, again.path, again.key) == (blob, address.path, address.key)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1:10000", "[::1]:10000", "localhost:10000", "azurite:10000"])
 def test_emulator_urls_carry_the_account_in_the_path(host: str) -> None:
     address = DiskAddress.parse(f"http://{host}/devstoreaccount1/disks/a")
@@ -76,6 +98,12 @@ def test_a_sas_never_shows() -> None:
         ("acct01/disks/a?snapshot=yesterday", "not a snapshot's time"),
         ("https://acct01.blob.core.windows.net/disks/a?snapshot=2026-01-31", "not a snapshot's time"),
         ("acct01/disks/a?snapsot=1", "snapsot"),
+        ("acct01/disks/a?snapshot=2026-01-31T12:00:00Z&snapshot=2026-01-31T13:00:00Z", "more than one"),
+        ("https://acct01.blob.core.windows.net/disks/a#1", "'#'"),
+        ("https://acct01.blob.core.windows.net/disks/a#?sig=x", "'#'"),
+        ("https://acct01.blob.core.windows.net/disks/a\nb", "control"),
+        ("https://acct01.blob.core.windows.net/disks/a\tb", "control"),
+        ("https://acct01.blob.core.windows.net/disks/a%0Ab", "blob name"),
         ("ftp://acct01/disks/a", "not an http"),
         ("https://acct01.blob.core.windows.net:99999/disks/a", "port|Port"),
     ],

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from blobfuse_dysk import mount as helpers
-from blobfuse_dysk import mounttools
 from blobfuse_dysk.errors import DeviceError, LeasedError, UsageError
 from blobfuse_dysk.mountoptions import MountRequest
 
@@ -48,33 +45,3 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("usage: mount.dysk DISK DIR")
     assert helpers.umount_main(["-h"]) == 0
     assert capsys.readouterr().out.startswith("usage: umount.dysk DIR|DEVICE")
-
-
-def test_a_tool_that_is_missing_is_named_with_where_it_was_looked_for() -> None:
-    with pytest.raises(DeviceError) as caught:
-        mounttools.find_tool("mkfs.nosuchfs")
-    assert str(caught.value) == "mkfs.nosuchfs is not installed"
-    assert caught.value.remedy and "/usr/sbin" in caught.value.remedy
-
-
-def test_mountinfo_is_read_with_its_escapes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    table = tmp_path / "mountinfo"
-    table.write_text(
-        "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
-        "40 22 7:1 /sub /mnt/with\\040blank\\134 ro,noatime master:2 shared:3 - xfs /dev/loop1p2 ro,attr2\n"
-        "41 22 0:40 / /mnt/with\\040blank\\134 rw - tmpfs none rw\n"
-    )
-    real = Path.open
-    monkeypatch.setattr(Path, "open", lambda path, *more, **options: real(table, *more, **options))
-    found = mounttools.mounted()
-    assert found[1] == mounttools.Mounted("7:1", "/mnt/with blank\\", ("ro", "noatime"), "xfs", "/dev/loop1p2")
-    assert mounttools.top_mount("/mnt/with blank\\") == found[2]
-    assert mounttools.top_mount("/elsewhere") is None
-
-
-@pytest.mark.parametrize(
-    ("source", "device"),
-    [("/dev/loop3", "/dev/loop3"), ("/dev/loop3p1", "/dev/loop3"), ("/dev/loop12p10", "/dev/loop12"), ("none", "none")],
-)
-def test_the_device_that_a_partition_is_on(source: str, device: str) -> None:
-    assert mounttools.whole_device(source) == device

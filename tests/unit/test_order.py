@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from random import Random
 
 import pytest
 import trio
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from blobfuse_dysk.errors import StoreError
@@ -31,10 +30,11 @@ def slow(size: int = SIZE) -> tuple[Order, RecordingStore]:
 
 async def test_overlapping_writes_run_in_the_order_of_arrival(autojump_clock: MockClock) -> None:
     order, recording = slow()
-    async with trio.open_nursery() as nursery:
-        for index in range(10):
-            nursery.start_soon(order.write, index % 3 * PAGE, bytes([index]) * 3 * PAGE)
-            await wait_all_tasks_blocked()
+    with trio.fail_after(100):
+        async with trio.open_nursery() as nursery:
+            for index in range(10):
+                nursery.start_soon(order.write, index % 3 * PAGE, bytes([index]) * 3 * PAGE)
+                await wait_all_tasks_blocked()
     assert [call.offset for call in recording.calls] == [index % 3 * PAGE for index in range(10)]
     assert trio.current_time() >= 10
     assert bytes(await order.read(2 * PAGE, PAGE)) == bytes([9]) * PAGE
@@ -79,43 +79,83 @@ async def test_a_wide_range_waits_for_narrow_ones_and_they_for_it(autojump_clock
 
 async def test_cancelled_while_waiting_it_keeps_nobody(autojump_clock: MockClock) -> None:
     order, recording = slow()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(order.write, 0, b"a" * PAGE)
-        await wait_all_tasks_blocked()
-        with trio.move_on_after(0.5):
-            await order.write(0, b"b" * PAGE)
-        await order.write(0, b"c" * PAGE)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(order.write, 0, b"a" * PAGE)
+            await wait_all_tasks_blocked()
+            with trio.move_on_after(0.5):
+                await order.write(0, b"b" * PAGE)
+            await order.write(0, b"c" * PAGE)
     assert recording.named("write") == [("write", 0, PAGE)] * 2
     assert bytes(await order.read(0, PAGE)) == b"c" * PAGE
 
 
-async def test_a_failure_keeps_nobody(autojump_clock: MockClock) -> None:
-    order = Order(CheckedStore(FaultyStore(MemoryStore(SIZE), in_turn([Fault()]))))
-    with pytest.raises(StoreError):
-        await order.write(0, b"a" * PAGE)
-    await order.write(0, b"b" * PAGE)
+@pytest.mark.parametrize("first", ["write", "zero"])
+@pytest.mark.parametrize("second", ["write", "zero"])
+async def test_calls_that_share_one_page_follow_each_other(first: str, second: str, autojump_clock: MockClock) -> None:
+    """The last of the older is the first of the younger, and the other way round."""
+    for older, younger in ((0, 7 * PAGE), (7 * PAGE, 0)):
+        order, recording = slow()
+        async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = trio.current_time() + 10
+            for name, offset in ((first, older), (second, younger)):
+                what = b"x" * (8 * PAGE) if name == "write" else 8 * PAGE
+                nursery.start_soon(getattr(order, name), offset, what)
+                await wait_all_tasks_blocked()
+        starts = [call.started for call in recording.calls]
+        assert starts[1] - starts[0] == 1
 
 
-spans = st.tuples(st.integers(0, 40), st.integers(1, 40))  # in MiB: some span many buckets
+@pytest.mark.parametrize("name", ["write", "zero"])
+@pytest.mark.parametrize("how", ["fails", "cancelled"])
+async def test_a_call_that_fails_or_is_cancelled_keeps_nobody(how: str, name: str, autojump_clock: MockClock) -> None:
+    fault = Fault() if how == "fails" else Fault(kind=None, delay_s=100)
+    order = Order(CheckedStore(FaultyStore(MemoryStore(SIZE), in_turn([fault]))))
+    with trio.move_on_after(1) as scope, contextlib.suppress(StoreError):
+        await (order.write(0, b"a" * PAGE) if name == "write" else order.zero(0, PAGE))
+    assert scope.cancelled_caught == (how == "cancelled")
+    with trio.fail_after(10):
+        await order.write(0, b"b" * PAGE)
+        await order.zero(0, SIZE)
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(spans, st.booleans()), max_size=40), st.randoms(use_true_random=False))
-def test_the_lock_agrees_with_a_simple_one(steps: list[tuple[tuple[int, int], bool]], random: Random) -> None:
-    """Tickets come and go in any order that their blockers allow (or are given up while blocked)."""
+async def test_flush_is_handed_on() -> None:
+    recording = RecordingStore(MemoryStore(SIZE))
+    await Order(recording).flush()
+    assert [call.name for call in recording.calls] == ["flush"]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_lock_agrees_with_a_simple_one(seed: int) -> None:
+    """Tickets come and go in any order that their blockers allow (or are given up while blocked).
+
+    Ranges are a quarter of a bucket to 40 buckets long, so some end within one, some where one ends, some are wide.
+    """
+    random = Random(seed)
     lock = RangeLock()
     alive: list[tuple[Ticket, int, int, int]] = []  # ticket, start, end, arrival
-    for arrival, ((first, count), leaves) in enumerate(steps):
-        start, length = first << 20, count << 20
+    for arrival in range(60):
+        start, length = random.randrange(160) << 18, random.choice((1, 2, 4, 7, 64, 160)) << 18
         ticket = lock.enter(start, length)
         alive.append((ticket, start, start + length, arrival))
         for mine, a, b, came in alive:
             expected = sum(1 for _, c, d, other in alive if other < came and c < b and a < d)
             assert mine.blockers == expected
-        if leaves:
+        if random.random() < 0.7:
             gone = alive.pop(random.randrange(len(alive)))
             lock.leave(gone[0])
     for left in alive:
         lock.leave(left[0])
     assert not lock._buckets
     assert not lock._wide
+
+
+async def test_all_who_wait_for_one_range_are_let_go(autojump_clock: MockClock) -> None:
+    order, recording = slow()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(order.zero, 0, 8 * PAGE)
+            await wait_all_tasks_blocked()
+            for page in range(8):
+                nursery.start_soon(order.write, page * PAGE, b"x" * PAGE)
+    assert [call.started - recording.calls[0].started for call in recording.calls] == [0] + [1] * 8

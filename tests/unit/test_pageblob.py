@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from blobfuse_dysk.azure.wire import PageList
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError, TransportError
+from blobfuse_dysk.store.blobapi import BlobApi
 from blobfuse_dysk.store.guard import Guard
 from blobfuse_dysk.store.meter import Meter
 from blobfuse_dysk.store.pageblob import PageBlob
@@ -30,6 +33,7 @@ REFUSALS = [
     (service(503, "OperationTimedOut"), Kind.THROTTLED, True, False),
     (service(500, "OperationTimedOut"), Kind.THROTTLED, True, False),
     (service(500, "InternalError"), Kind.INTERNAL, True, False),
+    (service(500, "ServerBusy"), Kind.THROTTLED, True, False),
     (service(500), Kind.INTERNAL, True, False),
     (service(502), Kind.INTERNAL, True, False),
     (service(504), Kind.INTERNAL, True, False),
@@ -37,6 +41,7 @@ REFUSALS = [
     (service(401, "InvalidAuthenticationInfo"), Kind.DENIED, False, False),
     (service(403, "AuthenticationFailed"), Kind.DENIED, False, False),
     (service(404, "BlobNotFound"), Kind.GONE, False, False),
+    (service(410), Kind.GONE, False, False),
     (service(409, "ContainerBeingDeleted"), Kind.GONE, False, False),
     (service(408), Kind.UNREACHABLE, True, False),
     (service(409, "LeaseAlreadyPresent"), Kind.LEASE, False, True),
@@ -46,7 +51,10 @@ REFUSALS = [
     (service(412, "ConditionNotMet"), Kind.LEASE, False, True),
     (service(412, "SequenceNumberConditionNotMet"), Kind.EPOCH, False, True),
     (service(416, "InvalidPageRange"), Kind.RANGE, False, False),
+    (service(307), Kind.REJECTED, True, False),
     (service(400, "Md5Mismatch"), Kind.CORRUPT, False, False),
+    (service(400, "Crc64Mismatch"), Kind.CORRUPT, False, False),
+    (service(400, "IncompleteBody"), Kind.CORRUPT, False, False),
     (service(400, "InvalidHeaderValue"), Kind.REJECTED, False, False),
     (service(409, "BlobOverwritten"), Kind.REJECTED, False, False),
     (TransportError("reset", sent=True), Kind.UNREACHABLE, True, False),
@@ -115,17 +123,21 @@ async def test_without_a_guard_it_is_read_only(autojump_clock: MockClock, nurser
 async def test_errors_name_the_epoch_of_the_request(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     it = Setting(nursery)
     it.client.fate = lambda name: Fate(before_s=1.0, lost_s=0.5)
-    error = await fails(lambda: it.store.write(0, b"x" * 512))
-    assert (error.kind, error.unknown, error.epoch) == (Kind.UNREACHABLE, True, 3)
+    for call in (lambda: it.store.write(0, b"x" * 512), lambda: it.store.zero(512, 512)):
+        error = await fails(call)
+        assert (error.kind, error.unknown, error.epoch) == (Kind.UNREACHABLE, True, 3)
     it.client.fate = lambda name: Fate()
     it.blob.raise_number(9, LEASE)
     error = await fails(lambda: it.store.zero(0, 512))
     assert (error.kind, error.unknown, error.epoch) == (Kind.EPOCH, False, 3)
 
 
-async def test_a_short_body_is_an_error(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize("difference", [-512, -1, 1, 512])
+async def test_a_body_of_another_length_is_an_error(
+    difference: int, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
     it = Setting(nursery)
-    it.blob.get = lambda offset, length: bytes(length - 1)  # type: ignore[method-assign]
+    it.blob.get = lambda offset, length: bytes(length + difference)  # type: ignore[method-assign]
     assert (await fails(lambda: it.store.read(0, 512))).kind is Kind.CORRUPT
     assert it.meter.errors == {"corrupt": 1}
     assert it.meter.in_flight == 0
@@ -151,7 +163,8 @@ async def test_a_list_that_takes_too_long_is_asked_for_in_halves(
     it.blob.lists_time_out_above = SIZE // 4
     assert await it.store.extents(0, SIZE) == expected, "neighbours across a seam are joined"
     it.blob.lists_time_out_above = 1 << 20
-    assert (await fails(lambda: it.store.extents(0, SIZE))).kind is Kind.THROTTLED
+    with trio.fail_after(10):
+        assert (await fails(lambda: it.store.extents(0, SIZE))).kind is Kind.THROTTLED
 
 
 async def test_a_list_that_is_refused_is_not_asked_for_in_halves(
@@ -178,3 +191,58 @@ async def test_requests_are_counted_by_kind(autojump_clock: MockClock, nursery: 
     latency = status["latency_ms"]
     assert isinstance(latency, dict)
     assert latency["put"]["p50"] == pytest.approx(2.0, rel=0.1)
+
+
+class Lists:
+    """A client that knows page lists only. answer: (offset, length, marker) -> the list, or an error."""
+
+    def __init__(self, answer: Callable[[int, int, str | None], PageList]) -> None:
+        self.asked: list[tuple[int, int, str | None]] = []
+        self._answer = answer
+
+    async def page_ranges(self, offset: int, length: int, *, marker: str | None, timeout_s: float) -> PageList:
+        await trio.lowlevel.checkpoint()
+        self.asked.append((offset, length, marker))
+        return self._answer(offset, length, marker)
+
+
+def listed_by(lists: Lists, size: int = SIZE) -> PageBlob:
+    return PageBlob(cast(BlobApi, lists), size, None)
+
+
+async def test_a_list_without_an_answer_in_time_is_asked_for_in_halves() -> None:
+    """The halves are whole pages, also of a disk with an odd number of them."""
+    size = SIZE + 512
+
+    def answer(offset: int, length: int, marker: str | None) -> PageList:
+        if length > SIZE // 2:
+            raise TransportError("no answer", sent=True)
+        return PageList([(size - 512, 512)] if offset + length == size else [], None)
+
+    lists = Lists(answer)
+    assert await listed_by(lists, size).extents(0, size) == [(size - 512, 512)]
+    assert len(lists.asked) > 2
+    assert all(offset % 512 == 0 and length % 512 == 0 for offset, length, _ in lists.asked)
+
+
+async def test_a_list_on_a_connection_that_broke_while_idle_is_not_asked_for_in_halves() -> None:
+    def answer(offset: int, length: int, marker: str | None) -> PageList:
+        raise TransportError("reset", sent=True, stale=True)
+
+    lists = Lists(answer)
+    error = await fails(lambda: listed_by(lists).extents(0, SIZE))
+    assert (error.kind, error.immediate) == (Kind.UNREACHABLE, True)
+    assert lists.asked == [(0, SIZE, None)]
+
+
+async def test_a_marker_that_repeats_is_an_error() -> None:
+    """Were the list ended there, what comes behind it would read as zeros, and could be found blank."""
+    lists = Lists(lambda offset, length, marker: PageList([(0, 512)], "again"))
+    assert (await fails(lambda: listed_by(lists).extents(0, SIZE))).kind is Kind.CORRUPT
+    assert lists.asked == [(0, SIZE, None), (0, SIZE, "again")]
+
+
+async def test_what_a_list_names_is_cut_to_the_range_asked_for() -> None:
+    """A service may name whole ranges that only reach into it; beyond it, a layer above would ask past the end."""
+    lists = Lists(lambda offset, length, marker: PageList([(0, 8192), (16384, 8192), (1 << 20, 512)], None))
+    assert await listed_by(lists).extents(4096, 16384) == [(4096, 4096), (16384, 4096)]

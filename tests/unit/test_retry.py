@@ -59,13 +59,17 @@ async def test_the_budget_ends_it(autojump_clock: MockClock) -> None:
     assert trio.current_time() - started == 60
 
 
-async def test_the_budget_bounds_an_attempt_in_progress(autojump_clock: MockClock) -> None:
-    retry, below = over(Fault(kind=None, delay_s=1000))
+@pytest.mark.parametrize("name", ["read", "write", "zero", "flush", "extents"])
+async def test_the_budget_bounds_an_attempt_in_progress(name: str, autojump_clock: MockClock) -> None:
+    below = RecordingStore(FaultyStore(MemoryStore(1 << 20), in_turn([Fault(kind=None, delay_s=1000)], (name,))))
+    retry = Retry(below, io_timeout_s=60, random=Random(0))
+    arguments = {"write": (0, DATA), "flush": ()}.get(name, (0, 512))
     with pytest.raises(StoreError) as caught:
-        await retry.write(0, DATA)
+        await getattr(retry, name)(*arguments)
     assert caught.value.kind is Kind.TIMEOUT
-    assert caught.value.unknown, "the attempt was cut off, so the write may be under way"
-    assert isinstance(below.calls[0].error, trio.Cancelled)
+    modifies = name in ("write", "zero", "flush")
+    assert caught.value.unknown is modifies, "the attempt was cut off, so what it changes may be under way"
+    assert [call.ended - call.started for call in below.calls if call.ended] == [60]
 
 
 async def test_an_outcome_once_unknown_stays_unknown(autojump_clock: MockClock) -> None:
@@ -157,15 +161,44 @@ async def test_a_direct_attempt_that_fails_is_tried_again_within_the_same_budget
     assert trio.current_time() - started == 60
 
 
-async def test_a_direct_attempt_that_fails_for_good_is_raised(autojump_clock: MockClock) -> None:
-    below = RecordingStore(FaultyStore(MemoryStore(1 << 20), in_turn([Fault(Kind.GONE)], ("read",))))
-    retry = Retry(below, io_timeout_s=60, random=Random(0), direct=lambda length, modifies: True, direct_s=50)
+@pytest.mark.parametrize("name", ["read", "write"])
+@pytest.mark.parametrize("kind", [kind for kind in Kind if not kind.retryable])
+async def test_a_direct_attempt_that_fails_for_good_is_raised(kind: Kind, name: str, autojump_clock: MockClock) -> None:
+    """It is not sent a second time, and its doubt is not forgotten."""
+    below = RecordingStore(FaultyStore(MemoryStore(1 << 20), in_turn([Fault(kind, "dropped")], (name,))))
+    told: list[StoreError] = []
+    retry = Retry(
+        below,
+        io_timeout_s=60,
+        random=Random(0),
+        on_error=told.append,
+        direct=lambda length, modifies: True,
+        direct_s=50,
+    )
     with pytest.raises(StoreError) as caught:
-        await retry.read(0, 512)
-    assert caught.value.kind is Kind.GONE
+        await (retry.write(0, DATA) if name == "write" else retry.read(0, 512))
+    assert (caught.value.kind, caught.value.unknown) == (kind, name == "write")
     assert len(below.calls) == 1
+    assert told == [caught.value]
     await retry.write(0, DATA)
     assert bytes(await retry.read(0, 512)) == DATA
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_each_attempt_that_fails_is_told_of(direct: bool, autojump_clock: MockClock) -> None:
+    kinds = [Kind.THROTTLED, Kind.UNREACHABLE, Kind.INTERNAL]
+    below = FaultyStore(MemoryStore(1 << 20), in_turn([Fault(kind) for kind in kinds], ("write",)))
+    told: list[Kind] = []
+    retry = Retry(
+        below,
+        io_timeout_s=60,
+        random=Random(0),
+        on_error=lambda error: told.append(error.kind),
+        direct=lambda length, modifies: direct,
+        direct_s=50,
+    )
+    await retry.write(0, DATA)
+    assert told == kinds
 
 
 async def test_whether_an_attempt_is_direct_is_asked_with_its_length_and_kind() -> None:
@@ -182,13 +215,18 @@ async def test_whether_an_attempt_is_direct_is_asked_with_its_length_and_kind() 
 
 
 @pytest.mark.parametrize("change", [False, True])
-async def test_no_attempt_is_direct_that_may_outlast_the_budget(change: bool, autojump_clock: MockClock) -> None:
-    below = FaultyStore(MemoryStore(1 << 20), in_turn([Fault(kind=None, delay_s=1000)], ("read",)))
+@pytest.mark.parametrize("name", ["read", "write"])
+async def test_no_attempt_is_direct_that_may_outlast_the_budget(
+    name: str, change: bool, autojump_clock: MockClock
+) -> None:
+    """Whether the budget was that short from the beginning, or was made so."""
+    below = FaultyStore(MemoryStore(1 << 20), in_turn([Fault(kind=None, delay_s=1000)], (name,)))
     retry = Retry(below, io_timeout_s=60 if change else 20, direct=lambda length, modifies: True, direct_s=50)
-    retry.set_io_timeout(20)
+    if change:
+        retry.set_io_timeout(20)
     started = trio.current_time()
     with pytest.raises(StoreError):
-        await retry.read(0, 512)
+        await (retry.write(0, DATA) if name == "write" else retry.read(0, 512))
     assert trio.current_time() - started == 20
 
 

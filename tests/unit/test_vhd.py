@@ -89,6 +89,7 @@ def _with(data: bytes, offset: int, replacement: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("offset", "replacement"),
     [
+        (0, b"cxsparse"),  # the header of a dynamic disk
         (60, b"\0\0\0\3"),  # a dynamic disk
         (16, bytes(6) + b"\2\0"),  # a data offset, as a dynamic disk has
         (12, b"\0\2\0\0"),  # a version that is not 1
@@ -104,6 +105,14 @@ def test_a_change_that_keeps_it_a_fixed_vhd_is_accepted() -> None:
     """The helper above makes checksums right: without this the test before would prove nothing."""
     parsed = parse_footer(_with(footer(GIB), 28, b"wa\0\0"))
     assert parsed is not None and parsed.creator == "wa"
+
+
+def test_the_size_is_the_current_one() -> None:
+    parsed = parse_footer(_with(footer(GIB), 48, struct.pack(">Q", 2 * GIB)))
+    assert parsed is not None
+    assert (parsed.original_size, parsed.current_size) == (GIB, 2 * GIB)
+    assert parsed.layout(2 * GIB + FOOTER_SIZE) is Layout.BEHIND
+    assert parsed.layout(GIB + FOOTER_SIZE) is None
 
 
 def test_wrong_length_is_none() -> None:
