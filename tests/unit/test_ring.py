@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from blobfuse_dysk.store.ring import DATA, MIN_CAPACITY, ZERO, Ring, RingError, is_empty
 
@@ -101,36 +98,3 @@ def test_foreign_memory_is_refused(memory: int) -> None:
 def test_too_small_is_refused(memory: int) -> None:
     with pytest.raises(RingError):
         Ring(memory, 4096)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4096)), max_size=60), st.randoms())
-def test_model(steps: list[tuple[int, int]], random) -> None:  # type: ignore[no-untyped-def]
-    """Against a plain queue: appends of any size, releases of any number, a new worker at any point, many laps."""
-    memory = os.memfd_create("ring")
-    try:
-        ring = Ring(memory, MIN_CAPACITY)
-        model: deque[tuple[int, int, bytes, int]] = deque()
-        for action, pages in steps:
-            if action == 3:
-                for _ in range(random.randint(0, len(model))):
-                    ring.release(model.popleft()[3])
-            elif action == 2:
-                ring.close()
-                ring = Ring(memory)
-                list(ring.replay())
-            else:
-                stamp = bytes([random.randrange(256)]) * 512
-                data = stamp * pages
-                fits = ring.fits(len(data))
-                record = ring.append(pages * 512, data)
-                assert (record is not None) == fits
-                if record is not None:
-                    model.append((pages * 512, len(data), stamp, record.end))
-            fresh = Ring(memory)
-            assert [(r.offset, r.length, bytes(fresh.memory[r.data : r.data + 512])) for r in fresh.replay()] == [
-                (offset, length, stamp) for offset, length, stamp, _ in model
-            ]
-            fresh.close()
-    finally:
-        os.close(memory)
