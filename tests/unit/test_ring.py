@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -95,6 +96,33 @@ def test_foreign_memory_is_refused(memory: int) -> None:
         Ring(memory)
 
 
-def test_too_small_is_refused(memory: int) -> None:
-    with pytest.raises(RingError):
-        Ring(memory, 4096)
+@pytest.mark.parametrize("capacity", [4096, MIN_CAPACITY - 64, MIN_CAPACITY + 8, None])
+def test_a_size_that_is_too_small_or_no_whole_number_of_records_is_refused(memory: int, capacity: int | None) -> None:
+    with pytest.raises(RingError, match="a dirty ring of"):
+        Ring(memory, capacity)
+    assert is_empty(memory)
+
+
+@pytest.mark.parametrize("word", [0, 1, 2])
+def test_a_ring_of_another_version_or_size_is_refused(memory: int, word: int) -> None:
+    Ring(memory, MIN_CAPACITY).append(0, b"a" * 512)
+    there = int.from_bytes(os.pread(memory, 8, 8 * word), sys.byteorder)
+    os.pwrite(memory, (there + 64).to_bytes(8, sys.byteorder), 8 * word)
+    with pytest.raises(RingError, match="version"):
+        Ring(memory, MIN_CAPACITY)
+
+
+def test_a_ring_whose_memory_has_grown_is_refused(memory: int) -> None:
+    Ring(memory, MIN_CAPACITY)
+    os.ftruncate(memory, os.fstat(memory).st_size + 4096)
+    with pytest.raises(RingError, match="version"):
+        Ring(memory, MIN_CAPACITY)
+
+
+def test_a_ring_that_is_there_is_taken_as_it_is_whatever_size_is_asked_for(memory: int) -> None:
+    """Each worker opens it as the first one does."""
+    Ring(memory, MIN_CAPACITY).append(0, b"a" * 512)
+    for capacity in (MIN_CAPACITY, 2 * MIN_CAPACITY, None):
+        ring = Ring(memory, capacity)
+        assert ring.capacity == MIN_CAPACITY
+        assert [r[1] for r in contents(ring)] == [0]

@@ -162,15 +162,21 @@ def test_a_damaged_record_is_not_passed_over(ring: Ring, field: int | tuple[int,
         list(replay)
 
 
-def test_a_record_that_reaches_over_the_tail_is_damaged(ring: Ring) -> None:
-    for blocks in (10, 8):
-        record = ring.append(0, data("a", blocks))
-        assert record is not None
-    ring.release(11 * 64)  # the first is not needed any more
-    record = ring.append(0, data("b", 3))
-    assert record is not None and record.position % CAPACITY == 0
-    struct.pack_into("@Q", ring.memory, record.data - 64 + 32, 11 * 64)
-    with pytest.raises(RingError, match="damaged"):
+@pytest.mark.parametrize(
+    ("sizes", "length"),
+    [
+        pytest.param((10, 8, 3), 11, id="over the tail"),
+        pytest.param((10, 4, 3), 4, id="over the end of the lap"),
+    ],
+)
+def test_a_record_that_reaches_too_far_is_damaged(ring: Ring, sizes: tuple[int, ...], length: int) -> None:
+    """The first record, of 11 blocks, is not needed any more; there is room for more behind the last, but not there."""
+    records = [record for blocks in sizes[:2] if (record := ring.append(0, data("a", blocks)))]
+    ring.release(records[0].end)
+    last = ring.append(0, data("b", sizes[2]))
+    assert last is not None and len(records) == 2
+    struct.pack_into("@Q", ring.memory, last.data - 64 + 32, length * 64)
+    with pytest.raises(RingError, match=f"damaged at {last.position}"):
         list(ring.replay())
 
 
