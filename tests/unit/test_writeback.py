@@ -105,7 +105,7 @@ async def test_a_lost_write_latches(memory: int, autojump_clock: trio.testing.Mo
     async with opened(service, memory) as cache:
         await cache.write(0, b"a" * 512)
         service.broken = True
-        with pytest.raises(StoreError, match="gone"):
+        with pytest.raises(StoreError, match="gone"), trio.fail_after(1000):
             await cache.flush()
         service.broken = False
         for call in (cache.flush(), cache.write(0, b"b" * 512), cache.zero(0, 512)):

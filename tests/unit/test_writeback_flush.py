@@ -49,9 +49,10 @@ async def test_flushes_share_the_work(memory: int, autojump_clock: trio.testing.
     service = Service(latency_s=1.0)
     async with opened(service, memory) as cache:
         await cache.write(0, b"a" * 4096)
-        async with trio.open_nursery() as nursery:
-            for _ in range(10):
-                nursery.start_soon(cache.flush)
+        with trio.fail_after(1000):
+            async with trio.open_nursery() as nursery:
+                for _ in range(10):
+                    nursery.start_soon(cache.flush)
         assert service.writes == [(0, 4096)]
 
 

@@ -43,7 +43,7 @@ RINGS = (9 << 10, 12 << 10, 24 << 10, 8 << 20)  # bytes
 
 async def _model(seed: int) -> None:
     rng = random.Random(seed)
-    service = Service(seed)
+    service = Service(seed, size=PAGES * PAGE)
     numbers = iter(range(1, 1 << 30))
     history: list[list[int]] = [[0] for _ in range(PAGES)]  # begun writes of a page, in order; 0: zeros
     accepted = [0] * PAGES  # index into history of the newest write that returned
