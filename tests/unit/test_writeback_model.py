@@ -20,7 +20,7 @@ from tests.unit.written import memory, opened
 __all__ = ["memory"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_model(seed: int) -> None:
     """Random writers, readers, flushes, cancellations, worker kills and node crashes; every page is checked.
