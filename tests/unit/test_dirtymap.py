@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from blobfuse_dysk.store.dirtymap import DirtyExtent, DirtyMap, Ledger
 from blobfuse_dysk.store.ring import DATA, ZERO, Record, Ring
 
-PAGES = 24
+PAGES = 10
 PAGE = 512
 
 
@@ -133,7 +133,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(steps)
 def test_model(program: list[tuple[str, int, int]]) -> None:
     cache = Cache()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -37,7 +39,7 @@ async def test_the_first_fenced_call_latches_all(autojump_clock: MockClock) -> N
 
 async def test_every_call_reaches_the_layer_below_and_its_failure_the_caller(autojump_clock: MockClock) -> None:
     """A failure that may pass does not latch: the next call is tried."""
-    calls = {
+    calls: dict[str, Callable[[Front], Awaitable[object]]] = {
         "read": lambda front: front.read(0, 512),
         "write": lambda front: front.write(0, DATA),
         "zero": lambda front: front.zero(0, 512),
