@@ -28,9 +28,10 @@ async def opened(
 ) -> AsyncIterator[WriteBack]:
     """A worker's life: the cache over the service, on the holder's memory; leaving it is being killed."""
     ring = Ring(memory, capacity)
-    async with trio.open_nursery() as nursery:
-        yield WriteBack(service, ring, nursery, idle_s=idle_s, largest=largest, slots=slots)
-        nursery.cancel_scope.cancel()
+    with trio.fail_after(1e9):  # on a clock that jumps to where something happens, what would hang fails at once
+        async with trio.open_nursery() as nursery:
+            yield WriteBack(service, ring, nursery, idle_s=idle_s, largest=largest, slots=slots)
+            nursery.cancel_scope.cancel()
 
 
 @pytest.fixture
