@@ -15,9 +15,9 @@ SIZE = 16 << 20
 class SlowService(Store):
     """Pages in memory, each request taking `latency_s` or a random time; asserts that none overlap in flight."""
 
-    def __init__(self, seed: int = 0, latency_s: float = 0.002) -> None:
-        self.size = SIZE
-        self.image = bytearray(SIZE)
+    def __init__(self, seed: int = 0, latency_s: float = 0.002, size: int = SIZE) -> None:
+        self.size = size
+        self.image = bytearray(size)
         self.reads: list[tuple[int, int]] = []
         self.writes: list[tuple[int, int]] = []
         self.zeros: list[tuple[int, int]] = []

@@ -12,15 +12,16 @@ and never wraps: what does not fit before the end of the area starts at the next
     record        word, position, kind, offset, length        (data follows for kind DATA)
 
 Invariants
-1. A record is published by one final 8-byte store of its `word`, after everything else of it is in place. Before
-   anything else of it is touched, the word there is cleared. So a worker killed at any instant leaves a whole record
-   or none.
-2. `word` is `key + position`, and the key is random: neither an earlier lap nor the data of a write can pass for a
-   record.
+1. A record is published by one final 8-byte store of its `word`, after everything else of it is in place. So a worker
+   killed at any instant leaves a whole record or none: until that store, what lies there is of an earlier lap.
+2. `word` is `key + position`, and the key is random: neither a record of an earlier lap nor the data of a write can
+   pass for a record at this position.
 3. The log alone is the truth: replaying every record of [tail, head) in order over whatever the service holds gives
    the newest accepted content. Therefore no record is ever marked as done by itself (an older one, still there, would
    come back over it); only the tail moves, by one 8-byte store, past records that are not needed any more.
 4. Nothing inside [tail, head) is overwritten. `append` says so by returning None when there is no room.
+5. What has its word and is not as `append` makes it was damaged after it was accepted. Replay does not pass it over,
+   which would lose in silence what lies behind it, but raises RingError.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ __all__ = ["DATA", "MIN_CAPACITY", "ZERO", "Record", "Ring", "RingError", "is_em
 DATA = 1
 ZERO = 2
 _SKIP = 3
+_KINDS = (DATA, ZERO, _SKIP)
 
 MIN_CAPACITY = 2 * MAX_WRITE + 4096  # bytes; an empty ring has room for the largest record wherever the head stands
 _MAGIC = 0x474E49524B535944  # "DYSKRING"
@@ -54,7 +56,7 @@ _MASK = (1 << 64) - 1
 
 
 class RingError(DyskError):
-    """The shared memory does not hold a ring this version can read."""
+    """The shared memory does not hold a ring that this version can read, or one that is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +134,25 @@ class Ring:
         self._words[_TAIL_WORD] = position
 
     def replay(self) -> Iterator[Record]:
-        """Every record from tail to head, oldest first; sets the head. For a ring just opened."""
+        """Every record from tail to head, oldest first; sets the head. For a ring just opened.
+
+        Raises RingError at a record that is damaged (invariant 5).
+        """
         self._head = self._tail
         while True:
             at = self._head
             index = _HEADER_PAGE + at % self.capacity
             word, position, kind, offset, length = _RECORD.unpack_from(self._map, index)
-            if word != (self._key + at) & _MASK or position != at:
+            if word != (self._key + at) & _MASK:
                 return
             size = length if kind == _SKIP else _record_size(length if kind == DATA else 0)
+            room = min(self.capacity - at % self.capacity, self._tail + self.capacity - at)
+            # The word names the position already: that it is there once more guards against damage alone.
+            if position != at or kind not in _KINDS or size % _RECORD_SIZE or not 0 < size <= room:
+                raise RingError(
+                    f"the dirty ring is damaged at {at}: what was written last may be lost",
+                    remedy="detach the disk, then attach it and check its file system",
+                )
             self._head = at + size
             if kind != _SKIP:
                 yield Record(at, at + size, kind, offset, length, index + _RECORD_SIZE)
@@ -163,16 +175,12 @@ class Ring:
         if at + size > self._tail + self.capacity:
             return None
         if at != self._head:
-            self._publish(self._clear(self._head), at - self._head, _SKIP, 0, at - self._head)
-        return self._clear(at)
-
-    def _clear(self, at: int) -> int:
-        self._words[(_HEADER_PAGE + at % self.capacity) >> 3] = 0
+            self._publish(self._head, at - self._head, _SKIP, 0, at - self._head)
         return at
 
     def _publish(self, at: int, size: int, kind: int, offset: int, length: int) -> Record:
         index = _HEADER_PAGE + at % self.capacity
-        # The word stays zero while the rest is written, then appears in one aligned 8-byte store (invariant 1).
+        # The word is none while the rest is written, then appears in one aligned 8-byte store (invariant 1).
         _RECORD.pack_into(self._map, index, 0, at, kind, offset, length)
         self._words[index >> 3] = (self._key + at) & _MASK
         self._head = at + size
@@ -186,6 +194,8 @@ def is_empty(descriptor: int) -> bool:
     ring = Ring(descriptor)
     try:
         return next(ring.replay(), None) is None
+    except RingError:
+        return False  # damaged: something was accepted
     finally:
         ring.close()
 

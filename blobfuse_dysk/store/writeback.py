@@ -167,7 +167,7 @@ class WriteBack(Store):
                 self._generation += 1
             # Without anything accepted since the last flush began, the generation is new already.
             target = self._generation - 1
-            self._flushing = max(self._flushing, target)
+            self._flushing = target  # none of an earlier flush is younger
             self._send_all(Priority.FLUSH)
             self._start_runs()
             while (oldest := self._ledger.oldest_generation()) is not None and oldest <= target:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -33,6 +35,41 @@ async def test_the_first_fenced_call_latches_all(autojump_clock: MockClock) -> N
     calls = len(below.calls)
     await all_fail(front)
     assert len(below.calls) == calls, "nothing was asked of the layers below"
+
+
+async def test_every_call_reaches_the_layer_below_and_its_failure_the_caller(autojump_clock: MockClock) -> None:
+    """A failure that may pass does not latch: the next call is tried."""
+    calls: dict[str, Callable[[Front], Awaitable[object]]] = {
+        "read": lambda front: front.read(0, 512),
+        "write": lambda front: front.write(0, DATA),
+        "zero": lambda front: front.zero(0, 512),
+        "flush": lambda front: front.flush(),
+    }
+    for name, call in calls.items():
+        below = RecordingStore(FaultyStore(MemoryStore(1 << 20), in_turn([Fault(Kind.UNREACHABLE)], (name,))))
+        meter = Meter()
+        front = Front(below, meter)
+        assert await fails(call(front)) is Kind.UNREACHABLE
+        assert meter.in_flight == 0
+        await call(front)
+        assert [done.name for done in below.calls] == [name, name]
+        assert meter.in_flight == 0
+
+
+async def test_extents_and_closing_are_passed_on(autojump_clock: MockClock) -> None:
+    class Closing(MemoryStore):
+        closed = 0
+
+        async def aclose(self) -> None:
+            self.closed += 1
+            await super().aclose()
+
+    below = Closing(1 << 20)
+    front = Front(below, Meter())
+    await front.write(4096, DATA)
+    assert await front.extents(0, 1 << 20) == [(4096, 512)]
+    await front.aclose()
+    assert below.closed == 1
 
 
 async def test_it_can_be_latched_from_outside(autojump_clock: MockClock) -> None:

@@ -142,8 +142,8 @@ def test_model(seed: int) -> None:
 
 async def _model(seed: int) -> None:
     rng = random.Random(seed)
-    service = SlowService(seed)
-    pages = (2 << 20) // PAGE
+    service = SlowService(seed, size=2 << 20)
+    pages = service.size // PAGE
     history = [[0] for _ in range(pages)]
     accepted = [0] * pages
     busy: set[int] = set()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+import sys
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from blobfuse_dysk.store.ring import DATA, MIN_CAPACITY, ZERO, Ring, RingError, is_empty
 
@@ -98,39 +96,33 @@ def test_foreign_memory_is_refused(memory: int) -> None:
         Ring(memory)
 
 
-def test_too_small_is_refused(memory: int) -> None:
-    with pytest.raises(RingError):
-        Ring(memory, 4096)
+@pytest.mark.parametrize("capacity", [4096, MIN_CAPACITY - 64, MIN_CAPACITY + 8, None])
+def test_a_size_that_is_too_small_or_no_whole_number_of_records_is_refused(memory: int, capacity: int | None) -> None:
+    with pytest.raises(RingError, match="a dirty ring of"):
+        Ring(memory, capacity)
+    assert is_empty(memory)
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4096)), max_size=60), st.randoms())
-def test_model(steps: list[tuple[int, int]], random) -> None:  # type: ignore[no-untyped-def]
-    """Against a plain queue: appends of any size, releases of any number, a new worker at any point, many laps."""
-    memory = os.memfd_create("ring")
-    try:
-        ring = Ring(memory, MIN_CAPACITY)
-        model: deque[tuple[int, int, bytes, int]] = deque()
-        for action, pages in steps:
-            if action == 3:
-                for _ in range(random.randint(0, len(model))):
-                    ring.release(model.popleft()[3])
-            elif action == 2:
-                ring.close()
-                ring = Ring(memory)
-                list(ring.replay())
-            else:
-                stamp = bytes([random.randrange(256)]) * 512
-                data = stamp * pages
-                fits = ring.fits(len(data))
-                record = ring.append(pages * 512, data)
-                assert (record is not None) == fits
-                if record is not None:
-                    model.append((pages * 512, len(data), stamp, record.end))
-            fresh = Ring(memory)
-            assert [(r.offset, r.length, bytes(fresh.memory[r.data : r.data + 512])) for r in fresh.replay()] == [
-                (offset, length, stamp) for offset, length, stamp, _ in model
-            ]
-            fresh.close()
-    finally:
-        os.close(memory)
+@pytest.mark.parametrize("word", [0, 1, 2])
+def test_a_ring_of_another_version_or_size_is_refused(memory: int, word: int) -> None:
+    Ring(memory, MIN_CAPACITY).append(0, b"a" * 512)
+    there = int.from_bytes(os.pread(memory, 8, 8 * word), sys.byteorder)
+    os.pwrite(memory, (there + 64).to_bytes(8, sys.byteorder), 8 * word)
+    with pytest.raises(RingError, match="version"):
+        Ring(memory, MIN_CAPACITY)
+
+
+def test_a_ring_whose_memory_has_grown_is_refused(memory: int) -> None:
+    Ring(memory, MIN_CAPACITY)
+    os.ftruncate(memory, os.fstat(memory).st_size + 4096)
+    with pytest.raises(RingError, match="version"):
+        Ring(memory, MIN_CAPACITY)
+
+
+def test_a_ring_that_is_there_is_taken_as_it_is_whatever_size_is_asked_for(memory: int) -> None:
+    """Each worker opens it as the first one does."""
+    Ring(memory, MIN_CAPACITY).append(0, b"a" * 512)
+    for capacity in (MIN_CAPACITY, 2 * MIN_CAPACITY, None):
+        ring = Ring(memory, capacity)
+        assert ring.capacity == MIN_CAPACITY
+        assert [r[1] for r in contents(ring)] == [0]

@@ -93,3 +93,85 @@ def test_a_stream_that_pauses_for_long_is_forgotten() -> None:
     for number in range(IDLE_READS + 2):
         streams.on_read((1 << 30) + number * 65536 * 7, (1 << 30) + number * 65536 * 7 + 4096)
     assert len(streams) == 0
+
+
+def ahead_of(streams: Streams, places: list[int], rounds: int, length: int = 65536) -> list[int]:
+    """Read from each of these places in turn; the largest window fetched ahead of each reader."""
+    furthest = dict.fromkeys(places, 0)
+    widest = dict.fromkeys(places, 0)
+    for step in range(rounds):
+        for place in places:
+            offset = place + step * length
+            found = streams.on_read(offset, offset + length)
+            if found:
+                furthest[place] = max(furthest[place], found[1])
+            widest[place] = max(widest[place], furthest[place] - offset - length)
+    return list(widest.values())
+
+
+def test_several_streams_share_what_may_be_fetched_ahead() -> None:
+    """Else what was fetched for one of them is evicted by the others before it is read."""
+    streams = Streams(1 << 40, 8 * MIB)
+    widest = ahead_of(streams, [place << 30 for place in range(4)], 200)
+    assert len(streams) == 4
+    assert all(MIB < width <= 8 * MIB for width in widest)
+    late = Streams(1 << 40, 8 * MIB)
+    ahead_of(late, [place << 30 for place in range(4)], 20)
+    together = ahead_of(late, [(place << 30) + 20 * 65536 for place in range(4)], 200)
+    assert sum(together) <= 8 * MIB + 4 * MIB
+
+
+def test_as_many_streams_are_kept_as_there_are_places_for_and_those_used_last() -> None:
+    streams = Streams(1 << 40, 64 * MIB)
+    places = [place << 30 for place in range(12)]
+    for place in places:
+        streams.on_read(place, place + MIB)
+        assert streams.on_read(place + MIB, place + 2 * MIB) is not None
+    assert len(streams) == 8
+    used = places[4]
+    assert streams.on_read(used + 2 * MIB, used + 3 * MIB) is not None
+    for place in (20 << 30, 21 << 30):  # two more: the two used longest ago go, and not the one used just now
+        streams.on_read(place, place + MIB)
+        streams.on_read(place + MIB, place + 2 * MIB)
+    assert streams.on_read(used + 3 * MIB, used + 4 * MIB) is not None
+    assert streams.on_read(places[5] + 2 * MIB, places[5] + 3 * MIB) is None, "it was used longest ago"
+    assert streams.on_read(places[11] + 2 * MIB, places[11] + 3 * MIB) is not None
+
+
+def test_a_stream_that_is_read_slowly_among_others_is_not_forgotten() -> None:
+    """As long as each of its reads comes before it counts as idle."""
+    rng = random.Random(4)
+    streams = Streams(1 << 40, 8 * MIB)
+    fetched(streams, [(offset, 65536) for offset in range(0, 4 * MIB, 65536)])
+    for offset in range(4 * MIB, 6 * MIB, 65536):
+        fetched(streams, [(rng.randrange(1 << 28) * 4096, 4096) for _ in range(IDLE_READS - 1)])
+        streams.on_read(offset, offset + 65536)
+        assert len(streams) == 1
+
+
+def test_nothing_is_fetched_twice_and_nothing_left_out() -> None:
+    """Also where requests of one reader arrive out of order."""
+    for swap in (1, 2, 4):
+        streams = Streams(256 * MIB, 8 * MIB)
+        offsets = list(range(0, 32 * MIB, 65536))
+        for at in range(8, len(offsets) - swap, swap):
+            offsets[at : at + swap] = reversed(offsets[at : at + swap])
+        end = 0
+        for offset in offsets:
+            found = streams.on_read(offset, offset + 65536)
+            if found:
+                assert found[0] >= end, "fetched twice"
+                assert not end or found[0] == end, "left out"
+                end = found[1]
+        assert end >= 32 * MIB
+        assert len(streams) == 1
+
+
+def test_more_is_fetched_before_all_that_was_is_read() -> None:
+    streams = Streams(256 * MIB, 8 * MIB)
+    end = 0
+    for offset in range(0, 16 * MIB, 65536):
+        found = streams.on_read(offset, offset + 65536)
+        if found:
+            assert not end or end - offset - 65536 >= 65536, "the reader had to wait for it"
+            end = found[1]
