@@ -96,7 +96,7 @@ async def test_a_raise_is_answered_with_the_number_or_a_greater_one(told: str) -
 
     async with client_to(forever(raised("5"), raised("6"), raised(told))) as client:
         for number in (5, 6):
-            assert await client.raise_sequence_number(5, lease_id=None, timeout_s=T) == number
+            assert (await client.raise_sequence_number(5, lease_id=None, timeout_s=T)).number == number
         assert (await lost(client.raise_sequence_number(5, lease_id=None, timeout_s=T))).sent
 
 
