@@ -85,15 +85,18 @@ class Handover:
         """Whether this worker answered all that it had taken before it was killed."""
         return self._drained and worker is self._old
 
-    def successor(self, resume: dict[str, Any], *, resend: bool) -> WorkerProcess | None:
-        """The worker is reaped. The one that is the worker from now on, if it stood by; it was told to go on."""
+    def successor(self, *, resend: bool) -> WorkerProcess | None:
+        """The worker is reaped. The one that is the worker from now on, if it stood by; `go` tells it to go on."""
         if self._phase not in ("draining", "switching") or (resend and not self._can_resend):
             self.stop("the old worker died meanwhile")
             return None
         self._phase, self.deadline = "starting", None
+        return self._new
+
+    def go(self, resume: dict[str, Any], *, resend: bool) -> None:
+        """Tell the successor to go on."""
         assert self._new
         message.send(self._new.channel, {"op": "go", "resume": resume, "resend": resend}, wait=False)
-        return self._new
 
     # What happens.
 

@@ -36,7 +36,7 @@ import trio
 from blobfuse_dysk import __version__, environment
 from blobfuse_dysk.azure.credentials import credential_from_config
 from blobfuse_dysk.azure.credentialwatch import watch
-from blobfuse_dysk.device import armour, fuseloop, message
+from blobfuse_dysk.device import armour, fuseloop, message, serving
 from blobfuse_dysk.device.blockfile import BlockFile
 from blobfuse_dysk.device.briefing import Briefing, await_go, take_briefing
 from blobfuse_dysk.device.config import Config
@@ -387,6 +387,7 @@ def main(opener: OpenStack = open_real_stack) -> int:
         if turn is None:
             return 1
         worker.take_turn(*turn)
+    serving.await_turn(briefing.ring_fd)
     return trio.run(worker.run)
 
 
