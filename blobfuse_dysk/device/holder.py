@@ -268,7 +268,7 @@ class Holder:
         elif kind == "config":
             self._crew.replace_config(fds[0])
         elif kind == "drain":
-            self._handover.on_drain(event["drained"])
+            self._handover.on_drain(event["id"], event["drained"])
         elif kind == "error" and self._ready:
             worker.reason = event["error"]["message"]
         elif kind == "error":

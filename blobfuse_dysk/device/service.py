@@ -217,6 +217,7 @@ class KeptHolder(Holder):
         if self._unanswered and not can_resend:
             worker.kill()  # its death is then judged as that of the one before would have been
         self._crew.brief(worker, self._state.fields, resend=can_resend)
+        message.send(worker.channel, {"op": "resume"}, wait=False)  # from a drain that the holder before asked for
         if self._bound() is None:  # what said so may have been lost with the old holder
             self._end()
         return True

@@ -316,7 +316,7 @@ class Worker:
                 order = json.loads(data)
                 op = order["op"]
                 if op == "drain" and self._turnstile:
-                    nursery.start_soon(self._drain, self._turnstile, self._turnstile.hold(), order["limit_s"])
+                    nursery.start_soon(self._drain, self._turnstile, self._turnstile.hold(), order)
                 elif op == "resume" and self._turnstile:
                     self._turnstile.resume()
                 elif op == "end":
@@ -333,9 +333,9 @@ class Worker:
         except StoreError as error:
             _log.error("the flush that the holder asked for failed: %s", error)
 
-    async def _drain(self, turnstile: fuseloop.Turnstile, hold: trio.Event, limit_s: float) -> None:
+    async def _drain(self, turnstile: fuseloop.Turnstile, hold: trio.Event, order: dict[str, Any]) -> None:
         """Another worker is to take over: it may as soon as the kernel waits for nothing that this one has."""
-        self.tell("drain", drained=await turnstile.drained(hold, limit_s))
+        self.tell("drain", id=order["id"], drained=await turnstile.drained(hold, order["limit_s"]))
 
     @property
     def opening_error(self) -> DyskError | None:

@@ -257,6 +257,43 @@ def test_a_holder_is_killed_while_it_goes_over_to_another_worker(
     node.assert_nothing_left()
 
 
+def test_a_holder_is_killed_while_its_worker_drains(node: Node, manager: Manager, tmp_path: Path) -> None:
+    """The next one knows of no replacement, so the worker is to go on."""
+    armed = tmp_path / "armed"
+    program = tmp_path / "service.py"
+    change = """
+def send(channel, order, fds=(), *, wait=True, real=message.send):
+    sent = real(channel, order, fds, wait=wait)
+    die(order.get("op") == "drain")
+    return sent
+message.send = send
+"""
+    root = str(Path(unit.SERVICE).parents[2])
+    program.write_text(_HOLDER.format(root=root, armed=str(armed), change=change))
+    manager.program = str(program)
+    attached = node.attach(node.create())
+    before = node.state("data")
+    written = fill(attached.device, 10, MIB)
+    armed.touch()
+    with pytest.raises(DyskError):
+        live.upgrade("data", timeout_s=20)
+    wait_for(lambda: node.state("data")["holder"] != before["holder"], "another holder's start")
+    assert not armed.exists()
+    assert node.state("data")["worker"] == before["worker"]
+    with subprocess.Popen(
+        ["dd", f"if={attached.device}", f"bs={MIB}", "count=1", "iflag=direct", "status=none"], stdout=subprocess.PIPE
+    ) as reader:
+        try:
+            wait_for(lambda: select.select([reader.stdout], [], [], 0)[0], "an answer to a read")
+        except AssertionError:
+            node.detach_all()  # or the reader never ends
+            raise
+        assert reader.communicate()[0] == written
+    live.upgrade("data")
+    attachment.detach("data")
+    node.assert_nothing_left()
+
+
 def test_force_ends_a_holder_for_good(node: Node, manager: Manager) -> None:
     node.attach(node.create())
     os.kill(node.state("data")["worker"]["pid"], signal.SIGSTOP)

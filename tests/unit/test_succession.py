@@ -19,6 +19,7 @@ from typing import Any, cast
 import pytest
 
 from blobfuse_dysk.device import crew, fusefd, message, service, state
+from blobfuse_dysk.device import holder as holders
 from blobfuse_dysk.device.notify import Notify
 from blobfuse_dysk.device.reservation import Reservation
 
@@ -188,6 +189,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.setattr(state, "identity", lambda pid: {"pid": pid, "start": 1})
     monkeypatch.setattr(state, "alive", lambda process: machine.workers[process["pid"]].alive)
     monkeypatch.setattr(state, "open_process", lambda process: process["pid"])
+    monkeypatch.setattr(holders, "Log", lambda *arguments: lambda text, priority=0: None)
     monkeypatch.setattr(service, "os", Copies())
     monkeypatch.setattr(service, "socket", Copies())
     monkeypatch.setattr(Reservation, "bound", lambda place, device=None: "/dev/loop0")
@@ -204,20 +206,22 @@ def first_holder(machine: Machine, directory: Path) -> service.KeptHolder:
     place.control = cast(Any, Channel(Worker(-1)))
     members = service.KeptCrew(order, place, cast(Notify, machine), -1, -1, machine.life)
     worker = Process([], {})
-    holder = service.KeptHolder(None, COMMAND, order, cast(Any, worker), place, members)
+    first_one = service.KeptHolder(None, COMMAND, order, cast(Any, worker), place, members)
     members.brief(cast(Any, worker), None)
-    worker.served = holder._ready = True
-    assert holder._commit("/dev/loop0") is None
-    return holder
+    worker.served = first_one._ready = True
+    assert first_one._commit("/dev/loop0") is None
+    return first_one
 
 
 def next_holder(machine: Machine) -> service.KeptHolder:
     """Started by systemd, with copies of what it keeps."""
     fds = dict.fromkeys(machine.kept, machine.life)  # life is the only one that is used
     life = service._read_life(machine.life)
-    holder = service.KeptHolder.again(cast(Notify, machine), fds, life, machine.state)
-    assert holder._begin()
-    return holder
+    follower = service.KeptHolder.again(cast(Notify, machine), fds, life, machine.state)
+    assert follower._begin()
+    orders = cast(Any, follower._worker).worker.orders
+    assert orders[-2:] == ["start", "resume"], "it may not have been told, or stand still since it was told to drain"
+    return follower
 
 
 def settle(machine: Machine, holder: service.KeptHolder) -> None:
@@ -243,7 +247,7 @@ def an_upgrade(machine: Machine, holder: service.KeptHolder) -> None:
     old = holder._worker
     holder._handover.begin({"id": "1", "worker": ["new"], "path": ""}, old, can_resend=True)
     holder._handover._drain()
-    holder._handover.on_drain(True)
+    holder._handover.on_drain("1", True)
     settle(machine, holder)
 
 
