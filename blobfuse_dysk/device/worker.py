@@ -160,11 +160,12 @@ class Worker:
             self._refuse(StoreError("the disk could not be opened again within io-timeout", Kind.TIMEOUT))
 
     def _lost(self) -> DyskError | None:
-        """What to say at the end when a write was refused before: the page cache may have told nobody."""
-        if self._file is None or self._file.lost is None:
+        """What to say at the end when a write was refused, by this worker or one before: maybe nobody was told."""
+        lost = (self._file and self._file.lost) or (self._resume or {}).get("lost")
+        if not lost:
             return None
         return DyskError(
-            f"it ended, but data was lost: {self._file.lost}",
+            f"it ended, but data was lost: {lost}",
             remedy="check the file system and what was written last; the log says more",
         )
 
@@ -256,6 +257,7 @@ class Worker:
             read_only=options.read_only,
             on_init=self._on_init,
             on_release=lambda: self.tell("released"),
+            on_loss=lambda error: self.tell("state", lost=str(error)),
         )
         if self.stack:
             self._file.provide(self.stack.store)

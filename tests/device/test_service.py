@@ -283,8 +283,10 @@ message.send = send
     with subprocess.Popen(
         ["dd", f"if={attached.device}", f"bs={MIB}", "count=1", "iflag=direct", "status=none"], stdout=subprocess.PIPE
     ) as reader:
+        assert reader.stdout
+        answer = reader.stdout.fileno()
         try:
-            wait_for(lambda: select.select([reader.stdout], [], [], 0)[0], "an answer to a read")
+            wait_for(lambda: select.select([answer], [], [], 0)[0], "an answer to a read")
         except AssertionError:
             node.detach_all()  # or the reader never ends
             raise
