@@ -36,24 +36,32 @@ class BlockFile(pyfuse3.Operations):
 
     A worker that takes over answers the kernel before its store is open again; requests wait for `provide` or `refuse`.
     on_init: called in the middle of FUSE_INIT (see fusefd.Replay). on_release: called when a handle of the file is
-    gone, which is when the loop device may have let go. lost: the first write or flush that was refused.
+    gone, which is when the loop device may have let go. on_loss: called when a write or flush failed for the first
+    time, whatever the reason, which is `lost` from then on: the page cache may have told nobody.
     """
 
     supports_dot_lookup = False
 
     def __init__(
-        self, size: int, *, read_only: bool, on_init: Callable[[], None], on_release: Callable[[], None]
+        self,
+        size: int,
+        *,
+        read_only: bool,
+        on_init: Callable[[], None],
+        on_release: Callable[[], None],
+        on_loss: Callable[[Exception], None],
     ) -> None:
         super().__init__()
         self._size = size
         self._read_only = read_only
         self._on_init = on_init
         self._on_release = on_release
+        self._on_loss = on_loss
         self._store: Store | None = None
         self._refusal: StoreError | None = None
         self._decided = trio.Event()
         self._since_ns = 0
-        self.lost: StoreError | None = None
+        self.lost: Exception | None = None
 
     def provide(self, store: Store) -> None:
         """From now on serve this store."""
@@ -155,8 +163,9 @@ class BlockFile(pyfuse3.Operations):
     def _failure(self, error: Exception, what: str, offset: int, length: int) -> pyfuse3.FUSEError:
         """What the kernel is told of any exception; the log has the rest."""
         unexpected = None if isinstance(error, StoreError) else error
-        if what != "read" and self.lost is None and isinstance(error, StoreError):
+        if what != "read" and self.lost is None:
             self.lost = error
+            self._on_loss(error)
         _log.error("%s of %d bytes at %d failed: %s", what, length, offset, error, exc_info=unexpected)
         return pyfuse3.FUSEError(errno.EIO)
 

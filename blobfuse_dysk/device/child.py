@@ -91,8 +91,9 @@ class WorkerProcess:
         return lines
 
     def kill(self) -> None:
-        """SIGKILL; its death shows on pidfd."""
-        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        """SIGKILL; its death shows on pidfd. One that is not our child may be gone already."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def reap(self) -> list[str]:
         """Wait for the end, which must be certain; return what it said last, as read_stderr."""

@@ -34,12 +34,14 @@ class Crew:
         os.close(self._config_fd)
         self._config_fd = fd
 
-    def start(
-        self, command: dict[str, Any], resume: dict[str, Any] | None, *, resend: bool, standby: bool = False
-    ) -> WorkerProcess:
-        """Start a process of {worker: argv, environment} and brief it. Raises OSError."""
-        worker = WorkerProcess(command["worker"], command["environment"])
-        self.brief(worker, resume, resend=resend, standby=standby)
+    def start(self, command: dict[str, Any]) -> WorkerProcess:
+        """Start a process of {worker: argv, environment}. Until it is briefed it ends when we do. Raises OSError."""
+        return WorkerProcess(command["worker"], command["environment"])
+
+    def start_standby(self, resume: dict[str, Any], command: dict[str, Any]) -> WorkerProcess:
+        """Start one that is to stand by. Raises OSError."""
+        worker = self.start(command)
+        self.brief(worker, resume, standby=True)
         return worker
 
     def brief(
@@ -48,6 +50,7 @@ class Crew:
         """Tell it to serve, or to stand by until it is told to.
 
         resume: the state of the attachment, for a worker after the first. resend: requests died with the one before.
+        To one that was told already it may be said again, and changes nothing.
         """
         assert self._place.control
         briefing = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import signal
@@ -27,15 +26,10 @@ _KILLED_S = 5.0  # for a killed process to be gone
 
 def wait_end(process: dict[str, int] | None, timeout_s: float | None) -> bool:
     """Wait until a process that need not be a child has ended; False if it has not within `timeout_s`."""
-    if not process or not state.alive(process):
+    pidfd = state.open_process(process)
+    if pidfd is None:
         return True
     try:
-        pidfd = os.pidfd_open(process["pid"])
-    except ProcessLookupError:
-        return True
-    try:
-        if not state.alive(process):
-            return True  # the id belongs to another process by now
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
@@ -176,17 +170,13 @@ def _kill_holder(process: dict[str, int]) -> None:
 
 def _kill(process: dict[str, int], *signals: int, wait_s: float = _KILLED_S) -> None:
     """Send the signals, SIGKILL by default, and wait for the end."""
+    pidfd = state.open_process(process)
+    if pidfd is None:
+        return
     try:
-        pidfd = os.pidfd_open(process["pid"])
-    except OSError as error:
-        if error.errno == errno.ESRCH:
-            return
-        raise
-    try:
-        if state.alive(process):
-            with contextlib.suppress(ProcessLookupError):
-                for number in signals or (signal.SIGKILL,):
-                    signal.pidfd_send_signal(pidfd, number)
+        with contextlib.suppress(ProcessLookupError):
+            for number in signals or (signal.SIGKILL,):
+                signal.pidfd_send_signal(pidfd, number)
     finally:
         os.close(pidfd)
     wait_end(process, wait_s)

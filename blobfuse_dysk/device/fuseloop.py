@@ -25,13 +25,16 @@ Invariants
    a request instead unparks the next. (Those that `shed` unparks were not meant: it changes nothing for the others.)
 3. Requests that are answered without waiting cannot keep trio from its other work: after MOST_IN_A_ROW there is a
    checkpoint.
-4. While held (`Turnstile.drain`) no task returns from waiting, so no request is taken. A task of the pool that is not
+4. While held (`Turnstile.hold`) no task returns from waiting, so no request is taken. A task of the pool that is not
    among the held ones has a request that is not answered yet. So when all tasks of the pool are held, the kernel waits
    for nothing that this process has.
+5. One hold at a time counts: another, or `resume`, ends the one before, and who waits for that one to be drained is
+   told that it is not. No task waits for an event that nobody will set.
 """
 
 from __future__ import annotations
 
+import contextlib
 import select
 from typing import Any
 
@@ -107,22 +110,28 @@ class Turnstile:
             self._hold.set()
         trio.lowlevel.notify_closing(fd)
 
-    async def drain(self, limit_s: float) -> bool:
-        """Take no more requests, and wait until those that were taken are answered.
-
-        True: they are, and no request is taken any more. False: they are not after `limit_s` seconds, or the session
-        ends; then requests are taken as before.
-        """
-        self._hold = trio.Event()
+    def hold(self) -> trio.Event:
+        """Take no more requests, from this moment on, until `resume`. The result is for `drained`."""
+        self.resume()
+        hold = self._hold = trio.Event()
         self._unpark_all()
         trio.lowlevel.notify_closing(self._fd)  # for the watcher
+        return hold
+
+    async def drained(self, hold: trio.Event, limit_s: float) -> bool:
+        """Wait until the requests that were taken before this hold are answered.
+
+        True: they are, and no request is taken any more. False: they are not after `limit_s` seconds, or the session or
+        this hold ends; then requests are taken as before, unless another hold began.
+        """
         deadline = trio.current_time() + limit_s
-        while not self._closed and trio.current_time() < deadline:
-            await trio.sleep(_LOOK_S)
+        while self._hold is hold and not self._closed and trio.current_time() < deadline:
             pool = next((task.parent_nursery for task in self._held), None)
             if pool is not None and pool.child_tasks == self._held:
                 return True
-        self.resume()
+            await trio.sleep(_LOOK_S)
+        if self._hold is hold:
+            self.resume()
         return False
 
     def resume(self) -> None:
@@ -153,10 +162,8 @@ class Turnstile:
         """Wait in epoll, for all."""
         self._watched = True
         try:
-            await trio.lowlevel.wait_readable(fd)
-        except trio.ClosedResourceError:
-            if self._hold is None:
-                raise
+            with contextlib.suppress(trio.ClosedResourceError):  # by a hold, or by the end of the session
+                await trio.lowlevel.wait_readable(fd)
         finally:
             self._watched = False
             self._unpark()

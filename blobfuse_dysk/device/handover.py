@@ -10,6 +10,7 @@ way out when the old worker does not get done.
     draining   the old one takes no more requests, finishes those  drained: the old one is killed: switching
                it has, and goes on with renewing the lease         not drained, or silent: killed all the same where
                                                                    the kernel sends requests again, else failed
+                                                                   anything else: resume is sent, and failed
     switching  the old one is killed, but not reaped               it is reaped: the new one is told to go: starting
     starting   the new one is the worker now                       ready: done
                                                                    death: failed, and the old program is started again
@@ -20,7 +21,10 @@ Invariants
    version that cannot start harms nobody.
 2. What a drained worker had in its dirty ring, or on the way to the service, is taken over as after its death by
    surprise (store/ring.py, store/fence.py): nothing is written out for the sake of the handover.
-3. Done and failed both lead to idle, and say so once, in state.json: upgrades {id: {done, error}}. The answers to
+3. Each drain that is sent is followed by the death of the worker that it was sent to, or by `resume`, which is sent
+   when draining is left for anything else, and is read after that drain. So no worker stands still for ever. An answer
+   counts for the drain that it is to (by its id), in that phase: a later one is about a drain that was undone.
+4. Done and failed both lead to idle, and say so once, in state.json: upgrades {id: {done, error}}. The answers to
    others who ask meanwhile stand beside it, so that nobody's is overwritten before he reads it.
 """
 
@@ -72,7 +76,7 @@ class Handover:
         self._new: WorkerProcess | None = None
         self._old: WorkerProcess | None = None
         self._old_command = command
-        self._drained = False
+        self._drained: WorkerProcess | None = None  # and killed since
         self._can_resend = False
 
     # What the holder asks.
@@ -83,17 +87,20 @@ class Handover:
 
     def drained(self, worker: WorkerProcess) -> bool:
         """Whether this worker answered all that it had taken before it was killed."""
-        return self._drained and worker is self._old
+        return worker is self._drained
 
-    def successor(self, resume: dict[str, Any], *, resend: bool) -> WorkerProcess | None:
-        """The worker is reaped. The one that is the worker from now on, if it stood by; it was told to go on."""
+    def successor(self, *, resend: bool) -> WorkerProcess | None:
+        """The worker is reaped. The one that is the worker from now on, if it stood by; `go` tells it to go on."""
         if self._phase not in ("draining", "switching") or (resend and not self._can_resend):
             self.stop("the old worker died meanwhile")
             return None
         self._phase, self.deadline = "starting", None
+        return self._new
+
+    def go(self, resume: dict[str, Any], *, resend: bool) -> None:
+        """Tell the successor to go on."""
         assert self._new
         message.send(self._new.channel, {"op": "go", "resume": resume, "resend": resend}, wait=False)
-        return self._new
 
     # What happens.
 
@@ -104,7 +111,7 @@ class Handover:
             self._say(request["id"], BusyError(busy, remedy="try again"))
             return
         self._say(request["id"], None, done=False)
-        self._id, self._old, self._drained, self._can_resend = request["id"], old, False, can_resend
+        self._id, self._old, self._can_resend = request["id"], old, can_resend
         self._old_command = self.command
         environment = {**self.command["environment"], "PYTHONPATH": request["path"]}
         self.command = {"worker": request["worker"], "environment": environment}
@@ -143,17 +150,15 @@ class Handover:
         if self._phase == "loading":
             self.stop(f"the new worker was not there within {LOAD_S:g} s")
         elif self._phase == "draining":
-            self.on_drain(False)
+            self.on_drain(self._id, False)
 
-    def on_drain(self, drained: bool) -> None:
+    def on_drain(self, request_id: str | None, drained: bool) -> None:
         """What the old worker said: all that it had taken is answered, or is not."""
-        if self._phase != "draining":
-            if drained and self._old and self._phase == "idle":  # it came too late
-                message.send(self._old.channel, {"op": "resume"}, wait=False)
+        if self._phase != "draining" or request_id != self._id:
             return
         if drained or self._can_resend:
             assert self._old
-            self._drained = drained
+            self._drained = self._old if drained else None
             self._phase, self.deadline = "switching", None
             self._old.kill()
         else:
@@ -179,9 +184,11 @@ class Handover:
     def _drain(self) -> None:
         self._phase, self.deadline = "draining", time.monotonic() + DRAIN_S + _SILENT_S
         assert self._old
-        message.send(self._old.channel, {"op": "drain", "limit_s": DRAIN_S}, wait=False)
+        message.send(self._old.channel, {"op": "drain", "id": self._id, "limit_s": DRAIN_S}, wait=False)
 
     def _fail(self, error: DyskError) -> None:
+        if self._phase == "draining" and self._old:
+            message.send(self._old.channel, {"op": "resume"}, wait=False)
         new, self._new = self._new, None
         if new:
             new.kill()

@@ -26,6 +26,7 @@ the signal again changes nothing. SIGKILL ends the holder, and with it the worke
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import signal
@@ -88,7 +89,8 @@ class Holder:
         self._down_since: float | None = None  # since the death after which no worker had the disk open
         self._pauses = Pauses()
         self._unanswered = False  # requests died with a worker, and were not sent again
-        self._handover = Handover(command, self._start_standby, self._state.save, self._log)
+        standby = functools.partial(crew.start_standby, self._state.fields)
+        self._handover = Handover(command, standby, self._state.save, self._log)
 
     def run(self) -> int:
         """Live until the attachment ends."""
@@ -98,26 +100,26 @@ class Holder:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        if self._begin():
+            for warning in armour.harden("dysk-holder"):
+                self._log(warning, WARNING)
+            while not self._done():
+                self._wait(signals)
+        return self._finish()
+
+    def _begin(self) -> bool:
+        """Make the place and tell the worker to serve; False if that cannot be."""
+        assert self._worker
         try:
             self._place.make(self._state.fields)
             self._state.fields["connection"] = fusefd.connection(state.mount_path(self._run, self._name))
-            assert self._worker
             self._crew.brief(self._worker, None)
         except (DyskError, OSError) as error:
             self._error = message.error_to_message(error if isinstance(error, DyskError) else explain(error, self._run))
-            if self._worker:
-                self._worker.kill()
-                self._reap()
-            return self._finish()
-        for warning in armour.harden("dysk-holder"):
-            self._log(warning, WARNING)
-        self._settle()
-        while not self._done():
-            self._wait(signals)
-        return self._finish()
-
-    def _settle(self) -> None:
-        """The place is made and the worker is briefed."""
+            self._worker.kill()
+            self._reap()
+            return False
+        return True
 
     def _done(self) -> bool:
         if self._worker is not None or self._restart_at is not None:
@@ -182,11 +184,13 @@ class Holder:
         if self._restart_at is not None and now >= self._restart_at:
             self._restart_at = None
             try:
-                command = self._handover.command
-                self._use(self._crew.start(command, self._state.fields, resend=self._unanswered))
+                worker = self._crew.start(self._handover.command)
             except OSError as error:
                 self._log(f"cannot start a worker: {error}", ERROR)
                 self._restart_at = now + self._pauses.after(0.0)
+                return
+            self._use(worker)
+            self._crew.brief(worker, self._state.fields, resend=self._unanswered)
 
     # The attaching process, and signals.
 
@@ -237,11 +241,8 @@ class Holder:
 
     # The worker.
 
-    def _start_standby(self, command: dict[str, Any]) -> WorkerProcess:
-        return self._crew.start(command, self._state.fields, resend=False, standby=True)
-
     def _use(self, worker: WorkerProcess) -> None:
-        """From now on this is the worker."""
+        """From now on this is the worker. Only then is it told to serve: see device/service.py."""
         self._worker = worker
         self._state.save({"worker": state.identity(worker.pid)})
 
@@ -267,7 +268,7 @@ class Holder:
         elif kind == "config":
             self._crew.replace_config(fds[0])
         elif kind == "drain":
-            self._handover.on_drain(event["drained"])
+            self._handover.on_drain(event["id"], event["drained"])
         elif kind == "error" and self._ready:
             worker.reason = event["error"]["message"]
         elif kind == "error":
@@ -311,8 +312,9 @@ class Holder:
         now = time.monotonic()
         self._down_since = self._down_since or now
         self._unanswered |= worker.served and not self._handover.drained(worker)
-        if not self._failed and (new := self._handover.successor(self._state.fields, resend=self._unanswered)):
+        if not self._failed and (new := self._handover.successor(resend=self._unanswered)):
             self._use(new)
+            self._handover.go(self._state.fields, resend=self._unanswered)
             return
         self._handover.on_death(worker)
         self._log(f"worker {worker.pid} died ({worker.end_text()})", ERROR)

@@ -18,9 +18,9 @@ class Record:
     """The state of one attachment, in memory and, as far as /run has room, in state.json. The holder's alone.
 
     fields: name, state, detail (why it is in that state), device, holder and worker ({pid, start}), connection (number
-    of the FUSE connection), restarts, protocol (see message.py), worker_version, upgrade (see handover.py), lease,
-    size, blob_size, vhd, and what the attaching process gave: disk, endpoint, read_only, sector_size, cache,
-    io_timeout_s, since.
+    of the FUSE connection), restarts, protocol (see message.py), worker_version, upgrades (see handover.py), lease,
+    lost (why the first write that was refused was), size, blob_size, vhd, and what the attaching process gave: disk,
+    endpoint, read_only, sector_size, cache, io_timeout_s, since.
     """
 
     def __init__(self, run: str, name: str, first: dict[str, Any], log: Log) -> None:
@@ -41,6 +41,7 @@ class Record:
             "worker_version": None,
             "upgrades": {},
             "lease": None,
+            "lost": None,
             **first,
         }
 

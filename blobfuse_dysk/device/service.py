@@ -7,7 +7,7 @@ standard input. From the commit on, systemd keeps a copy of each descriptor that
 
     fuse            the FUSE connection                    config, ring   memfds: secrets; writes not sent yet
     control         the socket where the worker answers    life           memfd: what a holder has to know, as JSON
-    channel-PID     to the worker PID                      stderr-PID     the worker's standard error
+    channel-PID-START, stderr-PID-START      to the worker, its standard error: of what names a process (state.py)
 
 When the holder dies, its worker notices nothing: the other end of its channel is still open in systemd, and the unit
 has KillMode=process. So I/O goes on, on every kernel; the next holder finds the descriptors, takes the worker up where
@@ -15,15 +15,30 @@ its predecessor left it, and reads the rest from state.json. What is not survive
 same time on a kernel that cannot send requests again (before 6.9), and the end of systemd itself. When systemd gives
 the unit up, it closes what it kept; the worker then sees its channel end and ends in order, as without systemd.
 
+Two workers must never serve, and one that serves must not take a dead holder for the end of the attachment: it would
+release the lease. So each worker is started untold; systemd gets its channel; state.json names it; and only then is it
+told to serve. Whenever the holder dies, then,
+
+1. a worker whose channel systemd does not have was told nothing: it sees the channel's end, and ends by itself;
+2. one that was told is among those whose channels the next holder gets. That takes up the one in state.json, and tells
+   it once more (crew.py), as it may not have been told. All others it kills, and awaits their end, before it starts
+   another. Until then systemd keeps their channels: a holder that dies on the way leaves them to the one after it;
+3. so who was told and sees its channel's end has no next holder, and may end the attachment in order.
+
+That systemd hears what a process had told it before it sees that process's end is systemd's word. Were it otherwise,
+the next worker would still wait until the one before has ended (serving.py).
+
 SIGUSR2 ends a holder for good (device/ending.py): the unit counts it as success, so that nobody comes back.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -54,9 +69,9 @@ _PARTS = ("fuse", "config", "ring", "control", "life")
 class AdoptedWorker(WorkerProcess):
     """A worker that a dead holder had started. It is init's child, so how it ends is not known, only that it does."""
 
-    def __init__(self, pid: int, channel: int, stderr: int) -> None:
+    def __init__(self, pid: int, pidfd: int, channel: int, stderr: int) -> None:
         self.pid = pid
-        self.pidfd = os.pidfd_open(pid)
+        self.pidfd = pidfd
         self.channel = socket.socket(fileno=channel)
         self.stderr = stderr
         os.set_blocking(stderr, False)
@@ -83,24 +98,18 @@ class AdoptedWorker(WorkerProcess):
 
 
 class _KeptPlace(Reservation):
-    """A place that exists already: `make` takes it over."""
+    """A place that was made by a holder before."""
 
     def __init__(self, order: dict[str, Any], fds: dict[str, int], init: bytes) -> None:
         super().__init__(order["run"], order["dev"], order["name"])
-        self._fds = fds
-        self._kept_init = init
-
-    def make(self, mine: dict[str, Any]) -> None:
-        """Take over what was made."""
         self._made = True
-        self.fuse_fd = self._fds["fuse"]
-        self.control = socket.socket(fileno=self._fds["control"])
-        self.init = self._kept_init
-        state.write(self._run, self._name, mine)
+        self.fuse_fd = fds["fuse"]
+        self.control = socket.socket(fileno=fds["control"])
+        self.init = init
 
 
 class KeptCrew(Crew):
-    """A crew whose descriptors are kept, from `keep` on. It knows what the workers before it left behind."""
+    """A crew whose descriptors are kept, from `keep` on."""
 
     def __init__(
         self,
@@ -115,19 +124,23 @@ class KeptCrew(Crew):
         self._order = order
         self._notify = notify
         self._life_fd = os.memfd_create("dysk-life") if life_fd is None else life_fd
-        self.earlier: dict[str, Any] | None = None  # of a predecessor whose worker is dead, too: for the first briefing
 
-    def keep(self) -> None:
-        """Have everything kept but the worker."""
+    def keep(self, command: dict[str, Any]) -> None:
+        """Have everything kept but the worker. command: to start the next."""
         assert self._place.control
+        self._write_life(command)
         fds = (self._place.fuse_fd, self._config_fd, self._ring_fd, self._place.control.fileno(), self._life_fd)
         for name, fd in zip(_PARTS, fds, strict=True):
             self._notify.keep(name, fd)
 
     def keep_worker(self, worker: WorkerProcess, command: dict[str, Any]) -> None:
         """Have the way to this worker kept; systemd lets go of it when the worker dies. command: to start the next."""
-        self._notify.keep(f"channel-{worker.pid}", worker.channel.fileno(), watch=True)
-        self._notify.keep(f"stderr-{worker.pid}", worker.stderr, watch=True)
+        channel, stderr = _kept_names(state.identity(worker.pid))
+        self._notify.keep(channel, worker.channel.fileno(), watch=True)
+        self._notify.keep(stderr, worker.stderr, watch=True)
+        self._write_life(command)
+
+    def _write_life(self, command: dict[str, Any]) -> None:
         init = base64.b64encode(self._place.init).decode()
         life = {"version": _VERSION, "command": command, "order": self._order, "init": init}
         data = json.dumps(life).encode() + b"\n"  # the first line counts, should we die in the middle
@@ -145,38 +158,30 @@ class KeptCrew(Crew):
         self._notify.forget("config")
         self._notify.keep("config", fd)
 
-    def brief(
-        self, worker: WorkerProcess, resume: dict[str, Any] | None, *, resend: bool = False, standby: bool = False
-    ) -> None:
-        """As any crew does; an adopted worker was told all that by the holder before."""
-        if isinstance(worker, AdoptedWorker):
-            return
-        if self.earlier:
-            resume, resend, self.earlier = self.earlier, True, None
-            if not fusefd.can_resend(self._place.init):
-                worker.kill()  # the holder then judges its death as it would have judged that of the one before
-        super().brief(worker, resume, resend=resend, standby=standby)
-
 
 class KeptHolder(Holder):
     """A holder that its successor can follow, from the commit on."""
 
     _crew: KeptCrew
+    _follows = False  # one that died
 
     @classmethod
     def again(cls, notify: Notify, fds: dict[str, int], life: dict[str, Any], earlier: dict[str, Any]) -> KeptHolder:
         """The holder after one that died. earlier: what state.json has."""
         known, command, order = earlier["worker"], life["command"], life["order"]
-        names = [f"{kind}-{known['pid']}" for kind in ("channel", "stderr")] if known else []
-        adopted = bool(names) and all(name in fds for name in names) and state.alive(known)
-        for name in fds.keys() - {*_PARTS, *(names if adopted else ())}:  # a worker that was to stand by ends by this
+        names = _kept_names(known) if known else ()
+        adopted = _adopt(known, *(fds.get(name) for name in names)) if known else None
+        if not adopted:
+            names = ()
+            end_process(known)
+        others = fds.keys() - {*_PARTS, *names}
+        for name in others:
+            if name.startswith("channel-"):
+                end_process(_process_of(name))
+        for name in others:
             os.close(fds[name])
             notify.forget(name)
-        worker = (
-            AdoptedWorker(known["pid"], *(fds[name] for name in names))
-            if adopted
-            else WorkerProcess(command["worker"], command["environment"])
-        )
+        worker = adopted or WorkerProcess(command["worker"], command["environment"])
         place = _KeptPlace(order, fds, base64.b64decode(life["init"]))
         crew = KeptCrew(order, place, notify, fds["config"], fds["ring"], fds["life"])
         holder = cls(None, command, order, worker, place, crew)
@@ -189,9 +194,9 @@ class KeptHolder(Holder):
         for asked in fields["upgrades"].values():
             if not asked["done"]:
                 asked |= {"done": True, "error": died}
-        crew.earlier = None if adopted else earlier
-        holder._ready = holder._committed = True
+        holder._ready = holder._committed = holder._follows = True
         holder._unanswered = not adopted
+        holder._down_since = None if adopted else time.monotonic()
         how = "goes on" if adopted else "is new, too"
         holder._log(f"the holder died; this is the next one, and worker {worker.pid} {how}", WARNING)
         return holder
@@ -201,30 +206,71 @@ class KeptHolder(Holder):
         super().run()
         return 0
 
-    def _settle(self) -> None:
-        """The place is there and the worker is briefed. All but a new worker is kept still, from the holder before."""
-        if not self._committed:
-            return
-        assert self._worker
-        self._crew.keep_worker(self._worker, self._handover.command)
+    def _begin(self) -> bool:
+        """The place is there, after a holder that died; so nothing here is a reason to give the attachment up."""
+        if not self._follows:
+            return super()._begin()
+        worker = self._worker
+        assert worker
+        can_resend = fusefd.can_resend(self._place.init)
+        self._use(worker)
+        if self._unanswered and not can_resend:
+            worker.kill()  # its death is then judged as that of the one before would have been
+        self._crew.brief(worker, self._state.fields, resend=can_resend)
+        message.send(worker.channel, {"op": "resume"}, wait=False)  # from a drain that the holder before asked for
         if self._bound() is None:  # what said so may have been lost with the old holder
             self._end()
+        return True
 
     def _commit(self, device: str) -> dict[str, Any] | None:
         error = super()._commit(device)
-        if error is None and self._worker:
-            self._crew.keep_worker(self._worker, self._handover.command)
-            self._crew.keep()
+        if error is None:
+            if self._worker:
+                self._crew.keep_worker(self._worker, self._handover.command)
+            self._crew.keep(self._handover.command)
         return error
 
     def _use(self, worker: WorkerProcess) -> None:
-        super()._use(worker)
-        if self._committed:
+        if self._committed and not isinstance(worker, AdoptedWorker):  # which is kept since a holder before used it
             self._crew.keep_worker(worker, self._handover.command)
+        super()._use(worker)
 
     def _fail(self, reason: str) -> None:
         self._crew.forget()
         super()._fail(reason)
+
+
+def end_process(process: dict[str, int] | None) -> None:
+    """Kill it and wait for its end, however long that takes."""
+    pidfd = state.open_process(process)
+    if pidfd is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll()
+    os.close(pidfd)
+
+
+def _adopt(process: dict[str, int], channel: int | None, stderr: int | None) -> AdoptedWorker | None:
+    """The worker whose descriptors these are, if it is there still."""
+    if channel is None or stderr is None or not state.alive(process):
+        return None
+    pidfd = state.open_process(process)
+    return AdoptedWorker(process["pid"], pidfd, channel, stderr) if pidfd is not None else None
+
+
+def _kept_names(process: dict[str, int]) -> tuple[str, str]:
+    """Under which a worker's channel and standard error are kept."""
+    who = f"{process['pid']}-{process['start']}"
+    return f"channel-{who}", f"stderr-{who}"
+
+
+def _process_of(name: str) -> dict[str, int]:
+    """Whose descriptor is kept under this name."""
+    _, pid, start = name.split("-")
+    return {"pid": int(pid), "start": int(start)}
 
 
 def _read_life(fd: int) -> dict[str, Any]:

@@ -34,6 +34,7 @@ __all__ = [
     "lock",
     "mount_path",
     "names",
+    "open_process",
     "read",
     "remove",
     "write",
@@ -150,10 +151,34 @@ def alive(process: dict[str, int] | None) -> bool:
     return process is not None and process["start"] != 0 and _start(process["pid"]) == process["start"]
 
 
+def open_process(process: dict[str, int] | None) -> int | None:
+    """A pidfd of the process that `identity` named, which reads as ready once all its threads are gone.
+
+    None if there is no such process any more. There is one until it is reaped: the first thread of one that is being
+    killed may be a zombie while others are still at work.
+    """
+    if process is None or process["start"] == 0:
+        return None
+    try:
+        pidfd = os.pidfd_open(process["pid"])
+    except ProcessLookupError:
+        return None
+    if _stat(process["pid"])[1] == process["start"]:  # the pidfd is of this one, since the id was not free in between
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
 def _start(pid: int) -> int:
+    letter, start = _stat(pid)
+    return 0 if letter in (b"Z", b"X") else start
+
+
+def _stat(pid: int) -> tuple[bytes, int]:
+    """The letter of a process's state, and when it started; 0 if there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+        return b"X", 0
+    return fields[0], int(fields[19])

@@ -36,7 +36,7 @@ import trio
 from blobfuse_dysk import __version__, environment
 from blobfuse_dysk.azure.credentials import credential_from_config
 from blobfuse_dysk.azure.credentialwatch import watch
-from blobfuse_dysk.device import armour, fuseloop, message
+from blobfuse_dysk.device import armour, fuseloop, message, serving
 from blobfuse_dysk.device.blockfile import BlockFile
 from blobfuse_dysk.device.briefing import Briefing, await_go, take_briefing
 from blobfuse_dysk.device.config import Config
@@ -161,11 +161,12 @@ class Worker:
             self._refuse(StoreError("the disk could not be opened again within io-timeout", Kind.TIMEOUT))
 
     def _lost(self) -> DyskError | None:
-        """What to say at the end when a write was refused before: the page cache may have told nobody."""
-        if self._file is None or self._file.lost is None:
+        """What to say at the end when a write was refused, by this worker or one before: maybe nobody was told."""
+        lost = (self._file and self._file.lost) or (self._resume or {}).get("lost")
+        if not lost:
             return None
         return DyskError(
-            f"it ended, but data was lost: {self._file.lost}",
+            f"it ended, but data was lost: {lost}",
             remedy="check the file system and what was written last; the log says more",
         )
 
@@ -257,6 +258,7 @@ class Worker:
             read_only=options.read_only,
             on_init=self._on_init,
             on_release=lambda: self.tell("released"),
+            on_loss=lambda error: self.tell("state", lost=str(error)),
         )
         if self.stack:
             self._file.provide(self.stack.store)
@@ -317,7 +319,7 @@ class Worker:
                 order = json.loads(data)
                 op = order["op"]
                 if op == "drain" and self._turnstile:
-                    nursery.start_soon(self._drain, self._turnstile, order["limit_s"])
+                    nursery.start_soon(self._drain, self._turnstile, self._turnstile.hold(), order)
                 elif op == "resume" and self._turnstile:
                     self._turnstile.resume()
                 elif op == "end":
@@ -334,9 +336,9 @@ class Worker:
         except StoreError as error:
             _log.error("the flush that the holder asked for failed: %s", error)
 
-    async def _drain(self, turnstile: fuseloop.Turnstile, limit_s: float) -> None:
+    async def _drain(self, turnstile: fuseloop.Turnstile, hold: trio.Event, order: dict[str, Any]) -> None:
         """Another worker is to take over: it may as soon as the kernel waits for nothing that this one has."""
-        self.tell("drain", drained=await turnstile.drain(limit_s))
+        self.tell("drain", id=order["id"], drained=await turnstile.drained(hold, order["limit_s"]))
 
     @property
     def opening_error(self) -> DyskError | None:
@@ -388,6 +390,7 @@ def main(opener: OpenStack = open_real_stack) -> int:
         if turn is None:
             return 1
         worker.take_turn(*turn)
+    serving.await_turn(briefing.ring_fd)
     return trio.run(worker.run)
 
 

@@ -5,13 +5,14 @@ The kernel cannot tell anybody: it wrote its page cache out, and that was taken.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
 import pytest
 from azure.storage.blob import BlobClient, BlobLeaseClient
 
-from blobfuse_dysk import attachment
+from blobfuse_dysk import attachment, live
 from blobfuse_dysk.errors import DyskError
 from tests.device.conftest import MIB, Node, wait_for
 from tests.device.test_worker_death import kill_worker
@@ -80,4 +81,23 @@ def test_refused_at_the_last_flush(node: Node, restarts: int) -> None:
             attachment.detach("data")
     finally:
         node.server.clear_faults()
+    node.assert_nothing_left()
+
+
+@pytest.mark.parametrize("cache", ["none", "readwrite"])
+@pytest.mark.parametrize("how", ["dies", "is replaced"])
+def test_refused_by_a_worker_that_is_gone(node: Node, cache: str, how: str) -> None:
+    """The one that says how the end was has taken all that it was asked to write."""
+    attached = node.attach(node.create(), cache=cache)
+    node.server.fault("error", status=400, operation="put_page")
+    with contextlib.suppress(OSError):
+        accept(attached.device, flush=True)
+    node.server.clear_faults()
+    wait_for(lambda: node.state("data")["lost"], "the loss in state.json")
+    if how == "dies":
+        kill_worker(node)
+    else:
+        live.upgrade("data")
+    with pytest.raises(DyskError, match=r"data was lost: .*400"):
+        attachment.detach("data")
     node.assert_nothing_left()

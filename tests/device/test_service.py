@@ -22,6 +22,7 @@ from blobfuse_dysk.device import unit
 from blobfuse_dysk.errors import DyskError
 from tests.device.conftest import MIB, Node, fill, wait_for
 from tests.device.test_worker_death import direct_read
+from tests.leaks import find_leaks
 
 _APART = 200  # descriptors from here on collide with none that a service gets
 
@@ -38,6 +39,7 @@ class Manager:
         self._process: subprocess.Popen[bytes] | None = None
         self._over = False
         self.starts = 0
+        self.program = unit.SERVICE
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -63,7 +65,7 @@ class Manager:
         fds = [fd for _, fd, _ in self._kept]
         names = ":".join(name for name, _, _ in self._kept)
         moves = "".join(f" {3 + number}<&{fd}" for number, fd in enumerate(fds))
-        service = [sys.executable, "-I", "-S", unit.SERVICE, "--run", str(self._node.dirs.run), "--name", "data"]
+        service = [sys.executable, "-I", "-S", self.program, "--run", str(self._node.dirs.run), "--name", "data"]
         self._process = subprocess.Popen(
             ["bash", "-c", f'{"export LISTEN_PID=$$;" * bool(fds)} exec "$@"{moves}', "bash", *service],
             pass_fds=fds,
@@ -175,6 +177,121 @@ def test_holder_and_worker_die_together(node: Node, manager: Manager) -> None:
     for _ in range(3):
         kill_holder(node, node.state("data")["worker"]["pid"])
         assert direct_read(attached.device, MIB) == written[:MIB]
+    attachment.detach("data")
+    node.assert_nothing_left()
+
+
+_KILLED_AFTER = {
+    "the worker is told to serve": """
+def send(channel, order, fds=(), *, wait=True, real=message.send):
+    sent = real(channel, order, fds, wait=wait)
+    die(order.get("op") == "go" or order.get("op") == "start" and order["resume"])
+    return sent
+message.send = send
+""",
+    "state.json names the worker": """
+def write(run, name, fields, real=state.write):
+    real(run, name, fields)
+    worker = fields["worker"] and fields["worker"]["pid"]
+    die(worker not in (None, *known))
+    known.add(worker)
+state.write = write
+""",
+    "systemd keeps the worker's channel": """
+def keep(self, name, fd, *, watch=False, real=notify.Notify.keep):
+    real(self, name, fd, watch=watch)
+    die(name.startswith("stderr-"))
+notify.Notify.keep = keep
+""",
+}
+_HOLDER = """
+import os, signal, sys
+sys.path.append({root!r})
+from blobfuse_dysk.device import message, notify, state
+known = set()
+def die(here):
+    if here and os.path.exists({armed!r}):
+        os.unlink({armed!r})
+        os.kill(os.getpid(), signal.SIGKILL)
+{change}
+from blobfuse_dysk.device import service
+os._exit(service.main())
+"""
+
+
+@pytest.mark.parametrize("how", ["its worker dies", "its worker is replaced"])
+@pytest.mark.parametrize("when", _KILLED_AFTER)
+def test_a_holder_is_killed_while_it_goes_over_to_another_worker(
+    node: Node, manager: Manager, tmp_path: Path, when: str, how: str
+) -> None:
+    """At no time do two workers serve, and none of them releases the lease behind the back of another."""
+    armed = tmp_path / "armed"
+    program = tmp_path / "service.py"
+    root = str(Path(unit.SERVICE).parents[2])
+    program.write_text(_HOLDER.format(root=root, armed=str(armed), change=_KILLED_AFTER[when]))
+    manager.program = str(program)
+    attached = node.attach(node.create())
+    before = node.state("data")
+    written = fill(attached.device, 9, 4 * MIB)
+    armed.touch()
+    if how == "its worker dies":
+        os.kill(before["worker"]["pid"], signal.SIGKILL)
+    else:
+        with contextlib.suppress(DyskError):
+            live.upgrade("data", timeout_s=20)
+
+    def settled() -> bool:
+        now = node.state("data")
+        changed = now["holder"] != before["holder"] and now["worker"] not in (None, before["worker"])
+        return changed and attachment.get("data").state == "attached"
+
+    wait_for(settled, "another holder's start")
+    assert not armed.exists()
+    assert direct_read(attached.device, MIB) == written[:MIB]
+    workers = [command for command in find_leaks(node.dirs).processes.values() if "worker" in command]
+    assert len(workers) == 1, workers
+    os.sync()
+    assert node.blob()["allocated"] == 4 * MIB
+    assert node.blob()["lease"]["id"] == before["lease"]["id"]
+    attachment.detach("data")
+    node.assert_nothing_left()
+
+
+def test_a_holder_is_killed_while_its_worker_drains(node: Node, manager: Manager, tmp_path: Path) -> None:
+    """The next one knows of no replacement, so the worker is to go on."""
+    armed = tmp_path / "armed"
+    program = tmp_path / "service.py"
+    change = """
+def send(channel, order, fds=(), *, wait=True, real=message.send):
+    sent = real(channel, order, fds, wait=wait)
+    die(order.get("op") == "drain")
+    return sent
+message.send = send
+"""
+    root = str(Path(unit.SERVICE).parents[2])
+    program.write_text(_HOLDER.format(root=root, armed=str(armed), change=change))
+    manager.program = str(program)
+    attached = node.attach(node.create())
+    before = node.state("data")
+    written = fill(attached.device, 10, MIB)
+    armed.touch()
+    with pytest.raises(DyskError):
+        live.upgrade("data", timeout_s=20)
+    wait_for(lambda: node.state("data")["holder"] != before["holder"], "another holder's start")
+    assert not armed.exists()
+    assert node.state("data")["worker"] == before["worker"]
+    with subprocess.Popen(
+        ["dd", f"if={attached.device}", f"bs={MIB}", "count=1", "iflag=direct", "status=none"], stdout=subprocess.PIPE
+    ) as reader:
+        assert reader.stdout
+        answer = reader.stdout.fileno()
+        try:
+            wait_for(lambda: select.select([answer], [], [], 0)[0], "an answer to a read")
+        except AssertionError:
+            node.detach_all()  # or the reader never ends
+            raise
+        assert reader.communicate()[0] == written
+    live.upgrade("data")
     attachment.detach("data")
     node.assert_nothing_left()
 

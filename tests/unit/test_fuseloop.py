@@ -132,6 +132,11 @@ async def test_the_end_of_the_session_ends_all_waiting(kernel: tuple[socket.sock
     assert session.ended == TASKS
 
 
+async def drained(session: Session, limit_s: float) -> bool:
+    turnstile: fuseloop.Turnstile = session.trio.lowlevel
+    return await turnstile.drained(turnstile.hold(), limit_s)
+
+
 async def test_drained_when_all_that_was_taken_is_answered(kernel: tuple[socket.socket, Session]) -> None:
     ours, session = kernel
     answered = trio.Event()
@@ -141,10 +146,10 @@ async def test_drained_when_all_that_was_taken_is_answered(kernel: tuple[socket.
             pool.start_soon(session.task)
         ours.send(b"1")
         await session.until(1)
-        drained: list[bool] = []
+        answers: list[bool] = []
 
         async def drain() -> None:
-            drained.append(await session.trio.lowlevel.drain(10.0))
+            answers.append(await drained(session, 10.0))
 
         nursery.start_soon(drain)
         with trio.fail_after(10):
@@ -153,12 +158,12 @@ async def test_drained_when_all_that_was_taken_is_answered(kernel: tuple[socket.
         ours.send(b"2")
         for _ in range(100):
             await trio.lowlevel.checkpoint()
-        assert (drained, session.taken) == ([], [b"1"])
+        assert (answers, session.taken) == ([], [b"1"])
         answered.set()
         with trio.fail_after(10):
-            while not drained:
+            while not answers:
                 await trio.lowlevel.checkpoint()
-        assert (drained, session.taken) == ([True], [b"1"])
+        assert (answers, session.taken) == ([True], [b"1"])
         session.trio.lowlevel.resume()
         await session.until(2)
         pool.cancel_scope.cancel()
@@ -172,9 +177,86 @@ async def test_not_drained_in_time(kernel: tuple[socket.socket, Session]) -> Non
             pool.start_soon(session.task)
         ours.send(b"1")
         await session.until(1)
-        assert not await session.trio.lowlevel.drain(0.05)
+        assert not await drained(session, 0.05)
         ours.send(b"2")
         await session.until(2)
+        pool.cancel_scope.cancel()
+
+
+async def test_a_hold_that_follows_another_ends_that(kernel: tuple[socket.socket, Session]) -> None:
+    """The tasks that the first one holds belong to the second, and go on after it."""
+    ours, session = kernel
+    turnstile: fuseloop.Turnstile = session.trio.lowlevel
+    answers: dict[str, bool] = {}
+
+    async def wait(name: str, hold: trio.Event) -> None:
+        answers[name] = await turnstile.drained(hold, 10.0)
+
+    answered = trio.Event()
+    session.answer = answered.wait
+    async with trio.open_nursery() as nursery, trio.open_nursery() as pool:
+        for _ in range(TASKS):
+            pool.start_soon(session.task)
+        ours.send(b"1")
+        await session.until(1)
+        nursery.start_soon(wait, "first", turnstile.hold())
+        with trio.fail_after(10):
+            while len(turnstile._held) < TASKS - 1:
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(wait, "second", turnstile.hold())
+            while "first" not in answers:
+                await trio.lowlevel.checkpoint()
+            assert answers == {"first": False}
+            answered.set()
+            while "second" not in answers:
+                await trio.lowlevel.checkpoint()
+        assert answers == {"first": False, "second": True}
+        session.answer = trio.sleep_forever
+        ours.send(b"x")
+        for _ in range(100):
+            await trio.lowlevel.checkpoint()
+        assert session.taken == [b"1"], "requests are taken although it is drained"
+        turnstile.resume()
+        for count in range(2, TASKS + 2):
+            await session.until(count)
+            ours.send(b"x")
+        pool.cancel_scope.cancel()
+
+
+async def test_a_hold_that_ends_at_once_costs_no_task(kernel: tuple[socket.socket, Session]) -> None:
+    ours, session = kernel
+    turnstile: fuseloop.Turnstile = session.trio.lowlevel
+    session.answer = trio.sleep_forever
+    async with trio.open_nursery() as pool:
+        for _ in range(TASKS):
+            pool.start_soon(session.task)
+        await trio.testing.wait_all_tasks_blocked()
+        hold = turnstile.hold()
+        turnstile.resume()
+        assert not await turnstile.drained(hold, 10.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert session.ended == 0
+        for count in range(1, TASKS + 1):
+            ours.send(b"x")
+            await session.until(count)
+        pool.cancel_scope.cancel()
+
+
+async def test_no_request_is_taken_from_the_moment_of_the_hold(kernel: tuple[socket.socket, Session]) -> None:
+    """Not even by a task that was woken for it before."""
+    ours, session = kernel
+    turnstile: fuseloop.Turnstile = session.trio.lowlevel
+    async with trio.open_nursery() as pool:
+        for _ in range(TASKS):
+            pool.start_soon(session.task)
+        await trio.testing.wait_all_tasks_blocked()
+        ours.send(b"x")
+        hold = turnstile.hold()
+        with trio.fail_after(10):
+            assert await turnstile.drained(hold, 10.0)
+        assert session.taken == []
+        turnstile.resume()
+        await session.until(1)
         pool.cancel_scope.cancel()
 
 
@@ -185,7 +267,7 @@ async def test_the_session_ends_while_drained(kernel: tuple[socket.socket, Sessi
             for _ in range(TASKS):
                 pool.start_soon(session.task)
             await trio.testing.wait_all_tasks_blocked()
-            assert await session.trio.lowlevel.drain(10.0)
+            assert await drained(session, 10.0)
             session.trio.lowlevel.notify_closing(session.device.fileno())
     assert session.ended == TASKS
 

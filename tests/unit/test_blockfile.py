@@ -1,0 +1,228 @@
+"""What the kernel gets of a store, and what is remembered of what it did not take."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from typing import Any, cast
+
+import pyfuse3
+import pytest
+import trio
+import trio.testing
+
+from blobfuse_dysk.device.blockfile import DISK_INODE, BlockFile
+from blobfuse_dysk.errors import Kind, StoreError
+from blobfuse_dysk.store.base import MAX_WRITE, PAGE, Buffer
+from blobfuse_dysk.testing import MemoryStore, RecordingStore
+
+SIZE = 64 << 20
+HANDLE = DISK_INODE
+ROOT = pyfuse3.ROOT_INODE
+NOBODY = cast(pyfuse3.RequestContext, None)
+
+
+class Failing(MemoryStore):
+    """Fails every call with an error that can be changed."""
+
+    error: Exception = StoreError("refused", Kind.REJECTED)
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        raise self.error
+
+    async def write(self, offset: int, data: Buffer) -> None:
+        raise self.error
+
+    async def flush(self) -> None:
+        raise self.error
+
+
+class Disk:
+    """A block file, and what it told."""
+
+    def __init__(self, store: Any = None, *, size: int = SIZE, read_only: bool = False) -> None:
+        self.told: list[str] = []
+        self.file = BlockFile(
+            size,
+            read_only=read_only,
+            on_init=lambda: self.told.append("init"),
+            on_release=lambda: self.told.append("release"),
+            on_loss=lambda error: self.told.append(f"loss: {error}"),
+        )
+        if store is not None:
+            self.file.provide(store)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        return bytes(await self.file.read(HANDLE, offset, length))
+
+    async def write(self, offset: int, data: bytes) -> int:
+        return await self.file.write(HANDLE, offset, data)
+
+    async def fsync(self) -> None:
+        await self.file.fsync(HANDLE, False)
+
+
+async def refused(call: Any, number: int = errno.EIO) -> None:
+    """The call fails with that errno."""
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await call
+    assert caught.value.errno == number
+
+
+def pattern(length: int) -> bytes:
+    return b"".join(number.to_bytes(4, "little") for number in range(length // 4))
+
+
+async def test_every_byte_is_where_it_was_written() -> None:
+    store = RecordingStore(MemoryStore(SIZE))
+    disk = Disk(store)
+    data = pattern(64 << 10)
+    assert await disk.write(PAGE, data) == len(data)
+    assert await disk.read(PAGE, len(data)) == data
+    store.calls.clear()
+    for offset, length in ((PAGE, PAGE), (PAGE + 1, 1), (PAGE + 7, 3 * PAGE), (2 * PAGE - 1, 2), (PAGE, PAGE - 1)):
+        assert await disk.read(offset, length) == data[offset - PAGE : offset - PAGE + length]
+    assert all(call.offset % PAGE == call.length % PAGE == 0 for call in store.calls)
+
+
+async def test_reads_end_where_the_disk_does() -> None:
+    store = MemoryStore(SIZE)
+    disk = Disk(store, size=SIZE - PAGE)
+    await store.write(SIZE - 2 * PAGE, b"d" * PAGE + b"f" * PAGE)
+    assert await disk.read(SIZE - 2 * PAGE, 4 * PAGE) == b"d" * PAGE
+    assert await disk.read(SIZE - PAGE - 1, 2) == b"d"
+    assert await disk.read(SIZE - PAGE, PAGE) == b""
+    assert await disk.read(SIZE, PAGE) == b""
+
+
+@pytest.mark.parametrize("length", [PAGE, MAX_WRITE - PAGE, MAX_WRITE, MAX_WRITE + PAGE, 4 * MAX_WRITE, 0])
+async def test_large_writes_are_cut_into_what_a_store_takes(length: int) -> None:
+    store = RecordingStore(MemoryStore(SIZE))
+    disk = Disk(store)
+    data = pattern(length)
+    assert await disk.write(PAGE, data) == length
+    assert await disk.read(PAGE, length) == data
+    writes = [call for call in store.calls if call.name == "write"]
+    assert all(0 < call.length <= MAX_WRITE for call in writes)
+    assert len(writes) == -(-length // MAX_WRITE)
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "number"),
+    [
+        (1, PAGE, errno.EINVAL),
+        (PAGE, PAGE - 1, errno.EINVAL),
+        (SIZE - PAGE, PAGE, errno.ENOSPC),
+        (SIZE - 2 * PAGE, 2 * PAGE, errno.ENOSPC),
+        (SIZE, PAGE, errno.ENOSPC),
+    ],
+)
+async def test_writes_that_fit_no_page_or_not_the_disk(offset: int, length: int, number: int) -> None:
+    """The last page of the store, a VHD's footer, is not the disk's."""
+    store = RecordingStore(MemoryStore(SIZE))
+    disk = Disk(store, size=SIZE - PAGE)
+    await refused(disk.write(offset, bytes(length)), number)
+    assert store.calls == []
+    assert disk.file.lost is None
+    assert await disk.write(SIZE - 2 * PAGE, bytes(PAGE)) == PAGE
+
+
+async def test_a_read_only_disk() -> None:
+    store = RecordingStore(MemoryStore(SIZE))
+    disk = Disk(store, read_only=True)
+    await refused(disk.write(0, bytes(PAGE)), errno.EROFS)
+    await disk.fsync()
+    assert store.calls == []
+    assert await disk.read(0, PAGE) == bytes(PAGE)
+
+
+async def test_a_flush_is_the_stores_and_waits_for_it(autojump_clock: trio.testing.MockClock) -> None:
+    class Slow(MemoryStore):
+        async def flush(self) -> None:
+            await trio.sleep(7)
+
+    disk = Disk(Slow(SIZE))
+    await disk.fsync()
+    assert trio.current_time() == 7
+    await disk.file.flush(HANDLE)
+    assert trio.current_time() == 7, "close promises nothing"
+
+
+@pytest.mark.parametrize(
+    "error", [StoreError("refused", Kind.REJECTED), RuntimeError("a bug"), ExceptionGroup("", [OSError(5, "EIO")])]
+)
+@pytest.mark.parametrize("what", ["write", "large write", "flush"])
+async def test_what_was_not_taken_is_remembered_whatever_the_reason(what: str, error: Exception) -> None:
+    """The page cache may have nobody to tell it."""
+    store = Failing(SIZE)
+    store.error = error
+    disk = Disk(store)
+    call = disk.fsync() if what == "flush" else disk.write(0, bytes(PAGE if what == "write" else 2 * MAX_WRITE))
+    await refused(call)
+    assert disk.file.lost is error
+    assert disk.told == [f"loss: {error}"]
+
+
+async def test_the_first_loss_is_the_one_that_is_remembered_and_told() -> None:
+    store = Failing(SIZE)
+    disk = Disk(store)
+    await refused(disk.read(0, PAGE))
+    assert disk.file.lost is None, "what could not be read is not lost"
+    first = store.error
+    await refused(disk.write(0, bytes(PAGE)))
+    store.error = StoreError("later", Kind.GONE)
+    await refused(disk.fsync())
+    assert disk.file.lost is first
+    assert disk.told == ["loss: refused"]
+
+
+async def test_requests_wait_for_the_store() -> None:
+    disk = Disk()
+    store = MemoryStore(SIZE)
+    results: list[Any] = []
+
+    async def ask(call: Any) -> None:
+        results.append(await call)
+
+    async with trio.open_nursery() as nursery:
+        for call in (disk.write(0, b"w" * PAGE), disk.read(PAGE, PAGE), disk.fsync()):
+            nursery.start_soon(ask, call)
+        await trio.testing.wait_all_tasks_blocked()
+        assert results == []
+        disk.file.provide(store)
+    assert len(results) == 3
+    assert await disk.read(0, PAGE) == b"w" * PAGE
+
+
+async def test_requests_that_waited_are_refused_until_there_is_a_store() -> None:
+    disk = Disk()
+    reason = StoreError("within io-timeout", Kind.TIMEOUT)
+    async with trio.open_nursery() as nursery:
+        for call in (disk.write(0, b"w" * PAGE), disk.read(0, PAGE), disk.fsync()):
+            nursery.start_soon(refused, call)
+        await trio.testing.wait_all_tasks_blocked()
+        disk.file.refuse(reason)
+    assert disk.file.lost is reason
+    await refused(disk.read(0, PAGE))
+    disk.file.provide(MemoryStore(SIZE))
+    assert await disk.read(0, PAGE) == bytes(PAGE)
+
+
+async def test_one_file_and_its_attributes() -> None:
+    disk = Disk(MemoryStore(SIZE), size=SIZE - PAGE)
+    found = await disk.file.lookup(ROOT, b"disk", NOBODY)
+    assert (found.st_ino, found.st_size, found.st_mode) == (DISK_INODE, SIZE - PAGE, stat.S_IFREG | 0o600)
+    assert stat.S_ISDIR((await disk.file.getattr(ROOT, NOBODY)).st_mode)
+    assert (await Disk(read_only=True).file.getattr(found.st_ino, NOBODY)).st_mode & 0o777 == 0o400
+    await refused(disk.file.lookup(ROOT, b"other", NOBODY), errno.ENOENT)
+    await refused(disk.file.lookup(found.st_ino, b"disk", NOBODY), errno.ENOENT)
+    await refused(disk.file.getattr(3, NOBODY), errno.ENOENT)
+    await refused(disk.file.statfs(NOBODY), errno.EACCES)
+    opened = await disk.file.open(found.st_ino, 0, NOBODY)
+    assert opened.direct_io, "the kernel would cache what the loop device caches"
+    assert not opened.keep_cache
+    assert await disk.file.opendir(ROOT, NOBODY) == ROOT
+    disk.file.init()
+    await disk.file.release(opened.fh)
+    await disk.file.forget([])
+    assert disk.told == ["init", "release"]
