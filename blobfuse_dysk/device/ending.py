@@ -103,13 +103,16 @@ def clear_dead(run: str, dev: str, found: dict[str, Any], *, patience_s: float =
     name = found["name"]
     if not _wait_orphan(run, found, patience_s):
         _kill(found["worker"])
-    device = device_of(run, found)
-    if device:
-        loop.clear(device)
-    fusefd.unmount(state.mount_path(run, name))
     with state.lock(run):
-        if state.exists(run, name) and state.alive(_holder(run, name)):
-            return  # somebody else cleared it, and the name is in use again
+        holder = _holder(run, name)
+        if holder != found["holder"] and state.alive(holder):
+            return  # somebody else cleared it, and the name is in use again: device and mount are another's
+        device = device_of(run, found)
+        if device:
+            loop.clear(device)
+        fusefd.unmount(state.mount_path(run, name))
+        if state.alive(holder):
+            return  # it could not be killed
         link = os.path.join(dev, name)
         with contextlib.suppress(OSError):
             if os.path.islink(link):

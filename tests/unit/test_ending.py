@@ -1,15 +1,288 @@
-"""Waiting for an attachment's end."""
+"""The end of an attachment from outside: what is waited for, killed, cleared, and left alone."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
+import signal
 import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from blobfuse_dysk.device import ending
+from blobfuse_dysk.device import ending, fusefd, loop, state
 from blobfuse_dysk.device.control import Control
-from blobfuse_dysk.errors import DeviceError
+from blobfuse_dysk.errors import BusyError, DeviceError
+
+GONE = {"pid": 1, "start": 1}  # an id that was used again
+
+
+@contextlib.contextmanager
+def process(command: str = "sleep 60") -> Iterator[subprocess.Popen[bytes]]:
+    child = subprocess.Popen(["sh", "-c", f"exec {command}"])
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
+class Dead:
+    """What a dead holder left: a directory with a state, and a link; a device and a mount by what is told of them."""
+
+    def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
+        self.run, self.dev = root / "run", root / "dev"
+        (self.run / "data" / "fs").mkdir(parents=True)
+        self.dev.mkdir()
+        (self.dev / "data").symlink_to("/dev/loop7")
+        self.found: dict[str, Any] = {
+            "version": 1, "name": "data", "holder": GONE, "worker": None, "device": "/dev/loop7", "io_timeout_s": 1.0,
+        }  # fmt: skip
+        state.write(str(self.run), "data", self.found)
+        self.done: list[str] = []
+        patch.setattr(loop, "bound_to", lambda path, device, connection: device)
+        patch.setattr(loop, "clear", lambda device: self.done.append(f"clear {device}"))
+        patch.setattr(fusefd, "unmount", lambda path: self.done.append("unmount"))
+
+    def clear(self, **options: Any) -> None:
+        ending.clear_dead(str(self.run), str(self.dev), self.found, **options)
+
+    def attached_again(self, holder: int) -> None:
+        """By another process, under the same name."""
+        state.write(str(self.run), "data", {**self.found, "holder": state.identity(holder)})
+
+    def left(self) -> list[str]:
+        return sorted(path.name for path in (*self.run.iterdir(), *self.dev.iterdir()))
+
+
+@pytest.fixture
+def dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dead:
+    return Dead(tmp_path, monkeypatch)
+
+
+def test_what_a_dead_holder_left_is_cleared(dead: Dead) -> None:
+    dead.clear()
+    assert dead.done == ["clear /dev/loop7", "unmount"]
+    assert dead.left() == []
+
+
+def test_a_device_that_has_another_file_by_now_is_left_alone(dead: Dead, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "bound_to", lambda path, device, connection: None)
+    dead.clear()
+    assert dead.done == ["unmount"]
+    assert dead.left() == []
+
+
+def test_a_file_in_the_place_of_the_link_is_left_alone(dead: Dead) -> None:
+    (dead.dev / "data").unlink()
+    (dead.dev / "data").write_text("not ours")
+    dead.clear()
+    assert dead.left() == ["data"]
+
+
+def test_a_new_holder_makes_it_live_again(dead: Dead) -> None:
+    """Systemd has started one: neither device nor mount is taken from under it."""
+    dead.attached_again(os.getpid())
+    with pytest.raises(BusyError, match="has a new holder"):
+        dead.clear()
+    assert dead.done == []
+    assert dead.left() == ["data", "data"]
+
+
+def test_a_name_that_is_in_use_again_is_left_alone(dead: Dead, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process cleared it, and attached under the same name, before we had the lock."""
+    lock = state.lock
+
+    @contextlib.contextmanager
+    def late(run: str) -> Iterator[None]:
+        dead.attached_again(os.getpid())
+        with lock(run):
+            yield
+
+    monkeypatch.setattr(state, "lock", late)
+    dead.clear()
+    assert dead.done == [], "a living disk was cut off"
+    assert dead.left() == ["data", "data"]
+
+
+def test_it_is_cleared_under_the_lock(dead: Dead, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exclusive(path: str) -> None:
+        taken = subprocess.run(["flock", "--nonblock", str(dead.run), "true"])
+        dead.done.append(f"locked: {taken.returncode == 1}")
+
+    monkeypatch.setattr(fusefd, "unmount", exclusive)
+    dead.clear()
+    assert dead.done == ["clear /dev/loop7", "locked: True"]
+
+
+def test_a_holder_that_cannot_be_killed_keeps_its_directory(dead: Dead) -> None:
+    dead.found["holder"] = state.identity(os.getpid())
+    state.write(str(dead.run), "data", dead.found)
+    dead.clear()
+    assert dead.done == ["clear /dev/loop7", "unmount"]
+    assert dead.left() == ["data", "data"]
+
+
+def test_a_worker_without_a_holder_has_time_to_write(dead: Dead) -> None:
+    with process("sh -c 'sleep 0.5; exit 7'") as worker:
+        dead.found["worker"] = state.identity(worker.pid)
+        began = time.monotonic()
+        dead.clear()
+        assert time.monotonic() - began > 0.3
+        assert worker.wait(0) == 7, "it was killed with data that it would have written"
+
+
+def test_a_worker_that_does_not_end_is_killed_before_its_mount_goes(
+    dead: Dead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with process() as worker:
+        dead.found["worker"] = state.identity(worker.pid)
+        monkeypatch.setattr(fusefd, "unmount", lambda path: dead.done.append(f"exit {worker.poll()}"))
+        dead.clear(patience_s=0.2)
+        assert dead.done == ["clear /dev/loop7", "exit -9"]
+
+
+def test_an_id_that_was_used_again_is_a_strangers() -> None:
+    with process() as stranger:
+        gone = {"pid": stranger.pid, "start": state.identity(stranger.pid)["start"] - 1}
+        assert ending.wait_end(gone, 0.0)
+        ending._kill(gone, wait_s=0.0)
+        with pytest.raises(subprocess.TimeoutExpired):
+            stranger.wait(0.3)
+        assert not ending.wait_end(state.identity(stranger.pid), 0.05)
+        ending._kill(state.identity(stranger.pid))
+        assert stranger.wait(0) == -signal.SIGKILL
+
+
+def test_the_end_of_nothing_is_not_waited_for() -> None:
+    assert ending.wait_end(None, None)
+    assert ending.wait_end({"pid": 0, "start": 0}, None)
+    with process("true") as child:
+        ended = state.identity(child.pid)
+        child.wait()
+    assert ending.wait_end(ended, None)
+    ending._kill(ended)
+
+
+EXIT = {"x86_64": 60, "aarch64": 93}  # exit(2), of one thread
+
+
+def test_a_process_is_there_while_one_of_its_threads_is() -> None:
+    """Its first thread is a zombie already, as in a process that is being killed."""
+    code = (
+        "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); "
+        f"print(flush=True); ctypes.CDLL(None).syscall({EXIT[platform.machine()]}, 0)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+        try:
+            known = state.identity(child.pid)
+            assert child.stdout
+            child.stdout.readline()
+            deadline = time.monotonic() + 20
+            while state.alive(known):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert not ending.wait_end(known, 0.05)
+            ending._kill(known)
+            assert ending.wait_end(known, 0.0)
+        finally:
+            child.kill()
+
+
+def test_a_holder_is_told_to_end_for_good_and_killed_if_it_does_not() -> None:
+    with process() as holder:
+        ending._kill_holder(state.identity(holder.pid))
+        assert holder.wait(0) == -signal.SIGUSR2, "systemd would start another one"
+    with process("env -i sh -c 'trap \"\" USR2; echo; exec sleep 60'") as holder:
+        deadline = time.monotonic() + 20
+        while "SigIgn:\t0000000000000800" not in Path(f"/proc/{holder.pid}/status").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        ending._kill_holder(state.identity(holder.pid))
+        assert holder.wait(0) == -signal.SIGKILL
+
+
+def test_a_detach_that_is_not_done_is_no_success(dead: Dead, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "backing_file", lambda device: None)
+    dead.found["holder"] = state.identity(os.getpid())
+    with pytest.raises(BusyError, match="not detached after 0 s: the service has not taken the last writes"):
+        ending.await_end(dead.found, None, 0.1)
+
+
+def test_the_time_for_a_detach_is_io_timeout_and_a_minute(dead: Dead, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float | None] = []
+
+    def wait_end(process: object, timeout_s: float | None) -> bool:
+        asked.append(timeout_s)
+        return True
+
+    monkeypatch.setattr(ending, "wait_end", wait_end)
+    ending.await_end(dead.found, None, None)
+    dead.found["io_timeout_s"] = None
+    ending.await_end(dead.found, None, None)
+    ending.await_end(dead.found, None, 3.0)
+    assert asked == [61.0, None, 3.0]
+
+
+@contextlib.contextmanager
+def watched(tmp_path: Path, answer: bytes) -> Iterator[Control]:
+    """A worker that says this at the end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "control.sock"))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with Control(str(tmp_path / "control.sock"), "data", timeout_s=20) as control:
+            control.tell("watch")
+            yield control
+        thread.join()
+
+
+def test_what_went_wrong_at_the_end_is_raised(dead: Dead, tmp_path: Path) -> None:
+    lost = b'{"error": {"type": "DyskError", "message": "data was lost"}}\n'
+    with watched(tmp_path, lost) as control, pytest.raises(Exception, match="data was lost"):
+        ending.await_end(dead.found, control, None)
+    (tmp_path / "control.sock").unlink()
+    with watched(tmp_path, b"") as control:
+        ending.await_end(dead.found, control, None)
+
+
+@pytest.mark.parametrize(("uses", "waits"), [(["mounted on /mnt"], False), (["open by udevd (7)"], True)])
+def test_who_has_the_device_is_waited_for_unless_it_is_mounted(
+    monkeypatch: pytest.MonkeyPatch, uses: list[str], waits: bool
+) -> None:
+    asked: list[str] = []
+
+    def users(device: str) -> list[str]:
+        asked.append(device)
+        return uses
+
+    monkeypatch.setattr(ending, "_BUSY_S", 0.1)
+    monkeypatch.setattr(ending, "users", users)
+    with pytest.raises(BusyError, match="in use"):
+        ending.refuse_busy("data", "/dev/loop7")
+    assert (len(asked) > 1) is waits
+
+
+def test_a_device_that_is_used_for_a_moment_is_not_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [["open by udevd (7)"], ["open by udevd (7)"], []]
+    monkeypatch.setattr(ending, "users", lambda device: answers.pop(0))
+    ending.refuse_busy("data", "/dev/loop7")
+    assert answers == []
 
 
 def test_a_worker_that_hangs_up_leaves_no_socket_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,258 @@
+"""A machine made of values for the product's own holder: processes, systemd's store of descriptors, state.json.
+
+Everything that a holder does to them is one step, and it can be killed before any of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from blobfuse_dysk.device import crew, fusefd, message, service, state
+from blobfuse_dysk.device import holder as holders
+from blobfuse_dysk.device.notify import Notify
+from blobfuse_dysk.device.reservation import Reservation
+
+COMMAND = {"worker": ["old"], "environment": {"PYTHONPATH": ""}}
+
+
+class Killed(BaseException):
+    """The holder was killed here."""
+
+
+class Channel:
+    """The holder's end of the channel to a worker."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def fileno(self) -> int:
+        return self.worker.pid
+
+    def close(self) -> None:
+        """A holder that reaps a worker closes it."""
+
+
+class Copies:
+    """In the place of os and socket in service.py: what systemd gives back is not there for real."""
+
+    close = staticmethod(lambda fd: None)
+    socket = staticmethod(lambda fileno: Channel(Worker(fileno)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+
+@dataclass(eq=False)
+class Worker:
+    """A process. It serves from the moment it is told to until its death."""
+
+    pid: int
+    alive: bool = True
+    told: bool = False
+    standby: bool = False
+    orders: list[str] = field(default_factory=list)
+    sent: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Process:
+    """What a holder has of a worker, in the place of WorkerProcess."""
+
+    machine: Machine
+
+    def __init__(self, argv: list[str], environment: dict[str, str]) -> None:
+        self._take(self.machine.spawn())
+
+    def _take(self, worker: Worker) -> None:
+        self.worker = worker
+        self.pid = self.pidfd = self.stderr = worker.pid
+        self.channel = Channel(worker)
+        self.started = time.monotonic()
+        self.listening = False
+        self.served = False
+        self.reason = None
+        self.machine.channels.add(worker.pid)
+
+    def kill(self) -> None:
+        self.machine.step()
+        self.worker.alive = False
+
+    def reap(self) -> list[str]:
+        assert not self.worker.alive
+        return []
+
+    def hang_up(self) -> None:
+        """Nothing."""
+
+    def end_text(self) -> str:
+        return "killed"
+
+
+class Adopted(Process):
+    """In the place of AdoptedWorker."""
+
+    def __init__(self, pid: int, pidfd: int, channel: int, stderr: int) -> None:
+        self._take(self.machine.workers[pid])
+        self.served = True
+
+
+class Machine:
+    """Processes, systemd's store of descriptors, state.json. `killed_at`: the step that the holder does not get to."""
+
+    def __init__(self) -> None:
+        self.workers: dict[int, Worker] = {}
+        self.kept: set[str] = set()
+        self.state: dict[str, Any] = {}
+        self.channels: set[int] = set()  # of the living holder
+        self.steps = 0
+        self.killed_at: int | None = None
+        self.life = os.memfd_create("life")
+        self.events: deque[dict[str, Any]] = deque()  # to the holder, from whoever it listens to next
+        self.device: str | None = "/dev/loop0"  # that has the file
+        self.fds: list[int] = []  # that come with them
+        self.full = False  # /run/dysk
+        self.resends = True  # the kernel
+        self.let_go: list[str | None] = []
+
+    def step(self) -> None:
+        if self.steps == self.killed_at:
+            raise Killed
+        self.steps += 1
+
+    def check(self) -> None:
+        """What must hold after every step, whether or not the holder lives."""
+        serving = [worker for worker in self.workers.values() if worker.alive and worker.told]
+        assert len(serving) <= 1, "two workers serve"
+        for worker in serving:
+            kept = any(name.startswith(f"channel-{worker.pid}-") for name in self.kept)
+            assert kept or worker.pid in self.channels, "one that serves takes this for the end of the attachment"
+
+    def spawn(self) -> Worker:
+        self.step()
+        pid = 1000 + len(self.workers)
+        self.workers[pid] = Worker(pid)
+        return self.workers[pid]
+
+    def send(self, channel: Channel, order: dict[str, Any], fds: tuple[int, ...] = (), *, wait: bool = True) -> bool:
+        self.step()
+        worker = channel.worker
+        if worker.pid < 0:  # the attaching process
+            worker.sent.append(order)
+            return True
+        worker.orders.append(order["op"])
+        worker.sent.append(order)
+        worker.standby |= order["op"] == "standby"
+        worker.told |= order["op"] in ("start", "go")
+        self.check()
+        return worker.alive
+
+    def keep(self, name: str, fd: int, *, watch: bool = False) -> None:
+        self.step()
+        self.kept.add(name)
+
+    def forget(self, name: str) -> None:
+        self.step()
+        self.kept.discard(name)
+        self.check()
+
+    def write(self, run: str, name: str, fields: dict[str, Any]) -> None:
+        self.step()
+        if self.full:
+            raise OSError(28, "No space left on device")
+        self.state = json.loads(json.dumps(fields))
+
+    def receive(self, channel: Channel) -> tuple[dict[str, Any] | None, list[int]]:
+        return (self.events.popleft() if self.events else None), self.fds
+
+    def end_process(self, process: dict[str, int] | None) -> None:
+        self.step()
+        if process:
+            self.workers[process["pid"]].alive = False
+
+    def holder_dies(self) -> None:
+        """Only what systemd keeps is left of its descriptors, and of that what still has another side."""
+        self.channels.clear()
+        self.steps, self.killed_at = 0, None
+        self.kept = {
+            name
+            for name in self.kept
+            if not name.startswith(("channel", "stderr")) or self.workers[int(name.split("-")[1])].alive
+        }
+        self.check()
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    machine = Machine()
+    monkeypatch.setattr(Process, "machine", machine, raising=False)
+    for module in (service, crew):
+        monkeypatch.setattr(module, "WorkerProcess", Process)
+    monkeypatch.setattr(service, "AdoptedWorker", Adopted)
+    monkeypatch.setattr(service, "end_process", machine.end_process)
+    monkeypatch.setattr(message, "send", machine.send)
+    monkeypatch.setattr(message, "receive", machine.receive)
+    monkeypatch.setattr(state, "write", machine.write)
+    monkeypatch.setattr(state, "identity", lambda pid: {"pid": pid, "start": 1})
+    monkeypatch.setattr(state, "alive", lambda process: machine.workers[process["pid"]].alive)
+    monkeypatch.setattr(state, "open_process", lambda process: process["pid"])
+    monkeypatch.setattr(holders, "Log", lambda *arguments: lambda text, priority=0: None)
+    monkeypatch.setattr(service, "os", Copies())
+    monkeypatch.setattr(service, "socket", Copies())
+    monkeypatch.setattr(Reservation, "bound", lambda place, device=None: machine.device)
+    monkeypatch.setattr(Reservation, "let_go", lambda place, device: machine.let_go.append(device))
+    monkeypatch.setattr(fusefd, "can_resend", lambda init: machine.resends)
+    yield machine
+    os.close(machine.life)
+
+
+def first_holder(
+    machine: Machine, directory: Path, *, io_timeout_s: float | None = None, attached: bool = True
+) -> service.KeptHolder:
+    """One with an attachment that is committed, or has a worker that was just told to serve."""
+    first = {"disk": "a/b/c", "io_timeout_s": io_timeout_s}
+    order = {"name": "data", "run": str(directory), "dev": "dev", "log": str(directory), "state": first}
+    place = Reservation(str(directory), "dev", "data")
+    place.control = cast(Any, Channel(Worker(-1)))
+    members = service.KeptCrew(order, place, cast(Notify, machine), -1, -1, machine.life)
+    worker = Process([], {})
+    first_one = service.KeptHolder(None, COMMAND, order, cast(Any, worker), place, members)
+    members.brief(cast(Any, worker), None)
+    if not attached:
+        return first_one
+    worker.served = first_one._ready = True
+    assert first_one._commit("/dev/loop0") is None
+    return first_one
+
+
+def next_holder(machine: Machine) -> service.KeptHolder:
+    """Started by systemd, with copies of what it keeps."""
+    fds = dict.fromkeys(machine.kept, machine.life)  # life is the only one that is used
+    fds["fuse"] = -1
+    life = service._read_life(machine.life)
+    follower = service.KeptHolder.again(cast(Notify, machine), fds, life, machine.state)
+    assert follower._begin()
+    orders = cast(Any, follower._worker).worker.orders
+    assert orders[-2:] == ["start", "resume"], "it may not have been told, or stand still since it was told to drain"
+    return follower
+
+
+def settle(machine: Machine, holder: service.KeptHolder) -> None:
+    """Everything that the holder hears of takes its course, until its worker serves."""
+    for _ in range(10):
+        worker = cast(Any, holder._worker)
+        if worker and not worker.worker.alive:
+            holder._on_worker_death(worker)
+        elif worker is None:
+            holder._on_time(time.monotonic())
+        else:
+            worker.served = True
+            return
+    raise AssertionError("no worker serves")

@@ -1,0 +1,363 @@
+"""What a holder makes of what it hears: when another worker is started, when I/O fails, when it all ends."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from blobfuse_dysk.device import service
+from tests.unit.holders import Channel, Machine, Worker, first_holder, machine, next_holder, settle
+
+__all__ = ["machine"]
+
+
+def the_worker(holder: service.KeptHolder) -> Any:
+    """The holder's worker, as the process."""
+    return cast(Any, holder._worker).worker
+
+
+def says(machine: Machine, holder: service.KeptHolder, **event: Any) -> None:
+    """The worker says something."""
+    machine.events.append(event)
+    assert holder._worker
+    holder._on_worker(holder._worker)
+
+
+def dies(machine: Machine, holder: service.KeptHolder) -> Any:
+    """The worker dies; return the next one, which is started at once, if there is one."""
+    the_worker(holder).alive = False
+    assert holder._worker
+    holder._on_worker_death(holder._worker)
+    holder._on_time(time.monotonic())
+    return the_worker(holder) if holder._worker else None
+
+
+def serves(machine: Machine, holder: service.KeptHolder) -> None:
+    """The worker is ready."""
+    says(machine, holder, event="ready", size=512)
+
+
+def test_who_served_left_requests_that_the_next_asks_for(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    first = the_worker(holder)
+    second = dies(machine, holder)
+    assert second is not first
+    assert (second.sent[-1]["op"], second.sent[-1]["resend"]) == ("start", True)
+    assert second.sent[-1]["resume"]["restarts"] == 1
+    third = dies(machine, holder)  # that never served; the requests are still those of the first
+    assert third.sent[-1]["resend"]
+    serves(machine, holder)
+    assert cast(Any, holder._worker).served
+    fourth = dies(machine, holder)
+    assert fourth.sent[-1]["resend"]
+
+
+def test_nothing_is_asked_for_twice(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    dies(machine, holder)
+    serves(machine, holder)
+    cast(Any, holder._worker).served = False
+    assert not dies(machine, holder).sent[-1]["resend"]
+
+
+def test_requests_are_lost_where_the_kernel_cannot_send_them_again(machine: Machine, tmp_path: Path) -> None:
+    machine.resends = False
+    holder = first_holder(machine, tmp_path)
+    holder._place.fuse_fd = 9
+    closed: list[int] = []
+    holder._place.disconnect = lambda: closed.append(holder._place.fuse_fd)  # type: ignore[method-assign]
+    assert dies(machine, holder) is None
+    assert machine.state["state"] == "failed"
+    assert closed == [9], "I/O would wait for ever"
+    assert machine.let_go == ["/dev/loop0"]
+    assert not {name for name in machine.kept if "-" not in name}, "systemd still has the FUSE connection"
+    assert not holder._done()
+    machine.device = None
+    assert holder._done()
+
+
+def test_a_worker_that_never_served_took_no_request(machine: Machine, tmp_path: Path) -> None:
+    machine.resends = False
+    holder = first_holder(machine, tmp_path)
+    cast(Any, holder._worker).served = False
+    assert not dies(machine, holder).sent[-1]["resend"]
+
+
+def test_a_drained_worker_left_none(machine: Machine, tmp_path: Path) -> None:
+    machine.resends = False
+    holder = first_holder(machine, tmp_path)
+    says(machine, holder, event="upgrade", id="1", worker=["new"], path="")
+    holder._handover._drain()
+    old = the_worker(holder)
+    says(machine, holder, event="drain", id="1", drained=True)
+    assert not old.alive
+    new = dies(machine, holder)
+    assert (new.sent[-1]["op"], new.sent[-1]["resend"]) == ("go", False)
+    assert machine.state["worker"]["pid"] == new.pid
+    serves(machine, holder)
+    assert machine.state["upgrades"]["1"] == {"done": True, "error": None}
+    assert machine.state["restarts"] == 0
+
+
+def test_a_worker_that_ended_well_is_not_replaced(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    machine.device = None
+    says(machine, holder, event="released")
+    assert the_worker(holder).orders[-1] == "end"
+    says(machine, holder, event="ended", aborted=False)
+    assert dies(machine, holder) is None
+    assert holder._done()
+    assert len(machine.workers) == 1
+
+
+def test_a_worker_that_dies_while_it_ends_is_replaced_and_the_next_ends(machine: Machine, tmp_path: Path) -> None:
+    """What it had not written yet is written by that one."""
+    holder = first_holder(machine, tmp_path)
+    machine.device = None
+    says(machine, holder, event="released")
+    second = dies(machine, holder)
+    assert second.orders == ["start"]
+    serves(machine, holder)
+    assert second.orders == ["start", "end"]
+    assert not holder._done()
+
+
+def test_a_connection_that_was_aborted(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    says(machine, holder, event="ended", aborted=True)
+    assert dies(machine, holder) is None
+    assert machine.state["state"] == "failed"
+
+
+def test_a_handle_that_is_released_while_the_device_has_the_file_ends_nothing(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    says(machine, holder, event="released")
+    assert "end" not in the_worker(holder).orders
+
+
+def test_a_handle_that_is_released_before_the_commit_ends_nothing(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path, attached=False)
+    machine.device = None
+    says(machine, holder, event="ready", size=512)
+    says(machine, holder, event="released")
+    assert the_worker(holder).orders == ["start"]
+
+
+def test_a_release_that_nobody_heard_of(machine: Machine, tmp_path: Path) -> None:
+    """It may have been lost with the worker."""
+    holder = first_holder(machine, tmp_path)
+    machine.device = None
+    dies(machine, holder)
+    serves(machine, holder)
+    assert the_worker(holder).orders[-1] == "end"
+
+
+def test_io_fails_when_no_worker_could_be_had_in_time(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path, io_timeout_s=30.0)
+    holder._on_time(time.monotonic() + 1000)
+    assert machine.state["state"] != "failed"
+    dies(machine, holder)
+    holder._on_time(time.monotonic() + 29)
+    assert machine.state["state"] == "recovering"
+    holder._on_time(time.monotonic() + 31)
+    assert machine.state["state"] == "failed"
+    assert not the_worker(holder).alive
+
+
+def test_a_worker_that_serves_sees_to_io_timeout_itself(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path, io_timeout_s=30.0)
+    dies(machine, holder)
+    serves(machine, holder)
+    holder._on_time(time.monotonic() + 1000)
+    assert machine.state["state"] == "recovering"
+    says(machine, holder, event="state", state="attached")
+    assert holder._down_since is None
+
+
+def test_deaths_in_a_row_are_counted_from_the_first(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path, io_timeout_s=30.0)
+    dies(machine, holder)
+    since = holder._down_since
+    dies(machine, holder)
+    assert holder._down_since == since
+
+
+def test_a_worker_that_dies_before_it_was_ever_ready(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path, attached=False)
+    machine.device = None
+    assert dies(machine, holder) is None
+    assert "could not start" in str(holder._error)
+    assert holder._done()
+
+
+def test_what_the_worker_says_of_a_failed_attach_is_what_is_reported(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path, attached=False)
+    says(machine, holder, event="error", error={"message": "no such disk"})
+    dies(machine, holder)
+    assert holder._error == {"message": "no such disk"}
+
+
+def test_a_device_that_lost_its_file_is_not_committed(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path, attached=False)
+    says(machine, holder, event="ready", size=512)
+    machine.device = None
+    assert "lost its file" in str(holder._commit("/dev/loop0"))
+    assert not holder._committed
+    assert machine.kept == set()
+
+
+def test_a_commit_that_cannot_be_written_down_is_none(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path, attached=False)
+    says(machine, holder, event="ready", size=512)
+    machine.full = True
+    assert "No space" in str(holder._commit("/dev/loop0"))
+    assert not holder._committed
+    assert machine.kept == set()
+    assert holder._state["device"] is None
+
+
+def test_a_commit_while_no_worker_lives(machine: Machine, tmp_path: Path) -> None:
+    """The next holder has all it needs to start one."""
+    holder = first_holder(machine, tmp_path, attached=False)
+    says(machine, holder, event="ready", size=512)
+    the_worker(holder).alive = False
+    assert holder._worker
+    holder._on_worker_death(holder._worker)
+    assert holder._worker is None
+    assert holder._commit("/dev/loop0") is None
+    assert machine.kept == {"fuse", "config", "ring", "control", "life"}
+    assert service._read_life(machine.life)["command"] == holder._handover.command
+
+
+@pytest.mark.parametrize("how", ["abandons", "dies"])
+def test_the_attaching_process_gives_up(machine: Machine, tmp_path: Path, how: str) -> None:
+    holder = first_holder(machine, tmp_path, attached=False)
+    says(machine, holder, event="ready", size=512)
+    attacher = cast(Any, Channel(Worker(-1)))
+    holder._attacher = attacher
+    if how == "abandons":
+        machine.events.append({"op": "abandon"})
+    holder._on_attacher(attacher)
+    assert the_worker(holder).orders == ["start", "end"]
+    assert machine.let_go == [None]
+    assert (holder._attacher is None) is (how == "dies")
+    holder._on_time(time.monotonic() + 1000)
+    assert not the_worker(holder).alive, "it would be waited for, for ever"
+    assert dies(machine, holder) is None
+
+
+def test_after_the_commit_the_attaching_process_may_go(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path, attached=False)
+    says(machine, holder, event="ready", size=512)
+    attacher = cast(Any, Channel(Worker(-1)))
+    holder._attacher = attacher
+    machine.events.append({"op": "commit", "device": "/dev/loop0"})
+    holder._on_attacher(attacher)
+    assert attacher.worker.sent == [{"event": "committed"}]
+    assert machine.state["state"] == "attached"
+    holder._on_attacher(attacher)
+    assert holder._attacher is None
+    assert the_worker(holder).orders == ["start"]
+    assert machine.let_go == []
+
+
+def test_told_to_stop(machine: Machine, tmp_path: Path) -> None:
+    """A device that is in use is never cut off."""
+    holder = first_holder(machine, tmp_path)
+    holder._on_signal()
+    assert the_worker(holder).orders == ["start", "flush"]
+    assert machine.let_go == ["/dev/loop0"]
+    machine.device = None
+    holder._on_signal()
+    assert the_worker(holder).orders[-1] == "end"
+
+
+def test_a_worker_that_is_to_end_is_not_replaced(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    holder._end()
+    says(machine, holder, event="upgrade", id="1", worker=["new"], path="")
+    assert machine.state["upgrades"]["1"]["done"]
+    assert len(machine.workers) == 1
+
+
+def test_a_worker_that_said_that_it_ended_and_stays(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    says(machine, holder, event="ended", aborted=False)
+    holder._on_time(time.monotonic() + 1)
+    assert the_worker(holder).alive
+    holder._on_time(time.monotonic() + 10)
+    assert not the_worker(holder).alive
+
+
+def test_a_configuration_is_for_later_workers_of_later_holders_too(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    machine.kept.discard("config")
+    holder._crew._config_fd = os.dup(machine.life)
+    machine.fds = [os.dup(machine.life)]
+    says(machine, holder, event="config")
+    assert holder._crew._config_fd == machine.fds[0]
+    assert "config" in machine.kept
+    os.close(machine.fds[0])
+
+
+def test_the_next_holder_without_room_for_its_state(machine: Machine, tmp_path: Path) -> None:
+    """It is no reason to give up what is attached."""
+    first_holder(machine, tmp_path)
+    machine.holder_dies()
+    machine.full = True
+    holder = next_holder(machine)
+    settle(machine, holder)
+    assert the_worker(holder).alive
+    assert len(machine.workers) == 1
+    assert holder._state["state"] == "attached"
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_the_next_holder_on_a_kernel_that_cannot_send_again(machine: Machine, tmp_path: Path, served: bool) -> None:
+    """It does not know whether the dead worker had requests."""
+    machine.resends = False
+    holder = first_holder(machine, tmp_path)
+    if not served:
+        the_worker(holder).alive = False
+    machine.holder_dies()
+    follower = next_holder(machine)
+    if served:
+        assert the_worker(follower).alive
+        assert the_worker(follower).sent[-2]["resend"] is False
+    else:
+        assert not the_worker(follower).alive
+        assert dies(machine, follower) is None
+        assert machine.state["state"] == "failed"
+
+
+def test_the_next_holder_counts_io_timeout_when_both_died(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path, io_timeout_s=30.0)
+    the_worker(holder).alive = False
+    machine.holder_dies()
+    follower = next_holder(machine)
+    follower._on_time(time.monotonic() + 31)
+    assert machine.state["state"] == "failed"
+
+
+def test_the_next_holder_of_a_device_that_was_let_go_meanwhile(machine: Machine, tmp_path: Path) -> None:
+    first_holder(machine, tmp_path)
+    machine.holder_dies()
+    machine.device = None
+    fds = dict.fromkeys(machine.kept, machine.life)
+    follower = service.KeptHolder.again(cast(Any, machine), fds, service._read_life(machine.life), machine.state)
+    assert follower._begin()
+    assert the_worker(follower).orders[-1] == "end"
+
+
+def test_the_next_holder_says_that_a_replacement_did_not_happen(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    says(machine, holder, event="upgrade", id="1", worker=["new"], path="")
+    machine.holder_dies()
+    next_holder(machine)
+    answer = machine.state["upgrades"]["1"]
+    assert answer["done"]
+    assert "the holder died meanwhile" in answer["error"]["message"]
