@@ -175,3 +175,15 @@ def test_more_is_fetched_before_all_that_was_is_read() -> None:
         if found:
             assert not end or end - offset - 65536 >= 65536, "the reader had to wait for it"
             end = found[1]
+
+
+@pytest.mark.parametrize("back", [1, 2])
+def test_a_request_that_comes_late_does_not_take_the_stream_back(back: int) -> None:
+    """What is fetched next depends on how far the stream has come, not on who came last."""
+    late, again = Streams(256 * MIB, 8 * MIB), Streams(256 * MIB, 8 * MIB)
+    for number in range(4):
+        for streams in (late, again):
+            streams.on_read(number * 65536, (number + 1) * 65536)
+    expected = again.on_read(3 * 65536, 4 * 65536)
+    assert expected is not None
+    assert late.on_read((3 - back) * 65536, (4 - back) * 65536) == expected

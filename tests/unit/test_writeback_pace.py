@@ -14,7 +14,7 @@ from blobfuse_dysk.store.base import MAX_WRITE, PAGE, Buffer
 from blobfuse_dysk.store.pacer import IO_SIZE, Pacer
 from blobfuse_dysk.store.ring import Ring
 from blobfuse_dysk.store.writeback import MAX_FLIGHT, MAX_IN_FLIGHT, SINGLES, WriteBack
-from tests.slowservice import SIZE, SlowService
+from tests.slowservice import SlowService
 
 MIB = 1 << 20
 
@@ -29,8 +29,8 @@ def ring() -> Iterator[Ring]:
 class Counting(SlowService):
     """Remembers how many bytes were in flight at most."""
 
-    def __init__(self, latency_s: float = 1.0) -> None:
-        super().__init__(latency_s=latency_s)
+    def __init__(self, size: int) -> None:
+        super().__init__(latency_s=1.0, size=size)
         self.now = self.most = 0
 
     async def write(self, offset: int, data: Buffer) -> None:
@@ -94,11 +94,12 @@ async def test_only_the_first_write_after_a_flush_waits(ring: Ring, autojump_clo
         await commit(cache, SINGLES, 8 - SINGLES)
         await cache.write(8 * 4096, b"y" * 4096)
         before = trio.current_time()
+        await cache.write(8 * 4096, b"z" * 4096)  # where the log goes on, but not the first
         await cache.write(9 * 4096, b"y" * 4096)
         assert trio.current_time() == before
         await cache.flush()
         await cache.write(10 * 4096, b"y" * 4096)
-        assert service.writes[-1] == (9 * 4096, 4096), "two writes before a flush: no log"
+        assert service.writes[-1] == (8 * 4096, 2 * 4096), "several writes before a flush: no log"
         nursery.cancel_scope.cancel()
 
 
@@ -121,13 +122,15 @@ async def test_a_write_through_that_is_replaced_or_fails(ring: Ring, autojump_cl
 
 
 async def test_what_is_in_flight_is_bounded(ring: Ring, autojump_clock: trio.testing.MockClock) -> None:
-    """The joined copies are the only memory beside the ring."""
-    service = Counting()
+    """The joined copies are the only memory beside the ring. There is twice as much to send as may be in flight."""
+    size = 30 * MIB
+    assert MAX_FLIGHT + MAX_WRITE < size < ring.capacity
+    service = Counting(size)
     async with trio.open_nursery() as nursery:
         cache = WriteBack(service, ring, nursery, idle_s=1000)
-        for offset in range(0, SIZE, 128 << 10):
+        for offset in range(0, size, 128 << 10):
             await cache.write(offset, b"x" * (128 << 10))
-        for offset in range(0, SIZE - 256, 128 << 10):  # the first are in flight, these come on top
+        for offset in range(0, size, 128 << 10):  # the first are in flight, these come on top
             await cache.write(offset + 4096, b"y" * 4096)
         await cache.flush()
         nursery.cancel_scope.cancel()
