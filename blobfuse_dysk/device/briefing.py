@@ -6,6 +6,7 @@ this worker can serve. One that is not among them is told so, and this worker en
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 from typing import Any
@@ -67,5 +68,7 @@ def take_briefing(channel: socket.socket) -> Briefing | None:
 def await_go(channel: socket.socket) -> tuple[dict[str, Any], bool] | None:
     """Tell the holder that this worker stands by; return (resume, resend) when it is its turn, None if never."""
     message.send(channel, {"event": "standing-by"})
-    order, _ = message.receive(channel)
+    order, fds = message.receive(channel)  # "go"; or "start", of a holder that does not know what the last one said
+    for fd in fds:
+        os.close(fd)
     return (order["resume"], order["resend"]) if order else None

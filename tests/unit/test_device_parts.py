@@ -47,6 +47,25 @@ def test_state_is_written_and_read(tmp_path: Path) -> None:
     assert state.names(str(tmp_path / "none")) == []
 
 
+def test_a_directory_that_is_half_removed_still_says_whose_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "db").mkdir()
+    state.write(str(tmp_path), "db", {"version": state.VERSION})
+    (tmp_path / "db" / "control.sock").touch()
+
+    def killed(path: str) -> None:
+        if path.endswith("control.sock"):
+            raise KeyboardInterrupt
+        real(path)
+
+    real = os.unlink
+    monkeypatch.setattr(os, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        state.remove(str(tmp_path), "db")
+    assert state.exists(str(tmp_path), "db")
+
+
 @pytest.mark.parametrize(
     ("content", "match"), [("{", "is damaged"), (json.dumps({"version": 2}), "has version 2"), ("[]", "is damaged")]
 )
@@ -86,8 +105,9 @@ def test_a_process_is_known_by_id_and_start() -> None:
 
 def test_the_lock_excludes(tmp_path: Path) -> None:
     with state.lock(str(tmp_path)):
-        taken = subprocess.run(["flock", "--nonblock", str(tmp_path), "true"])
-        assert taken.returncode == 1
+        for kind in ("--exclusive", "--shared"):
+            taken = subprocess.run(["flock", kind, "--nonblock", str(tmp_path), "true"])
+            assert taken.returncode == 1
     assert subprocess.run(["flock", "--nonblock", str(tmp_path), "true"]).returncode == 0
 
 

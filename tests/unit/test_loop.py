@@ -1,0 +1,127 @@
+"""Loop devices: what the driver is asked for, with answers of this test's own."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blobfuse_dysk.device import loop
+from blobfuse_dysk.errors import DeviceError
+
+GET_FREE, CONFIGURE, CLR_FD = loop._LOOP_CTL_GET_FREE, loop._LOOP_CONFIGURE, loop._LOOP_CLR_FD
+
+
+class Driver:
+    """Answers ioctl(2). `answers`: an errno, or 0, for each LOOP_CONFIGURE; the last one again and again."""
+
+    def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
+        self.node = directory / "node"
+        self.node.touch()
+        self.answers = [0]
+        self.configs: list[tuple[Any, ...]] = []
+        self.modes: list[int] = []
+        self.opened_at_clear = 0
+        self.clear_answer = 0
+        patch.setattr(fcntl, "ioctl", self.ioctl)
+        patch.setattr(loop, "_CONTROL", str(self.node))
+        patch.setattr(loop, "_open_node", self.open)
+        patch.setattr(loop.time, "sleep", lambda pause_s: None)  # type: ignore[attr-defined]
+
+    def open(self, device: str, flags: int) -> int:
+        self.modes.append(flags & os.O_ACCMODE)
+        return os.open(self.node, flags)
+
+    def ioctl(self, fd: int, request: int, argument: Any = 0) -> int:
+        if request == GET_FREE:
+            return len(self.configs)
+        if request == CONFIGURE:
+            self.configs.append(loop._CONFIG.unpack(argument))
+            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        else:
+            assert request == CLR_FD
+            links = [str(path.resolve()) for path in [*Path("/proc/self/fd").iterdir()]]
+            self.opened_at_clear = links.count(str(self.node))
+            answer = self.clear_answer
+        if answer:
+            raise OSError(answer, os.strerror(answer))
+        return 0
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
+    return Driver(tmp_path, monkeypatch)
+
+
+def configure(fd: int = 9, **options: Any) -> str:
+    options = {"read_only": False, "partscan": False, "autoclear": False, **options}
+    device, opened = loop.configure(fd, block_size=512, label="account/disk", **options)
+    os.close(opened)
+    return device
+
+
+@pytest.mark.parametrize(
+    ("option", "flag"), [(None, 0), ("read_only", 1), ("autoclear", 4), ("partscan", 8)], ids=lambda value: str(value)
+)
+def test_a_device_has_direct_io_and_what_was_asked_for(driver: Driver, option: str | None, flag: int) -> None:
+    assert configure(**({option: True} if option else {})) == "/dev/loop0"
+    config = driver.configs[0]
+    assert config[:2] == (9, 512)
+    assert config[10] == 16 | flag, "lo_flags"
+    assert config[11].rstrip(b"\0") == b"account/disk"
+    assert driver.modes == [os.O_RDONLY if option == "read_only" else os.O_RDWR]
+
+
+def test_a_device_that_somebody_else_took_is_not_the_last(driver: Driver) -> None:
+    driver.answers = [errno.EBUSY, errno.EBUSY, 0]
+    assert configure() == "/dev/loop2"
+    driver.answers = [errno.EBUSY]
+    with pytest.raises(DeviceError, match="64 tries"):
+        configure()
+    assert len(driver.configs) == 3 + 64
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.EINVAL, "Linux 5.8"), (errno.ENOMEM, None)])
+def test_what_the_driver_cannot_do_is_not_tried_again(driver: Driver, number: int, remedy: str | None) -> None:
+    driver.answers = [number]
+    before = len([*Path("/proc/self/fd").iterdir()])
+    with pytest.raises(DeviceError, match="cannot set up /dev/loop0") as caught:
+        configure()
+    assert len(driver.configs) == 1
+    assert (remedy in str(caught.value.remedy)) if remedy else caught.value.remedy is None
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+def test_to_let_go_is_not_to_cut_off(driver: Driver) -> None:
+    """As the only opener we would: what the page cache has would be lost. See loop.clear."""
+    assert loop.clear(str(driver.node))
+    assert driver.opened_at_clear == 2
+    driver.clear_answer = errno.ENXIO
+    assert not loop.clear(str(driver.node))
+    driver.clear_answer = errno.EPERM
+    with pytest.raises(DeviceError, match="cannot detach"):
+        loop.clear(str(driver.node))
+
+
+def test_only_our_file_behind_a_device_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = "/run/dysk/db/fs/disk"
+    for name, backing in (
+        ("loop1", "/home/disk"),
+        ("loop2", "/run/dysk/db2/fs/disk"),
+        ("loop3", "/x/run/dysk/db/fs/disk"),
+    ):
+        (tmp_path / name / "loop").mkdir(parents=True)
+        (tmp_path / name / "loop" / "backing_file").write_text(f"{backing}\n")
+    monkeypatch.setattr(loop, "_SYSFS", str(tmp_path))
+    monkeypatch.setattr(loop, "_device_behind", lambda device: os.makedev(0, 44) if device == "/dev/loop1" else 7)
+    assert loop.bound_to(ours) is None
+    for device in ("/dev/loop1", "/dev/loop2", "/dev/loop3", "/dev/loop4"):
+        assert loop.bound_to(ours, device) is None
+        assert loop.bound_to(ours, device, 45) is None
+    assert loop.bound_to(ours, "/dev/loop1", 44) == "/dev/loop1", "seen from another mount namespace"
+    (tmp_path / "loop2" / "loop" / "backing_file").write_text(f"{ours}\n")
+    assert loop.bound_to(ours, "/dev/loop1") == "/dev/loop2", "it was put behind another one since"
