@@ -1,4 +1,4 @@
-"""The calls of lease and epoch one by one: how they end, and what is known of them then."""
+"""The calls of lease and epoch: how they end, what is known of them then, and what is left behind."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import trio
 from trio.testing import MockClock
 
 from blobfuse_dysk.azure.wire import Condition
-from blobfuse_dysk.errors import Kind, StoreError
+from blobfuse_dysk.errors import DyskError, Kind, StoreError
 from blobfuse_dysk.store.attempts import Attempts
 from blobfuse_dysk.store.bloblease import BlobLease
-from blobfuse_dysk.testing import SimBlob, SimClient
-from tests.unit.stacks import LEASE
+from blobfuse_dysk.store.release import GIVE_UP_S
+from blobfuse_dysk.testing import Fate, SimBlob, SimClient
+from blobfuse_dysk.testing.fates import refuse
+from tests.unit.stacks import LEASE, Node, attached, held, refused
 
 
 class Silent(SimClient):
@@ -62,3 +64,65 @@ async def test_an_attempt_that_is_cancelled_may_land(autojump_clock: MockClock) 
     with trio.move_on_after(1):
         await attempts(trio.sleep_forever)
     assert attempts.unknown
+
+
+async def test_a_request_of_a_short_lease_takes_only_part_of_its_term(node: Node, autojump_clock: MockClock) -> None:
+    started = trio.current_time()
+    async with attached(node("1", acquire=[Fate(before_s=100.0)]), lease_s=15.0):
+        assert trio.current_time() - started < 5
+
+
+async def test_a_detach_sends_one_release_and_leaves_what_is_the_users(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    blob.metadata = {"mine": "kept"}
+    one = node("1")
+    async with attached(one, node="knoten-\u00e4\n") as stack:
+        assert blob.metadata["dysk_node"] == "knoten-"
+        await stack.release()
+    assert one.sent.count("release") == 1
+    assert blob.metadata == {"mine": "kept"}
+
+
+async def test_a_new_worker_has_the_lease_of_the_attachment_whatever_is_wanted_now(
+    node: Node, autojump_clock: MockClock
+) -> None:
+    async with attached(node("1")) as stack:
+        state = held(stack)
+    async with attached(node("w2"), resume=state, lease_id=LEASE, seed=2) as stack:
+        assert stack.lease_id == state.lease_id
+
+
+async def test_a_late_release_of_an_attach_that_failed_takes_nothing_from_the_next(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    denied = Fate(error=refuse(403, "AuthorizationFailure"))
+    one = node("1", **{"raise": [denied]}, release=[Fate(before_s=20.0, lost_s=1.0)])
+    await refused(one, DyskError, lease_id=LEASE)
+    assert blob.lease_state == "available"
+    async with attached(node("2"), lease_id=LEASE, seed=2) as stack:
+        await trio.sleep(40)
+        assert stack.state == "attached"
+
+
+async def test_giving_up_ends_in_time_though_the_service_is_away(node: Node, autojump_clock: MockClock) -> None:
+    one = node("1")
+    async with attached(one) as stack:
+        one.down = True
+        started = trio.current_time()
+        await stack.release()
+        assert trio.current_time() - started <= GIVE_UP_S + 0.1
+    two = node("2", **{"raise": [Fate(after_s=50.0)]})
+
+    async def cut_off() -> None:
+        await trio.sleep(0.5)
+        two.down = True
+
+    await trio.sleep(61)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cut_off)
+        started = trio.current_time()
+        with trio.move_on_after(1):
+            async with attached(two, seed=2):
+                raise AssertionError("attached")
+        assert trio.current_time() - started <= GIVE_UP_S + 1.1

@@ -271,3 +271,21 @@ async def test_a_new_worker_looks_again_whose_the_number_is(
     assert isinstance(error, StoreError)
     assert error.kind is Kind.FENCED
     assert two.sent.count("raise") == 1
+
+
+async def test_a_disk_that_was_taken_is_lost_to_the_caches_too(
+    node: Node, memory: int, autojump_clock: MockClock
+) -> None:
+    one = node("1")
+    async with (
+        attached(one, cache="readwrite", ring=Ring(memory, MIN_CAPACITY)) as old,
+        attached(node("2"), break_lease=True, seed=2),
+    ):
+        await trio.sleep(61)
+        assert old.state == "fenced"
+        with pytest.raises(StoreError) as caught:
+            await old.store.write(0, OLD)
+        assert caught.value.kind is Kind.FENCED
+        sent = len(one.sent)
+        await old.release()
+        assert len(one.sent) == sent, "nothing of it is ours to release"

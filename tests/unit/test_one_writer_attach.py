@@ -204,7 +204,8 @@ async def test_an_attach_that_is_cancelled_gives_an_infinite_lease_back_though_a
     lease_id: str | None, blob: SimBlob, node: Node, autojump_clock: MockClock
 ) -> None:
     """There is no term to end it."""
-    one = node("1", metadata=[Fate(before_s=60.0)], release=[Fate(unsent=True), Fate(lost_s=0.0015)])
+    looks, releases = [Fate(), Fate(unsent=True)], [Fate(unsent=True), Fate(lost_s=0.0015)]
+    one = node("1", metadata=[Fate(before_s=60.0)], properties=looks, release=releases)
     with trio.move_on_after(1):
         async with attached(one, lease_s=None, lease_id=lease_id):
             raise AssertionError("attached")
