@@ -330,7 +330,7 @@ class Fence(Store):
             self._fence(f"the lease is lost ({error})")
             return
         lapsed = not self._guard.certain  # perhaps before the service carried the renewal out
-        if look or lapsed:
+        if (look or lapsed) and not self._ended:
             number = (await self._lease.properties()).sequence_number or 0
             if not least <= number <= self._tried:
                 self._fence(f"the epoch is {number} where {self._guard.epoch} is ours: another attachment raised it")

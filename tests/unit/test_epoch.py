@@ -12,6 +12,13 @@ from blobfuse_dysk.store.epoch import claim_number, draw_tag, generation, next_n
 LARGEST = (1 << 63) - 1
 
 
+class Least(Random):
+    """Draws the least that there is."""
+
+    def randrange(self, start: int, stop: int | None = None, step: int = 1) -> int:
+        return 0 if stop is None else start
+
+
 @pytest.mark.parametrize("found", [0, 5, (1 << 40) - 1, 1 << 40, 77 << 40 | 3 << 20 | 9])
 def test_a_claim_is_in_the_next_generation_under_its_own_tag(found: int) -> None:
     random = Random(found)
@@ -25,22 +32,25 @@ def test_a_claim_is_in_the_next_generation_under_its_own_tag(found: int) -> None
 def test_a_claim_starts_with_room_for_raises_and_never_where_another_generation_carries_on() -> None:
     starts = {claim_number(0, 1, Random(seed)) % (1 << 20) for seed in range(200)}
     assert 0 not in starts
+    assert claim_number(0, 1, Least()) % (1 << 20) > 0
     assert max(starts) < 1 << 18
     assert len(starts) > 190, "two workers that read the same number choose others"
 
 
-def test_raising_keeps_the_tag_and_goes_on_in_the_next_generation_at_the_end_of_the_counter() -> None:
-    number = 7 << 40 | 5 << 20 | 9
+@pytest.mark.parametrize("own", [4, 5, (1 << 20) - 1])
+def test_raising_keeps_the_tag_and_goes_on_in_the_next_generation_at_the_end_of_the_counter(own: int) -> None:
+    number = 7 << 40 | own << 20 | 9
     assert next_number(number) == number + 1
-    last = 7 << 40 | 5 << 20 | ((1 << 20) - 1)
-    assert next_number(last) == 8 << 40 | 5 << 20
+    last = 7 << 40 | own << 20 | ((1 << 20) - 1)
+    assert next_number(last) == 8 << 40 | own << 20
     assert tag(next_number(last)) == tag(last)
 
 
-def test_an_attachment_never_has_the_tag_of_the_one_before_it() -> None:
-    found = 7 << 40 | 5 << 20 | 9
+@pytest.mark.parametrize("before", [5, (1 << 20) - 1])
+def test_an_attachment_never_has_the_tag_of_the_one_before_it(before: int) -> None:
+    found = 7 << 40 | before << 20 | 9
     tags = {draw_tag(found, Random(seed)) for seed in range(500)}
-    assert 5 not in tags
+    assert before not in tags
     assert len(tags) > 490
     assert all(0 <= drawn < 1 << 20 for drawn in tags)
 

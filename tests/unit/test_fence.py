@@ -211,3 +211,24 @@ async def test_after_release_nothing_passes_and_nothing_is_renewed(autojump_cloc
         await trio.sleep(1000)
         assert it.client.sent == []
         assert it.states == ["released"]
+
+
+async def test_a_renewal_that_is_under_way_at_the_release_opens_nothing(autojump_clock: MockClock) -> None:
+    async with opened() as it:
+        it.client.fate = lambda name: Fate(before_s=1.0, after_s=1.0)
+        await trio.sleep(20.5)
+        it.fence.release()
+        await trio.sleep(5)
+        assert it.client.sent == ["renew"]
+        assert not it.guard.certain
+        await fails(it.fence, Kind.REJECTED)
+
+
+async def test_fencing_closes_the_gate_before_the_term_of_the_lease_ends(autojump_clock: MockClock) -> None:
+    async with opened() as it:
+        it.blob.break_now()
+        await trio.sleep(21)
+        assert it.states == ["fenced"]
+        assert not it.guard.certain
+        await fails(it.fence, Kind.FENCED)
+        assert it.data.calls == []

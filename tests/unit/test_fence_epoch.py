@@ -31,10 +31,11 @@ async def test_a_provable_refusal_raises_nothing(autojump_clock: MockClock) -> N
         assert it.guard.epoch == 1
 
 
-async def test_a_cancelled_write_raises_the_epoch(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("call", ["write", "zero"])
+async def test_a_cancelled_call_raises_the_epoch(call: str, autojump_clock: MockClock) -> None:
     async with opened(Fault(kind=None, delay_s=10)) as it:
         with trio.move_on_after(1):
-            await it.fence.write(0, DATA)
+            await (it.fence.write(0, DATA) if call == "write" else it.fence.zero(0, 512))
         await it.fence.write(0, DATA)
         assert it.guard.epoch == 2
 

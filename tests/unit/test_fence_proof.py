@@ -9,6 +9,7 @@ from trio.testing import MockClock
 from blobfuse_dysk.azure.wire import Condition
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError
 from blobfuse_dysk.testing import Fate, Fault
+from blobfuse_dysk.testing.fates import refuse
 from tests.unit.fenced import DATA, OURS, THEIRS, Setting, Suspend, fails, opened
 
 LOST = Fault(Kind.UNREACHABLE, "lost")
@@ -124,11 +125,23 @@ async def test_a_flush_after_the_lease_was_broken_does_not_succeed(
         await flush_fails(it, Kind.FENCED)
 
 
-async def test_how_long_a_write_took_is_no_proof_of_what_came_after_it_was_sent(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("call", ["write", "zero"])
+async def test_how_long_a_call_took_is_no_proof_of_what_came_after_it_was_sent(
+    call: str, autojump_clock: MockClock
+) -> None:
     async with opened(Fault(kind=None, delay_s=6)) as it:
-        await it.fence.write(0, DATA)
+        await (it.fence.write(0, DATA) if call == "write" else it.fence.zero(0, 512))
         await it.fence.flush()
         assert it.client.sent == ["renew", "properties"]
+
+
+async def test_nor_is_how_long_a_renewal_took(autojump_clock: MockClock) -> None:
+    async with opened() as it:
+        by_operation(it, renew=Fate(after_s=6.0))
+        await trio.sleep(6)
+        await it.fence.flush()
+        await it.fence.flush()
+        assert it.client.sent == ["renew", "properties"] * 2
 
 
 async def test_a_write_that_failed_is_no_proof(autojump_clock: MockClock) -> None:
@@ -244,3 +257,29 @@ async def test_a_flush_that_comes_while_a_renewal_is_under_way_waits_for_the_nex
         await it.fence.flush()
         assert it.client.sent == ["renew", "renew", "properties"]
         assert trio.current_time() == pytest.approx(it.guard.proved_at, abs=0.1)
+
+
+async def test_a_raise_that_is_refused_for_want_of_a_lease_has_the_lease_renewed_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with opened(LOST) as it:
+        by_operation(it, **{"raise": Fate(error=refuse(412, "LeaseLost"))})
+        await fails(it.fence, Kind.UNREACHABLE)
+        await it.fence.write(0, DATA)
+        assert it.client.sent[:3] == ["raise", "renew", "properties"]
+
+
+async def test_an_error_of_long_ago_holds_nothing_back_after_a_suspension(
+    suspend: Suspend, autojump_clock: MockClock
+) -> None:
+    async with opened(Fault(Kind.LEASE)) as it:
+        it.blob.gone = True
+        await fails(it.fence, Kind.LEASE)
+        await fails(it.fence, Kind.GONE)
+        it.blob.gone = False
+        await trio.sleep(5)
+        for _ in range(2):
+            await it.fence.write(0, DATA)
+            suspend(61)
+            assert not it.guard.certain
+        await it.fence.write(0, DATA)

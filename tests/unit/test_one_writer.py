@@ -236,3 +236,56 @@ async def test_a_new_worker_whose_lease_is_always_over_before_its_raise_does_not
     async with attached(two, resume=state, seed=2) as stack:
         assert trio.current_time() > 30
         await stack.store.write(0, DATA)
+
+
+async def test_a_lease_that_is_taken_or_taken_up_counts_from_before_the_request(
+    node: Node, autojump_clock: MockClock
+) -> None:
+    slow = Fate(before_s=3.0, after_s=4.0)
+    started = trio.current_time()
+    async with attached(node("1", acquire=[slow])) as stack:
+        state = held(stack)
+        assert stack._held is not None
+        assert stack._held.guard.valid_until == pytest.approx(started + 60, abs=0.1)
+    started = trio.current_time()
+    async with attached(node("w2", renew=[slow]), resume=state, seed=2) as stack:
+        assert stack._held is not None
+        assert stack._held.guard.valid_until == pytest.approx(started + 60, abs=0.1)
+
+
+async def test_a_new_worker_looks_again_whose_the_number_is(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    """It changed between look and raise, and another set it, in our own generation."""
+    async with attached(node("1"), seed=1) as stack:
+        state = held(stack)
+    two = node("w2")
+
+    def raise_first(name: str) -> Fate:
+        if name == "raise":
+            blob.raise_number(state.epoch + (1 << 20), state.lease_id)
+        return Fate()
+
+    two.fate = raise_first
+    error = await refused(two, StoreError, resume=state, seed=2)
+    assert isinstance(error, StoreError)
+    assert error.kind is Kind.FENCED
+    assert two.sent.count("raise") == 1
+
+
+async def test_a_disk_that_was_taken_is_lost_to_the_caches_too(
+    node: Node, memory: int, autojump_clock: MockClock
+) -> None:
+    one = node("1")
+    async with (
+        attached(one, cache="readwrite", ring=Ring(memory, MIN_CAPACITY)) as old,
+        attached(node("2"), break_lease=True, seed=2),
+    ):
+        await trio.sleep(61)
+        assert old.state == "fenced"
+        with pytest.raises(StoreError) as caught:
+            await old.store.write(0, OLD)
+        assert caught.value.kind is Kind.FENCED
+        sent = len(one.sent)
+        await old.release()
+        assert len(one.sent) == sent, "nothing of it is ours to release"

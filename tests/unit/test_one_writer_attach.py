@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import trio
@@ -12,6 +13,7 @@ from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError
 from blobfuse_dysk.store import epoch
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 from blobfuse_dysk.testing.fates import refuse
+from tests.unit.fenced import Suspend
 from tests.unit.stacks import DATA, LEASE, Node, attached, refused
 
 OLD, NEW = b"o" * 512, b"n" * 512
@@ -90,6 +92,8 @@ async def test_a_late_acquire_leaves_no_lease_for_ever_behind(
     for fates in ([LATE], [Fate(), LATE], [LATE, LATE, LATE]):
         async with attached(node("1", acquire=fates), lease_s=None) as stack:
             assert blob.properties().lease_duration == "infinite"
+            assert stack._fence is not None
+            assert stack._fence.expires_in_s is None
             await stack.store.write(0, DATA)
             await stack.release()
         await trio.sleep(3600)
@@ -139,21 +143,22 @@ def slow_attach(node: Node) -> SimClient:
     )
 
 
+@pytest.mark.parametrize("lease_id", [None, LEASE])
 async def test_success_is_said_only_while_the_lease_is_held(
-    blob: SimBlob, node: Node, autojump_clock: MockClock
+    lease_id: str | None, blob: SimBlob, node: Node, autojump_clock: MockClock
 ) -> None:
     kinds: list[Kind] = []
 
     async def attach() -> None:
         with pytest.raises(StoreError) as caught:
-            async with attached(slow_attach(node), lease_s=15.0):
+            async with attached(slow_attach(node), lease_s=15.0, lease_id=lease_id):
                 raise AssertionError("attached")
         kinds.append(caught.value.kind)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(attach)
         await trio.sleep(15.1)
-        async with attached(node("2"), seed=2) as stack:
+        async with attached(node("2"), seed=2, lease_id=lease_id) as stack:
             await stack.store.write(0, NEW)
             await trio.sleep(30)
             assert stack.state == "attached"
@@ -167,6 +172,8 @@ async def test_slow_answers_alone_do_not_fail_an_attach(blob: SimBlob, node: Nod
         assert "renew" in slow.sent, "it took longer than the lease"
         assert blob.lease_state == "leased"
         assert stack.epoch == blob.number
+        assert stack._fence is not None
+        assert 0 < (stack._fence.expires_in_s or math.inf) <= 15
         await stack.store.write(0, DATA)
 
 
@@ -234,7 +241,8 @@ async def test_an_attach_that_is_cancelled_gives_an_infinite_lease_back_though_a
     lease_id: str | None, blob: SimBlob, node: Node, autojump_clock: MockClock
 ) -> None:
     """There is no term to end it."""
-    one = node("1", metadata=[Fate(before_s=60.0)], release=[Fate(unsent=True), Fate(lost_s=0.0015)])
+    looks, releases = [Fate(), Fate(unsent=True)], [Fate(unsent=True), Fate(lost_s=0.0015)]
+    one = node("1", metadata=[Fate(before_s=60.0)], properties=looks, release=releases)
     with trio.move_on_after(1):
         async with attached(one, lease_s=None, lease_id=lease_id):
             raise AssertionError("attached")
@@ -311,3 +319,130 @@ async def test_a_release_that_was_done_though_its_answer_was_lost_is_no_reason_f
         await stack.release()
     assert blob.lease_state == "available"
     assert "release" not in caplog.text
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+async def test_of_two_attaches_with_one_lease_id_the_one_whose_number_is_not_the_blobs_fails(
+    ignored: bool, blob: SimBlob, node: Node, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """ignored: a service that ignores conditions, as an old emulator does: the answer to the raise still tells."""
+    if ignored:
+        monkeypatch.setattr(blob, "_check", lambda condition: None)
+    kinds: list[Kind] = []
+
+    async def late() -> None:
+        error = await refused(node("1", **{"raise": [Fate(before_s=2.0)]}), StoreError, lease_id=LEASE, seed=1)
+        assert isinstance(error, StoreError)
+        kinds.append(error.kind)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(late)
+        await trio.sleep(1)
+        async with attached(node("2"), lease_id=LEASE, seed=2) as stack:
+            await trio.sleep(30)
+            await stack.store.write(0, DATA)
+            assert stack.state == "attached"
+    assert kinds == [Kind.FENCED]
+
+
+async def test_a_holders_name_that_comes_late_does_not_replace_the_next_ones(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    async with attached(node("1", metadata=[LATE]), lease_id=LEASE, node="one") as stack:
+        await stack.release()
+    async with attached(node("2"), lease_id=LEASE, seed=2, node="two"):
+        await trio.sleep(40)
+        assert blob.metadata["dysk_node"] == "two"
+
+
+async def test_a_lease_id_of_the_users_takes_no_disk_that_another_has(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    two = node("2")
+    async with attached(node("1")) as stack:
+        await refused(two, LeasedError, lease_id=LEASE, seed=2)
+        assert two.sent.count("acquire") == 1
+        await stack.store.write(0, DATA)
+        assert stack.state == "attached"
+
+
+@pytest.mark.parametrize("lease_id", [None, LEASE])
+@pytest.mark.parametrize("then", [DENIED, Fate(before_s=5.0)])
+async def test_an_acquire_whose_end_is_not_known_is_given_back(
+    then: Fate, lease_id: str | None, blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    acquires = [Fate(lost_s=0.0015), then] if then is DENIED else [Fate(after_s=10.0)]
+    with trio.move_on_after(1), pytest.raises(DyskError):
+        async with attached(node("1", acquire=acquires), lease_id=lease_id):
+            raise AssertionError("attached")
+    assert blob.lease_state == "available"
+
+
+async def test_a_lease_that_may_be_ours_is_given_back_though_it_was_looked_at_again(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    changed = Fate(error=refuse(412, "ConditionNotMet"))
+    fates = {"acquire": [Fate(lost_s=0.0015), changed], "raise": [DENIED]}
+    await refused(node("1", **fates), DyskError, lease_id=LEASE)
+    assert blob.lease_state == "available"
+
+
+async def test_a_raise_whose_answer_is_lost_counts(blob: SimBlob, node: Node, autojump_clock: MockClock) -> None:
+    async with attached(node("1", **{"raise": [Fate(lost_s=0.0015)]})) as stack:
+        assert epoch.generation(blob.number) == 1
+        assert stack.epoch == blob.number
+
+
+async def test_an_attach_ends_though_others_change_the_blob_without_end(node: Node, autojump_clock: MockClock) -> None:
+    changed = Fate(error=refuse(412, "ConditionNotMet"))
+    error = await refused(node("1", acquire=[changed] * 100), StoreError)
+    assert "changed again and again" in str(error)
+    assert "who writes" in (error.remedy or "")
+
+
+async def test_a_break_that_is_refused_is_not_asked_for_again(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    blob.acquire(-1, LEASE)
+    two = node("2", **{"break": [DENIED] * 3})
+    await refused(two, DyskError, break_lease=True)
+    assert two.sent.count("break") == 1
+    assert blob.lease_state == "leased"
+
+
+@pytest.mark.parametrize("how", ["raised", "broken"])
+async def test_a_disk_that_is_lost_while_its_lease_is_made_infinite_is_not_attached(
+    how: str, blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    one = node("1", acquire=[Fate(), Fate(lost_s=0.0015)])
+    first = one.fate
+
+    def lose(name: str) -> Fate:
+        if name == "raise" and one.sent.count("raise") == 2:
+            if how == "raised":
+                blob.raise_number(9 << 40, LEASE)
+            else:
+                blob.break_now()
+        return first(name)
+
+    one.fate = lose
+    error = await refused(one, StoreError, lease_s=None, lease_id=LEASE)
+    assert isinstance(error, StoreError)
+    assert error.kind is Kind.FENCED
+
+
+async def test_a_holders_name_that_comes_late_does_not_fail_an_attach_that_lapsed(
+    blob: SimBlob, node: Node, suspend: Suspend, autojump_clock: MockClock
+) -> None:
+    one = node("1", metadata=[Fate(before_s=2.0, lost_s=1.0)], **{"raise": [Fate(), Fate(before_s=3.0)]})
+
+    async def sleep() -> None:
+        await trio.sleep(0.5)
+        suspend(61)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sleep)
+        async with attached(one) as stack:
+            assert one.sent.count("raise") == 3
+            assert stack.epoch == blob.number
+            await stack.store.write(0, DATA)

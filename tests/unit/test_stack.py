@@ -208,3 +208,43 @@ def test_a_short_io_timeout_has_time_for_another_attempt(io_timeout_s: float | N
 def test_checksums_where_tls_does_not_check(endpoint: str, checksum: str, wanted: bool) -> None:
     address = DiskAddress("account", "container", "disk.img", endpoint=Endpoint.parse(endpoint))
     assert _wants_checksum(address, StackOptions(checksum=checksum)) is wanted  # type: ignore[arg-type]
+
+
+async def test_writes_that_overlap_are_never_in_flight_at_once(client: SimClient, autojump_clock: MockClock) -> None:
+    async with attached(client) as stack, trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(stack.store.write, 0, DATA)
+    assert client.sent.count("put") == 4
+    assert client.overlaps == []
+
+
+async def test_a_write_that_begins_while_the_lease_is_lost_ends_with_the_io_timeout(
+    client: SimClient, autojump_clock: MockClock
+) -> None:
+    async with attached(client, io_timeout_s=200.0) as stack:
+        client.down = True
+        await trio.sleep(61)
+        started = trio.current_time()
+        with trio.move_on_after(1000), pytest.raises(StoreError) as caught:
+            await stack.store.write(0, DATA)
+        assert trio.current_time() - started == pytest.approx(200, abs=1)
+        assert caught.value.kind is Kind.TIMEOUT
+
+
+async def test_an_io_timeout_that_is_shortened_reaches_what_is_on_its_way(
+    client: SimClient, autojump_clock: MockClock
+) -> None:
+    async with attached(client, io_timeout_s=200.0) as stack:
+        await stack.store.write(0, DATA)
+        client.fate = lambda name: Fate(before_s=100.0)
+        started = trio.current_time()
+
+        async def shorten() -> None:
+            await trio.sleep(1)
+            stack.set_io_timeout(5.0)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shorten)
+            with pytest.raises(StoreError):
+                await stack.store.read(0, 512)
+        assert trio.current_time() - started < 10
