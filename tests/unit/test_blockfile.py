@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import stat
+from random import Random
 from typing import Any, cast
 
 import pyfuse3
@@ -70,7 +71,7 @@ async def refused(call: Any, number: int = errno.EIO) -> None:
 
 
 def pattern(length: int) -> bytes:
-    return b"".join(number.to_bytes(4, "little") for number in range(length // 4))
+    return Random(length).randbytes(length)
 
 
 async def test_every_byte_is_where_it_was_written() -> None:
@@ -82,7 +83,13 @@ async def test_every_byte_is_where_it_was_written() -> None:
     store.calls.clear()
     for offset, length in ((PAGE, PAGE), (PAGE + 1, 1), (PAGE + 7, 3 * PAGE), (2 * PAGE - 1, 2), (PAGE, PAGE - 1)):
         assert await disk.read(offset, length) == data[offset - PAGE : offset - PAGE + length]
-    assert all(call.offset % PAGE == call.length % PAGE == 0 for call in store.calls)
+    assert [call.what for call in store.calls] == [
+        ("read", PAGE, PAGE),
+        ("read", PAGE, PAGE),
+        ("read", PAGE, 4 * PAGE),
+        ("read", PAGE, 2 * PAGE),
+        ("read", PAGE, PAGE),
+    ]
 
 
 async def test_reads_end_where_the_disk_does() -> None:
@@ -206,6 +213,17 @@ async def test_requests_that_waited_are_refused_until_there_is_a_store() -> None
     await refused(disk.read(0, PAGE))
     disk.file.provide(MemoryStore(SIZE))
     assert await disk.read(0, PAGE) == bytes(PAGE)
+
+
+async def test_a_store_that_comes_right_behind_the_refusal_serves_who_waits() -> None:
+    disk = Disk()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(disk.write, 0, b"w" * PAGE)
+        await trio.testing.wait_all_tasks_blocked()
+        disk.file.refuse(StoreError("within io-timeout", Kind.TIMEOUT))
+        disk.file.provide(MemoryStore(SIZE))
+    assert await disk.read(0, PAGE) == b"w" * PAGE
+    assert disk.file.lost is None
 
 
 async def test_one_file_and_its_attributes() -> None:
