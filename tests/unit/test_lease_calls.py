@@ -105,24 +105,27 @@ async def test_a_late_release_of_an_attach_that_failed_takes_nothing_from_the_ne
         assert stack.state == "attached"
 
 
-async def test_giving_up_ends_in_time_though_the_service_is_away(node: Node, autojump_clock: MockClock) -> None:
-    one = node("1")
+async def test_giving_up_ends_in_time_though_the_service_is_slow(node: Node, autojump_clock: MockClock) -> None:
+    one, two = node("1"), node("2", **{"raise": [Fate(after_s=50.0)]})
+
+    def slow(name: str) -> Fate:
+        return Fate(after_s=9.0)
+
     async with attached(one) as stack:
-        one.down = True
+        one.fate = slow
         started = trio.current_time()
         await stack.release()
         assert trio.current_time() - started <= GIVE_UP_S + 0.1
-    two = node("2", **{"raise": [Fate(after_s=50.0)]})
 
-    async def cut_off() -> None:
+    async def slow_down() -> None:
         await trio.sleep(0.5)
-        two.down = True
+        two.fate = slow
 
     await trio.sleep(61)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(cut_off)
+        nursery.start_soon(slow_down)
         started = trio.current_time()
         with trio.move_on_after(1):
-            async with attached(two, seed=2):
+            async with attached(two, seed=2, lease_id=LEASE):
                 raise AssertionError("attached")
         assert trio.current_time() - started <= GIVE_UP_S + 1.1
