@@ -19,8 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
-from blobfuse_dysk.disk import AttachOptions, DiskAddress, check_snapshot, parse_duration, parse_size
+from blobfuse_dysk.disk import DiskAddress, check_snapshot, parse_duration, parse_size
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.options import AttachOptions
 
 __all__ = [
     "DEFAULT_FILE_SYSTEM",

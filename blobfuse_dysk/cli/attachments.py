@@ -19,8 +19,9 @@ from blobfuse_dysk.cli.types import (
     connection_options,
     connection_settings,
 )
-from blobfuse_dysk.disk import AttachOptions, Cache, DiskAddress
+from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import NotFoundError, UsageError
+from blobfuse_dysk.options import AttachOptions, Cache
 
 if TYPE_CHECKING:
     from blobfuse_dysk.attachment import Attachment

@@ -7,7 +7,8 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from blobfuse_dysk.disk import AttachOptions, Cache, DiskAddress, parse_duration, parse_size
+from blobfuse_dysk.disk import DiskAddress, parse_duration, parse_size
+from blobfuse_dysk.options import AttachOptions, Cache
 
 __all__ = [
     "DISK",

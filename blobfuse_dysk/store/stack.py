@@ -32,7 +32,8 @@ import trio
 
 from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.wire import BlobProperties
-from blobfuse_dysk.disk import AttachOptions, Cache, DiskAddress
+from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.options import AttachOptions, Cache
 from blobfuse_dysk.store import claim
 from blobfuse_dysk.store.admit import check_blob, errors_for_people
 from blobfuse_dysk.store.backoff import MOST_RETRY_AFTER_S
