@@ -1,8 +1,8 @@
 """The rules of the house, kept by a machine: who may import whom, and what stays out of small processes.
 
 Imports point one way: `cli, mount, kubernetes -> attachment -> device -> store -> azure -> options -> disk,
-environment, vhd -> clock, errors`. A part imports parts of a lower rank only. The source is read as text (ast), so
-imports inside functions count.
+environment, keyvalue, vhd -> clock, errors`. A part imports parts of a lower rank only. The source is read as
+text (ast), so imports inside functions count.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ RANK = {
     "errors": 0,
     "disk": 1,
     "environment": 1,
+    "keyvalue": 1,
     "vhd": 1,
     "options": 2,
     "azure": 3,
@@ -181,6 +182,10 @@ def test_small_processes_load_no_azure_sdk_and_no_terminal_packages(module: str)
 
 def test_attaching_needs_no_trio_and_no_pyfuse3() -> None:
     assert not loaded_by("blobfuse_dysk.attachment") & {"trio", "pyfuse3"}
+
+
+def test_options_are_read_without_anything_slow() -> None:
+    assert not loaded_by("blobfuse_dysk.options") & {"click", "difflib", "shlex", "trio"}
 
 
 def test_the_holder_needs_the_standard_library_only() -> None:
