@@ -48,7 +48,7 @@ class Option:
 
     metavar: what stands for the value in a help text; '' for a switch, which takes no value. choices: all values there
     are, if they can be listed. default: as a user would write it; None for none. live: can be changed while the disk is
-    in use. in_mount: mount's -o takes it under this key.
+    in use. in_mount: mount's -o takes it under this key. may_be_empty: whether '' is a value.
     """
 
     key: str
@@ -57,6 +57,7 @@ class Option:
     default: str | None
     live: bool
     in_mount: bool
+    may_be_empty: bool
     help: str
     read_text: _Read
     check_value: _Check
@@ -68,11 +69,15 @@ class Option:
 
     def read(self, text: str) -> Any:
         """The value that a user wrote; raises UsageError, in whose words there is nothing of where it was written."""
-        if not text:
-            raise UsageError(f"option {self.key} has no value", remedy=f"give one, or leave {self.key} out")
+        if not text and not self.may_be_empty:
+            raise self.without_value()
         value = self.read_text(text, self.key)
         self.check(value)
         return value
+
+    def without_value(self) -> UsageError:
+        """What to raise where a value is missing."""
+        return UsageError(f"option {self.key} has no value", remedy=f"give one, or leave {self.key} out")
 
     def check(self, value: object) -> None:
         """Raise UsageError unless it is a value of this option; for what comes from a program and not from a text."""
@@ -97,6 +102,7 @@ def _option(
     default: str | None = None,
     live: bool = False,
     in_mount: bool = True,
+    may_be_empty: bool = False,
     help: str = "",
 ) -> Any:
     """A field of a dataclass with its row; what it returns stands for the default value, hence Any."""
@@ -104,7 +110,7 @@ def _option(
     if choices:
         metavar = f"[{'|'.join(words)}]"
         read, check = (lambda text, key: words.get(text, text)), _one_of(choices)
-    row = Option(key, metavar, tuple(words), default, live, in_mount, help, read, check)
+    row = Option(key, metavar, tuple(words), default, live, in_mount, may_be_empty, help, read, check)
     value = (None if metavar else False) if default is None else row.read(default)
     return field(default=value, metadata={Option: row})
 
@@ -320,7 +326,7 @@ class MountOptions:
 
     fstype: FileSystem = _option("fstype", choices=get_args(FileSystem), default="auto")  # noqa: RUF009 - as above
     mkfs: Literal["blank", "never"] = _option("mkfs", choices=("blank", "never"), default="blank")
-    mkfs_options: tuple[str, ...] | None = _option("mkfs.options", "WORDS", _shell_words)
+    mkfs_options: tuple[str, ...] | None = _option("mkfs.options", "WORDS", _shell_words, may_be_empty=True)
     partition: int | None = _option("partition", "N", _partition)
     snapshot: str | None = _option("snapshot", "TIME", check=_snapshot)
 
