@@ -14,7 +14,7 @@ from blobfuse_dysk.cli import frame
 from blobfuse_dysk.cli.frame import SECTIONS
 from blobfuse_dysk.cli.main import root
 from blobfuse_dysk.mountoptions import MOUNT_USAGE, UMOUNT_USAGE
-from blobfuse_dysk.options import MOUNT_OPTIONS
+from blobfuse_dysk.options import LIVE_OPTIONS, MOUNT_OPTIONS
 from tests.conftest import need
 
 MAN = Path(__file__).resolve().parents[2] / "packaging" / "man"
@@ -79,3 +79,11 @@ def test_flags_of_the_helpers_are_in_the_page(usage: str) -> None:
 @pytest.mark.parametrize("option", MOUNT_OPTIONS)
 def test_every_mount_option_is_in_the_page(option: str) -> None:
     assert re.search(rf"\bCm {re.escape(option)}(=|\s)", MOUNT)
+
+
+@pytest.mark.parametrize("option", LIVE_OPTIONS)
+def test_page_and_help_of_set_name_what_can_be_set(option: str) -> None:
+    (paragraph,) = re.findall(r"^\.It Cm set\b.*?(?=^\.It )", DYSKCTL, re.MULTILINE | re.DOTALL)
+    assert re.search(rf"^\.Cm {option}\b", paragraph, re.MULTILINE)
+    command = root.get_command(click.Context(root), "set")
+    assert command and option in (command.help or "").partition("\n")[0]
