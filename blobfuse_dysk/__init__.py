@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from blobfuse_dysk.attachment import detach as detach
     from blobfuse_dysk.attachment import get as get
     from blobfuse_dysk.attachment import status as status
-    from blobfuse_dysk.disk import AttachOptions as AttachOptions
     from blobfuse_dysk.disk import DiskAddress as DiskAddress
     from blobfuse_dysk.errors import AttachedError as AttachedError
     from blobfuse_dysk.errors import BusyError as BusyError
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from blobfuse_dysk.errors import ServiceError as ServiceError
     from blobfuse_dysk.errors import TransportError as TransportError
     from blobfuse_dysk.errors import UsageError as UsageError
+    from blobfuse_dysk.options import AttachOptions as AttachOptions
 
 __all__ = [
     "AttachOptions",
@@ -58,7 +58,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Attachment": "attachment",
-    "AttachOptions": "disk",
+    "AttachOptions": "options",
     "DiskAddress": "disk",
     "attach": "attachment",
     "attachments": "attachment",

@@ -23,8 +23,9 @@ from blobfuse_dysk.device.config import Config
 from blobfuse_dysk.device.control import Control
 from blobfuse_dysk.device.launch import Launch
 from blobfuse_dysk.device.usage import mountpoints, users
-from blobfuse_dysk.disk import AttachOptions, DiskAddress
+from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError
+from blobfuse_dysk.options import AttachOptions
 
 __all__ = [
     "Attachment",

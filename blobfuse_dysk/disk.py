@@ -1,4 +1,4 @@
-"""What a user names: a disk's address, sizes, durations, options. Text becomes frozen dataclasses here, checked once.
+"""What a user names: a disk's address, sizes, durations. Text becomes frozen dataclasses here, checked once.
 
 DISK is `ACCOUNT/CONTAINER/BLOB` (blob names may hold slashes) or the blob's URL; both take `?snapshot=TIME`, and
 the URL takes a SAS. The SAS never appears in `repr` or `str`.
@@ -10,8 +10,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from math import inf
-from typing import Literal, TypeAlias, get_args
+from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from blobfuse_dysk.errors import UsageError
@@ -19,8 +18,6 @@ from blobfuse_dysk.errors import UsageError
 __all__ = [
     "DEFAULT_REALM",
     "MAX_SIZE",
-    "AttachOptions",
-    "Cache",
     "DiskAddress",
     "Endpoint",
     "check_snapshot",
@@ -29,16 +26,11 @@ __all__ = [
     "parse_size",
 ]
 
-Cache: TypeAlias = Literal["none", "readonly", "readwrite"]
 DEFAULT_REALM = "core.windows.net"
 MAX_SIZE = 8 << 40  # bytes; a page blob's limit
-MIN_WRITE_CACHE = 16 << 20  # bytes; room for a few of the largest writes
-MIN_READ_CACHE = 1 << 20  # bytes; a few chunks
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}\Z")
 _CONTAINER = re.compile(r"(?:\$root|\$logs|[a-z0-9](?:-?[a-z0-9])*)\Z")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
 _SNAPSHOT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,7})?Z\Z")
-_LEASE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B?)\Z", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?\Z")
 _DURATION_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -201,72 +193,6 @@ class DiskAddress:
     def __str__(self) -> str:
         tail = f"?snapshot={self.snapshot}" if self.snapshot else ""
         return f"{self.account}/{self.container}/{self.blob}{tail}"
-
-
-@dataclass(frozen=True, slots=True)
-class AttachOptions:
-    """How to attach a disk. Seconds are floats, None means for ever; sizes are bytes."""
-
-    name: str | None = None
-    read_only: bool = False
-    break_lease: bool = False
-    lease_s: float | None = 60.0  # 15 to 60, or None: infinite
-    lease_id: str | None = None
-    sector_size: Literal[512, 4096] = 512
-    partscan: bool = False
-    io_timeout_s: float | None = 300.0
-    vhd: Literal["auto", "yes", "no"] = "auto"
-    cache: Cache = "readwrite"
-    write_cache_size: int = 64 << 20  # bytes of the dirty ring (cache=readwrite)
-    read_cache_size: int = 32 << 20  # bytes of chunks read ahead (cache=readonly, readwrite)
-    write_delay_s: float = 1.0  # after which accepted writes are sent although nobody asked for a flush
-    iops: int | None = None  # requests to the service, per second; each 256 KiB of a larger one count as one
-    mbps: float | None = None  # 10^6 bytes per second, read and written together
-    checksum: Literal["auto", "md5", "none"] = "auto"
-    endpoint: str | None = None
-    realm: str | None = None
-    credentials: str | None = None  # path of a credential file
-    allow_http: bool = False
-    autoclear: bool = False  # detach when the last user of the device closes it (mounts)
-
-    def __post_init__(self) -> None:
-        if self.name is not None and not _NAME.match(self.name):
-            raise UsageError(
-                f"name {self.name!r} cannot be a device name", remedy="use up to 63 letters, digits, '_', '.' and '-'"
-            )
-        if self.lease_s is not None and not 15 <= self.lease_s <= 60:
-            raise UsageError(f"lease of {self.lease_s:g} s", remedy="use 15 to 60 seconds, or infinite")
-        if self.lease_id is not None and not _LEASE_ID.match(self.lease_id):
-            raise UsageError(
-                f"lease id {self.lease_id!r} is not a UUID", remedy="it looks like 01234567-89ab-cdef-0123-456789abcdef"
-            )
-        if self.io_timeout_s is not None and self.io_timeout_s < 1:
-            raise UsageError(f"io-timeout of {self.io_timeout_s:g} s", remedy="use at least 1 second, or never")
-        if self.cache not in get_args(Cache):
-            raise UsageError(f"cache {self.cache!r}", remedy="use none, readonly or readwrite")
-        for name, size, least in (
-            ("write-cache-size", self.write_cache_size, MIN_WRITE_CACHE),
-            ("read-cache-size", self.read_cache_size, MIN_READ_CACHE),
-        ):
-            if size < least:
-                raise UsageError(
-                    f"{name} of {format_size(size)}",
-                    remedy=f"use at least {format_size(least)}, or cache=none to go without caches",
-                )
-        if not 0 < self.write_delay_s <= 60:
-            raise UsageError(f"write-delay of {self.write_delay_s:g} s", remedy="use more than 0 s and at most 60 s")
-        if self.iops is not None and self.iops < 1:
-            raise UsageError(f"iops of {self.iops}", remedy="use 1 or more, or leave it out to have no limit")
-        if self.mbps is not None and not 0.1 <= self.mbps < inf:
-            raise UsageError(f"mbps of {self.mbps:g}", remedy="use 0.1 or more, or leave it out to have no limit")
-        if self.sector_size not in (512, 4096):
-            raise UsageError(f"sector size {self.sector_size}", remedy="use 512 or 4096")
-
-    @property
-    def cache_memory(self) -> int:
-        """The most bytes that the caches come to hold."""
-        writes = self.write_cache_size if self.cache == "readwrite" and not self.read_only else 0
-        return writes + (self.read_cache_size if self.cache != "none" else 0)
 
 
 def parse_size(text: str) -> int:

@@ -7,65 +7,63 @@ is a long option of `dyskctl attach`, with hyphens or underscores (`io_timeout =
 
 from __future__ import annotations
 
-import difflib
 import os
 import stat
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.keyvalue import Entry, read_entries
+from blobfuse_dysk.options import ATTACH_OPTIONS, AttachOptions, Option
 
-__all__ = ["read_disk_file"]
+__all__ = ["DiskFile", "read_disk_file"]
 
-_NOT_HERE = {"name": "the file's own name is the name", "create": "create the disk first: dyskctl create", "size": ""}
+_NOT_HERE = {
+    "name": "the file's own name is the name",
+    "create": "create the disk first: dyskctl create",
+    "size": "create the disk first: dyskctl create",
+}
+_KEYS = ("disk", *ATTACH_OPTIONS, "create", "size")
+_SWITCH = {"yes": True, "no": False}
 
 
-def read_disk_file(path: Path, options: Mapping[str, bool]) -> list[str]:
-    """The words for `dyskctl attach` that the file stands for. options: each long option -> whether it takes a value.
+@dataclass(frozen=True, slots=True)
+class DiskFile:
+    """disk: as the file has it. options: with the file's name as the name."""
 
-    Raises UsageError, which names the file and the line.
-    """
-    words: list[str] = []
-    seen: dict[str, int] = {}
-    disk = ""
-    for number, line in enumerate(_read(path).splitlines(), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        where = f"{path}, line {number}"
-        name, equals, value = (part.strip() for part in line.partition("="))
-        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
-            value = value[1:-1]
-        if not equals or not value:
-            raise UsageError(f"{where}: expected 'key = value'", remedy="for example: disk = mystore/disks/data")
-        key = name.lower().replace("_", "-")
-        if key in seen:
-            raise UsageError(f"{where}: {name} is given in line {seen[key]} already", remedy="remove one of them")
-        seen[key] = number
-        if key == "disk":
-            disk = value
-        else:
-            words += _option(where, name, key, value, options)
-    if not disk:
+    disk: str
+    options: AttachOptions
+
+
+def read_disk_file(path: Path) -> DiskFile:
+    """Raises UsageError, which names the file and the line."""
+    entries = read_entries(
+        _read(path),
+        path,
+        _KEYS,
+        expected="for example: disk = mystore/disks/data; keys are disk and the options of dyskctl attach",
+        fold=lambda key: key.replace("_", "-"),
+    )
+    for key in _NOT_HERE:
+        if key in entries:
+            raise UsageError(f"{entries[key].where}: {key} cannot be set here", remedy=_NOT_HERE[key])
+    disk = entries.pop("disk", None)
+    if disk is None:
         raise UsageError(f"{path} names no disk", remedy="add a line: disk = ACCOUNT/CONTAINER/BLOB")
-    return [disk, "--name", path.stem, *words]
+    values = {ATTACH_OPTIONS[key].field: _value(ATTACH_OPTIONS[key], entry) for key, entry in entries.items()}
+    return DiskFile(disk.value, AttachOptions(name=path.stem, **values))
 
 
-def _option(where: str, name: str, key: str, value: str, options: Mapping[str, bool]) -> list[str]:
-    if key in _NOT_HERE:
-        raise UsageError(f"{where}: {name} cannot be set here", remedy=_NOT_HERE[key] or None)
-    if key not in options:
-        known = [*options, "disk"]
-        near = difflib.get_close_matches(key, known, 1)
-        raise UsageError(
-            f"{where}: unknown key {name!r}",
-            remedy=f"did you mean {near[0]}?" if near else "keys are disk and the options of dyskctl attach",
-        )
-    if options[key]:
-        return [f"--{key}", value]
-    if value.lower() not in ("yes", "no"):
-        raise UsageError(f"{where}: expected yes or no")
-    return [f"--{key}"] if value.lower() == "yes" else []
+def _value(option: Option, entry: Entry) -> Any:
+    if option.is_switch:
+        if entry.value.lower() not in _SWITCH:
+            raise UsageError(f"{entry.where}: expected yes or no", remedy=f"write {option.key} = yes, or leave it out")
+        return _SWITCH[entry.value.lower()]
+    try:
+        return option.read(entry.value)
+    except UsageError as error:
+        raise UsageError(f"{entry.where}: {error}", remedy=error.remedy) from None
 
 
 def _read(path: Path) -> str:

@@ -13,18 +13,16 @@ and what mount 2.38 was seen to pass: `SPEC DIR -sfnv -o ro,...`, with the x- op
 
 from __future__ import annotations
 
-import math
-import shlex
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
-from blobfuse_dysk.disk import AttachOptions, DiskAddress, check_snapshot, parse_duration, parse_size
+from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.keyvalue import suggest
+from blobfuse_dysk.options import MOUNT_OPTIONS, AttachOptions, FileSystem, MountOptions
 
 __all__ = [
     "DEFAULT_FILE_SYSTEM",
-    "DYSK_OPTIONS",
     "MOUNT_USAGE",
     "UMOUNT_USAGE",
     "MountRequest",
@@ -34,38 +32,8 @@ __all__ = [
     "split_options",
 ]
 
-_Value = TypeVar("_Value")
-_DEFAULTS = AttachOptions()
-FileSystem = Literal["ext4", "xfs", "btrfs", "auto"]
-FILE_SYSTEMS: tuple[FileSystem, ...] = ("ext4", "xfs", "btrfs", "auto")
 DEFAULT_FILE_SYSTEM = "ext4"  # what a blank disk gets when fstype= does not say it
 
-DYSK_OPTIONS = (
-    "allow-http",
-    "break-lease",
-    "cache",
-    "checksum",
-    "credentials",
-    "endpoint",
-    "fstype",
-    "io-timeout",
-    "iops",
-    "lease",
-    "lease-id",
-    "mbps",
-    "mkfs",
-    "mkfs.options",
-    "name",
-    "partition",
-    "read-cache-size",
-    "realm",
-    "sector-size",
-    "snapshot",
-    "vhd",
-    "write-cache-size",
-    "write-delay",
-)
-_WITHOUT_VALUE = frozenset({"allow-http", "break-lease"})
 # For mount(8), libmount, init systems and people; neither the kernel nor a file system knows them. `nofail` and `user`
 # have been acted upon before a helper is started; `helper` is ours to set.
 _DROPPED = frozenset(
@@ -176,7 +144,11 @@ def split_options(text: str) -> list[str]:
 
 
 def _split_words(arguments: list[str], flags: str, with_value: str, usage: str) -> _Words:
-    """A getopt for the few forms that mount(8) produces and people type: -s -fnv -o ro -oro, in any place."""
+    """A getopt for the few forms that mount(8) produces and people type: -s -fnv -o ro -oro, in any place.
+
+    Not gnu_getopt: where POSIXLY_CORRECT is set, that stops at the first word that is no option, and mount(8) writes
+    `-o` behind the directory.
+    """
     positional: list[str] = []
     found = ""
     values: dict[str, str] = {}
@@ -212,117 +184,51 @@ def _apply(request: MountRequest, options: list[str]) -> MountRequest:
             request = replace(request, read_only=name == "ro")
         elif option == "remount":
             request = replace(request, remount=True)
-        elif name in DYSK_OPTIONS:
-            _check_value(name, bool(has_value), value)
-            ours[name] = value.strip('"')
+        elif name in MOUNT_OPTIONS:
+            ours[name] = _value(name, bool(has_value), value)
         elif name in _DROPPED or name.startswith(("x-", "X-")):
             request = replace(request, nofail=request.nofail or name == "nofail")
         else:
             near = None if request.sloppy else _nearest(name)
             if near:
-                raise UsageError(f"unknown option {name}", remedy=f"did you mean {near}?")
+                raise UsageError(f"unknown option {name}", remedy=near)
             passed.append(option)
     return _with_ours(replace(request, options=tuple(passed)), ours)
 
 
-def _check_value(name: str, has_value: bool, value: str) -> None:
-    if name in _WITHOUT_VALUE and has_value:
-        raise UsageError(f"option {name} takes no value", remedy=f"write {name}")
-    if name not in _WITHOUT_VALUE and not value:
-        raise UsageError(f"option {name} has no value", remedy=f"write {name}=..., see mount.dysk(8)")
+def _value(name: str, has_value: bool, text: str) -> str:
+    """The text of an option's value without its quotes; '' for a switch."""
+    if MOUNT_OPTIONS[name].is_switch:
+        if has_value:
+            raise UsageError(f"option {name} takes no value", remedy=f"write {name}")
+    elif not text:
+        raise MOUNT_OPTIONS[name].without_value()
+    return text.strip('"')
 
 
 def _with_ours(request: MountRequest, ours: dict[str, str]) -> MountRequest:
     """Read the values of our own options."""
-    disk = replace(request.disk, snapshot=ours.get("snapshot", request.disk.snapshot))
-    check_snapshot(disk.snapshot)
+    rows = [MOUNT_OPTIONS[name] for name in ours]
+    values: dict[str, Any] = {row.field: row.is_switch or row.read(ours[row.key]) for row in rows}
+    of_mount = {each.name: values.pop(each.name) for each in fields(MountOptions) if each.name in values}
+    mount = MountOptions(**of_mount)
+    disk = replace(request.disk, snapshot=mount.snapshot or request.disk.snapshot)
     read_only = request.read_only or disk.snapshot is not None
-    lease = parse_duration(ours["lease"], "lease") if "lease" in ours else _DEFAULTS.lease_s
-    io_timeout = parse_duration(ours["io-timeout"], "io-timeout") if "io-timeout" in ours else _DEFAULTS.io_timeout_s
-    attach = AttachOptions(
-        name=ours.get("name"),
-        read_only=read_only,
-        break_lease="break-lease" in ours,
-        lease_s=lease,
-        lease_id=ours.get("lease-id"),
-        sector_size=_one_of(ours, "sector-size", {"512": 512, "4096": 4096}, 512),
-        partscan="partition" in ours,
-        io_timeout_s=io_timeout,
-        vhd=_one_of(ours, "vhd", {"auto": "auto", "yes": "yes", "no": "no"}, "auto"),
-        cache=_one_of(ours, "cache", {"none": "none", "readonly": "readonly", "readwrite": "readwrite"}, "readwrite"),
-        write_cache_size=_read(ours, "write-cache-size", parse_size, _DEFAULTS.write_cache_size),
-        read_cache_size=_read(ours, "read-cache-size", parse_size, _DEFAULTS.read_cache_size),
-        write_delay_s=_read(ours, "write-delay", _seconds, _DEFAULTS.write_delay_s),
-        iops=_read(ours, "iops", int, None),
-        mbps=_read(ours, "mbps", float, None),
-        checksum=_one_of(ours, "checksum", {"auto": "auto", "md5": "md5", "none": "none"}, "auto"),
-        endpoint=ours.get("endpoint"),
-        realm=ours.get("realm"),
-        credentials=ours.get("credentials"),
-        allow_http="allow-http" in ours,
-        autoclear=True,
-    )
     return replace(
         request,
         disk=disk,
         read_only=read_only,
-        attach=attach,
-        fstype=_one_of(ours, "fstype", {word: word for word in FILE_SYSTEMS}, "auto"),
-        make_blank=_one_of(ours, "mkfs", {"blank": True, "never": False}, True),
-        mkfs_options=_words_of(ours.get("mkfs.options", "")),
-        partition=_partition(ours.get("partition")),
+        attach=AttachOptions(**values, read_only=read_only, partscan=mount.partition is not None, autoclear=True),
+        fstype=mount.fstype,
+        make_blank=mount.mkfs == "blank",
+        mkfs_options=mount.mkfs_options or (),
+        partition=mount.partition,
     )
 
 
-def _one_of(ours: dict[str, str], name: str, allowed: dict[str, _Value], default: _Value) -> _Value:
-    if name not in ours:
-        return default
-    if ours[name] not in allowed:
-        raise UsageError(f"{name}={ours[name]} is not known", remedy=f"use {name}={'|'.join(allowed)}")
-    return allowed[ours[name]]
-
-
-def _read(ours: dict[str, str], name: str, read: Callable[[str], _Value], default: _Value) -> _Value:
-    """The value of an option that has its own notation."""
-    if name not in ours:
-        return default
-    try:
-        return read(ours[name])
-    except ValueError:
-        raise UsageError(f"{name}={ours[name]} is not a number", remedy=f"write {name}=N") from None
-
-
-def _seconds(text: str) -> float:
-    seconds = parse_duration(text, "write-delay")
-    return math.inf if seconds is None else seconds
-
-
-def _words_of(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(text))
-    except ValueError as error:
-        raise UsageError(f"mkfs.options: {error}", remedy="quote it as a shell wants it") from None
-
-
-def _partition(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 255:
-        raise UsageError(f"partition={text} is not a partition's number", remedy="use a number from 1 on")
-    return int(text)
-
-
 def _nearest(name: str) -> str | None:
-    """The option of ours that this word was probably meant to be."""
-    import difflib  # only for words that are not ours; the helper starts faster without it
-
+    """`did you mean ...?` for a word that was probably meant to be an option of ours."""
     word = name.lower().replace("_", "-")
-    if word in DYSK_OPTIONS:
-        return word
     if word in _READ_ONLY:
-        return "ro"
-    if word.startswith(("mkfs", "dysk")):
-        near = difflib.get_close_matches(word, DYSK_OPTIONS, n=1, cutoff=0)
-    else:
-        near = difflib.get_close_matches(word, DYSK_OPTIONS, n=1, cutoff=_NEAR)
-    return near[0] if near else None
+        return "did you mean ro?"
+    return suggest(word, MOUNT_OPTIONS, most=1, cutoff=0 if word.startswith(("mkfs", "dysk")) else _NEAR)

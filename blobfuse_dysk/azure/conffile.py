@@ -18,9 +18,7 @@ is a comment. It must be readable by its owner only, and belong to root or to th
 from __future__ import annotations
 
 import base64
-import difflib
 import os
-import re
 import shlex
 import stat
 from collections.abc import Callable
@@ -31,6 +29,7 @@ from typing import TypeVar
 from blobfuse_dysk.azure.sas import Sas
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import CredentialError, UsageError
+from blobfuse_dysk.keyvalue import Entry, read_entries
 
 __all__ = ["Conf", "ConnectionString", "check_key", "read_conf"]
 
@@ -44,7 +43,6 @@ _KEYS = (
 _PROOFS = ("account_key", "sas", "connection_string", "token_command")
 _AUTH = {"key": ("account_key", "connection_string"), "sas": ("sas", "connection_string"), "entra": ("token_command",)}
 _SWITCH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
-_KEY = re.compile(r"[a-z_]{1,24}\Z")  # anything else is not repeated in a message: it may be a bare secret
 _T = TypeVar("_T")
 
 
@@ -129,17 +127,15 @@ def check_key(key: str, source: str) -> str:
 
 def read_conf(path: Path) -> Conf:
     """Read and check a credential file. Raises CredentialError, which names the file and the line."""
-    lines = _parse(path, _read_private(path))
+    expected = f"keys are {', '.join(_KEYS)}"
+    entries = read_entries(_read_private(path), path, _KEYS, expected=expected, error=CredentialError)
 
     def value(key: str, read: Callable[[str, str], _T], default: _T) -> _T:
-        if key not in lines:
-            return default
-        number, text = lines[key]
-        return read(text, f"{path}, line {number}")
+        return read(entries[key].value, entries[key].where) if key in entries else default
 
     return Conf(
         path=path,
-        auth=_auth(path, lines),
+        auth=_auth(path, entries),
         account_key=value("account_key", check_key, ""),
         sas=value("sas", lambda text, source: Sas.parse(text, source).text, ""),
         connection=value("connection_string", ConnectionString.parse, None),
@@ -178,59 +174,27 @@ def _read_private(path: Path) -> str:
         raise CredentialError(f"credential file {path} cannot be read: {error.strerror}", remedy=remedy) from error
 
 
-def _parse(path: Path, text: str) -> dict[str, tuple[int, str]]:
-    """Return key -> (line number, value)."""
-    found: dict[str, tuple[int, str]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        key, equals, value = (part.strip() for part in line.partition("="))
-        where = f"{path}, line {number}"
-        key = key.lower()
-        if not equals or not _KEY.match(key):
-            raise CredentialError(f"{where}: expected 'key = value'", remedy=f"keys are {', '.join(_KEYS)}")
-        if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"keys are {', '.join(_KEYS)}"
-            raise CredentialError(f"{where}: unknown key {key!r}", remedy=hint)
-        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
-            value = value[1:-1]
-        if not value:
-            raise CredentialError(
-                f"{where}: expected a value behind '{key} ='", remedy="fill it in, or remove the line"
-            )
-        if key in found:
-            raise CredentialError(
-                f"{where}: {key} is given in line {found[key][0]} already", remedy="remove one of them"
-            )
-        found[key] = (number, value)
-    return found
-
-
-def _auth(path: Path, lines: dict[str, tuple[int, str]]) -> str:
+def _auth(path: Path, entries: dict[str, Entry]) -> str:
     """Which kind of credential the file has: key, sas, entra, anonymous, or '' for none."""
-    proofs = [key for key in _PROOFS if key in lines]
+    proofs = [key for key in _PROOFS if key in entries]
     if len(proofs) > 1:
-        last = max(lines[key][0] for key in proofs)
+        last = max(entries[key].line for key in proofs)
         raise CredentialError(
             f"{path}, line {last}: expected one credential, but {' and '.join(proofs)} are given",
             remedy="remove all but one of them",
         )
-    if "auth" in lines:
-        number, auth = lines["auth"]
+    if "auth" in entries:
+        where, auth = entries["auth"].where, entries["auth"].value
         if auth not in ("key", "sas", "entra", "anonymous"):
-            raise CredentialError(
-                f"{path}, line {number}: expected auth = key, sas, entra or anonymous", remedy="write one of these"
-            )
+            raise CredentialError(f"{where}: expected auth = key, sas, entra or anonymous", remedy="write one of these")
         allowed = _AUTH.get(auth, ())
         if proofs and proofs[0] not in allowed:
             raise CredentialError(
-                f"{path}, line {number}: auth = {auth} does not go with {proofs[0]}", remedy="remove one of the two"
+                f"{where}: auth = {auth} does not go with {proofs[0]}", remedy="remove one of the two"
             )
         if not proofs and auth in ("key", "sas"):
             wanted = " or ".join(allowed)
-            raise CredentialError(f"{path}, line {number}: auth = {auth}, but there is no {wanted}", remedy="add it")
+            raise CredentialError(f"{where}: auth = {auth}, but there is no {wanted}", remedy="add it")
         return auth
     kinds = {"account_key": "key", "sas": "sas", "connection_string": "connection", "token_command": "entra"}
     return kinds[proofs[0]] if proofs else ""

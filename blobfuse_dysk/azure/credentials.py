@@ -18,8 +18,9 @@ from blobfuse_dysk.azure.conffile import Conf, ConnectionString, check_key, read
 from blobfuse_dysk.azure.identity import Credential, Proof, check_transport, credential_from_config
 from blobfuse_dysk.azure.sas import Sas
 from blobfuse_dysk.azure.tokencommand import own_command
-from blobfuse_dysk.disk import DEFAULT_REALM, AttachOptions, DiskAddress, Endpoint
+from blobfuse_dysk.disk import DEFAULT_REALM, DiskAddress, Endpoint
 from blobfuse_dysk.errors import CredentialError
+from blobfuse_dysk.options import AttachOptions
 
 __all__ = ["Credential", "credential_from_config", "resolve"]
 

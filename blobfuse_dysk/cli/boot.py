@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from blobfuse_dysk.cli.attachments import attach
+from blobfuse_dysk.cli.attachments import attach_disk
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import attachment_json, print_error, print_json
 from blobfuse_dysk.cli.types import parse_disk
@@ -42,24 +42,18 @@ def attach_file(context: click.Context, file: Path) -> None:
     from blobfuse_dysk import attachment, ownlease
     from blobfuse_dysk.diskfile import read_disk_file
 
-    options = {
-        name.removeprefix("--"): not parameter.is_flag
-        for parameter in attach.params
-        if isinstance(parameter, click.Option) and parameter.expose_value
-        for name in parameter.opts
-    }
-    words = read_disk_file(file, options)
+    described = read_disk_file(file)
+    disk, options = parse_disk(described.disk), described.options
     with contextlib.suppress(NotFoundError):
-        found = attachment.get(words[2])
+        found = attachment.get(options.name or "")
         if found.state != "dead":
-            if found.disk != parse_disk(words[0]).key:
+            if found.disk != disk.key:
                 raise AttachedError(
                     f"the name {found.name} is taken by {found.disk}", remedy=f"first: dyskctl detach {found.name}"
                 )
             print_json(attachment_json(found)) if settings(context).json else print(found.device)
             return
-    values = attach.make_context("attach", words, parent=context)
-    ownlease.patiently(lambda: attach.invoke(values))
+    ownlease.patiently(lambda: attach_disk(context, disk, options))
 
 
 @click.command(cls=Verb)

@@ -9,8 +9,9 @@ import click
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import print_json, size_text
 from blobfuse_dysk.cli.types import DISK, SIZE, connection_options, connection_settings
-from blobfuse_dysk.disk import MAX_SIZE, AttachOptions, DiskAddress
+from blobfuse_dysk.disk import MAX_SIZE, DiskAddress
 from blobfuse_dysk.errors import AttachedError, DyskError, UsageError
+from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import FOOTER_SIZE, footer
 
 __all__ = ["create", "create_disk", "delete", "refuse_if_attached"]

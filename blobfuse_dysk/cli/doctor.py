@@ -12,8 +12,8 @@ from blobfuse_dysk.cli.findings import Finding
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import hold_warnings, print_json
 from blobfuse_dysk.cli.types import connection_options, connection_settings
-from blobfuse_dysk.disk import AttachOptions
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.options import AttachOptions
 
 __all__ = ["doctor"]
 

@@ -19,8 +19,9 @@ from blobfuse_dysk.azure.identity import untrusted
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.cli.findings import Finding, fail, ok, warn
 from blobfuse_dysk.cli.output import size_text
-from blobfuse_dysk.disk import AttachOptions, DiskAddress, Endpoint
+from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.errors import CredentialError, DyskError, NotFoundError
+from blobfuse_dysk.options import AttachOptions
 
 __all__ = ["account_checks", "parse_target"]
 

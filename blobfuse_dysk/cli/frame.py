@@ -5,7 +5,6 @@ A verb's module is imported when the verb is used, so `dyskctl attach` does not 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,8 +12,9 @@ from typing import Any, Literal
 import click
 
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.keyvalue import suggest
 
-__all__ = ["SECTIONS", "Root", "Settings", "Verb", "settings", "suggest"]
+__all__ = ["SECTIONS", "Root", "Settings", "Verb", "settings"]
 
 
 @dataclass(slots=True)
@@ -75,13 +75,6 @@ def settings(context: click.Context) -> Settings:
     found = context.find_object(Settings)
     assert found is not None  # main() put them there
     return found
-
-
-def suggest(word: str, known: list[str]) -> str | None:
-    """`did you mean ...` for the nearest known words, or None if nothing is near. Dashes in front do not count."""
-    bare = {each.lstrip("-"): each for each in known}
-    near = [bare[each] for each in difflib.get_close_matches(word.lstrip("-"), bare, n=2, cutoff=0.6)]
-    return f"did you mean {' or '.join(near)}?" if near else None
 
 
 def _common_options() -> list[click.Option]:
@@ -146,7 +139,7 @@ class Root(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, rest = args[0], args[1:]
         if name not in _VERBS and not name.startswith("-"):
-            near = suggest(name, list(_VERBS))
+            near = suggest(name, _VERBS)
             raise UsageError(f"unknown verb {name!r}", remedy=near or f"see {ctx.command_path} --help")
         target, flags = _ORIGINAL.get(name, ("", ()))
         if any(word.startswith(flags) for word in rest):

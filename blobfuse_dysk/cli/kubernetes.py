@@ -8,7 +8,7 @@ from blobfuse_dysk.cli.frame import Verb
 from blobfuse_dysk.cli.original_style import flag, read_dysk, read_text
 from blobfuse_dysk.cli.output import print_json
 from blobfuse_dysk.cli.types import DISK, SIZE, connection_options, connection_settings
-from blobfuse_dysk.disk import AttachOptions, DiskAddress
+from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import NotFoundError, UsageError
 from blobfuse_dysk.kubernetes.convert_pv import (
     ACCESS_MODES,
@@ -17,6 +17,7 @@ from blobfuse_dysk.kubernetes.convert_pv import (
     persistent_volume,
     to_yaml,
 )
+from blobfuse_dysk.options import AttachOptions
 
 __all__ = ["convert_pv"]
 

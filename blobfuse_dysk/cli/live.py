@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import click
 
-from blobfuse_dysk.cli.frame import Verb, settings, suggest
+from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import print_error, print_json, warn
-from blobfuse_dysk.cli.types import complete_attachment
-from blobfuse_dysk.disk import parse_duration
+from blobfuse_dysk.cli.types import complete_attachment, credentials_option
 from blobfuse_dysk.errors import DyskError, UsageError
+from blobfuse_dysk.keyvalue import suggest
+from blobfuse_dysk.options import LIVE_OPTIONS
 
 __all__ = ["reload", "set_", "upgrade"]
 
@@ -54,38 +55,17 @@ def _each(
         context.exit(1)
 
 
-def _limit(text: str, name: str) -> float | None:
-    if text == "none":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise UsageError(f"{name} of {text!r}", remedy="give a number, or none for no limit")
-    return value
-
-
-# What a user writes -> the setting, and how it is read.
-_SETTINGS: dict[str, tuple[str, Callable[[str, str], float | None]]] = {
-    "io-timeout": ("io_timeout_s", parse_duration),
-    "iops": ("iops", _limit),
-    "mbps": ("mbps", _limit),
-}
-
-
 def _parse(words: tuple[str, ...]) -> dict[str, float | None]:
     settings: dict[str, float | None] = {}
     for word in words:
         name, equals, text = word.partition("=")
-        if name not in _SETTINGS:
-            near = suggest(name, list(_SETTINGS))
-            known = ", ".join(_SETTINGS)
+        if name not in LIVE_OPTIONS:
+            near = suggest(name, LIVE_OPTIONS)
+            known = ", ".join(LIVE_OPTIONS)
             raise UsageError(f"{name!r} cannot be set while a disk is attached", remedy=near or f"these can: {known}")
         if not equals:
             raise UsageError(f"{name} needs a value", remedy=f"write {name}=VALUE")
-        key, read = _SETTINGS[name]
-        settings[key] = read(text, name)
+        settings[LIVE_OPTIONS[name].field] = LIVE_OPTIONS[name].read(text)
     return settings
 
 
@@ -116,7 +96,7 @@ def set_(context: click.Context, target: str, words: tuple[str, ...]) -> None:
 @click.command(cls=Verb)
 @click.argument("target", metavar="[NAME|DEVICE|DISK]", required=False, shell_complete=complete_attachment)
 @click.option("--all", "everything", is_flag=True, help="All attachments of this machine.")
-@click.option("--credentials", type=click.Path(), metavar="FILE", help="From now on use this credential file.")
+@credentials_option("From now on use this credential file.")
 @click.pass_context
 def reload(context: click.Context, target: str | None, everything: bool, credentials: str | None) -> None:
     """Read the credential file of an attachment again, while the disk is in use.

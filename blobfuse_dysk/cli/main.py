@@ -13,9 +13,10 @@ import sys
 
 import click
 
-from blobfuse_dysk.cli.frame import Root, Settings, suggest
+from blobfuse_dysk.cli.frame import Root, Settings
 from blobfuse_dysk.cli.output import print_error, show_warnings
 from blobfuse_dysk.errors import DyskError
+from blobfuse_dysk.keyvalue import suggest
 
 __all__ = ["main", "root"]
 

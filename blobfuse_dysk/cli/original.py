@@ -23,9 +23,10 @@ from blobfuse_dysk.cli.original_style import (
     realm_option,
 )
 from blobfuse_dysk.cli.types import complete_attachment
-from blobfuse_dysk.disk import AttachOptions, DiskAddress
+from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.environment import dev_dir
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.options import AttachOptions
 
 __all__ = ["mount", "mount_file", "unmount"]
 

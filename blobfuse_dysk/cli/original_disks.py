@@ -18,8 +18,9 @@ from blobfuse_dysk.cli.original_style import (
     realm_option,
 )
 from blobfuse_dysk.cli.types import complete_attachment
-from blobfuse_dysk.disk import DEFAULT_REALM, AttachOptions, DiskAddress
+from blobfuse_dysk.disk import DEFAULT_REALM, DiskAddress
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import footer
 
 __all__ = ["DEFAULT_SIZE_GIB", "blob_name", "create", "create_blob", "delete", "get"]

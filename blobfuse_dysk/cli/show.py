@@ -10,8 +10,9 @@ import click
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import attachment_json, print_json, print_pairs, print_table, size_text
 from blobfuse_dysk.cli.types import complete_attachment, connection_options, connection_settings
-from blobfuse_dysk.disk import AttachOptions, DiskAddress, format_size
+from blobfuse_dysk.disk import DiskAddress, format_size
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.options import AttachOptions
 
 if TYPE_CHECKING:
     from blobfuse_dysk.attachment import Attachment

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from blobfuse_dysk.disk import AttachOptions, Cache, DiskAddress, parse_duration, parse_size
+from blobfuse_dysk.disk import DiskAddress, parse_size
+from blobfuse_dysk.options import ATTACH_OPTIONS, AttachOptions, Option
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = [
     "DISK",
-    "DURATION",
     "GO_BOOL",
     "SIZE",
-    "cache_options",
+    "attach_options",
     "complete_attachment",
     "connection_options",
     "connection_settings",
+    "credentials_option",
     "parse_disk",
 ]
 
@@ -40,16 +45,22 @@ class _Size(click.ParamType[int]):
         return value if isinstance(value, int) else parse_size(value)
 
 
-class _Duration(click.ParamType[float]):
-    """Seconds; `never` and `infinite` become infinity, because click takes None for "not given"."""
+class _Value(click.ParamType[Any]):
+    """The value of an option of the table; mistakes are raised in the table's words."""
 
-    name = "duration"
+    def __init__(self, option: Option) -> None:
+        self.name = option.key
+        self._option = option
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        seconds = parse_duration(value, param.name.replace("_", "-") if param and param.name else "duration")
-        return float("inf") if seconds is None else seconds
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self._option.read(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        if self._option.metavar == "FILE":
+            return click.Path().shell_complete(ctx, param, incomplete)
+        return [CompletionItem(word) for word in self._option.choices if word.startswith(incomplete)]
 
 
 _GO_WORDS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
@@ -71,7 +82,6 @@ class _GoBool(click.ParamType[bool]):
 
 DISK = _Disk()
 SIZE = _Size()
-DURATION = _Duration()
 GO_BOOL = _GoBool()
 
 
@@ -88,51 +98,39 @@ def parse_disk(text: str) -> DiskAddress:
     return disk
 
 
+def attach_options(function: _Function) -> _Function:
+    """All options of an attachment; the parameters are the fields of AttachOptions."""
+    return _options(function, list(ATTACH_OPTIONS))
+
+
 def connection_options(function: _Function) -> _Function:
     """The options that say how to reach the account; `connection_settings` makes AttachOptions of them."""
-    for option in reversed(
-        [
-            click.option(
-                "--credentials",
-                type=click.Path(),
-                metavar="FILE",
-                help="Credential file. Default: /etc/dysk/ACCOUNT.conf, then AZURE_STORAGE_* variables.",
-            ),
-            click.option("--endpoint", metavar="URL", help="Blob service to use, for private and emulated ones."),
-            click.option("--realm", metavar="SUFFIX", help="The cloud's suffix. Default: core.windows.net."),
-            click.option("--allow-http", is_flag=True, help="Allow plain HTTP to another machine. It hides nothing."),
-        ]
-    ):
-        function = option(function)
+    return _options(function, ["credentials", "endpoint", "realm", "allow-http"])
+
+
+def credentials_option(help: str) -> Callable[[_Function], _Function]:
+    """--credentials of a verb where it means more than how to reach the account."""
+    return _option(replace(ATTACH_OPTIONS["credentials"], help=help))
+
+
+def _options(function: _Function, keys: list[str]) -> _Function:
+    for key in reversed(keys):
+        function = _option(ATTACH_OPTIONS[key])(function)
     return function
 
 
-def cache_options(function: _Function) -> _Function:
-    """The options about caches and limits, named as the fields of AttachOptions but for their units."""
-    for option in reversed(
-        [
-            click.option(
-                "--cache",
-                type=click.Choice(get_args(Cache)),
-                default="readwrite",
-                show_default=True,
-                help="readwrite: writes return before the service has them, a flush after; readonly: read ahead only.",
-            ),
-            click.option("--write-cache-size", type=SIZE, default="64MiB", show_default=True, help="For readwrite."),
-            click.option("--read-cache-size", type=SIZE, default="32MiB", show_default=True, help="For read-ahead."),
-            click.option(
-                "--write-delay",
-                type=DURATION,
-                default="1s",
-                show_default=True,
-                help="Written data is on its way after this long, although nobody asked for a flush.",
-            ),
-            click.option("--iops", type=int, metavar="N", help="At most so many requests a second. Default: no limit."),
-            click.option("--mbps", type=float, metavar="N", help="At most so many 10^6 bytes a second."),
-        ]
-    ):
-        function = option(function)
-    return function
+def _option(row: Option) -> Callable[[_Function], _Function]:
+    if row.is_switch:
+        return click.option(f"--{row.key}", row.field, is_flag=True, help=row.help)
+    return click.option(
+        f"--{row.key}",
+        row.field,
+        type=_Value(row),
+        metavar=row.metavar,
+        default=row.default,
+        show_default=row.default is not None,
+        help=row.help,
+    )
 
 
 def connection_settings(

@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from blobfuse_dysk.disk import AttachOptions, DiskAddress, Endpoint
+from blobfuse_dysk.disk import DiskAddress, Endpoint
+from blobfuse_dysk.options import AttachOptions
 
 __all__ = ["Config"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blobfuse_dysk.disk import AttachOptions
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.store.base import Store
 from blobfuse_dysk.vhd import FOOTER_SIZE, parse_footer
 

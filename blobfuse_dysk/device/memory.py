@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from blobfuse_dysk.disk import AttachOptions, format_size
+from blobfuse_dysk.disk import format_size
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.options import AttachOptions
 
 __all__ = ["available", "check"]
 

@@ -12,6 +12,7 @@ from blobfuse_dysk.azure.identity import Credential
 from blobfuse_dysk.device.controlserver import Answer
 from blobfuse_dysk.device.geometry import Geometry, is_blank
 from blobfuse_dysk.errors import DyskError, UsageError
+from blobfuse_dysk.options import LIVE_OPTIONS, Option
 from blobfuse_dysk.store.stack import Stack
 
 __all__ = ["Asked", "Questions"]
@@ -77,7 +78,11 @@ class Questions:
 
     async def _set(self, question: dict[str, Any]) -> dict[str, Any]:
         """Later workers learn of it from the state that the holder keeps."""
-        wanted = {key: _number(key, question[key], least) for key, least in _LEAST.items() if key in question}
+        wanted = {
+            option.field: _setting(option, question[option.field])
+            for option in LIVE_OPTIONS.values()
+            if option.field in question
+        }
         stack = self._worker.stack
         if not stack:
             raise DyskError("the disk is not open now", remedy="try again in a moment")
@@ -104,17 +109,12 @@ class Questions:
         return {}
 
 
-_LEAST: dict[str, float] = {"io_timeout_s": 1, "iops": 1, "mbps": 0.001}
-_NAMES = {"io_timeout_s": "io-timeout"}  # as users type it
-
-
-def _number(key: str, value: object, least: float) -> Any:
-    """A number that makes sense, or None for no limit."""
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or value < least or value == math.inf:
-        raise UsageError(f"{_NAMES.get(key, key)} of {value!r}", remedy=f"use at least {least:g}, or none for no limit")
-    return int(value) if key == "iops" else float(value)
+def _setting(option: Option, value: object) -> Any:
+    """A value of an option that can be changed in use, None included: for ever, or no limit."""
+    if value is not None and not isinstance(value, int | float):
+        raise UsageError(f"{option.key} of {value!r}", remedy="give a number")
+    option.check(value)
+    return value
 
 
 def _describe(credential: Credential) -> dict[str, object]:

@@ -30,7 +30,7 @@ from typing import Literal
 import trio
 
 from blobfuse_dysk.azure.wire import BlobProperties
-from blobfuse_dysk.disk import AttachOptions, Cache
+from blobfuse_dysk.options import AttachOptions, Cache
 from blobfuse_dysk.store.backoff import MOST_RETRY_AFTER_S
 from blobfuse_dysk.store.base import Store
 from blobfuse_dysk.store.blobapi import BlobApi
@@ -57,6 +57,7 @@ __all__ = ["Stack", "StackOptions"]
 log = logging.getLogger(__name__)
 READ_AHEAD = 8 << 20  # bytes of one stream; 10 ms at 800 MB/s
 ATTEMPTS = 3  # within io-timeout, at least: a request that vanishes must leave time for another one
+_DEFAULTS = AttachOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +66,15 @@ class StackOptions:
 
     read_only: bool = False
     break_lease: bool = False
-    lease_s: float | None = 60.0
+    lease_s: float | None = _DEFAULTS.lease_s
     lease_id: str | None = None
-    io_timeout_s: float | None = 300.0
+    io_timeout_s: float | None = _DEFAULTS.io_timeout_s
     node: str = ""
     checksum: Literal["auto", "md5", "none"] = "auto"
     attempt_timeout_s: float = ATTEMPT_TIMEOUT_S
     cache: Cache = "none"
-    read_cache_size: int = 32 << 20
-    write_delay_s: float = 1.0
+    read_cache_size: int = _DEFAULTS.read_cache_size
+    write_delay_s: float = _DEFAULTS.write_delay_s
     iops: int | None = None
     mbps: float | None = None
 

@@ -19,8 +19,8 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blobfuse_dysk.disk import Cache
 from blobfuse_dysk.errors import Kind, StoreError
+from blobfuse_dysk.options import Cache
 from blobfuse_dysk.store.open import ResumeState, open_stack
 from blobfuse_dysk.store.ring import MIN_CAPACITY, Ring
 from blobfuse_dysk.store.stack import StackOptions

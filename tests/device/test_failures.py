@@ -15,8 +15,8 @@ import pytest
 
 from blobfuse_dysk import attachment
 from blobfuse_dysk.device import loop, state
-from blobfuse_dysk.disk import AttachOptions
 from blobfuse_dysk.errors import AttachedError, DeviceError, DyskError, NotFoundError, UsageError
+from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import footer
 from tests.device.conftest import MIB, Node, fill
 from tests.namespaces import need_private_mounts

@@ -127,7 +127,7 @@ def test_force_from_another_mount_namespace(node: Node, monkeypatch: pytest.Monk
     """Where the FUSE mount cannot be seen, its connection is known all the same, so that I/O which waits ends."""
     need_private_mounts()
     disk = node.create()
-    script = "import sys; from blobfuse_dysk.attachment import attach; from blobfuse_dysk.disk import AttachOptions;"
+    script = "import sys; from blobfuse_dysk.attachment import attach; from blobfuse_dysk.options import AttachOptions;"
     script += "print(attach(sys.argv[1], AttachOptions(io_timeout_s=None)).device)"
     command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", script, disk]
     device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

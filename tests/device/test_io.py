@@ -40,7 +40,8 @@ def test_fio_verify_on_azurite(
 ) -> None:
     from blobfuse_dysk.azure.account import create_disk
     from blobfuse_dysk.azure.credentials import resolve
-    from blobfuse_dysk.disk import AttachOptions, DiskAddress
+    from blobfuse_dysk.disk import DiskAddress
+    from blobfuse_dysk.options import AttachOptions
 
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azurite.connection_string)
     disk = DiskAddress.parse(f"{azurite.account}/{container}/data")

@@ -52,7 +52,7 @@ def test_bare_umount2_of_an_autoclear_device(node: Node, tmp_path: Path) -> None
 
 def test_an_autoclear_device_goes_with_the_process_that_attached_it(node: Node) -> None:
     script = (
-        "import sys; from blobfuse_dysk.attachment import attach; from blobfuse_dysk.disk import AttachOptions;"
+        "import sys; from blobfuse_dysk.attachment import attach; from blobfuse_dysk.options import AttachOptions;"
         "attach(sys.argv[1], AttachOptions(autoclear=True)); print('attached', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -281,7 +281,8 @@ def take_lease(node: Node) -> None:
 
     from blobfuse_dysk.azure.blob import BlobClient
     from blobfuse_dysk.azure.credentials import resolve
-    from blobfuse_dysk.disk import AttachOptions, DiskAddress
+    from blobfuse_dysk.disk import DiskAddress
+    from blobfuse_dysk.options import AttachOptions
 
     async def take() -> None:
         address, credential = resolve(

@@ -10,8 +10,9 @@ from blobfuse_dysk import attachment, live
 from blobfuse_dysk.azure import account, credentials
 from blobfuse_dysk.azure.identity import Credential, Proof
 from blobfuse_dysk.cli.main import main
-from blobfuse_dysk.disk import AttachOptions, DiskAddress, Endpoint
+from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.errors import DyskError, NotFoundError
+from blobfuse_dysk.options import AttachOptions
 
 KEY = "a2V5a2V5a2V5"  # no account's
 

@@ -14,9 +14,10 @@ import pytest
 from blobfuse_dysk import attachment, mounttools
 from blobfuse_dysk import mount as helpers
 from blobfuse_dysk.attachment import Attachment
-from blobfuse_dysk.disk import AttachOptions, DiskAddress
+from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import NotFoundError
 from blobfuse_dysk.mounttools import Mounted
+from blobfuse_dysk.options import AttachOptions
 from tests.unit.cli_fakes import EXAMPLE
 
 __all__ = ["DEVICE", "DISK", "Machine", "machine"]

@@ -16,7 +16,8 @@ from blobfuse_dysk.azure.credentials import resolve
 from blobfuse_dysk.azure.identity import Credential, Proof
 from blobfuse_dysk.cli import doctor_account
 from blobfuse_dysk.cli.findings import Finding, ok
-from blobfuse_dysk.disk import AttachOptions, DiskAddress, Endpoint
+from blobfuse_dysk.disk import DiskAddress, Endpoint
+from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.testing import PageBlobServer
 from blobfuse_dysk.testing.server.certificates import make_certificates
 from tests.unit.cli_fakes import EXAMPLE, KEY, Machine, machine

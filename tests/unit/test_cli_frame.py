@@ -69,7 +69,7 @@ def test_without_a_verb_there_is_help_and_exit_code_2(machine: Machine) -> None:
         ),
         (["attach", "m/d/b", "--lease", "soon"], "lease 'soon' is not a time"),
         (["attach", "mystore/disks/b", "--lease", "5"], "lease of 5 s: use 15 to 60 seconds, or infinite"),
-        (["attach", "mystore/disks/b", "--sector-size", "1024"], "'512', '4096'"),
+        (["attach", "mystore/disks/b", "--sector-size", "1024"], "sector-size '1024' is not known: use 512 or 4096"),
         (["create", "mystore/disks/b", "--size", "1000"], "is not a multiple of 512 bytes"),
         (["create", "mystore/disks/b", "--size", "0"], "size is zero"),
         (["create", "mystore/disks/b", "--size", "9TiB"], "above 8 TiB"),
@@ -196,8 +196,19 @@ def test_completion_knows_verbs_options_and_attachments(run_dir: Path) -> None:
     (run_dir / "file").touch()
     assert completions([], "de") == ["delete", "detach"]
     assert completions(["attach"], "--io-t") == ["--io-timeout"]
+    assert completions(["attach", "--cache"], "read") == ["readonly", "readwrite"]
+    assert completions(["attach", "--io-timeout"], "") == []
     assert completions(["detach"], "d") == ["data", "db"]
     assert completions(["detach"], "") == ["data", "db"]
+
+
+def test_completion_leaves_files_to_the_shell() -> None:
+    from click.shell_completion import ShellComplete
+
+    found = ShellComplete(root, {}, "dyskctl", "_DYSKCTL_COMPLETE").get_completions(
+        ["attach", "--credentials"], "/etc/d"
+    )
+    assert [item.type for item in found] == ["file"]
 
 
 def test_completion_without_attachments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,5 +259,5 @@ def test_options_are_spelled_alike_everywhere() -> None:
         for parameter in command.params:
             for name in parameter.opts:
                 if name.startswith("--") and name != "--vhd":
-                    kinds.setdefault(name, set()).add(type(parameter.type).__name__)
+                    kinds.setdefault(name, set()).add(repr((type(parameter.type), parameter.type.name)))
     assert {name: kind for name, kind in kinds.items() if len(kind) > 1} == {}

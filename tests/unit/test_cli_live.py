@@ -70,7 +70,7 @@ def test_set(machine: Machine) -> None:
     assert (result.code, result.out, result.err) == (0, "", "")
     assert machine.run("set", "data", "io-timeout=never").code == 0
     assert machine.calls == [
-        ("change", "data", {"io_timeout_s": 600.0, "iops": 500.0, "mbps": None}),
+        ("change", "data", {"io_timeout_s": 600.0, "iops": 500, "mbps": None}),
         ("change", "data", {"io_timeout_s": None}),
     ]
 
@@ -82,7 +82,7 @@ def test_set(machine: Machine) -> None:
         ("cache=none", "these can: io-timeout, iops, mbps"),
         ("iops", "iops needs a value: write iops=VALUE"),
         ("iops=fast", "give a number, or none"),
-        ("mbps=-1", "give a number, or none"),
+        ("mbps=-1", "use 0.1 or more, or none"),
         ("io-timeout=soon", "is not a time"),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfuse_dysk.disk import AttachOptions
+from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import parse_footer
 from tests.unit.cli_fakes import EXAMPLE, KEY, Machine, machine
 

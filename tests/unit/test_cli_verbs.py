@@ -11,7 +11,7 @@ import pytest
 
 from blobfuse_dysk.azure.account import DiskRow
 from blobfuse_dysk.cli import output
-from blobfuse_dysk.disk import AttachOptions
+from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import footer, parse_footer
 from tests.unit.cli_fakes import EXAMPLE, Machine, machine
 

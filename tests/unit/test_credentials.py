@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk.azure.credentials import Credential, credential_from_config, resolve
-from blobfuse_dysk.disk import AttachOptions, DiskAddress
+from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import CredentialError, DyskError, UsageError
+from blobfuse_dysk.options import AttachOptions
 
 KEY = "c2VjcmV0LXNlY3JldC1zZWNyZXQ="
 SAS = "sv=2021-12-02&sp=rw&sig=SECRET"

@@ -19,7 +19,7 @@ from blobfuse_dysk.device.config import Config
 from blobfuse_dysk.device.control import Control
 from blobfuse_dysk.device.log import WARNING, Log
 from blobfuse_dysk.device.reservation import Reservation, explain
-from blobfuse_dysk.disk import AttachOptions, DiskAddress
+from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
     AttachedError,
     DeviceError,
@@ -30,6 +30,7 @@ from blobfuse_dysk.errors import (
     StoreError,
     UsageError,
 )
+from blobfuse_dysk.options import AttachOptions
 
 
 def test_state_is_written_and_read(tmp_path: Path) -> None:

@@ -6,16 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobfuse_dysk.disk import (
-    MAX_SIZE,
-    AttachOptions,
-    DiskAddress,
-    Endpoint,
-    format_size,
-    parse_duration,
-    parse_size,
-)
+from blobfuse_dysk.disk import MAX_SIZE, DiskAddress, Endpoint, format_size, parse_duration, parse_size
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.options import AttachOptions
 
 
 def test_short_form_keeps_slashes_of_the_blob() -> None:

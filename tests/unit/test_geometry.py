@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from blobfuse_dysk.device.geometry import Geometry, is_blank, measure
-from blobfuse_dysk.disk import AttachOptions
 from blobfuse_dysk.errors import Kind, StoreError, UsageError
+from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.testing import CheckedStore, Fault, FaultyStore, MemoryStore, RecordingStore
 from blobfuse_dysk.vhd import FOOTER_SIZE, footer
 

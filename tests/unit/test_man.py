@@ -13,7 +13,8 @@ import pytest
 from blobfuse_dysk.cli import frame
 from blobfuse_dysk.cli.frame import SECTIONS
 from blobfuse_dysk.cli.main import root
-from blobfuse_dysk.mountoptions import DYSK_OPTIONS, MOUNT_USAGE, UMOUNT_USAGE
+from blobfuse_dysk.mountoptions import MOUNT_USAGE, UMOUNT_USAGE
+from blobfuse_dysk.options import LIVE_OPTIONS, MOUNT_OPTIONS
 from tests.conftest import need
 
 MAN = Path(__file__).resolve().parents[2] / "packaging" / "man"
@@ -63,7 +64,7 @@ def test_the_page_has_no_option_that_no_verb_has() -> None:
 
 def test_the_page_has_no_mount_option_that_there_is_not() -> None:
     named = set(re.findall(r"\bCm ([a-z.-]+)=", MOUNT)) | set(re.findall(r"^\.Cm ([a-z.-]+)=$", MOUNT, re.MULTILINE))
-    assert named - {*DYSK_OPTIONS, *NOT_OURS} == set()
+    assert named - {*MOUNT_OPTIONS, *NOT_OURS} == set()
     assert len(named) > 15
 
 
@@ -75,6 +76,14 @@ def test_flags_of_the_helpers_are_in_the_page(usage: str) -> None:
         assert re.search(rf"\bFl [a-zA-Z]*{letter}", MOUNT), letter
 
 
-@pytest.mark.parametrize("option", DYSK_OPTIONS)
+@pytest.mark.parametrize("option", MOUNT_OPTIONS)
 def test_every_mount_option_is_in_the_page(option: str) -> None:
     assert re.search(rf"\bCm {re.escape(option)}(=|\s)", MOUNT)
+
+
+@pytest.mark.parametrize("option", LIVE_OPTIONS)
+def test_page_and_help_of_set_name_what_can_be_set(option: str) -> None:
+    (paragraph,) = re.findall(r"^\.It Cm set\b.*?(?=^\.It )", DYSKCTL, re.MULTILINE | re.DOTALL)
+    assert re.search(rf"^\.Cm {option}\b", paragraph, re.MULTILINE)
+    command = root.get_command(click.Context(root), "set")
+    assert command and option in (command.help or "").partition("\n")[0]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk.device import memory
-from blobfuse_dysk.disk import AttachOptions
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.options import AttachOptions
 
 
 @pytest.fixture

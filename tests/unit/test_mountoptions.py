@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobfuse_dysk.errors import UsageError
-from blobfuse_dysk.mountoptions import DYSK_OPTIONS, MountRequest, parse_mount, parse_umount, split_options
+from blobfuse_dysk.mountoptions import MountRequest, parse_mount, parse_umount, split_options
+from blobfuse_dysk.options import MOUNT_OPTIONS
 
 DISK = "mystore/disks/data"
 
@@ -70,6 +71,10 @@ def test_every_option_of_ours_reaches_its_place() -> None:
     assert attach.lease_id == "00112233-4455-6677-8899-aabbccddeeff"
     assert (attach.sector_size, attach.name, attach.vhd) == (4096, "web", "no")
     assert request.options == ()
+
+
+def test_options_of_mkfs_may_be_none_at_all() -> None:
+    assert options('mkfs.options=""').mkfs_options == ()
 
 
 def test_ro_attaches_read_only_and_the_last_of_ro_and_rw_wins() -> None:
@@ -141,30 +146,31 @@ def test_sloppy_passes_it_on_instead() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("fstype=ntfs", "ext4|xfs|btrfs|auto"),
-        ("mkfs=always", "blank|never"),
-        ("cache=writeback", "none|readonly|readwrite"),
+        ("fstype=ntfs", "use ext4, xfs, btrfs or auto"),
+        ("mkfs=always", "use blank or never"),
+        ("cache=writeback", "use none, readonly or readwrite"),
         ("write-cache-size=1MiB", "at least 16MiB"),
         ("read-cache-size=4KiB", "at least 1MiB"),
         ("write-delay=0", "more than 0"),
         ("write-delay=never", "more than 0"),
         ("iops=0", "1 or more"),
-        ("iops=many", "iops=N"),
+        ("iops=many", "'many' is not a whole number: give a number, or none"),
         ("mbps=0", "0.1 or more"),
-        ("sector-size=1024", "512|4096"),
+        ("sector-size=1024", "use 512 or 4096"),
         ("partition=0", "number"),
         ("partition=x", "number"),
         ("lease=5", "15 to 60"),
         ("lease=soon", "lease 'soon'"),
         ("io-timeout=0", "at least 1"),
-        ("vhd=maybe", "auto|yes|no"),
-        ("checksum=crc", "auto|md5|none"),
+        ("vhd=maybe", "use auto, yes or no"),
+        ("checksum=crc", "use auto, md5 or none"),
         ("fstype=", "no value"),
         ("credentials", "no value"),
         ("break-lease=yes", "takes no value"),
         ("name=a/b", "device name"),
         ('mkfs.options="-L it\'s"', "quot"),
         ('mkfs.options="-q', "not closed"),
+        ('name=""', "option name has no value"),
     ],
 )
 def test_values_that_cannot_be_taken(text: str, says: str) -> None:
@@ -178,6 +184,12 @@ def test_flags_as_mount_passes_them_and_as_people_type_them() -> None:
     assert request.sloppy and request.fake and request.no_mtab and request.verbose
     assert request.namespace == "/proc/7/ns/mnt"
     assert request.read_only and request.options == ("noatime",)
+
+
+def test_options_behind_the_directory_are_read_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is where mount(8) puts them; getopt(3), and gnu_getopt likewise, would stop at the first other word."""
+    monkeypatch.setenv("POSIXLY_CORRECT", "1")
+    assert parse_mount([DISK, "/mnt", "-o", "ro"]).read_only
 
 
 def test_the_type_may_name_the_file_system() -> None:
@@ -218,7 +230,7 @@ def test_commas_in_quotes_do_not_split() -> None:
     assert split_options('a,b="1,2",c') == ["a", 'b="1,2"', "c"]
 
 
-@pytest.mark.parametrize("name", DYSK_OPTIONS)
+@pytest.mark.parametrize("name", MOUNT_OPTIONS)
 def test_each_option_of_ours_is_taken_as_itself_whatever_it_resembles(name: str) -> None:
     try:
         assert options(name).options == ()

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from blobfuse_dysk.disk import AttachOptions, DiskAddress, Endpoint
+from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.errors import (
     DyskError,
     Kind,
@@ -19,6 +19,7 @@ from blobfuse_dysk.errors import (
     TransportError,
     UsageError,
 )
+from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.store.open import _wants_checksum, open_stack
 from blobfuse_dysk.store.sparse import READ_PATIENCE_S, ZERO_PATIENCE_S
 from blobfuse_dysk.store.stack import StackOptions

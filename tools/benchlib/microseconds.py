@@ -20,7 +20,8 @@ from random import Random
 import trio
 
 from blobfuse_dysk.azure.credentials import resolve
-from blobfuse_dysk.disk import AttachOptions, DiskAddress
+from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.store.base import Store
 from blobfuse_dysk.store.open import open_stack
 from blobfuse_dysk.store.ring import Ring

@@ -6,7 +6,8 @@ import trio
 
 from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.credentials import resolve
-from blobfuse_dysk.disk import AttachOptions, DiskAddress
+from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.options import AttachOptions
 
 __all__ = ["scatter"]
 
