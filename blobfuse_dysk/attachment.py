@@ -204,7 +204,7 @@ def end_of(name: str, timeout_s: float | None = None) -> Iterator[Callable[[], N
 
 def _configure(address: DiskAddress, options: AttachOptions, dead: list[dict[str, Any]]) -> Config:
     """Find the credential, and put into the options what follows from the disk and from the machine."""
-    from blobfuse_dysk.azure.credentials import resolve  # while the worker starts
+    from blobfuse_dysk.azure.credential.resolve import resolve
 
     address, credential = resolve(address, options)
     limit_s = fusefd.request_timeout_s()

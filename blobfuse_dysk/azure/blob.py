@@ -16,8 +16,8 @@ from collections.abc import Mapping
 import trio
 
 from blobfuse_dysk.azure import wire
-from blobfuse_dysk.azure.http import HttpPool, tls_context
-from blobfuse_dysk.azure.identity import NO_CREDENTIAL, Credential, check_transport
+from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential, check_transport
+from blobfuse_dysk.azure.pool import HttpPool, tls_context
 from blobfuse_dysk.azure.signing import Signer
 from blobfuse_dysk.azure.wire import BlobProperties, Buffer, Condition, PageList, Reply, Request, SequenceNumber
 from blobfuse_dysk.clock import bound_clock

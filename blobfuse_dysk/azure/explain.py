@@ -1,7 +1,7 @@
 """Refusals of the service, and failures to reach it, in the words of the person who has to do something about them.
 
-`explain` takes what a BlobClient or account.py raised (or an error that has it as its cause) and returns the error to
-show: the same classes and messages for an attach, a create and a list. It asks nobody.
+`explain` takes what a BlobClient or management.py raised (or an error that has it as its cause) and returns the error
+to show: the same classes and messages for an attach, a create and a list. It asks nobody.
 
 Source: https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes and
 https://learn.microsoft.com/rest/api/storageservices/common-rest-api-error-codes
@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from blobfuse_dysk.azure.identity import NO_CREDENTIAL, Credential, untrusted
-from blobfuse_dysk.azure.sas import RIGHTS
+from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential, untrusted
+from blobfuse_dysk.azure.credential.sas import RIGHTS
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
     CredentialError,

@@ -21,7 +21,8 @@ _MIB = 1 << 20
 
 def create_disk(disk: DiskAddress, size: int, vhd: bool, options: AttachOptions) -> int:
     """Create the page blob; returns the blob's size, which with `vhd` is 512 bytes more than the disk's."""
-    from blobfuse_dysk.azure import account, credentials
+    from blobfuse_dysk.azure import management
+    from blobfuse_dysk.azure.credential import resolve
 
     blob_size = size
     if vhd:
@@ -31,8 +32,8 @@ def create_disk(disk: DiskAddress, size: int, vhd: bool, options: AttachOptions)
         blob_size = size + FOOTER_SIZE
         if blob_size > MAX_SIZE:
             raise UsageError("a VHD has a footer of 512 bytes, so 8 TiB is too large", remedy="use --size 8191GiB")
-    address, credential = credentials.resolve(disk, options)
-    account.create_disk(address, credential, blob_size, footer(size) if vhd else None)
+    address, credential = resolve.resolve(disk, options)
+    management.create_disk(address, credential, blob_size, footer(size) if vhd else None)
     return blob_size
 
 
@@ -98,8 +99,8 @@ def delete(
       dyskctl delete mystore/disks/old
       dyskctl delete mystore/disks/lost --break-lease --yes
     """
-    from blobfuse_dysk.azure import account
-    from blobfuse_dysk.azure import credentials as azure_credentials
+    from blobfuse_dysk.azure import management
+    from blobfuse_dysk.azure.credential import resolve as azure_credentials
 
     if disk.snapshot:
         raise UsageError("a snapshot cannot be deleted this way", remedy="name the disk without ?snapshot=")
@@ -111,7 +112,7 @@ def delete(
             raise DyskError("nothing was deleted")
     options = connection_settings(credentials, endpoint, realm, allow_http)
     address, credential = azure_credentials.resolve(disk, options)
-    account.delete_disk(address, credential, break_lease=break_lease)
+    management.delete_disk(address, credential, break_lease=break_lease)
     if settings(context).json:
         print_json({"disk": str(disk), "deleted": True})
     else:

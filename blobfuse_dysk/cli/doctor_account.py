@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.credentials import Credential, resolve
+from blobfuse_dysk.azure.credential.credential import untrusted
+from blobfuse_dysk.azure.credential.resolve import Credential, resolve
 from blobfuse_dysk.azure.explain import explain, leased, not_a_page_blob
-from blobfuse_dysk.azure.http import tls_context
-from blobfuse_dysk.azure.identity import untrusted
+from blobfuse_dysk.azure.pool import tls_context
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.cli.findings import Finding, fail, ok, warn
 from blobfuse_dysk.cli.output import size_text
@@ -213,7 +213,7 @@ def _properties(address: DiskAddress, credential: Credential) -> BlobProperties:
 
 def _container(address: DiskAddress, credential: Credential) -> Finding:
     """The container is there, and can be listed if the credential is for that."""
-    from blobfuse_dysk.azure import account
+    from blobfuse_dysk.azure import management
 
     name = f"{address.account}/{address.container}"
     if credential.sas and credential.sas.resource == "b":
@@ -221,7 +221,7 @@ def _container(address: DiskAddress, credential: Credential) -> Finding:
     if credential.sas and not credential.sas.has("l"):
         return _container_unlisted(address, credential)
     try:
-        rows = account.list_disks(address, credential)
+        rows = management.list_disks(address, credential)
     except CredentialError:
         raise
     except DyskError as error:
@@ -270,11 +270,11 @@ def _rights(credential: Credential) -> Finding:
 
 def _write_test(address: DiskAddress, credential: Credential) -> Finding:
     """Make a page blob of 512 bytes, lease it, write to it, release it, delete it."""
-    from blobfuse_dysk.azure import account
+    from blobfuse_dysk.azure import management
 
     probe = replace(address, blob=f"dyskctl-doctor-{uuid.uuid4().hex}", snapshot=None)
     try:
-        account.create_disk(probe, credential, _PROBE_SIZE, create_container=False)
+        management.create_disk(probe, credential, _PROBE_SIZE, create_container=False)
     except DyskError as error:
         return _failed("write test", error)
     try:
@@ -306,10 +306,10 @@ def _lease_and_write(probe: DiskAddress, credential: Credential) -> None:
 
 def _delete(probe: DiskAddress, credential: Credential) -> str | None:
     """None when it is deleted, else why it is not."""
-    from blobfuse_dysk.azure import account
+    from blobfuse_dysk.azure import management
 
     try:
-        account.delete_disk(probe, credential, break_lease=True)
+        management.delete_disk(probe, credential, break_lease=True)
     except DyskError as error:
         return str(error)
     return None

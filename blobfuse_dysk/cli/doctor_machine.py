@@ -182,7 +182,7 @@ def run_directory() -> Finding:
 
 def credential_files() -> Finding:
     """Each credential file can be read, and by nobody else."""
-    from blobfuse_dysk.azure.conffile import read_conf
+    from blobfuse_dysk.azure.credential.file import read_conf
 
     directory = environment.config_dir()
     try:  # not glob, which takes a directory that it may not read for an empty one

@@ -110,10 +110,11 @@ def _labels(text: str) -> dict[str, str]:
 
 def _size_of(disk: DiskAddress, options: AttachOptions) -> int:
     """Ask the service for the blob's size in bytes."""
-    from blobfuse_dysk.azure import account, credentials
+    from blobfuse_dysk.azure import management
+    from blobfuse_dysk.azure.credential import resolve
 
-    address, credential = credentials.resolve(disk, options)
-    for row in account.list_disks(address, credential, prefix=disk.blob):
+    address, credential = resolve.resolve(disk, options)
+    for row in management.list_disks(address, credential, prefix=disk.blob):
         if row.disk == disk.key:
             return row.size
     raise NotFoundError(f"{disk} does not exist", remedy=f"see dyskctl list --remote {disk.account}/{disk.container}")

@@ -35,11 +35,12 @@ def blob_name(name: str, with_footer: bool) -> str:
 
 def create_blob(disk: DiskAddress, size_gib: int, with_footer: bool, options: AttachOptions) -> None:
     """Create a blob in the original's layout: the footer lies inside the size asked for."""
-    from blobfuse_dysk.azure import account, credentials
+    from blobfuse_dysk.azure import management
+    from blobfuse_dysk.azure.credential import resolve
 
     size = size_gib << 30
-    address, credential = credentials.resolve(disk, options)
-    account.create_disk(address, credential, size, footer(size) if with_footer else None)
+    address, credential = resolve.resolve(disk, options)
+    management.create_disk(address, credential, size, footer(size) if with_footer else None)
 
 
 @click.command(cls=Verb)
@@ -113,15 +114,15 @@ def delete(
     Example:
       dyskctl delete -a mystore -k - -p data.vhd < key
     """
-    from blobfuse_dysk.azure import account as azure_account
-    from blobfuse_dysk.azure import credentials
+    from blobfuse_dysk.azure import management as azure_account
+    from blobfuse_dysk.azure.credential import resolve
     from blobfuse_dysk.cli.disks import refuse_if_attached
 
     if not pageblob_name:
         raise UsageError("the page blob's name is missing", remedy="add -p NAME")
     disk = address_of(account, container_name, pageblob_name, key, sas)
     refuse_if_attached(disk)
-    address, credential = credentials.resolve(disk, AttachOptions(realm=realm_option(realm)))
+    address, credential = resolve.resolve(disk, AttachOptions(realm=realm_option(realm)))
     azure_account.delete_disk(address, credential, break_lease=break_lease, lease_id=lease_id)
     print_status(f"Deleted page blob {disk}")
 

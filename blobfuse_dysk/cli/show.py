@@ -74,10 +74,11 @@ def _list_local(as_json: bool) -> None:
 
 
 def _list_remote(remote: str, options: AttachOptions, as_json: bool) -> None:
-    from blobfuse_dysk.azure import account, credentials
+    from blobfuse_dysk.azure import management
+    from blobfuse_dysk.azure.credential import resolve
 
-    address, credential = credentials.resolve(container_address(remote), options)
-    rows = account.list_disks(address, credential)
+    address, credential = resolve.resolve(container_address(remote), options)
+    rows = management.list_disks(address, credential)
     if as_json:
         print_json([dataclasses.asdict(row) for row in rows])
         return

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from blobfuse_dysk.azure.identity import Credential
+from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.device import armour
 from blobfuse_dysk.device.config import Config
 from blobfuse_dysk.store.open import ResumeState, open_stack

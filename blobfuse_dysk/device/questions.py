@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import trio
 
-from blobfuse_dysk.azure.identity import Credential
+from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.device.controlserver import Answer
 from blobfuse_dysk.device.geometry import Geometry, is_blank
 from blobfuse_dysk.errors import DyskError, UsageError

@@ -34,8 +34,8 @@ import pyfuse3
 import trio
 
 from blobfuse_dysk import __version__, environment
-from blobfuse_dysk.azure.credentials import credential_from_config
-from blobfuse_dysk.azure.credentialwatch import watch
+from blobfuse_dysk.azure.credential.resolve import credential_from_config
+from blobfuse_dysk.azure.credential.watch import watch
 from blobfuse_dysk.device import armour, fuseloop, message, serving
 from blobfuse_dysk.device.blockfile import BlockFile
 from blobfuse_dysk.device.briefing import Briefing, await_go, take_briefing

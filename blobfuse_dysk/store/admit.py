@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.azure.explain import explain, not_a_page_blob
-from blobfuse_dysk.azure.identity import Credential
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.disk import MAX_SIZE, DiskAddress
 from blobfuse_dysk.errors import Kind, StoreError, UsageError

@@ -24,7 +24,7 @@ from blobfuse_dysk.store.ring import Ring
 from blobfuse_dysk.store.stack import Stack, StackOptions
 
 if TYPE_CHECKING:
-    from blobfuse_dysk.azure.identity import Credential
+    from blobfuse_dysk.azure.credential.credential import Credential
 
 __all__ = ["ResumeState", "open_stack"]
 

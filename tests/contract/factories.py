@@ -10,7 +10,7 @@ from typing import cast
 
 import trio
 
-from blobfuse_dysk.azure.identity import Credential
+from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import Kind
 from blobfuse_dysk.store.base import Store

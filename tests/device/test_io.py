@@ -38,8 +38,8 @@ def test_fio_verify(node: Node, sector_size: int) -> None:
 def test_fio_verify_on_azurite(
     run_dirs: RunDirs, azurite: Azurite, container: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from blobfuse_dysk.azure.account import create_disk
-    from blobfuse_dysk.azure.credentials import resolve
+    from blobfuse_dysk.azure.credential.resolve import resolve
+    from blobfuse_dysk.azure.management import create_disk
     from blobfuse_dysk.disk import DiskAddress
     from blobfuse_dysk.options import AttachOptions
 

@@ -280,7 +280,7 @@ def take_lease(node: Node) -> None:
     import trio
 
     from blobfuse_dysk.azure.blob import BlobClient
-    from blobfuse_dysk.azure.credentials import resolve
+    from blobfuse_dysk.azure.credential.resolve import resolve
     from blobfuse_dysk.disk import DiskAddress
     from blobfuse_dysk.options import AttachOptions
 

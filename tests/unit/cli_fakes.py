@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from blobfuse_dysk import attachment, live
-from blobfuse_dysk.azure import account, credentials
-from blobfuse_dysk.azure.identity import Credential, Proof
+from blobfuse_dysk.azure import management
+from blobfuse_dysk.azure.credential import resolve
+from blobfuse_dysk.azure.credential.credential import Credential, Proof
 from blobfuse_dysk.cli.main import main
 from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.errors import DyskError, NotFoundError
@@ -35,7 +36,7 @@ class Machine:
     disks: dict[str, int] = field(default_factory=dict)
     calls: list[tuple[object, ...]] = field(default_factory=list)
     failure: Exception | BaseException | None = None
-    rows: list[account.DiskRow] = field(default_factory=list)
+    rows: list[management.DiskRow] = field(default_factory=list)
     secrets: list[tuple[str | None, str | None]] = field(default_factory=list)
 
     def run(self, *words: str) -> Outcome:
@@ -101,7 +102,7 @@ class Machine:
         self._note("delete", str(address), options)
         del self.disks[str(address)]
 
-    def list_disks(self, address: DiskAddress, credential: Credential, prefix: str = "") -> list[account.DiskRow]:
+    def list_disks(self, address: DiskAddress, credential: Credential, prefix: str = "") -> list[management.DiskRow]:
         self._note("list", f"{address.account}/{address.container}", prefix)
         return [row for row in self.rows if row.disk.startswith(f"{address.account}/{address.container}/{prefix}")]
 
@@ -146,6 +147,6 @@ def machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     for name in ("upgrade", "change", "reload_credential"):
         monkeypatch.setattr(live, name, getattr(fake, name))
     for name in ("create_disk", "delete_disk", "list_disks"):
-        monkeypatch.setattr(account, name, getattr(fake, name))
-    monkeypatch.setattr(credentials, "resolve", fake.resolve)
+        monkeypatch.setattr(management, name, getattr(fake, name))
+    monkeypatch.setattr(resolve, "resolve", fake.resolve)
     return fake

@@ -9,7 +9,7 @@ from functools import partial
 
 import trio
 
-from blobfuse_dysk.azure.http import HttpPool
+from blobfuse_dysk.azure.pool import HttpPool
 from blobfuse_dysk.azure.signing import AnonymousSigner
 from blobfuse_dysk.azure.wire import Buffer, Reply, Request
 from blobfuse_dysk.disk import Endpoint

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from blobfuse_dysk.azure.identity import Credential
+from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError
 from blobfuse_dysk.store.open import ResumeState, open_stack

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.identity import Credential, Proof
+from blobfuse_dysk.azure.credential.credential import Credential, Proof
 from blobfuse_dysk.azure.signing import http_date
 from blobfuse_dysk.azure.wire import content_md5
 from blobfuse_dysk.disk import DiskAddress

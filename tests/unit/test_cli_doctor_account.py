@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from blobfuse_dysk.azure.credentials import resolve
-from blobfuse_dysk.azure.identity import Credential, Proof
+from blobfuse_dysk.azure.credential.credential import Credential, Proof
+from blobfuse_dysk.azure.credential.resolve import resolve
 from blobfuse_dysk.cli import doctor_account
 from blobfuse_dysk.cli.findings import Finding, ok
 from blobfuse_dysk.disk import DiskAddress, Endpoint

@@ -250,7 +250,7 @@ def test_convert_pv_of_a_dysk(machine: Machine, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_convert_pv_of_a_disk_asks_the_service_for_its_size(machine: Machine) -> None:
-    from blobfuse_dysk.azure.account import DiskRow
+    from blobfuse_dysk.azure.management import DiskRow
 
     machine.rows = [
         DiskRow("mystore/disks/data2", 9 * GIB, 0, "available", None, None),

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from blobfuse_dysk.azure.account import DiskRow
+from blobfuse_dysk.azure.management import DiskRow
 from blobfuse_dysk.cli import output
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import footer, parse_footer

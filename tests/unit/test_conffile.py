@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from blobfuse_dysk.azure.conffile import DEVELOPMENT_KEY, Conf, ConnectionString, read_conf
-from blobfuse_dysk.azure.sas import Sas
+from blobfuse_dysk.azure.credential.file import DEVELOPMENT_KEY, Conf, ConnectionString, read_conf
+from blobfuse_dysk.azure.credential.sas import Sas
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import CredentialError
 

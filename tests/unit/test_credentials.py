@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfuse_dysk.azure.credentials import Credential, credential_from_config, resolve
+from blobfuse_dysk.azure.credential.resolve import Credential, credential_from_config, resolve
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import CredentialError, DyskError, UsageError
 from blobfuse_dysk.options import AttachOptions

@@ -1,4 +1,4 @@
-"""credentialwatch.py: a file that changes is read again, and an end that comes near is warned of."""
+"""credential/watch.py: a file that changes is read again, and an end that comes near is warned of."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from blobfuse_dysk.azure import credentialwatch
-from blobfuse_dysk.azure.conffile import read_conf
-from blobfuse_dysk.azure.credentialwatch import watch
-from blobfuse_dysk.azure.identity import Credential, Proof
+from blobfuse_dysk.azure.credential import watch
+from blobfuse_dysk.azure.credential.credential import Credential, Proof
+from blobfuse_dysk.azure.credential.file import read_conf
 from blobfuse_dysk.errors import CredentialError
 from tests.unit.test_identity import KEYS, until
 
@@ -37,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading a file takes a thread, which a clock of trio's own does not wait for."""
-    monkeypatch.setattr(credentialwatch, "LOOK_S", 0.01)
+    monkeypatch.setattr(watch, "LOOK_S", 0.01)
 
 
 def of(path: Path) -> Credential:
@@ -57,7 +56,7 @@ def remove(path: Path) -> None:
 async def test_a_file_that_is_replaced(path: Path, often: None) -> None:
     credential = of(path)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, credential)
+        nursery.start_soon(watch.watch, credential)
         await trio.testing.wait_all_tasks_blocked()
         write(path, f"account_key = {KEYS[1]}\n")
         await until(lambda: key(credential) == KEYS[1])
@@ -79,7 +78,7 @@ async def test_a_file_that_cannot_be_taken(
     """The old credential stays, the log says why, once; a better file is taken later."""
     credential = of(path)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, credential)
+        nursery.start_soon(watch.watch, credential)
         await trio.testing.wait_all_tasks_blocked()
         if text is None:
             remove(path)
@@ -102,7 +101,7 @@ async def test_the_end_of_a_sas_is_warned_of_in_stages(
     credential = Credential("acc", Proof("sas", "the disk's URL", sas=sas))
     monkeypatch.setattr(time, "time", lambda: began + trio.current_time())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, credential)
+        nursery.start_soon(watch.watch, credential)
         seen = []
         for hours in (12, 25, 47.5, 47.9, 48.5):
             await trio.sleep_until(hours * 3600)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfuse_dysk.azure.credentials import resolve
+from blobfuse_dysk.azure.credential.resolve import resolve
 from blobfuse_dysk.device import fusefd, loop, message, naming, state, usage
 from blobfuse_dysk.device.child import Pauses, WorkerProcess
 from blobfuse_dysk.device.config import Config

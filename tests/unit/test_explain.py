@@ -8,10 +8,10 @@ import time
 
 import pytest
 
+from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential, Proof
+from blobfuse_dysk.azure.credential.tokencommand import Token
 from blobfuse_dysk.azure.explain import explain, leased, not_a_page_blob
-from blobfuse_dysk.azure.identity import NO_CREDENTIAL, Credential, Proof
 from blobfuse_dysk.azure.signing import http_date
-from blobfuse_dysk.azure.tokencommand import Token
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
     CredentialError,

@@ -8,8 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from blobfuse_dysk.azure import http
-from blobfuse_dysk.azure.http import HttpPool
+from blobfuse_dysk.azure.pool import IDLE_S, HttpPool
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import TransportError
 from tests.unit.scripted import Peer, Script, answer, ask, forever, get, pool_to, scripted
@@ -163,13 +162,13 @@ async def _fails(pool: HttpPool, timeout_s: float, sent: bool) -> None:
     assert caught.value.sent == sent
 
 
-@pytest.mark.parametrize(("header", "after_s"), [("X: y", http.IDLE_S), ("Keep-Alive: timeout=5", 4.0)])
+@pytest.mark.parametrize(("header", "after_s"), [("X: y", IDLE_S), ("Keep-Alive: timeout=5", 4.0)])
 async def test_idle_connections_are_closed(header: str, after_s: float, autojump_clock: MockClock) -> None:
     async with pool_to(forever(answer(b"x", "200 OK", header))) as pool:
         await ask(pool)
         await trio.sleep(after_s - 0.5)
         assert pool.connections == 1
-        await trio.sleep(http.IDLE_S if after_s == http.IDLE_S else 6.0)
+        await trio.sleep(IDLE_S if after_s == IDLE_S else 6.0)
         assert pool.connections == 0
 
 

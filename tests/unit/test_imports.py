@@ -45,7 +45,7 @@ RANK = {
 }
 # Third-party packages that only some places may import, since they are slow to load: path prefixes inside the package.
 ONLY_IN = {
-    "azure": ("azure/account.py", "azure/token.py"),
+    "azure": ("azure/management.py", "azure/credential/token.py"),
     "click": ("cli/",),
 }
 

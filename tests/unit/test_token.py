@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from azure.core.exceptions import ClientAuthenticationError
 
-from blobfuse_dysk.azure import token
+from blobfuse_dysk.azure.credential import token
 
 
 def login(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[dict[str, Any]]:

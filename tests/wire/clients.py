@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from blobfuse_dysk.azure import account
+from blobfuse_dysk.azure import management
 from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.identity import Credential, Proof
+from blobfuse_dysk.azure.credential.credential import Credential, Proof
 from blobfuse_dysk.disk import DiskAddress, Endpoint
 from tests.conftest import Service
 
@@ -36,7 +36,7 @@ def by_token(service: Service, command: tuple[str, ...], **options: Any) -> Cred
 def new_disk(service: Service, container: str, size: int = 8 << 20, **options: Any) -> DiskAddress:
     """Create an empty page blob and return its address. options: of the credential."""
     address = address_of(service, container)
-    account.create_disk(address, by_key(service, **options), size)
+    management.create_disk(address, by_key(service, **options), size)
     return address
 
 

@@ -15,9 +15,9 @@ import pytest
 from azure.storage.blob import BlobClient as SdkBlobClient
 from azure.storage.blob import BlobServiceClient
 
-from blobfuse_dysk.azure import account
-from blobfuse_dysk.azure.account import DiskRow, create_disk, delete_disk, list_disks
-from blobfuse_dysk.azure.identity import Credential, Proof
+from blobfuse_dysk.azure import management
+from blobfuse_dysk.azure.credential.credential import Credential, Proof
+from blobfuse_dysk.azure.management import DiskRow, create_disk, delete_disk, list_disks
 from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.errors import CredentialError, DyskError, LeasedError, NotFoundError, TransportError, UsageError
 from blobfuse_dysk.testing import PageBlobServer
@@ -242,7 +242,7 @@ def test_a_clock_that_is_off(container: str) -> None:
     ],
 )
 def test_nobody_there(host: str, kind: type[DyskError], message: str, container: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr(account, "_RETRIES", 0)
+    monkeypatch.setattr(management, "_RETRIES", 0)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = Endpoint("http", host, unused.getsockname()[1])

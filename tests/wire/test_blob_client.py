@@ -11,7 +11,7 @@ import trio
 from azure.storage.blob import BlobClient as SdkBlobClient
 
 from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.http import HttpPool
+from blobfuse_dysk.azure.pool import HttpPool
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import ServiceError, UsageError
 from blobfuse_dysk.testing import PageBlobServer

@@ -15,8 +15,8 @@ import pytest
 import trio
 
 from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.conffile import read_conf
-from blobfuse_dysk.azure.identity import NO_CREDENTIAL, Credential, Proof
+from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential, Proof
+from blobfuse_dysk.azure.credential.file import read_conf
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import ServiceError, TransportError
 from blobfuse_dysk.testing import PageBlobServer

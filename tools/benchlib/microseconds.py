@@ -19,7 +19,7 @@ from random import Random
 
 import trio
 
-from blobfuse_dysk.azure.credentials import resolve
+from blobfuse_dysk.azure.credential.resolve import resolve
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.store.base import Store

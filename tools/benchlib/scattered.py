@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.credentials import resolve
+from blobfuse_dysk.azure.credential.resolve import resolve
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.options import AttachOptions
 

@@ -2,7 +2,7 @@
 
 A `Credential` hands out signers and renews what it signs with: a file is read again, a token fetched anew. Nothing
 here prints, logs or puts into a repr any secret; `to_config` has them, for the memory of another process of ours only.
-Where a credential comes from is in credentials.py.
+Where a credential comes from is in resolve.py.
 
 trio is imported where it is used: the attaching process makes credentials and hands them on, and never runs trio.
 """
@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blobfuse_dysk.azure.conffile import Conf, read_conf
-from blobfuse_dysk.azure.sas import Sas
+from blobfuse_dysk.azure.credential.file import Conf, read_conf
+from blobfuse_dysk.azure.credential.sas import Sas
+from blobfuse_dysk.azure.credential.tokencommand import Token, fetch_token, own_command
 from blobfuse_dysk.azure.signing import AnonymousSigner, BearerSigner, SasSigner, ServiceClock, SharedKeySigner, Signer
-from blobfuse_dysk.azure.tokencommand import Token, fetch_token, own_command
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import CredentialError, UsageError
 

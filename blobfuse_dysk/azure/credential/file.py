@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from blobfuse_dysk.azure.sas import Sas
+from blobfuse_dysk.azure.credential.sas import Sas
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import CredentialError, UsageError
 from blobfuse_dysk.keyvalue import Entry, read_entries

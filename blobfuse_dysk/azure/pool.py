@@ -14,7 +14,7 @@ import ssl
 import trio
 
 from blobfuse_dysk.azure.connection import Connection, TlsConnection
-from blobfuse_dysk.azure.identity import check_ca_file, untrusted
+from blobfuse_dysk.azure.credential.credential import check_ca_file, untrusted
 from blobfuse_dysk.azure.signing import Signer
 from blobfuse_dysk.azure.wire import Reply, Request
 from blobfuse_dysk.clock import bound_clock

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from blobfuse_dysk import environment
-from blobfuse_dysk.azure.conffile import Conf, ConnectionString, check_key, read_conf
-from blobfuse_dysk.azure.identity import Credential, Proof, check_transport, credential_from_config
-from blobfuse_dysk.azure.sas import Sas
-from blobfuse_dysk.azure.tokencommand import own_command
+from blobfuse_dysk.azure.credential.credential import Credential, Proof, check_transport, credential_from_config
+from blobfuse_dysk.azure.credential.file import Conf, ConnectionString, check_key, read_conf
+from blobfuse_dysk.azure.credential.sas import Sas
+from blobfuse_dysk.azure.credential.tokencommand import own_command
 from blobfuse_dysk.disk import DEFAULT_REALM, DiskAddress, Endpoint
 from blobfuse_dysk.errors import CredentialError
 from blobfuse_dysk.options import AttachOptions

@@ -31,8 +31,8 @@ class Token:
 
 
 def own_command(client_id: str = "") -> tuple[str, ...]:
-    """Our own program for Entra ID, azure/token.py. -P keeps the current directory out of Python's path."""
-    command = (sys.executable, "-P", "-m", "blobfuse_dysk.azure.token")
+    """Our own program for Entra ID, azure/credential/token.py. -P keeps the current directory out of Python's path."""
+    command = (sys.executable, "-P", "-m", "blobfuse_dysk.azure.credential.token")
     return (*command, "--client-id", client_id) if client_id else command
 
 
@@ -40,7 +40,7 @@ async def fetch_token(command: tuple[str, ...], *, timeout_s: float = TIMEOUT_S)
     """Run the program and read its token. Raises CredentialError; the program is ended on timeout and cancellation."""
     import trio  # here, because the attaching process imports this module and never runs trio
 
-    own = "blobfuse_dysk.azure.token" in command
+    own = "blobfuse_dysk.azure.credential.token" in command
     name = "the Entra ID login" if own else f"token_command {command[0]}"
     remedy = _LOGIN if own else "run it by hand, as root, and see what it prints"
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from blobfuse_dysk.azure.identity import Credential
+from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.errors import CredentialError
 
 __all__ = ["watch"]
