@@ -7,7 +7,7 @@ import random
 import trio
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.base import PAGE, Buffer, Extent, Store
+from blobfuse_dysk.store.contract import PAGE, Buffer, Extent, Store
 
 SIZE = 16 << 20
 

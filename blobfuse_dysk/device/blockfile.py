@@ -18,7 +18,7 @@ import pyfuse3
 import trio
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.base import MAX_WRITE, PAGE, Buffer, Store
+from blobfuse_dysk.store.contract import MAX_WRITE, PAGE, Buffer, Store
 
 if TYPE_CHECKING:
     from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, InodeT, ReaddirToken, RequestContext

@@ -26,7 +26,7 @@ class Crew:
         self._log = log
         self._place = place
         self._config_fd = config_fd
-        # Filled by workers, and never read here: see store/ring.py.
+        # Filled by workers, and never read here: see store/parts/ring.py.
         self._ring_fd = os.memfd_create("dysk-ring") if ring_fd is None else ring_fd
 
     def replace_config(self, fd: int) -> None:

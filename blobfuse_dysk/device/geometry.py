@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.options import AttachOptions
-from blobfuse_dysk.store.base import Store
+from blobfuse_dysk.store.contract import Store
 from blobfuse_dysk.vhd import FOOTER_SIZE, parse_footer
 
 __all__ = ["Geometry", "is_blank", "measure"]

@@ -20,7 +20,7 @@ Invariants
    told to drain, the old one serves as if nothing were the matter, and it does so again if the drain fails. So a new
    version that cannot start harms nobody.
 2. What a drained worker had in its dirty ring, or on the way to the service, is taken over as after its death by
-   surprise (store/ring.py, store/fence.py): nothing is written out for the sake of the handover.
+   surprise (store/parts/ring.py, store/layers/fence.py): nothing is written out for the sake of the handover.
 3. Each drain that is sent is followed by the death of the worker that it was sent to, or by `resume`, which is sent
    when draining is left for anything else, and is read after that drain. So no worker stands still for ever. An answer
    counts for the drain that it is to (by its id), in that phase: a later one is about a drain that was undone.

@@ -10,7 +10,7 @@ from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.device import armour
 from blobfuse_dysk.device.config import Config
 from blobfuse_dysk.store.open import ResumeState, open_stack
-from blobfuse_dysk.store.ring import Ring
+from blobfuse_dysk.store.parts.ring import Ring
 from blobfuse_dysk.store.stack import Stack, StackOptions
 
 __all__ = ["OpenStack", "open_real_stack", "resume_state"]

@@ -48,7 +48,7 @@ from blobfuse_dysk.device.opening import OpenStack, open_real_stack, resume_stat
 from blobfuse_dysk.device.questions import Questions
 from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError
 from blobfuse_dysk.store.open import ResumeState
-from blobfuse_dysk.store.ring import is_empty
+from blobfuse_dysk.store.parts.ring import is_empty
 from blobfuse_dysk.store.stack import Stack
 
 __all__ = ["Worker", "main"]

@@ -10,7 +10,7 @@ from blobfuse_dysk.azure.explain import explain, not_a_page_blob
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.disk import MAX_SIZE, DiskAddress
 from blobfuse_dysk.errors import Kind, StoreError, UsageError
-from blobfuse_dysk.store.base import PAGE
+from blobfuse_dysk.store.contract import PAGE
 
 __all__ = ["check_blob", "errors_for_people"]
 

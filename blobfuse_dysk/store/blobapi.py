@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from blobfuse_dysk.azure.wire import BlobProperties, Condition, PageList, SequenceNumber
-from blobfuse_dysk.store.base import Buffer
+from blobfuse_dysk.store.contract import Buffer
 
 __all__ = ["BlobApi"]
 

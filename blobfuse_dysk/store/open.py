@@ -14,13 +14,13 @@ from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.store.admit import check_blob, errors_for_people
-from blobfuse_dysk.store.attempts import Attempts
-from blobfuse_dysk.store.base import Store
 from blobfuse_dysk.store.blobapi import BlobApi
-from blobfuse_dysk.store.bloblease import CALL_TIMEOUT_S, BlobLease
-from blobfuse_dysk.store.claim import Claim, Claiming
-from blobfuse_dysk.store.release import take_back
-from blobfuse_dysk.store.ring import Ring
+from blobfuse_dysk.store.contract import Store
+from blobfuse_dysk.store.lease.attempts import Attempts
+from blobfuse_dysk.store.lease.claim import Claim, Claiming
+from blobfuse_dysk.store.lease.release import take_back
+from blobfuse_dysk.store.lease.requests import CALL_TIMEOUT_S, BlobLease
+from blobfuse_dysk.store.parts.ring import Ring
 from blobfuse_dysk.store.stack import Stack, StackOptions
 
 if TYPE_CHECKING:

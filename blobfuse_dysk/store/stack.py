@@ -31,26 +31,26 @@ import trio
 
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.options import AttachOptions, Cache
-from blobfuse_dysk.store.backoff import MOST_RETRY_AFTER_S
-from blobfuse_dysk.store.base import Store
 from blobfuse_dysk.store.blobapi import BlobApi
-from blobfuse_dysk.store.bloblease import BlobLease
-from blobfuse_dysk.store.claim import Claim
-from blobfuse_dysk.store.fence import Fence
-from blobfuse_dysk.store.front import Front
-from blobfuse_dysk.store.limiter import Limiter
-from blobfuse_dysk.store.meter import Meter
-from blobfuse_dysk.store.order import Order
-from blobfuse_dysk.store.pacer import Pacer
-from blobfuse_dysk.store.pageblob import ATTEMPT_TIMEOUT_S, PageBlob
-from blobfuse_dysk.store.priority import Priority, priority
-from blobfuse_dysk.store.readcache import ReadCache
-from blobfuse_dysk.store.release import give_up
-from blobfuse_dysk.store.retry import Retry
-from blobfuse_dysk.store.ring import Ring
-from blobfuse_dysk.store.sparse import Sparse
-from blobfuse_dysk.store.throttle import Throttle
-from blobfuse_dysk.store.writeback import WriteBack
+from blobfuse_dysk.store.contract import Store
+from blobfuse_dysk.store.layers.fence import Fence
+from blobfuse_dysk.store.layers.front import Front
+from blobfuse_dysk.store.layers.order import Order
+from blobfuse_dysk.store.layers.pageblob import ATTEMPT_TIMEOUT_S, PageBlob
+from blobfuse_dysk.store.layers.readcache import ReadCache
+from blobfuse_dysk.store.layers.retry import Retry
+from blobfuse_dysk.store.layers.sparse import Sparse
+from blobfuse_dysk.store.layers.throttle import Throttle
+from blobfuse_dysk.store.layers.writeback import WriteBack
+from blobfuse_dysk.store.lease.claim import Claim
+from blobfuse_dysk.store.lease.release import give_up
+from blobfuse_dysk.store.lease.requests import BlobLease
+from blobfuse_dysk.store.parts.backoff import MOST_RETRY_AFTER_S
+from blobfuse_dysk.store.parts.limiter import Limiter
+from blobfuse_dysk.store.parts.meter import Meter
+from blobfuse_dysk.store.parts.pacer import Pacer
+from blobfuse_dysk.store.parts.priority import Priority, priority
+from blobfuse_dysk.store.parts.ring import Ring
 
 __all__ = ["Stack", "StackOptions"]
 

@@ -1,4 +1,4 @@
-"""CheckedStore: asserts the contract of store/base.py at the boundary between two layers.
+"""CheckedStore: asserts the contract of store/contract.py at the boundary between two layers.
 
 Put it between any two layers in a test; a broken rule is an AssertionError that names rule and call. Numbers in the
 messages are the points of the contract.
@@ -13,7 +13,7 @@ from typing import NoReturn
 import trio
 
 from blobfuse_dysk.errors import StoreError
-from blobfuse_dysk.store.base import MAX_WRITE, PAGE, Buffer, Extent, Store
+from blobfuse_dysk.store.contract import MAX_WRITE, PAGE, Buffer, Extent, Store
 
 __all__ = ["CheckedStore"]
 

@@ -4,7 +4,8 @@
     async def test_contract(check): await check(factory)
 
 or all at once: `await check_store(factory)`. `factory` returns an async context manager that yields an empty store of
-at least 8 MiB. What is checked is the contract of store/base.py, without faults, and what cancellation leaves behind.
+at least 8 MiB. What is checked is the contract of store/contract.py, without faults, and what cancellation leaves
+behind.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from random import Random
 
 import trio
 
-from blobfuse_dysk.store.base import MAX_WRITE, PAGE, Store
+from blobfuse_dysk.store.contract import MAX_WRITE, PAGE, Store
 from blobfuse_dysk.testing.checked import CheckedStore
 
 __all__ = ["CHECKS", "Check", "Factory", "check_name", "check_store"]

@@ -1,4 +1,4 @@
-"""FaultyStore: fails on demand, the way the service does, and always within the contract of store/base.py.
+"""FaultyStore: fails on demand, the way the service does, and always within the contract of store/contract.py.
 
 A write that fails with an unknown outcome is either applied, or never applied, or applied late: at some call after
 that, but (point 4 of the contract) not after a later modifying call on an overlapping range has returned.
@@ -14,7 +14,7 @@ from typing import Literal
 import trio
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.base import Buffer, Extent, Store
+from blobfuse_dysk.store.contract import Buffer, Extent, Store
 
 __all__ = ["Chooser", "Fault", "FaultyStore", "at_random", "in_turn"]
 

@@ -1,10 +1,10 @@
-"""MemoryStore: the contract of store/base.py in its simplest form. The reference that others are compared with."""
+"""MemoryStore: the contract of store/contract.py in its simplest form. The reference that others are compared with."""
 
 from __future__ import annotations
 
 import trio
 
-from blobfuse_dysk.store.base import PAGE, Buffer, Extent, Store
+from blobfuse_dysk.store.contract import PAGE, Buffer, Extent, Store
 
 __all__ = ["MemoryStore"]
 

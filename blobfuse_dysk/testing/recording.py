@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import trio
 
-from blobfuse_dysk.store.base import Buffer, Extent, Store
+from blobfuse_dysk.store.contract import Buffer, Extent, Store
 
 __all__ = ["Call", "RecordingStore"]
 

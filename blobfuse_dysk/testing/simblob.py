@@ -22,7 +22,7 @@ import trio
 from blobfuse_dysk.azure.signing import http_date, parse_http_date
 from blobfuse_dysk.azure.wire import BlobProperties, Condition, PageList, SequenceNumber
 from blobfuse_dysk.errors import ServiceError, TransportError
-from blobfuse_dysk.store.base import PAGE, Buffer, Extent
+from blobfuse_dysk.store.contract import PAGE, Buffer, Extent
 from blobfuse_dysk.testing.fates import FATE, Fate, refuse
 from blobfuse_dysk.testing.memory import MemoryStore
 

@@ -13,23 +13,23 @@ import trio
 from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import Kind
-from blobfuse_dysk.store.base import Store
-from blobfuse_dysk.store.bloblease import BlobLease
-from blobfuse_dysk.store.fence import Fence
-from blobfuse_dysk.store.front import Front
-from blobfuse_dysk.store.guard import Guard
-from blobfuse_dysk.store.limiter import Limiter
-from blobfuse_dysk.store.meter import Meter
+from blobfuse_dysk.store.contract import Store
+from blobfuse_dysk.store.layers.fence import Fence
+from blobfuse_dysk.store.layers.front import Front
+from blobfuse_dysk.store.layers.order import Order
+from blobfuse_dysk.store.layers.pageblob import PageBlob
+from blobfuse_dysk.store.layers.readcache import ReadCache
+from blobfuse_dysk.store.layers.retry import Retry
+from blobfuse_dysk.store.layers.sparse import Sparse
+from blobfuse_dysk.store.layers.throttle import Throttle
+from blobfuse_dysk.store.layers.writeback import WriteBack
+from blobfuse_dysk.store.lease.requests import BlobLease
+from blobfuse_dysk.store.lease.token import Guard
 from blobfuse_dysk.store.open import open_stack
-from blobfuse_dysk.store.order import Order
-from blobfuse_dysk.store.pageblob import PageBlob
-from blobfuse_dysk.store.readcache import ReadCache
-from blobfuse_dysk.store.retry import Retry
-from blobfuse_dysk.store.ring import MIN_CAPACITY, Ring
-from blobfuse_dysk.store.sparse import Sparse
+from blobfuse_dysk.store.parts.limiter import Limiter
+from blobfuse_dysk.store.parts.meter import Meter
+from blobfuse_dysk.store.parts.ring import MIN_CAPACITY, Ring
 from blobfuse_dysk.store.stack import Stack, StackOptions
-from blobfuse_dysk.store.throttle import Throttle
-from blobfuse_dysk.store.writeback import WriteBack
 from blobfuse_dysk.testing import (
     CheckedStore,
     Fate,

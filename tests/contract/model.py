@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import trio
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.base import PAGE, Store
+from blobfuse_dysk.store.contract import PAGE, Store
 from blobfuse_dysk.testing import CheckedStore, SimBlob
 
 __all__ = ["PAGES", "SIZE", "Model", "Program", "Run", "Step", "content"]

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.options import Cache
 from blobfuse_dysk.store.open import ResumeState, open_stack
-from blobfuse_dysk.store.ring import MIN_CAPACITY, Ring
+from blobfuse_dysk.store.parts.ring import MIN_CAPACITY, Ring
 from blobfuse_dysk.store.stack import StackOptions
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient, weather
 from blobfuse_dysk.testing.fates import LATEST_S

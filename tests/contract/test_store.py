@@ -1,4 +1,4 @@
-"""Every layer, and the whole stack, keep the contract of store/base.py."""
+"""Every layer, and the whole stack, keep the contract of store/contract.py."""
 
 from __future__ import annotations
 

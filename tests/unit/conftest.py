@@ -7,7 +7,7 @@ import time
 import pytest
 import trio
 
-from blobfuse_dysk.store import guard
+from blobfuse_dysk.store.lease import token
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 from tests.unit.fenced import Suspend
 from tests.unit.stacks import SIZE, Node
@@ -19,7 +19,7 @@ def suspend(monkeypatch: pytest.MonkeyPatch) -> Suspend:
     real = time.clock_gettime
     asleep = [0.0]
     monkeypatch.setattr(time, "clock_gettime", lambda c: real(c) + (asleep[0] if c == time.CLOCK_BOOTTIME else 0.0))
-    monkeypatch.setattr(guard, "_sleep", guard._Sleep())
+    monkeypatch.setattr(token, "_sleep", token._Sleep())
 
     def suspend(seconds: float) -> None:
         asleep[0] += seconds

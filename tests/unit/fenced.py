@@ -11,10 +11,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.base import Store
-from blobfuse_dysk.store.bloblease import BlobLease
-from blobfuse_dysk.store.fence import Fence
-from blobfuse_dysk.store.guard import Guard
+from blobfuse_dysk.store.contract import Store
+from blobfuse_dysk.store.layers.fence import Fence
+from blobfuse_dysk.store.lease.requests import BlobLease
+from blobfuse_dysk.store.lease.token import Guard
 from blobfuse_dysk.testing import Fault, FaultyStore, MemoryStore, RecordingStore, SimBlob, SimClient, in_turn
 
 __all__ = ["DATA", "OURS", "THEIRS", "Setting", "Suspend", "fails", "opened"]

@@ -8,11 +8,11 @@ from random import Random
 import trio
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.base import Buffer, Extent, Store
-from blobfuse_dysk.store.limiter import Limiter
-from blobfuse_dysk.store.pacer import Pacer, operations
-from blobfuse_dysk.store.retry import Retry
-from blobfuse_dysk.store.throttle import Throttle
+from blobfuse_dysk.store.contract import Buffer, Extent, Store
+from blobfuse_dysk.store.layers.retry import Retry
+from blobfuse_dysk.store.layers.throttle import Throttle
+from blobfuse_dysk.store.parts.limiter import Limiter
+from blobfuse_dysk.store.parts.pacer import Pacer, operations
 from blobfuse_dysk.testing.server.answers import Refusal
 from blobfuse_dysk.testing.server.throttle import Limiter as Tier
 from blobfuse_dysk.testing.server.throttle import parse_tier

@@ -18,7 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from blobfuse_dysk.azure.wire import Condition
 from blobfuse_dysk.errors import DyskError, ServiceError, TransportError
-from blobfuse_dysk.store import epoch
+from blobfuse_dysk.store.lease import epoch
 from blobfuse_dysk.store.open import ResumeState
 from blobfuse_dysk.store.stack import Stack
 from blobfuse_dysk.testing import SimBlob, SimClient

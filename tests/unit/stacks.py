@@ -13,7 +13,7 @@ from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError
 from blobfuse_dysk.store.open import ResumeState, open_stack
-from blobfuse_dysk.store.ring import Ring
+from blobfuse_dysk.store.parts.ring import Ring
 from blobfuse_dysk.store.stack import Stack, StackOptions
 from blobfuse_dysk.testing import SimClient
 

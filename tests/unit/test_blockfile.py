@@ -14,7 +14,7 @@ import trio.testing
 
 from blobfuse_dysk.device.blockfile import DISK_INODE, BlockFile
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.base import MAX_WRITE, PAGE, Buffer
+from blobfuse_dysk.store.contract import MAX_WRITE, PAGE, Buffer
 from blobfuse_dysk.testing import MemoryStore, RecordingStore
 
 SIZE = 64 << 20

@@ -8,8 +8,8 @@ from typing import NamedTuple, cast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blobfuse_dysk.store.dirtymap import DirtyExtent, DirtyMap, Ledger
-from blobfuse_dysk.store.ring import DATA, ZERO, Record, Ring
+from blobfuse_dysk.store.parts.dirtymap import DirtyExtent, DirtyMap, Ledger
+from blobfuse_dysk.store.parts.ring import DATA, ZERO, Record, Ring
 
 PAGES = 10
 PAGE = 512

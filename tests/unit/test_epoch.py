@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.epoch import claim_number, draw_tag, generation, next_number, tag
+from blobfuse_dysk.store.lease.epoch import claim_number, draw_tag, generation, next_number, tag
 
 LARGEST = (1 << 63) - 1
 

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from blobfuse_dysk.store.extentmap import ExtentMap
+from blobfuse_dysk.store.parts.extentmap import ExtentMap
 
 PAGE = 512
 

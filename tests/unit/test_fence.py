@@ -7,8 +7,8 @@ import trio
 from trio.testing import MockClock
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.bloblease import BlobLease
-from blobfuse_dysk.store.fence import Fence
+from blobfuse_dysk.store.layers.fence import Fence
+from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.testing import Fate, Fault
 from tests.unit.fenced import DATA, OURS, THEIRS, Setting, Suspend, fails, opened
 

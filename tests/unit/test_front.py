@@ -9,8 +9,8 @@ import trio
 from trio.testing import MockClock
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.front import Front
-from blobfuse_dysk.store.meter import WINDOW_S, Histogram, Meter
+from blobfuse_dysk.store.layers.front import Front
+from blobfuse_dysk.store.parts.meter import WINDOW_S, Histogram, Meter
 from blobfuse_dysk.testing import Fault, FaultyStore, MemoryStore, RecordingStore, in_turn
 
 DATA = b"x" * 512

@@ -51,12 +51,12 @@ ONLY_IN = {
 
 
 def name_of(path: Path) -> str:
-    """The path inside the package, for messages and test ids: `store/base.py`."""
+    """The path inside the package, for messages and test ids: `store/contract.py`."""
     return path.relative_to(PACKAGE).as_posix()
 
 
 def part_of(path: Path) -> str:
-    """The part of the house a file belongs to: `store/base.py` -> `store`, `vhd.py` -> `vhd`."""
+    """The part of the house a file belongs to: `store/contract.py` -> `store`, `vhd.py` -> `vhd`."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 

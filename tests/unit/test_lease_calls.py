@@ -10,9 +10,9 @@ from trio.testing import MockClock
 
 from blobfuse_dysk.azure.wire import Condition
 from blobfuse_dysk.errors import DyskError, Kind, StoreError
-from blobfuse_dysk.store.attempts import Attempts
-from blobfuse_dysk.store.bloblease import BlobLease
-from blobfuse_dysk.store.release import GIVE_UP_S
+from blobfuse_dysk.store.lease.attempts import Attempts
+from blobfuse_dysk.store.lease.release import GIVE_UP_S
+from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 from blobfuse_dysk.testing.fates import refuse
 from tests.unit.stacks import LEASE, Node, attached, held, refused

@@ -6,8 +6,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from blobfuse_dysk.store.pacer import Pacer
-from blobfuse_dysk.store.priority import Priority, priority
+from blobfuse_dysk.store.parts.pacer import Pacer
+from blobfuse_dysk.store.parts.priority import Priority, priority
 from tests.unit.limited import Client, LimitedStore
 
 MIB = 1 << 20

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from blobfuse_dysk.errors import DyskError, Kind, StoreError
 from blobfuse_dysk.store.open import ResumeState
-from blobfuse_dysk.store.ring import MIN_CAPACITY, Ring
+from blobfuse_dysk.store.parts.ring import MIN_CAPACITY, Ring
 from blobfuse_dysk.store.stack import Stack
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 from blobfuse_dysk.testing.fates import refuse

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError
-from blobfuse_dysk.store import epoch
+from blobfuse_dysk.store.lease import epoch
 from blobfuse_dysk.testing import Fate, SimBlob
 from blobfuse_dysk.testing.fates import refuse
 from tests.unit.fenced import Suspend

@@ -10,8 +10,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from blobfuse_dysk.errors import StoreError
-from blobfuse_dysk.store.order import Order
-from blobfuse_dysk.store.rangelock import RangeLock, Ticket
+from blobfuse_dysk.store.layers.order import Order
+from blobfuse_dysk.store.parts.rangelock import RangeLock, Ticket
 from blobfuse_dysk.testing import CheckedStore, Fault, FaultyStore, MemoryStore, RecordingStore, in_turn
 
 SIZE = 1 << 30

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blobfuse_dysk.errors import StoreError
-from blobfuse_dysk.store.base import PAGE, Buffer, Store
-from blobfuse_dysk.store.readcache import CHUNK, ReadCache
+from blobfuse_dysk.store.contract import PAGE, Buffer, Store
+from blobfuse_dysk.store.layers.readcache import CHUNK, ReadCache
 from tests.slowservice import SIZE, SlowService
 
 

@@ -10,9 +10,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.base import PAGE, Buffer
-from blobfuse_dysk.store.priority import Priority, current_priority, priority
-from blobfuse_dysk.store.readcache import CHUNK, ReadCache
+from blobfuse_dysk.store.contract import PAGE, Buffer
+from blobfuse_dysk.store.layers.readcache import CHUNK, ReadCache
+from blobfuse_dysk.store.parts.priority import Priority, current_priority, priority
 from tests.slowservice import SlowService
 from tests.unit.test_readcache import opened
 

@@ -9,8 +9,8 @@ import trio
 from trio.testing import MockClock
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.backoff import IMMEDIATE_IN_A_ROW, MOST_RETRY_AFTER_S, Backoff
-from blobfuse_dysk.store.retry import STALL_S, Retry
+from blobfuse_dysk.store.layers.retry import STALL_S, Retry
+from blobfuse_dysk.store.parts.backoff import IMMEDIATE_IN_A_ROW, MOST_RETRY_AFTER_S, Backoff
 from blobfuse_dysk.testing import Fault, FaultyStore, MemoryStore, RecordingStore, in_turn
 
 DATA = b"x" * 512

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from blobfuse_dysk.store.ring import DATA, MIN_CAPACITY, ZERO, Ring, RingError, is_empty
+from blobfuse_dysk.store.parts.ring import DATA, MIN_CAPACITY, ZERO, Ring, RingError, is_empty
 
 
 def contents(ring: Ring) -> list[tuple[int, int, int, bytes]]:

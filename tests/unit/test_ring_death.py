@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from blobfuse_dysk.store import ring as ring_module
-from blobfuse_dysk.store.ring import DATA, MIN_CAPACITY, Record, Ring, RingError, is_empty
+from blobfuse_dysk.store.parts import ring as ring_module
+from blobfuse_dysk.store.parts.ring import DATA, MIN_CAPACITY, Record, Ring, RingError, is_empty
 
 CAPACITY = 20 * 64
 Contents = list[tuple[int, int, bytes]]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blobfuse_dysk.store import ring as ring_module
-from blobfuse_dysk.store.base import MAX_WRITE
-from blobfuse_dysk.store.ring import DATA, MIN_CAPACITY, ZERO, Record, Ring
+from blobfuse_dysk.store.contract import MAX_WRITE
+from blobfuse_dysk.store.parts import ring as ring_module
+from blobfuse_dysk.store.parts.ring import DATA, MIN_CAPACITY, ZERO, Record, Ring
 
 HEADER = 64  # bytes of a record's header, and what records are padded to
 Written = tuple[int, int, int, bytes]

@@ -7,8 +7,8 @@ from functools import partial
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from blobfuse_dysk.store.ring import DATA, Record
-from blobfuse_dysk.store.roomline import RoomLine
+from blobfuse_dysk.store.parts.ring import DATA, Record
+from blobfuse_dysk.store.parts.spacequeue import RoomLine
 
 
 class Room:

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.sparse import (
+from blobfuse_dysk.store.layers.sparse import (
     CLEAR_MOST,
     LOAD_AGAIN_S,
     READ_PATIENCE_S,

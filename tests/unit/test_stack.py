@@ -20,8 +20,8 @@ from blobfuse_dysk.errors import (
     UsageError,
 )
 from blobfuse_dysk.options import AttachOptions
+from blobfuse_dysk.store.layers.sparse import READ_PATIENCE_S, ZERO_PATIENCE_S
 from blobfuse_dysk.store.open import _wants_checksum, open_stack
-from blobfuse_dysk.store.sparse import READ_PATIENCE_S, ZERO_PATIENCE_S
 from blobfuse_dysk.store.stack import StackOptions
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 from tests.unit.stacks import ADDRESS, DATA, NOBODY, SIZE, attached, refused

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from blobfuse_dysk.store.readcache import CHUNK
-from blobfuse_dysk.store.streams import IDLE_READS, Streams
+from blobfuse_dysk.store.layers.readcache import CHUNK
+from blobfuse_dysk.store.parts.readahead import IDLE_READS, Streams
 
 MIB = 1 << 20
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError, TransportError
-from blobfuse_dysk.store.base import MAX_WRITE, Buffer, Extent
+from blobfuse_dysk.store.contract import MAX_WRITE, Buffer, Extent
 from blobfuse_dysk.testing import (
     CHECKS,
     CheckedStore,

@@ -12,11 +12,11 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.backoff import MOST_RETRY_AFTER_S
-from blobfuse_dysk.store.limiter import PASSED_OVER, Limiter
-from blobfuse_dysk.store.pacer import Pacer
-from blobfuse_dysk.store.priority import Priority, current_priority, priority
-from blobfuse_dysk.store.throttle import Throttle
+from blobfuse_dysk.store.layers.throttle import Throttle
+from blobfuse_dysk.store.parts.backoff import MOST_RETRY_AFTER_S
+from blobfuse_dysk.store.parts.limiter import PASSED_OVER, Limiter
+from blobfuse_dysk.store.parts.pacer import Pacer
+from blobfuse_dysk.store.parts.priority import Priority, current_priority, priority
 from blobfuse_dysk.testing import Fault, FaultyStore, MemoryStore, RecordingStore, at_random, in_turn
 
 DATA = b"x" * 512

@@ -7,10 +7,10 @@ import trio
 import trio.testing
 
 from blobfuse_dysk.errors import StoreError
-from blobfuse_dysk.store.base import PAGE, Buffer
-from blobfuse_dysk.store.priority import Priority, current_priority
-from blobfuse_dysk.store.ring import MIN_CAPACITY
-from blobfuse_dysk.store.writeback import IDLE_IN_FLIGHT, WriteBack
+from blobfuse_dysk.store.contract import PAGE, Buffer
+from blobfuse_dysk.store.layers.writeback import IDLE_IN_FLIGHT, WriteBack
+from blobfuse_dysk.store.parts.priority import Priority, current_priority
+from blobfuse_dysk.store.parts.ring import MIN_CAPACITY
 from tests.slowservice import SIZE
 from tests.slowservice import SlowService as Service
 from tests.unit.written import memory, opened

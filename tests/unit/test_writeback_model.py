@@ -11,9 +11,9 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blobfuse_dysk.store import ring as ring_module
-from blobfuse_dysk.store.base import PAGE, Buffer
-from blobfuse_dysk.store.writeback import WriteBack
+from blobfuse_dysk.store.contract import PAGE, Buffer
+from blobfuse_dysk.store.layers.writeback import WriteBack
+from blobfuse_dysk.store.parts import ring as ring_module
 from tests.slowservice import SlowService as Service
 from tests.unit.written import memory, opened
 

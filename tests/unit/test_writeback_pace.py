@@ -10,10 +10,10 @@ import trio
 import trio.testing
 
 from blobfuse_dysk.errors import StoreError
-from blobfuse_dysk.store.base import MAX_WRITE, PAGE, Buffer
-from blobfuse_dysk.store.pacer import IO_SIZE, Pacer
-from blobfuse_dysk.store.ring import Ring
-from blobfuse_dysk.store.writeback import MAX_FLIGHT, MAX_IN_FLIGHT, SINGLES, WriteBack
+from blobfuse_dysk.store.contract import MAX_WRITE, PAGE, Buffer
+from blobfuse_dysk.store.layers.writeback import MAX_FLIGHT, MAX_IN_FLIGHT, SINGLES, WriteBack
+from blobfuse_dysk.store.parts.pacer import IO_SIZE, Pacer
+from blobfuse_dysk.store.parts.ring import Ring
 from tests.slowservice import SlowService
 
 MIB = 1 << 20

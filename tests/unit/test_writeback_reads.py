@@ -9,9 +9,9 @@ import trio
 import trio.lowlevel
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from blobfuse_dysk.store import ring as ring_module
-from blobfuse_dysk.store.base import PAGE, Buffer, Extent
-from blobfuse_dysk.store.writeback import WriteBack
+from blobfuse_dysk.store.contract import PAGE, Buffer, Extent
+from blobfuse_dysk.store.layers.writeback import WriteBack
+from blobfuse_dysk.store.parts import ring as ring_module
 from tests.slowservice import SlowService as Service
 from tests.unit.written import memory, opened
 

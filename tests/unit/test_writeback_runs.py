@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from blobfuse_dysk.errors import StoreError
-from blobfuse_dysk.store.base import MAX_WRITE, PAGE, Buffer
-from blobfuse_dysk.store.priority import Priority, current_priority
-from blobfuse_dysk.store.ring import MIN_CAPACITY
+from blobfuse_dysk.store.contract import MAX_WRITE, PAGE, Buffer
+from blobfuse_dysk.store.parts.priority import Priority, current_priority
+from blobfuse_dysk.store.parts.ring import MIN_CAPACITY
 from blobfuse_dysk.testing import CheckedStore
 from tests.slowservice import SIZE, SlowService
 from tests.unit.written import memory, opened

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from blobfuse_dysk.store.base import MAX_WRITE, Store
-from blobfuse_dysk.store.ring import MIN_CAPACITY, Ring
-from blobfuse_dysk.store.writeback import MAX_IN_FLIGHT, WriteBack
+from blobfuse_dysk.store.contract import MAX_WRITE, Store
+from blobfuse_dysk.store.layers.writeback import MAX_IN_FLIGHT, WriteBack
+from blobfuse_dysk.store.parts.ring import MIN_CAPACITY, Ring
 
 __all__ = ["memory", "opened"]
 

@@ -16,7 +16,7 @@ import trio
 
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import Kind, LeasedError, NotFoundError, StoreError
-from blobfuse_dysk.store.base import PAGE, Store
+from blobfuse_dysk.store.contract import PAGE, Store
 from blobfuse_dysk.store.open import ResumeState, open_stack
 from blobfuse_dysk.store.stack import Stack, StackOptions
 from blobfuse_dysk.testing import CHECKS, PageBlobServer, check_name

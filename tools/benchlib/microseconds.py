@@ -22,9 +22,9 @@ import trio
 from blobfuse_dysk.azure.credential.resolve import resolve
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.options import AttachOptions
-from blobfuse_dysk.store.base import Store
+from blobfuse_dysk.store.contract import Store
 from blobfuse_dysk.store.open import open_stack
-from blobfuse_dysk.store.ring import Ring
+from blobfuse_dysk.store.parts.ring import Ring
 from blobfuse_dysk.store.stack import Stack, StackOptions
 from tools.benchlib import fio
 from tools.benchlib.meter import Meter

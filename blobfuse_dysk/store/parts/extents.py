@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from blobfuse_dysk.store.base import Extent
+from blobfuse_dysk.store.contract import Extent
 
 __all__ = ["joined"]
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import trio
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.backoff import Backoff
+from blobfuse_dysk.store.parts.backoff import Backoff
 
 __all__ = ["Attempts"]
 

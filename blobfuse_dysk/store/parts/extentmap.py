@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 
-from blobfuse_dysk.store.base import Extent
+from blobfuse_dysk.store.contract import Extent
 
 __all__ = ["ExtentMap"]
 

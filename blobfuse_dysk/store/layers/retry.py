@@ -34,8 +34,8 @@ import trio
 
 from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.backoff import Backoff
-from blobfuse_dysk.store.base import Buffer, Extent, Store
+from blobfuse_dysk.store.contract import Buffer, Extent, Store
+from blobfuse_dysk.store.parts.backoff import Backoff
 
 __all__ = ["Retry"]
 

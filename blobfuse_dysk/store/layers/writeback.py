@@ -45,12 +45,12 @@ from functools import partial
 import trio
 
 from blobfuse_dysk.errors import StoreError
-from blobfuse_dysk.store.base import MAX_WRITE, Buffer, Extent, Store
-from blobfuse_dysk.store.dirtymap import DirtyExtent, DirtyMap, Ledger
-from blobfuse_dysk.store.extents import joined
-from blobfuse_dysk.store.priority import Priority, priority
-from blobfuse_dysk.store.ring import DATA, Record, Ring
-from blobfuse_dysk.store.roomline import Append, RoomLine
+from blobfuse_dysk.store.contract import MAX_WRITE, Buffer, Extent, Store
+from blobfuse_dysk.store.parts.dirtymap import DirtyExtent, DirtyMap, Ledger
+from blobfuse_dysk.store.parts.extents import joined
+from blobfuse_dysk.store.parts.priority import Priority, priority
+from blobfuse_dysk.store.parts.ring import DATA, Record, Ring
+from blobfuse_dysk.store.parts.spacequeue import Append, RoomLine
 
 __all__ = ["WriteBack"]
 

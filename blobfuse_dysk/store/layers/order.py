@@ -11,8 +11,8 @@ failed call cannot block the range. See rangelock.py.
 
 from __future__ import annotations
 
-from blobfuse_dysk.store.base import Buffer, Extent, Store
-from blobfuse_dysk.store.rangelock import RangeLock
+from blobfuse_dysk.store.contract import Buffer, Extent, Store
+from blobfuse_dysk.store.parts.rangelock import RangeLock
 
 __all__ = ["Order"]
 

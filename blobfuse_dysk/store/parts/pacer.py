@@ -38,7 +38,7 @@ from __future__ import annotations
 from collections import deque
 from math import inf
 
-from blobfuse_dysk.store.base import MAX_WRITE
+from blobfuse_dysk.store.contract import MAX_WRITE
 
 __all__ = ["IO_SIZE", "Pacer", "Rate", "operations"]
 

@@ -27,9 +27,9 @@ from collections import deque
 import trio
 
 from blobfuse_dysk.clock import bound_clock
-from blobfuse_dysk.store.base import MAX_WRITE
-from blobfuse_dysk.store.pacer import Pacer
-from blobfuse_dysk.store.priority import Priority
+from blobfuse_dysk.store.contract import MAX_WRITE
+from blobfuse_dysk.store.parts.pacer import Pacer
+from blobfuse_dysk.store.parts.priority import Priority
 
 __all__ = ["Limiter"]
 

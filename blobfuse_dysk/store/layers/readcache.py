@@ -2,7 +2,7 @@
 
 The kernel above has a page cache, so keeping what was read once would be keeping it twice. What this layer adds is the
 kernel's missing knowledge that one large request takes hardly longer than a small one: it fetches ahead of sequential
-streams (streams.py recognises them), several chunks at a time.
+streams (readahead.py recognises them), several chunks at a time.
 
 States of a chunk (CHUNK bytes, aligned): absent, filling, present.
 
@@ -27,8 +27,8 @@ import trio
 from lru import LRU
 
 from blobfuse_dysk.errors import StoreError
-from blobfuse_dysk.store.base import Buffer, Extent, Store
-from blobfuse_dysk.store.streams import Streams
+from blobfuse_dysk.store.contract import Buffer, Extent, Store
+from blobfuse_dysk.store.parts.readahead import Streams
 
 __all__ = ["CHUNK", "ReadCache"]
 

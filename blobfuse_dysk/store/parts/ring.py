@@ -35,7 +35,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from blobfuse_dysk.errors import DyskError
-from blobfuse_dysk.store.base import MAX_WRITE, Buffer
+from blobfuse_dysk.store.contract import MAX_WRITE, Buffer
 
 __all__ = ["DATA", "MIN_CAPACITY", "ZERO", "Record", "Ring", "RingError", "is_empty"]
 

@@ -20,12 +20,12 @@ import trio
 
 from blobfuse_dysk.azure.wire import Condition
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store import epoch
-from blobfuse_dysk.store.attempts import Attempts
-from blobfuse_dysk.store.bloblease import BlobLease
-from blobfuse_dysk.store.claim import FIRST_TERM_S, Claiming
-from blobfuse_dysk.store.guard import Guard
-from blobfuse_dysk.store.holdername import unsign
+from blobfuse_dysk.store.lease import epoch
+from blobfuse_dysk.store.lease.attempts import Attempts
+from blobfuse_dysk.store.lease.claim import FIRST_TERM_S, Claiming
+from blobfuse_dysk.store.lease.holdername import unsign
+from blobfuse_dysk.store.lease.requests import BlobLease
+from blobfuse_dysk.store.lease.token import Guard
 
 __all__ = ["give_up", "take_back"]
 

@@ -20,7 +20,7 @@ import trio
 from blobfuse_dysk.azure.wire import BlobProperties, Condition, SequenceNumber
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError, TransportError
 from blobfuse_dysk.store.blobapi import BlobApi
-from blobfuse_dysk.store.translate import to_store_error
+from blobfuse_dysk.store.errormap import to_store_error
 
 __all__ = ["BlobLease"]
 

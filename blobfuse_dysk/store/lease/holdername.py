@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from blobfuse_dysk.azure.explain import HOLDER_NODE, HOLDER_SINCE
 from blobfuse_dysk.azure.wire import Condition
 from blobfuse_dysk.errors import StoreError
-from blobfuse_dysk.store.bloblease import BlobLease
+from blobfuse_dysk.store.lease.requests import BlobLease
 
 __all__ = ["sign", "unsign"]
 

@@ -16,12 +16,12 @@ from __future__ import annotations
 import trio
 
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError, TransportError
-from blobfuse_dysk.store.base import Buffer, Extent, Store
 from blobfuse_dysk.store.blobapi import BlobApi
-from blobfuse_dysk.store.extents import joined
-from blobfuse_dysk.store.guard import Guard
-from blobfuse_dysk.store.meter import Meter
-from blobfuse_dysk.store.translate import is_service_timeout, to_store_error
+from blobfuse_dysk.store.contract import Buffer, Extent, Store
+from blobfuse_dysk.store.errormap import is_service_timeout, to_store_error
+from blobfuse_dysk.store.lease.token import Guard
+from blobfuse_dysk.store.parts.extents import joined
+from blobfuse_dysk.store.parts.meter import Meter
 
 __all__ = ["PageBlob"]
 

@@ -57,13 +57,13 @@ from blobfuse_dysk.azure.signing import http_date, parse_http_date
 from blobfuse_dysk.azure.wire import BlobProperties, Condition, SequenceNumber
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store import epoch
-from blobfuse_dysk.store.attempts import Attempts
-from blobfuse_dysk.store.backoff import Backoff
-from blobfuse_dysk.store.bloblease import BlobLease
-from blobfuse_dysk.store.guard import Guard, lease_time
-from blobfuse_dysk.store.holdername import sign
-from blobfuse_dysk.store.ownership import check_own, lost, taken
+from blobfuse_dysk.store.lease import epoch
+from blobfuse_dysk.store.lease.attempts import Attempts
+from blobfuse_dysk.store.lease.holdername import sign
+from blobfuse_dysk.store.lease.ownership import check_own, lost, taken
+from blobfuse_dysk.store.lease.requests import BlobLease
+from blobfuse_dysk.store.lease.token import Guard, lease_time
+from blobfuse_dysk.store.parts.backoff import Backoff
 
 __all__ = ["Claim", "Claiming"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store import epoch
+from blobfuse_dysk.store.lease import epoch
 
 __all__ = ["check_own", "lost", "taken"]
 

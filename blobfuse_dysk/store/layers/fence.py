@@ -43,7 +43,7 @@ look may be older than that to a raise) and `_tried`, and the answer to a raise 
 attachment raised it, under its own tag, and this one is fenced.
 L5. After a lapse or a doubt a raise is due: with another ETag, no copy of an acquire or a break that somebody sent
 meanwhile, in vain, can land later (claim.py).
-L6. A flush returns when a call, or a renewal and a look, proved lease and epoch a few seconds ago (guard.py). Else
+L6. A flush returns when a call, or a renewal and a look, proved lease and epoch a few seconds ago (token.py). Else
 flushes, and zeros over free pages, would succeed; under a lease id that another has, too, for ever.
 An assumption: no copy of a Put Page that was acknowledged lands later. HTTP repeats none; Retry does, in a new epoch.
 Renewals bypass Throttle and Retry, start every third of the lease's term, and are repeated every few seconds.
@@ -60,11 +60,11 @@ import trio
 
 from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.backoff import Backoff
-from blobfuse_dysk.store.base import Buffer, Extent, Store
-from blobfuse_dysk.store.bloblease import BlobLease
-from blobfuse_dysk.store.epoch import next_number
-from blobfuse_dysk.store.guard import Guard, lease_time
+from blobfuse_dysk.store.contract import Buffer, Extent, Store
+from blobfuse_dysk.store.lease.epoch import next_number
+from blobfuse_dysk.store.lease.requests import BlobLease
+from blobfuse_dysk.store.lease.token import Guard, lease_time
+from blobfuse_dysk.store.parts.backoff import Backoff
 
 __all__ = ["Fence"]
 

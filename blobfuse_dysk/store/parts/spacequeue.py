@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import trio
 
-from blobfuse_dysk.store.ring import Record
+from blobfuse_dysk.store.parts.ring import Record
 
 __all__ = ["Append", "RoomLine"]
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 from math import inf
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.backoff import MOST_RETRY_AFTER_S
-from blobfuse_dysk.store.base import Buffer, Extent, Store
-from blobfuse_dysk.store.limiter import Limiter
-from blobfuse_dysk.store.priority import Priority, current_priority
+from blobfuse_dysk.store.contract import Buffer, Extent, Store
+from blobfuse_dysk.store.parts.backoff import MOST_RETRY_AFTER_S
+from blobfuse_dysk.store.parts.limiter import Limiter
+from blobfuse_dysk.store.parts.priority import Priority, current_priority
 
 __all__ = ["Throttle"]
 

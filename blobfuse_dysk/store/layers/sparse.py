@@ -32,9 +32,9 @@ from collections.abc import Iterator
 import trio
 
 from blobfuse_dysk.errors import StoreError
-from blobfuse_dysk.store.base import Buffer, Extent, Store
-from blobfuse_dysk.store.extentmap import ExtentMap
-from blobfuse_dysk.store.extents import joined
+from blobfuse_dysk.store.contract import Buffer, Extent, Store
+from blobfuse_dysk.store.parts.extentmap import ExtentMap
+from blobfuse_dysk.store.parts.extents import joined
 
 __all__ = ["Sparse"]
 

@@ -8,8 +8,8 @@ From then on every call fails in the same step in which it starts.
 from __future__ import annotations
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.base import Buffer, Extent, Store
-from blobfuse_dysk.store.meter import Meter
+from blobfuse_dysk.store.contract import Buffer, Extent, Store
+from blobfuse_dysk.store.parts.meter import Meter
 
 __all__ = ["Front"]
 

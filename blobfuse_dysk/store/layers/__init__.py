@@ -1,0 +1,1 @@
+"""The layers of the block stack, one a file; store/stack.py alone knows their order."""
