@@ -3,8 +3,9 @@
     attachment = attach("mystore/disks/data", AttachOptions(name="db"))
     detach(attachment.name)
 
-An attachment is two processes (device/holder.py), a directory under /run/dysk (device/state.py) and a loop device; none
-of them needs this process any more once `attach` returns. Until then the death of this process takes everything back.
+An attachment is two processes (device/holder/holder.py), a directory under /run/dysk (device/ipc/state.py) and a loop
+device; none of them needs this process any more once `attach` returns. Until then the death of this process takes
+everything back.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from blobfuse_dysk import environment
-from blobfuse_dysk.device import ending, fusefd, loop, memory, naming, state
-from blobfuse_dysk.device.config import Config
-from blobfuse_dysk.device.control import Control
-from blobfuse_dysk.device.launch import Launch
-from blobfuse_dysk.device.usage import mountpoints, users
+from blobfuse_dysk.device.attacher import naming, ramcheck, teardown
+from blobfuse_dysk.device.attacher.launch import Launch
+from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.ipc.config import Config
+from blobfuse_dysk.device.ipc.control import Control
+from blobfuse_dysk.device.kernel import fuse, loop
+from blobfuse_dysk.device.kernel.usage import mountpoints, users
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError
 from blobfuse_dysk.options import AttachOptions
@@ -130,24 +133,24 @@ def detach(target: str, *, force: bool = False, timeout_s: float | None = None) 
             raise
         found = {"name": target, "device": None, "holder": None, "worker": None}  # no state that can be read
     name = found["name"]
-    device = ending.device_of(run, found)
+    device = teardown.device_of(run, found)
     if not force and device:
-        ending.refuse_busy(name, device)
+        teardown.refuse_busy(name, device)
     let_go(name)
     if force:
         with _explained(name):
-            ending.by_force(run, dev, found)
+            teardown.by_force(run, dev, found)
         return
     if not state.alive(found["holder"]):
         with _explained(name):
-            ending.clear_dead(run, dev, found)
+            teardown.clear_dead(run, dev, found)
         return
     if found["device"] is None:
         raise BusyError(f"{name} is being attached right now", remedy="wait, or end that command")
-    watching = ending.watch(run, name)
+    watching = teardown.watch(run, name)
     if device:
         loop.clear(device)
-    ending.await_end(found, watching, timeout_s)
+    teardown.await_end(found, watching, timeout_s)
 
 
 def attachments() -> list[Attachment]:
@@ -192,11 +195,11 @@ def end_of(name: str, timeout_s: float | None = None) -> Iterator[Callable[[], N
     """Watch an attachment from before it is let go: gives a function that waits for its end, as wait_gone does."""
     run = _run_dir()
     found = state.read(run, name)
-    watch = ending.watch(run, name) if found and state.alive(found["holder"]) else None
+    watch = teardown.watch(run, name) if found and state.alive(found["holder"]) else None
 
     def wait() -> None:
         if found:
-            ending.await_end(found, watch, timeout_s)
+            teardown.await_end(found, watch, timeout_s)
 
     with watch or contextlib.nullcontext():
         yield wait
@@ -207,13 +210,13 @@ def _configure(address: DiskAddress, options: AttachOptions, dead: list[dict[str
     from blobfuse_dysk.azure.credential.resolve import resolve
 
     address, credential = resolve(address, options)
-    limit_s = fusefd.request_timeout_s()
+    limit_s = fuse.request_timeout_s()
     if limit_s and (options.io_timeout_s is None or options.io_timeout_s > limit_s):
         _log.warning("io-timeout is lowered to %g s: the kernel aborts FUSE requests soon after (fs.fuse)", limit_s)
         options = replace(options, io_timeout_s=limit_s)
     if address.snapshot:
         options = replace(options, read_only=True)
-    memory.check(options)
+    ramcheck.check(options)
     variables = environment.variables() if credential.kind == "token" else {}
     leases = [found["lease"] for found in dead if found["endpoint"] == str(address.endpoint)]
     held = next((lease for lease in leases if lease), None)
@@ -246,13 +249,13 @@ def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str | None)
         other = found["name"]
         if state.alive(found["holder"]) or (found["disk"] != address.key and other != name):
             continue
-        device = ending.device_of(run, found)
+        device = teardown.device_of(run, found)
         if device and users(device):
             raise AttachedError(
                 f"{other} is dead, but its device {device} is still used", remedy=f"dyskctl detach {other} --force"
             )
         with _explained(other):
-            ending.clear_dead(run, dev, found)
+            teardown.clear_dead(run, dev, found)
         if found["disk"] == address.key:
             dead.append(found)
     return dead
@@ -274,7 +277,7 @@ def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOption
     finally:
         os.close(fd)
     try:
-        for warning in [*loop.tune(device), *fusefd.set_background(fields["connection"])]:
+        for warning in [*loop.tune(device), *fuse.set_background(fields["connection"])]:
             _log.warning("%s", warning)
         if options.partscan:
             loop.ensure_partition_nodes(device)

@@ -11,11 +11,12 @@ from typing import Any
 
 from blobfuse_dysk import environment
 from blobfuse_dysk.attachment import find_state
-from blobfuse_dysk.device import fusefd, state
-from blobfuse_dysk.device.briefing import PROTOCOLS
-from blobfuse_dysk.device.control import Control
-from blobfuse_dysk.device.launch import worker_command, worker_path
-from blobfuse_dysk.device.message import message_to_error
+from blobfuse_dysk.device.attacher.launch import worker_command, worker_path
+from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.ipc.control import Control
+from blobfuse_dysk.device.ipc.message import message_to_error
+from blobfuse_dysk.device.kernel import fuse
+from blobfuse_dysk.device.worker.briefing import PROTOCOLS
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = ["Upgrade", "change", "reload_credential", "upgrade"]
@@ -63,7 +64,7 @@ def change(target: str, **settings: float | None) -> list[str]:
     """
     found = find_state(target)
     warnings = []
-    limit_s = fusefd.request_timeout_s()
+    limit_s = fuse.request_timeout_s()
     if limit_s and "io_timeout_s" in settings and (settings["io_timeout_s"] or math.inf) > limit_s:
         settings["io_timeout_s"] = limit_s
         warnings.append(f"io-timeout is lowered to {limit_s:g} s: the kernel aborts FUSE requests soon after (fs.fuse)")
@@ -86,7 +87,7 @@ def reload_credential(target: str, credentials: str | None = None) -> dict[str, 
 
 
 def _await_upgrade(run: str, name: str, request_id: str, timeout_s: float) -> dict[str, Any]:
-    """Wait for what the holder writes about it; see device/handover.py."""
+    """Wait for what the holder writes about it; see device/holder/handover.py."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = state.read(run, name)

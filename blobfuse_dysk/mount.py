@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from blobfuse_dysk import attachment, mounttools, ownlease
-from blobfuse_dysk.device.usage import mounted_elsewhere, mountpoints
+from blobfuse_dysk.device.kernel.usage import mounted_elsewhere, mountpoints
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError, UsageError
 from blobfuse_dysk.mountoptions import (
     DEFAULT_FILE_SYSTEM,

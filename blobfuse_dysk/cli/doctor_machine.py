@@ -84,7 +84,7 @@ def fuse_timeouts() -> Finding:
 
 def loop_devices() -> Finding:
     """A loop device can be had, and has direct I/O: shown with a small file that is gone afterwards."""
-    from blobfuse_dysk.device import loop
+    from blobfuse_dysk.device.kernel import loop
 
     what = "loop devices"
     try:

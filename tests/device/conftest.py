@@ -12,7 +12,7 @@ import pytest
 
 from blobfuse_dysk import attachment
 from blobfuse_dysk.attachment import Attachment
-from blobfuse_dysk.device import state
+from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.errors import DyskError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.testing import PageBlobServer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfuse_dysk.device import launch
+from blobfuse_dysk.device.attacher import launch
 
 __all__ = ["NO_RESEND", "use_holder", "use_worker"]
 
@@ -32,5 +32,5 @@ def _use(patch: pytest.MonkeyPatch, program: Path, constant: str, module: str, c
         f"from blobfuse_dysk.device import {module}\n"
         f"os._exit({module}.main())\n"
     )
-    patch.setattr(f"blobfuse_dysk.device.launch.{constant}", str(program))
+    patch.setattr(f"blobfuse_dysk.device.attacher.launch.{constant}", str(program))
     return program

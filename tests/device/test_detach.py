@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk import attachment
-from blobfuse_dysk.device import fusefd, loop, state
+from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, NotFoundError
 from tests.device.conftest import MIB, Node, fill, wait_for
 from tests.namespaces import need_private_mounts
@@ -193,9 +194,9 @@ def test_an_aborted_connection_ends_the_attachment(node: Node) -> None:
     """As the kernel does by itself when fs.fuse.max_request_timeout passes."""
     attached = node.attach(node.create())
     user = os.open(attached.device, os.O_RDONLY)
-    number = fusefd.connection(state.mount_path(str(node.dirs.run), "data"))
+    number = fuse.connection(state.mount_path(str(node.dirs.run), "data"))
     assert number is not None
-    fusefd.abort(number)
+    fuse.abort(number)
     wait_for(lambda: attachment.get("data").state == "failed", "the failure")
     assert attachment.get("data").detail == "the FUSE connection was aborted"
     with pytest.raises(OSError, match="Input/output error"):
@@ -289,6 +290,6 @@ def test_a_state_that_cannot_be_read(node: Node, content: str) -> None:
 def test_a_connection_without_fusectl(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it cannot be aborted by its file, killing both processes does the same."""
     node.attach(node.create())
-    monkeypatch.setattr(fusefd, "_CONNECTIONS", "/run/no-such-directory")
+    monkeypatch.setattr(fuse, "_CONNECTIONS", "/run/no-such-directory")
     attachment.detach("data", force=True)
     assert list(node.dirs.run.iterdir()) == []

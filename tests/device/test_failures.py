@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk import attachment
-from blobfuse_dysk.device import loop, state
+from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.kernel import loop
 from blobfuse_dysk.errors import AttachedError, DeviceError, DyskError, NotFoundError, UsageError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import footer
@@ -225,7 +226,7 @@ def test_a_worker_that_cannot_start(
 ) -> None:
     program = tmp_path / "worker.py"
     program.write_text(last_words)
-    monkeypatch.setattr("blobfuse_dysk.device.launch.WORKER", str(program))
+    monkeypatch.setattr("blobfuse_dysk.device.attacher.launch.WORKER", str(program))
     refused(node, node.create(), DeviceError, r"worker could not start .*(nothing_of_that_name|no memory)")
     node.assert_nothing_left()
 
@@ -233,7 +234,7 @@ def test_a_worker_that_cannot_start(
 def test_a_holder_that_cannot_start(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "holder.py"
     program.write_text("import nothing_of_that_name")
-    monkeypatch.setattr("blobfuse_dysk.device.launch.HOLDER", str(program))
+    monkeypatch.setattr("blobfuse_dysk.device.attacher.launch.HOLDER", str(program))
     refused(node, node.create(), DeviceError, r"the holder process ended: .*nothing_of_that_name")
     node.assert_nothing_left()
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk import attachment
-from blobfuse_dysk.device import fusefd, loop, state
-from blobfuse_dysk.device.leftovers import leftovers
+from blobfuse_dysk.device.attacher.leftovers import leftovers
+from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.errors import NotFoundError
 from tests.device.conftest import MIB, Node, fill, wait_for
 from tests.device.test_worker_death import FIO
@@ -140,13 +141,13 @@ def test_force_from_another_mount_namespace(node: Node, monkeypatch: pytest.Monk
     wait_for(lambda: attachment.status("data")["requests"]["in_flight"], "requests on their way")
     os.kill(found["worker"]["pid"], signal.SIGSTOP)  # it cannot end by itself, as when the kernel holds it
     aborted: list[int] = []
-    real = fusefd.abort
+    real = fuse.abort
 
     def abort(number: int) -> None:
         aborted.append(number)
         real(number)
 
-    monkeypatch.setattr(fusefd, "abort", abort)
+    monkeypatch.setattr(fuse, "abort", abort)
     attachment.detach("data", force=True)
     assert aborted == [found["connection"]]
     assert stuck.wait(20) != 0

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk import attachment
-from blobfuse_dysk.device.control import Control
-from blobfuse_dysk.device.state import control_path
+from blobfuse_dysk.device.ipc.control import Control
+from blobfuse_dysk.device.ipc.state import control_path
 from blobfuse_dysk.errors import BusyError, UsageError
 from blobfuse_dysk.testing.azurite import Azurite
 from blobfuse_dysk.vhd import footer

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk import attachment
-from blobfuse_dysk.device import fusefd, loop, state
+from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import NotFoundError
 from tests.device.conftest import MIB, Node, fill
@@ -86,7 +87,7 @@ def test_queue_and_connection_are_set(node: Node) -> None:
     assert "[none]" in (queue / "scheduler").read_text()
     assert int((queue / "read_ahead_kb").read_text()) == 4096
     assert int((queue / "discard_max_bytes").read_text()) == 0
-    number = fusefd.connection(str(node.dirs.run / "data" / "fs"))
+    number = fuse.connection(str(node.dirs.run / "data" / "fs"))
     background = Path(f"/sys/fs/fuse/connections/{number}/max_background")
     assert int(background.read_text()) == 256
     assert loop.backing_file(attached.device) == str(node.dirs.run / "data" / "fs" / "disk")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk import attachment
-from blobfuse_dysk.device import loop, state
+from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.kernel import loop
 from blobfuse_dysk.errors import BusyError
 from tests.device.conftest import MIB, Node, fill, wait_for
 
@@ -94,12 +95,12 @@ def test_sigterm_of_the_holder_never_cuts_a_mounted_file_system_off(node: Node, 
 
 # Where an attaching process may die: patched to kill itself there.
 DEATHS = {
-    "before the holder gets its order": "blobfuse_dysk.device.message.send",
-    "while the worker starts": "blobfuse_dysk.device.launch.Launch.wait_ready",
+    "before the holder gets its order": "blobfuse_dysk.device.ipc.message.send",
+    "while the worker starts": "blobfuse_dysk.device.attacher.launch.Launch.wait_ready",
     "before it opens the file": "blobfuse_dysk.attachment._open_disk",
-    "between open and configure": "blobfuse_dysk.device.loop.configure",
-    "after configure": "blobfuse_dysk.device.loop.tune",
-    "before the commit": "blobfuse_dysk.device.launch.Launch.commit",
+    "between open and configure": "blobfuse_dysk.device.kernel.loop.configure",
+    "after configure": "blobfuse_dysk.device.kernel.loop.tune",
+    "before the commit": "blobfuse_dysk.device.attacher.launch.Launch.commit",
 }
 DYING = """
 import importlib, os, signal, sys

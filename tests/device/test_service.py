@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk import attachment, live
-from blobfuse_dysk.device import unit
+from blobfuse_dysk.device.attacher import systemd
 from blobfuse_dysk.errors import DyskError
 from tests.device.conftest import MIB, Node, fill, wait_for
 from tests.device.test_worker_death import direct_read
@@ -39,7 +39,7 @@ class Manager:
         self._process: subprocess.Popen[bytes] | None = None
         self._over = False
         self.starts = 0
-        self.program = unit.SERVICE
+        self.program = systemd.SERVICE
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -118,8 +118,8 @@ class Manager:
 @pytest.fixture
 def manager(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
     manager = Manager(node, tmp_path)
-    monkeypatch.setattr(unit, "usable", lambda run: True)
-    monkeypatch.setattr(unit, "_systemctl", manager.systemctl)
+    monkeypatch.setattr(systemd, "usable", lambda run: True)
+    monkeypatch.setattr(systemd, "_systemctl", manager.systemctl)
     yield manager
     node.detach_all()
     manager.close()
@@ -227,7 +227,7 @@ def test_a_holder_is_killed_while_it_goes_over_to_another_worker(
     """At no time do two workers serve, and none of them releases the lease behind the back of another."""
     armed = tmp_path / "armed"
     program = tmp_path / "service.py"
-    root = str(Path(unit.SERVICE).parents[2])
+    root = str(Path(systemd.SERVICE).parents[2])
     program.write_text(_HOLDER.format(root=root, armed=str(armed), change=_KILLED_AFTER[when]))
     manager.program = str(program)
     attached = node.attach(node.create())
@@ -268,7 +268,7 @@ def send(channel, order, fds=(), *, wait=True, real=message.send):
     return sent
 message.send = send
 """
-    root = str(Path(unit.SERVICE).parents[2])
+    root = str(Path(systemd.SERVICE).parents[2])
     program.write_text(_HOLDER.format(root=root, armed=str(armed), change=change))
     manager.program = str(program)
     attached = node.attach(node.create())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk import attachment, live
-from blobfuse_dysk.device import state
+from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.errors import BusyError, DeviceError, DyskError, NotFoundError
 from tests.device.conftest import MIB, Node, fill, wait_for
 from tests.device.programs import NO_RESEND, use_holder, use_worker

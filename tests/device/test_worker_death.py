@@ -14,8 +14,9 @@ from random import Random
 import pytest
 
 from blobfuse_dysk import attachment
-from blobfuse_dysk.device import loop, state
-from blobfuse_dysk.device.control import Control
+from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.ipc.control import Control
+from blobfuse_dysk.device.kernel import loop
 from tests.device.conftest import MIB, Node, fill, wait_for
 
 FIO = [
@@ -205,7 +206,7 @@ def test_no_worker_can_be_started(node: Node, monkeypatch: pytest.MonkeyPatch, t
     """The program vanished: after io-timeout all I/O fails instead of waiting for ever, and detach works."""
     program = tmp_path / "worker.py"
     program.write_text(f"import runpy; runpy.run_path({real_worker()!r}, run_name='__main__')")
-    monkeypatch.setattr("blobfuse_dysk.device.launch.WORKER", str(program))
+    monkeypatch.setattr("blobfuse_dysk.device.attacher.launch.WORKER", str(program))
     attached = node.attach(node.create(), io_timeout_s=1.0)
     program.unlink()
     os.kill(node.state("data")["worker"]["pid"], signal.SIGKILL)
@@ -229,7 +230,7 @@ def test_every_worker_dies_before_it_can_serve_a_request(
         "    store_open.open_stack = None\n"
         f"runpy.run_path({real_worker()!r}, run_name='__main__')\n"
     )
-    monkeypatch.setattr("blobfuse_dysk.device.launch.WORKER", str(program))
+    monkeypatch.setattr("blobfuse_dysk.device.attacher.launch.WORKER", str(program))
     attached = node.attach(node.create(), io_timeout_s=8.0)  # longer than the pauses between workers get
     broken.touch()
     os.kill(node.state("data")["worker"]["pid"], signal.SIGKILL)
@@ -243,7 +244,7 @@ def test_failed_while_in_use(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_pa
     """As above, with the device open: the attachment is shown as failed until its user lets go."""
     program = tmp_path / "worker.py"
     program.write_text(f"import runpy; runpy.run_path({real_worker()!r}, run_name='__main__')")
-    monkeypatch.setattr("blobfuse_dysk.device.launch.WORKER", str(program))
+    monkeypatch.setattr("blobfuse_dysk.device.attacher.launch.WORKER", str(program))
     attached = node.attach(node.create(), io_timeout_s=1.0)
     user = os.open(attached.device, os.O_RDWR)
     program.unlink()
@@ -255,7 +256,7 @@ def test_failed_while_in_use(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def real_worker() -> str:
-    from blobfuse_dysk.device import launch
+    from blobfuse_dysk.device.attacher import launch
 
     return launch.WORKER
 

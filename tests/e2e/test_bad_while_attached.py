@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfuse_dysk.device.loop import backing_file
+from blobfuse_dysk.device.kernel.loop import backing_file
 from blobfuse_dysk.testing import PageBlobServer
 from tests.e2e.kit import BIN, Node, faulty_node, until
 from tests.e2e.test_bad_input import other_node

@@ -16,10 +16,12 @@ from typing import Any, cast
 
 import pytest
 
-from blobfuse_dysk.device import crew, fusefd, message, service, state
-from blobfuse_dysk.device import holder as holders
-from blobfuse_dysk.device.notify import Notify
-from blobfuse_dysk.device.reservation import Reservation
+from blobfuse_dysk.device.holder import crew, systemd
+from blobfuse_dysk.device.holder import holder as holders
+from blobfuse_dysk.device.holder.reservation import Reservation
+from blobfuse_dysk.device.holder.sdnotify import Notify
+from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.kernel import fuse
 
 COMMAND = {"worker": ["old"], "environment": {"PYTHONPATH": ""}}
 
@@ -193,10 +195,10 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     machine = Machine()
     monkeypatch.setattr(Process, "machine", machine, raising=False)
-    for module in (service, crew):
+    for module in (systemd, crew):
         monkeypatch.setattr(module, "WorkerProcess", Process)
-    monkeypatch.setattr(service, "AdoptedWorker", Adopted)
-    monkeypatch.setattr(service, "end_process", machine.end_process)
+    monkeypatch.setattr(systemd, "AdoptedWorker", Adopted)
+    monkeypatch.setattr(systemd, "end_process", machine.end_process)
     monkeypatch.setattr(message, "send", machine.send)
     monkeypatch.setattr(message, "receive", machine.receive)
     monkeypatch.setattr(state, "write", machine.write)
@@ -204,26 +206,26 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.setattr(state, "alive", lambda process: machine.workers[process["pid"]].alive)
     monkeypatch.setattr(state, "open_process", lambda process: process["pid"])
     monkeypatch.setattr(holders, "Log", lambda *arguments: lambda text, priority=0: None)
-    monkeypatch.setattr(service, "os", Copies())
-    monkeypatch.setattr(service, "socket", Copies())
+    monkeypatch.setattr(systemd, "os", Copies())
+    monkeypatch.setattr(systemd, "socket", Copies())
     monkeypatch.setattr(Reservation, "bound", lambda place, device=None: machine.device)
     monkeypatch.setattr(Reservation, "let_go", lambda place, device: machine.let_go.append(device))
-    monkeypatch.setattr(fusefd, "can_resend", lambda init: machine.resends)
+    monkeypatch.setattr(fuse, "can_resend", lambda init: machine.resends)
     yield machine
     os.close(machine.life)
 
 
 def first_holder(
     machine: Machine, directory: Path, *, io_timeout_s: float | None = None, attached: bool = True
-) -> service.KeptHolder:
+) -> systemd.KeptHolder:
     """One with an attachment that is committed, or has a worker that was just told to serve."""
     first = {"disk": "a/b/c", "io_timeout_s": io_timeout_s}
     order = {"name": "data", "run": str(directory), "dev": "dev", "log": str(directory), "state": first}
     place = Reservation(str(directory), "dev", "data")
     place.control = cast(Any, Channel(Worker(-1)))
-    members = service.KeptCrew(order, place, cast(Notify, machine), -1, -1, machine.life)
+    members = systemd.KeptCrew(order, place, cast(Notify, machine), -1, -1, machine.life)
     worker = Process([], {})
-    first_one = service.KeptHolder(None, COMMAND, order, cast(Any, worker), place, members)
+    first_one = systemd.KeptHolder(None, COMMAND, order, cast(Any, worker), place, members)
     members.brief(cast(Any, worker), None)
     if not attached:
         return first_one
@@ -232,19 +234,19 @@ def first_holder(
     return first_one
 
 
-def next_holder(machine: Machine) -> service.KeptHolder:
+def next_holder(machine: Machine) -> systemd.KeptHolder:
     """Started by systemd, with copies of what it keeps."""
     fds = dict.fromkeys(machine.kept, machine.life)  # life is the only one that is used
     fds["fuse"] = -1
-    life = service._read_life(machine.life)
-    follower = service.KeptHolder.again(cast(Notify, machine), fds, life, machine.state)
+    life = systemd._read_life(machine.life)
+    follower = systemd.KeptHolder.again(cast(Notify, machine), fds, life, machine.state)
     assert follower._begin()
     orders = cast(Any, follower._worker).worker.orders
     assert orders[-2:] == ["start", "resume"], "it may not have been told, or stand still since it was told to drain"
     return follower
 
 
-def settle(machine: Machine, holder: service.KeptHolder) -> None:
+def settle(machine: Machine, holder: systemd.KeptHolder) -> None:
     """Everything that the holder hears of takes its course, until its worker serves."""
     for _ in range(10):
         worker = cast(Any, holder._worker)

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from blobfuse_dysk.device.blockfile import DISK_INODE, BlockFile
+from blobfuse_dysk.device.worker.blockfile import DISK_INODE, BlockFile
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.contract import MAX_WRITE, PAGE, Buffer
 from blobfuse_dysk.testing import MemoryStore, RecordingStore

@@ -14,14 +14,15 @@ from typing import Any, cast
 
 import pytest
 
-from blobfuse_dysk.device import message, service, state
-from blobfuse_dysk.device.briefing import await_go, take_briefing
-from blobfuse_dysk.device.child import WorkerProcess
-from blobfuse_dysk.device.crew import Crew
-from blobfuse_dysk.device.log import Log
-from blobfuse_dysk.device.opening import resume_state
-from blobfuse_dysk.device.record import Record
-from blobfuse_dysk.device.reservation import Reservation
+from blobfuse_dysk.device.holder import systemd
+from blobfuse_dysk.device.holder.child import WorkerProcess
+from blobfuse_dysk.device.holder.crew import Crew
+from blobfuse_dysk.device.holder.record import Record
+from blobfuse_dysk.device.holder.reservation import Reservation
+from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.ipc.log import Log
+from blobfuse_dysk.device.worker.briefing import await_go, take_briefing
+from blobfuse_dysk.device.worker.opening import resume_state
 
 
 class Told:
@@ -125,14 +126,14 @@ def test_a_process_is_ended_and_its_end_awaited() -> None:
     )
     wait_for_line(worker)
     known = state.identity(worker.pid)
-    service.end_process({**known, "start": known["start"] - 1})
-    service.end_process(None)
+    systemd.end_process({**known, "start": known["start"] - 1})
+    systemd.end_process(None)
     assert state.alive(known), "a stranger with that id was killed"
-    service.end_process(known)
+    systemd.end_process(known)
     assert os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT), "it may still have been at work"
     worker.reap()
     assert "SIGKILL" in worker.end_text()
-    service.end_process(known)
+    systemd.end_process(known)
 
 
 def test_an_end_is_awaited_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +141,7 @@ def test_an_end_is_awaited_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) 
     real = signal.pidfd_send_signal
     worker = WorkerProcess(["/bin/sh", "-c", "sleep 0.5"], {"PATH": os.environ["PATH"]})
     monkeypatch.setattr(signal, "pidfd_send_signal", lambda pidfd, number: real(pidfd, signal.SIGCONT))
-    service.end_process(state.identity(worker.pid))
+    systemd.end_process(state.identity(worker.pid))
     assert os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     worker.reap()
 
@@ -151,9 +152,9 @@ def test_a_worker_is_taken_up_if_it_is_there(monkeypatch: pytest.MonkeyPatch) ->
     worker = WorkerProcess(["/bin/sh", "-c", "sleep 60"], {"PATH": os.environ["PATH"]})
     known = state.identity(worker.pid)
     fds = (ours.fileno(), read_end)
-    assert service._adopt(known, None, read_end) is service._adopt(known, ours.fileno(), None) is None
-    assert service._adopt({**known, "start": 1}, *fds) is None
-    adopted = service._adopt(known, *fds)
+    assert systemd._adopt(known, None, read_end) is systemd._adopt(known, ours.fileno(), None) is None
+    assert systemd._adopt({**known, "start": 1}, *fds) is None
+    adopted = systemd._adopt(known, *fds)
     assert adopted
     assert adopted.served, "it has requests of the kernel"
     adopted.kill()
@@ -162,15 +163,15 @@ def test_a_worker_is_taken_up_if_it_is_there(monkeypatch: pytest.MonkeyPatch) ->
     os.write(write_end, b"last words\n")
     assert adopted.reap() == ["last words"]
     assert adopted.end_text() == "not seen how: last words"
-    assert service._adopt(known, *fds) is None
+    assert systemd._adopt(known, *fds) is None
     ours.detach()
     theirs.close()
     os.close(write_end)
 
 
 def test_names_under_which_a_worker_is_kept_say_which_it_is() -> None:
-    for name in service._kept_names({"pid": 12, "start": 345}):
-        assert service._process_of(name) == {"pid": 12, "start": 345}
+    for name in systemd._kept_names({"pid": 12, "start": 345}):
+        assert systemd._process_of(name) == {"pid": 12, "start": 345}
 
 
 def test_a_change_that_must_be_written_is_not_made_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk.azure.credential.resolve import resolve
-from blobfuse_dysk.device import fusefd, loop, message, naming, state, usage
-from blobfuse_dysk.device.child import Pauses, WorkerProcess
-from blobfuse_dysk.device.config import Config
-from blobfuse_dysk.device.control import Control
-from blobfuse_dysk.device.log import WARNING, Log
-from blobfuse_dysk.device.reservation import Reservation, explain
+from blobfuse_dysk.device.attacher import naming
+from blobfuse_dysk.device.holder.child import Pauses, WorkerProcess
+from blobfuse_dysk.device.holder.reservation import Reservation, explain
+from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.ipc.config import Config
+from blobfuse_dysk.device.ipc.control import Control
+from blobfuse_dysk.device.ipc.log import WARNING, Log
+from blobfuse_dysk.device.kernel import fuse, loop, usage
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
     AttachedError,
@@ -250,7 +252,7 @@ def init_request(flags: int, flags2: int, opcode: int = 26) -> bytes:
     ],
 )
 def test_whether_a_kernel_sends_requests_again(init: bytes, resend: bool) -> None:
-    assert fusefd.can_resend(init) is resend
+    assert fuse.can_resend(init) is resend
 
 
 def test_the_first_request_is_init() -> None:
@@ -258,10 +260,10 @@ def test_the_first_request_is_init() -> None:
         read_end, write_end = os.pipe()
         os.write(write_end, init_request(0, 0, opcode))
         if good:
-            assert fusefd.read_init(read_end) == init_request(0, 0)
+            assert fuse.read_init(read_end) == init_request(0, 0)
         else:
             with pytest.raises(DeviceError, match="not INIT"):
-                fusefd.read_init(read_end)
+                fuse.read_init(read_end)
         os.close(read_end)
         os.close(write_end)
 
@@ -270,7 +272,7 @@ def test_replay_gives_init_and_then_the_device() -> None:
     """The number stays, the file behind it changes, and the resend goes out before anything is read."""
     for resend in (True, False):
         device, kernel = socket.socketpair()
-        replay = fusefd.Replay(b"init", device.detach(), resend=resend)
+        replay = fuse.Replay(b"init", device.detach(), resend=resend)
         assert os.read(replay.fd, 100) == b"init"
         assert replay.mountpoint == f"/dev/fd/{replay.fd}"
         replay.connect()
@@ -288,15 +290,15 @@ def test_request_timeouts_of_the_kernel(
 ) -> None:
     (tmp_path / "default_request_timeout").write_text(f"{default}\n")
     (tmp_path / "max_request_timeout").write_text(f"{most}\n")
-    monkeypatch.setattr(fusefd, "_SYSCTL", str(tmp_path))
-    assert fusefd.request_timeout_s() == expected
-    monkeypatch.setattr(fusefd, "_SYSCTL", str(tmp_path / "older kernel"))
-    assert fusefd.request_timeout_s() is None
+    monkeypatch.setattr(fuse, "_SYSCTL", str(tmp_path))
+    assert fuse.request_timeout_s() == expected
+    monkeypatch.setattr(fuse, "_SYSCTL", str(tmp_path / "older kernel"))
+    assert fuse.request_timeout_s() is None
 
 
 def test_no_fuse_device(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="No such file") as caught:
-        fusefd.open_device(str(tmp_path / "fuse"))
+        fuse.open_device(str(tmp_path / "fuse"))
     assert caught.value.remedy == "modprobe fuse"
 
 

@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 
-from blobfuse_dysk.device import ending, fusefd, loop, state
-from blobfuse_dysk.device.control import Control
+from blobfuse_dysk.device.attacher import teardown
+from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.ipc.control import Control
+from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.errors import BusyError, DeviceError
 
 GONE = {"pid": 1, "start": 1}  # an id that was used again
@@ -49,10 +51,10 @@ class Dead:
         self.done: list[str] = []
         patch.setattr(loop, "bound_to", lambda path, device, connection: device)
         patch.setattr(loop, "clear", lambda device: self.done.append(f"clear {device}"))
-        patch.setattr(fusefd, "unmount", lambda path: self.done.append("unmount"))
+        patch.setattr(fuse, "unmount", lambda path: self.done.append("unmount"))
 
     def clear(self, **options: Any) -> None:
-        ending.clear_dead(str(self.run), str(self.dev), self.found, **options)
+        teardown.clear_dead(str(self.run), str(self.dev), self.found, **options)
 
     def attached_again(self, holder: int) -> None:
         """By another process, under the same name."""
@@ -117,7 +119,7 @@ def test_it_is_cleared_under_the_lock(dead: Dead, monkeypatch: pytest.MonkeyPatc
         taken = subprocess.run(["flock", "--nonblock", str(dead.run), "true"])
         dead.done.append(f"locked: {taken.returncode == 1}")
 
-    monkeypatch.setattr(fusefd, "unmount", exclusive)
+    monkeypatch.setattr(fuse, "unmount", exclusive)
     dead.clear()
     assert dead.done == ["clear /dev/loop7", "locked: True"]
 
@@ -144,7 +146,7 @@ def test_a_worker_that_does_not_end_is_killed_before_its_mount_goes(
 ) -> None:
     with process() as worker:
         dead.found["worker"] = state.identity(worker.pid)
-        monkeypatch.setattr(fusefd, "unmount", lambda path: dead.done.append(f"exit {worker.poll()}"))
+        monkeypatch.setattr(fuse, "unmount", lambda path: dead.done.append(f"exit {worker.poll()}"))
         dead.clear(patience_s=0.2)
         assert dead.done == ["clear /dev/loop7", "exit -9"]
 
@@ -152,23 +154,23 @@ def test_a_worker_that_does_not_end_is_killed_before_its_mount_goes(
 def test_an_id_that_was_used_again_is_a_strangers() -> None:
     with process() as stranger:
         gone = {"pid": stranger.pid, "start": state.identity(stranger.pid)["start"] - 1}
-        assert ending.wait_end(gone, 0.0)
-        ending._kill(gone, wait_s=0.0)
+        assert teardown.wait_end(gone, 0.0)
+        teardown._kill(gone, wait_s=0.0)
         with pytest.raises(subprocess.TimeoutExpired):
             stranger.wait(0.3)
-        assert not ending.wait_end(state.identity(stranger.pid), 0.05)
-        ending._kill(state.identity(stranger.pid))
+        assert not teardown.wait_end(state.identity(stranger.pid), 0.05)
+        teardown._kill(state.identity(stranger.pid))
         assert stranger.wait(0) == -signal.SIGKILL
 
 
 def test_the_end_of_nothing_is_not_waited_for() -> None:
-    assert ending.wait_end(None, None)
-    assert ending.wait_end({"pid": 0, "start": 0}, None)
+    assert teardown.wait_end(None, None)
+    assert teardown.wait_end({"pid": 0, "start": 0}, None)
     with process("true") as child:
         ended = state.identity(child.pid)
         child.wait()
-    assert ending.wait_end(ended, None)
-    ending._kill(ended)
+    assert teardown.wait_end(ended, None)
+    teardown._kill(ended)
 
 
 EXIT = {"x86_64": 60, "aarch64": 93}  # exit(2), of one thread
@@ -189,23 +191,23 @@ def test_a_process_is_there_while_one_of_its_threads_is() -> None:
             while state.alive(known):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            assert not ending.wait_end(known, 0.05)
-            ending._kill(known)
-            assert ending.wait_end(known, 0.0)
+            assert not teardown.wait_end(known, 0.05)
+            teardown._kill(known)
+            assert teardown.wait_end(known, 0.0)
         finally:
             child.kill()
 
 
 def test_a_holder_is_told_to_end_for_good_and_killed_if_it_does_not() -> None:
     with process() as holder:
-        ending._kill_holder(state.identity(holder.pid))
+        teardown._kill_holder(state.identity(holder.pid))
         assert holder.wait(0) == -signal.SIGUSR2, "systemd would start another one"
     with process("env -i sh -c 'trap \"\" USR2; echo; exec sleep 60'") as holder:
         deadline = time.monotonic() + 20
         while "SigIgn:\t0000000000000800" not in Path(f"/proc/{holder.pid}/status").read_text():
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        ending._kill_holder(state.identity(holder.pid))
+        teardown._kill_holder(state.identity(holder.pid))
         assert holder.wait(0) == -signal.SIGKILL
 
 
@@ -213,7 +215,7 @@ def test_a_detach_that_is_not_done_is_no_success(dead: Dead, monkeypatch: pytest
     monkeypatch.setattr(loop, "backing_file", lambda device: None)
     dead.found["holder"] = state.identity(os.getpid())
     with pytest.raises(BusyError, match="not detached after 0 s: the service has not taken the last writes"):
-        ending.await_end(dead.found, None, 0.1)
+        teardown.await_end(dead.found, None, 0.1)
 
 
 def test_the_time_for_a_detach_is_io_timeout_and_a_minute(dead: Dead, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,11 +225,11 @@ def test_the_time_for_a_detach_is_io_timeout_and_a_minute(dead: Dead, monkeypatc
         asked.append(timeout_s)
         return True
 
-    monkeypatch.setattr(ending, "wait_end", wait_end)
-    ending.await_end(dead.found, None, None)
+    monkeypatch.setattr(teardown, "wait_end", wait_end)
+    teardown.await_end(dead.found, None, None)
     dead.found["io_timeout_s"] = None
-    ending.await_end(dead.found, None, None)
-    ending.await_end(dead.found, None, 3.0)
+    teardown.await_end(dead.found, None, None)
+    teardown.await_end(dead.found, None, 3.0)
     assert asked == [61.0, None, 3.0]
 
 
@@ -255,10 +257,10 @@ def watched(tmp_path: Path, answer: bytes) -> Iterator[Control]:
 def test_what_went_wrong_at_the_end_is_raised(dead: Dead, tmp_path: Path) -> None:
     lost = b'{"error": {"type": "DyskError", "message": "data was lost"}}\n'
     with watched(tmp_path, lost) as control, pytest.raises(Exception, match="data was lost"):
-        ending.await_end(dead.found, control, None)
+        teardown.await_end(dead.found, control, None)
     (tmp_path / "control.sock").unlink()
     with watched(tmp_path, b"") as control:
-        ending.await_end(dead.found, control, None)
+        teardown.await_end(dead.found, control, None)
 
 
 @pytest.mark.parametrize(("uses", "waits"), [(["mounted on /mnt"], False), (["open by udevd (7)"], True)])
@@ -271,17 +273,17 @@ def test_who_has_the_device_is_waited_for_unless_it_is_mounted(
         asked.append(device)
         return uses
 
-    monkeypatch.setattr(ending, "_BUSY_S", 0.1)
-    monkeypatch.setattr(ending, "users", users)
+    monkeypatch.setattr(teardown, "_BUSY_S", 0.1)
+    monkeypatch.setattr(teardown, "users", users)
     with pytest.raises(BusyError, match="in use"):
-        ending.refuse_busy("data", "/dev/loop7")
+        teardown.refuse_busy("data", "/dev/loop7")
     assert (len(asked) > 1) is waits
 
 
 def test_a_device_that_is_used_for_a_moment_is_not_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [["open by udevd (7)"], ["open by udevd (7)"], []]
-    monkeypatch.setattr(ending, "users", lambda device: answers.pop(0))
-    ending.refuse_busy("data", "/dev/loop7")
+    monkeypatch.setattr(teardown, "users", lambda device: answers.pop(0))
+    teardown.refuse_busy("data", "/dev/loop7")
     assert answers == []
 
 
@@ -298,5 +300,5 @@ def test_a_worker_that_hangs_up_leaves_no_socket_open(tmp_path: Path, monkeypatc
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(tmp_path / "data" / "control.sock"))
         listener.listen()
-        assert ending.watch(str(tmp_path), "data") is None
+        assert teardown.watch(str(tmp_path), "data") is None
     assert asked[0]._socket.fileno() == -1

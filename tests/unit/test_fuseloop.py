@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from blobfuse_dysk.device import fuseloop
+from blobfuse_dysk.device.worker import fusetasks
 
 TASKS = 5
 
@@ -50,7 +50,7 @@ class Session:
 async def kernel(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[socket.socket, Session]]:
     """The kernel's end of the connection, and the session at the other."""
     monkeypatch.setattr(pyfuse3, "trio", trio)
-    fuseloop.install()
+    fusetasks.install()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         theirs.setblocking(False)
@@ -133,7 +133,7 @@ async def test_the_end_of_the_session_ends_all_waiting(kernel: tuple[socket.sock
 
 
 async def drained(session: Session, limit_s: float) -> bool:
-    turnstile: fuseloop.Turnstile = session.trio.lowlevel
+    turnstile: fusetasks.Turnstile = session.trio.lowlevel
     return await turnstile.drained(turnstile.hold(), limit_s)
 
 
@@ -186,7 +186,7 @@ async def test_not_drained_in_time(kernel: tuple[socket.socket, Session]) -> Non
 async def test_a_hold_that_follows_another_ends_that(kernel: tuple[socket.socket, Session]) -> None:
     """The tasks that the first one holds belong to the second, and go on after it."""
     ours, session = kernel
-    turnstile: fuseloop.Turnstile = session.trio.lowlevel
+    turnstile: fusetasks.Turnstile = session.trio.lowlevel
     answers: dict[str, bool] = {}
 
     async def wait(name: str, hold: trio.Event) -> None:
@@ -225,7 +225,7 @@ async def test_a_hold_that_follows_another_ends_that(kernel: tuple[socket.socket
 
 async def test_a_hold_that_ends_at_once_costs_no_task(kernel: tuple[socket.socket, Session]) -> None:
     ours, session = kernel
-    turnstile: fuseloop.Turnstile = session.trio.lowlevel
+    turnstile: fusetasks.Turnstile = session.trio.lowlevel
     session.answer = trio.sleep_forever
     async with trio.open_nursery() as pool:
         for _ in range(TASKS):
@@ -245,7 +245,7 @@ async def test_a_hold_that_ends_at_once_costs_no_task(kernel: tuple[socket.socke
 async def test_no_request_is_taken_from_the_moment_of_the_hold(kernel: tuple[socket.socket, Session]) -> None:
     """Not even by a task that was woken for it before."""
     ours, session = kernel
-    turnstile: fuseloop.Turnstile = session.trio.lowlevel
+    turnstile: fusetasks.Turnstile = session.trio.lowlevel
     async with trio.open_nursery() as pool:
         for _ in range(TASKS):
             pool.start_soon(session.task)
@@ -304,8 +304,8 @@ async def test_tasks_that_nothing_needs_end(
 ) -> None:
     """All but the spare ones and the watcher, and none that was needed meanwhile."""
     ours, session = kernel
-    monkeypatch.setattr(fuseloop, "SPARE", 2)
-    monkeypatch.setattr(fuseloop, "SHED_S", 0.2)
+    monkeypatch.setattr(fusetasks, "SPARE", 2)
+    monkeypatch.setattr(fusetasks, "SHED_S", 0.2)
     session.answer = trio.sleep_forever
     many = TASKS + 3
     async with trio.open_nursery() as nursery:

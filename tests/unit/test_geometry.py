@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from blobfuse_dysk.device.geometry import Geometry, is_blank, measure
+from blobfuse_dysk.device.worker.geometry import Geometry, is_blank, measure
 from blobfuse_dysk.errors import Kind, StoreError, UsageError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.testing import CheckedStore, Fault, FaultyStore, MemoryStore, RecordingStore

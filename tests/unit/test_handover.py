@@ -12,10 +12,10 @@ from typing import Any, cast
 
 import pytest
 
-from blobfuse_dysk.device import handover as module
-from blobfuse_dysk.device.child import WorkerProcess
-from blobfuse_dysk.device.handover import Handover
-from blobfuse_dysk.device.log import Log
+from blobfuse_dysk.device.holder import handover as module
+from blobfuse_dysk.device.holder.child import WorkerProcess
+from blobfuse_dysk.device.holder.handover import Handover
+from blobfuse_dysk.device.ipc.log import Log
 
 OLD = {"worker": ["old"], "environment": {"PATH": "/bin", "PYTHONPATH": "old"}}
 NEW = {"worker": ["new"], "environment": {"PATH": "/bin", "PYTHONPATH": "path"}}

@@ -9,25 +9,25 @@ from typing import Any, cast
 
 import pytest
 
-from blobfuse_dysk.device import service
+from blobfuse_dysk.device.holder import systemd
 from tests.unit.holders import Channel, Machine, Worker, first_holder, machine, next_holder, settle
 
 __all__ = ["machine"]
 
 
-def the_worker(holder: service.KeptHolder) -> Any:
+def the_worker(holder: systemd.KeptHolder) -> Any:
     """The holder's worker, as the process."""
     return cast(Any, holder._worker).worker
 
 
-def says(machine: Machine, holder: service.KeptHolder, **event: Any) -> None:
+def says(machine: Machine, holder: systemd.KeptHolder, **event: Any) -> None:
     """The worker says something."""
     machine.events.append(event)
     assert holder._worker
     holder._on_worker(holder._worker)
 
 
-def dies(machine: Machine, holder: service.KeptHolder) -> Any:
+def dies(machine: Machine, holder: systemd.KeptHolder) -> Any:
     """The worker dies; return the next one, which is started at once, if there is one."""
     the_worker(holder).alive = False
     assert holder._worker
@@ -36,7 +36,7 @@ def dies(machine: Machine, holder: service.KeptHolder) -> Any:
     return the_worker(holder) if holder._worker else None
 
 
-def serves(machine: Machine, holder: service.KeptHolder) -> None:
+def serves(machine: Machine, holder: systemd.KeptHolder) -> None:
     """The worker is ready."""
     says(machine, holder, event="ready", size=512)
 
@@ -230,7 +230,7 @@ def test_a_commit_while_no_worker_lives(machine: Machine, tmp_path: Path) -> Non
     assert holder._worker is None
     assert holder._commit("/dev/loop0") is None
     assert machine.kept == {"fuse", "config", "ring", "control", "life"}
-    assert service._read_life(machine.life)["command"] == holder._handover.command
+    assert systemd._read_life(machine.life)["command"] == holder._handover.command
 
 
 @pytest.mark.parametrize("how", ["abandons", "dies"])
@@ -348,7 +348,7 @@ def test_the_next_holder_of_a_device_that_was_let_go_meanwhile(machine: Machine,
     machine.holder_dies()
     machine.device = None
     fds = dict.fromkeys(machine.kept, machine.life)
-    follower = service.KeptHolder.again(cast(Any, machine), fds, service._read_life(machine.life), machine.state)
+    follower = systemd.KeptHolder.again(cast(Any, machine), fds, systemd._read_life(machine.life), machine.state)
     assert follower._begin()
     assert the_worker(follower).orders[-1] == "end"
 

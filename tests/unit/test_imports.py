@@ -172,8 +172,8 @@ def loaded_by(module: str) -> set[str]:
         "blobfuse_dysk",
         "blobfuse_dysk.attachment",
         "blobfuse_dysk.mount",
-        "blobfuse_dysk.device.holder",
-        "blobfuse_dysk.device.worker",
+        "blobfuse_dysk.device.holder.holder",
+        "blobfuse_dysk.device.worker.worker",
     ],
 )
 def test_small_processes_load_no_azure_sdk_and_no_terminal_packages(module: str) -> None:
@@ -189,5 +189,5 @@ def test_options_are_read_without_anything_slow() -> None:
 
 
 def test_the_holder_needs_the_standard_library_only() -> None:
-    foreign = loaded_by("blobfuse_dysk.device.holder") - loaded_by("sys") - set(sys.stdlib_module_names)
+    foreign = loaded_by("blobfuse_dysk.device.holder.holder") - loaded_by("sys") - set(sys.stdlib_module_names)
     assert foreign <= {"blobfuse_dysk"}

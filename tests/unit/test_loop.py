@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from blobfuse_dysk.device import loop
+from blobfuse_dysk.device.kernel import loop
 from blobfuse_dysk.errors import DeviceError
 
 GET_FREE, CONFIGURE, CLR_FD = loop._LOOP_CTL_GET_FREE, loop._LOOP_CONFIGURE, loop._LOOP_CLR_FD

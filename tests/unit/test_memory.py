@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfuse_dysk.device import memory
+from blobfuse_dysk.device.attacher import ramcheck
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.options import AttachOptions
 
@@ -19,18 +19,18 @@ def meminfo(tmp_path: Path) -> str:
 
 
 def test_available(meminfo: str, tmp_path: Path) -> None:
-    assert memory.available(meminfo) == 512 << 20
-    assert memory.available(str(tmp_path / "none")) is None
-    assert (memory.available() or 0) > 0
+    assert ramcheck.available(meminfo) == 512 << 20
+    assert ramcheck.available(str(tmp_path / "none")) is None
+    assert (ramcheck.available() or 0) > 0
 
 
 def test_caches_may_take_half_of_what_is_available(meminfo: str) -> None:
-    memory.check(AttachOptions(write_cache_size=128 << 20, read_cache_size=128 << 20), meminfo)
+    ramcheck.check(AttachOptions(write_cache_size=128 << 20, read_cache_size=128 << 20), meminfo)
     with pytest.raises(UsageError, match=r"256\.0MiB.*512MiB available") as caught:
-        memory.check(AttachOptions(write_cache_size=128 << 20, read_cache_size=(128 << 20) + 512), meminfo)
+        ramcheck.check(AttachOptions(write_cache_size=128 << 20, read_cache_size=(128 << 20) + 512), meminfo)
     assert "cache=none" in caught.value.line()
 
 
 @pytest.mark.parametrize("options", [{"cache": "none"}, {"cache": "readonly"}, {"read_only": True}])
 def test_only_caches_that_are_used_count(options: dict[str, object], meminfo: str) -> None:
-    memory.check(AttachOptions(write_cache_size=1 << 40, **options), meminfo)  # type: ignore[arg-type]
+    ramcheck.check(AttachOptions(write_cache_size=1 << 40, **options), meminfo)  # type: ignore[arg-type]

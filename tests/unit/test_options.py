@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from blobfuse_dysk.device.questions import Asked, Questions
+from blobfuse_dysk.device.worker.operations import Asked, Questions
 from blobfuse_dysk.diskfile import read_disk_file
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.mountoptions import parse_mount

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from blobfuse_dysk.device import unit
-from blobfuse_dysk.device.notify import Notify, kept
+from blobfuse_dysk.device.attacher import systemd
+from blobfuse_dysk.device.holder.sdnotify import Notify, kept
 from blobfuse_dysk.errors import AttachedError
 
 
@@ -66,18 +66,18 @@ def test_kept_descriptors_come_back_by_name(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_only_the_unit_of_this_installation_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(unit, "_DIRECTORIES", (str(tmp_path / "none"), str(tmp_path)))
+    monkeypatch.setattr(systemd, "_DIRECTORIES", (str(tmp_path / "none"), str(tmp_path)))
     monkeypatch.setattr(os.path, "isdir", lambda path: True)
-    monkeypatch.setattr(unit, "_sees_what_systemd_sees", lambda: True)
-    assert not unit.usable("/run/dysk")
+    monkeypatch.setattr(systemd, "_sees_what_systemd_sees", lambda: True)
+    assert not systemd.usable("/run/dysk")
     file = tmp_path / "dysk-holder@.service"
-    file.write_text("ExecStart=/usr/bin/python3 -I -S /elsewhere/blobfuse_dysk/device/service.py --name %i\n")
-    assert not unit.usable("/run/dysk")
-    file.write_text(f"ExecStart=/usr/bin/python3 -I -S {unit.SERVICE} --name %i\n")
-    assert unit.usable("/run/dysk")
-    assert not unit.usable("/run/elsewhere")
-    monkeypatch.setattr(unit, "_sees_what_systemd_sees", lambda: False)
-    assert not unit.usable("/run/dysk")
+    file.write_text("ExecStart=/usr/bin/python3 -I -S /elsewhere/blobfuse_dysk/device/holder/systemd.py --name %i\n")
+    assert not systemd.usable("/run/dysk")
+    file.write_text(f"ExecStart=/usr/bin/python3 -I -S {systemd.SERVICE} --name %i\n")
+    assert systemd.usable("/run/dysk")
+    assert not systemd.usable("/run/elsewhere")
+    monkeypatch.setattr(systemd, "_sees_what_systemd_sees", lambda: False)
+    assert not systemd.usable("/run/dysk")
 
 
 def test_systemd_is_asked_again_while_the_last_holder_of_that_name_ends(
@@ -91,9 +91,9 @@ def test_systemd_is_asked_again_while_the_last_holder_of_that_name_ends(
         if len(asked) == 2:
             holder.connect(str(tmp_path / ".data.launch"))
 
-    monkeypatch.setattr(unit, "_systemctl", systemctl)
-    monkeypatch.setattr(unit, "_AGAIN_S", 0.05)
-    with holder, unit.start("data", str(tmp_path)) as channel:
+    monkeypatch.setattr(systemd, "_systemctl", systemctl)
+    monkeypatch.setattr(systemd, "_AGAIN_S", 0.05)
+    with holder, systemd.start("data", str(tmp_path)) as channel:
         channel.sendall(b"order")
         assert holder.recv(16) == b"order"
     assert asked == [("start", "--no-block", "dysk-holder@data.service")] * 2
@@ -103,12 +103,12 @@ def test_systemd_is_asked_again_while_the_last_holder_of_that_name_ends(
 def test_a_name_that_is_being_attached_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def systemctl(*arguments: str) -> None:
         with pytest.raises(AttachedError, match="the name data is taken"):
-            unit.start("data", str(tmp_path))
+            systemd.start("data", str(tmp_path))
         raise AttachedError("enough")
 
-    monkeypatch.setattr(unit, "_systemctl", systemctl)
+    monkeypatch.setattr(systemd, "_systemctl", systemctl)
     with pytest.raises(AttachedError, match="enough"):
-        unit.start("data", str(tmp_path))
+        systemd.start("data", str(tmp_path))
 
 
 def test_a_socket_that_a_killed_process_left_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -118,6 +118,6 @@ def test_a_socket_that_a_killed_process_left_is_in_nobodys_way(monkeypatch: pyte
     def systemctl(*arguments: str) -> None:
         raise AttachedError("got that far")
 
-    monkeypatch.setattr(unit, "_systemctl", systemctl)
+    monkeypatch.setattr(systemd, "_systemctl", systemctl)
     with pytest.raises(AttachedError, match="got that far"):
-        unit.start("data", str(tmp_path))
+        systemd.start("data", str(tmp_path))

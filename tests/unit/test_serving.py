@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfuse_dysk.device import serving
+from blobfuse_dysk.device.worker import serving
 
 _TAKES_TURN = (
     "import os; from blobfuse_dysk.device import serving; serving.await_turn({ring}); os.write(1, b'x'); {then}"

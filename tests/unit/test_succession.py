@@ -1,7 +1,7 @@
 """Holders that are killed at any step: who serves, who sees its channel end, and what the next holder makes of it.
 
-The product's own holder (device/service.py) runs over a machine of values (holders.py). A holder is killed before each
-of its steps, the next one before each of its, and so on, breadth first.
+The product's own holder (device/holder/systemd.py) runs over a machine of values (holders.py). A holder is killed
+before each of its steps, the next one before each of its, and so on, breadth first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from blobfuse_dysk.device import service
+from blobfuse_dysk.device.holder import systemd
 from tests.unit.holders import Killed, Machine, first_holder, machine, next_holder, settle
 
 __all__ = ["machine"]
@@ -20,12 +20,12 @@ __all__ = ["machine"]
 MOST_KILLS = 3
 
 
-def the_worker_dies(machine: Machine, holder: service.KeptHolder) -> None:
+def the_worker_dies(machine: Machine, holder: systemd.KeptHolder) -> None:
     cast(Any, holder._worker).worker.alive = False
     settle(machine, holder)
 
 
-def an_upgrade(machine: Machine, holder: service.KeptHolder) -> None:
+def an_upgrade(machine: Machine, holder: systemd.KeptHolder) -> None:
     old = holder._worker
     holder._handover.begin({"id": "1", "worker": ["new"], "path": ""}, old, can_resend=True)
     holder._handover._drain()
@@ -33,7 +33,7 @@ def an_upgrade(machine: Machine, holder: service.KeptHolder) -> None:
     settle(machine, holder)
 
 
-def an_upgrade_whose_worker_dies(machine: Machine, holder: service.KeptHolder) -> None:
+def an_upgrade_whose_worker_dies(machine: Machine, holder: systemd.KeptHolder) -> None:
     an_upgrade(machine, holder)
     the_worker_dies(machine, holder)
 

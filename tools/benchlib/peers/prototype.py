@@ -21,7 +21,7 @@ import httptools
 import pyfuse3
 import trio
 
-from blobfuse_dysk.device.fusefd import connection, set_background
+from blobfuse_dysk.device.kernel.fuse import connection, set_background
 from tools.benchlib.peers.start import LIMIT_S, loop_device, start, wait_for
 
 __all__ = ["NAME", "prototype_device"]

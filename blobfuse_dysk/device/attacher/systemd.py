@@ -19,12 +19,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from blobfuse_dysk.device import state
+from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.errors import AttachedError, DeviceError
 
 __all__ = ["name_of", "start", "usable"]
 
-SERVICE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "service.py")
+SERVICE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "holder", "systemd.py")
 RUN = "/run/dysk"
 _DIRECTORIES = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 _TEMPLATE = "dysk-holder@.service"

@@ -1,9 +1,10 @@
 """The holder as a service of systemd, dysk-holder@NAME.service: outside the control group of whatever attached the
 disk, and started again when it dies, with all that it had.
 
-Started as `python -I -S service.py --run /run/dysk --name NAME` by the unit in packaging/systemd, which device/unit.py
-has started. It connects to the attaching process over /run/dysk/.NAME.launch, where holder.py has a channel as its
-standard input. From the commit on, systemd keeps a copy of each descriptor that the attachment consists of (notify.py):
+Started as `python -I -S systemd.py --run /run/dysk --name NAME` by the unit in packaging/systemd, which
+device/attacher/systemd.py has started. It connects to the attaching process over /run/dysk/.NAME.launch, where
+holder.py has a channel as its standard input. From the commit on, systemd keeps a copy of each descriptor that the
+attachment consists of (sdnotify.py):
 
     fuse            the FUSE connection                    config, ring   memfds: secrets; writes not sent yet
     control         the socket where the worker answers    life           memfd: what a holder has to know, as JSON
@@ -28,7 +29,7 @@ told to serve. Whenever the holder dies, then,
 That systemd hears what a process had told it before it sees that process's end is systemd's word. Were it otherwise,
 the next worker would still wait until the one before has ended (serving.py).
 
-SIGUSR2 ends a holder for good (device/ending.py): the unit counts it as success, so that nobody comes back.
+SIGUSR2 ends a holder for good (device/attacher/teardown.py): the unit counts it as success, so that nobody comes back.
 """
 
 from __future__ import annotations
@@ -44,16 +45,17 @@ import sys
 import time
 
 if __name__ == "__main__":
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    sys.path.append(os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", "..")))
 
 from blobfuse_dysk import environment
-from blobfuse_dysk.device import fusefd, message, state
-from blobfuse_dysk.device.child import WorkerProcess
-from blobfuse_dysk.device.crew import Crew
-from blobfuse_dysk.device.holder import Holder
-from blobfuse_dysk.device.log import WARNING
-from blobfuse_dysk.device.notify import Notify, kept
-from blobfuse_dysk.device.reservation import Reservation
+from blobfuse_dysk.device.holder.child import WorkerProcess
+from blobfuse_dysk.device.holder.crew import Crew
+from blobfuse_dysk.device.holder.holder import Holder
+from blobfuse_dysk.device.holder.reservation import Reservation
+from blobfuse_dysk.device.holder.sdnotify import Notify, kept
+from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.ipc.log import WARNING
+from blobfuse_dysk.device.kernel import fuse
 from blobfuse_dysk.errors import DeviceError
 
 TYPE_CHECKING = False  # importing typing would cost half a MiB
@@ -212,7 +214,7 @@ class KeptHolder(Holder):
             return super()._begin()
         worker = self._worker
         assert worker
-        can_resend = fusefd.can_resend(self._place.init)
+        can_resend = fuse.can_resend(self._place.init)
         self._use(worker)
         if self._unanswered and not can_resend:
             worker.kill()  # its death is then judged as that of the one before would have been

@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Iterator
 
-from blobfuse_dysk.device import loop
+from blobfuse_dysk.device.kernel import loop
 
 __all__ = ["mounted_elsewhere", "mountpoints", "users"]
 

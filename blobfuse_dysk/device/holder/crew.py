@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import os
 
-from blobfuse_dysk.device import message
-from blobfuse_dysk.device.child import WorkerProcess
+from blobfuse_dysk.device.holder.child import WorkerProcess
+from blobfuse_dysk.device.ipc import message
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
     from typing import Any
 
-    from blobfuse_dysk.device.reservation import Reservation
+    from blobfuse_dysk.device.holder.reservation import Reservation
 
 __all__ = ["Crew"]
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import pyfuse3
 import trio
@@ -36,16 +36,18 @@ import trio
 from blobfuse_dysk import __version__, environment
 from blobfuse_dysk.azure.credential.resolve import credential_from_config
 from blobfuse_dysk.azure.credential.watch import watch
-from blobfuse_dysk.device import armour, fuseloop, message, serving
-from blobfuse_dysk.device.blockfile import BlockFile
-from blobfuse_dysk.device.briefing import Briefing, await_go, take_briefing
-from blobfuse_dysk.device.config import Config
-from blobfuse_dysk.device.controlserver import ControlServer
-from blobfuse_dysk.device.fusefd import MAX_BACKGROUND, Replay, wait_aborted
-from blobfuse_dysk.device.geometry import Geometry, measure
-from blobfuse_dysk.device.loghandler import LogHandler
-from blobfuse_dysk.device.opening import OpenStack, open_real_stack, resume_state
-from blobfuse_dysk.device.questions import Questions
+from blobfuse_dysk.device.ipc import message
+from blobfuse_dysk.device.ipc.config import Config
+from blobfuse_dysk.device.kernel import hardening
+from blobfuse_dysk.device.kernel.fuse import MAX_BACKGROUND, Replay, wait_aborted
+from blobfuse_dysk.device.worker import fusetasks, serving
+from blobfuse_dysk.device.worker.blockfile import BlockFile
+from blobfuse_dysk.device.worker.briefing import Briefing, await_go, take_briefing
+from blobfuse_dysk.device.worker.controlserver import ControlServer
+from blobfuse_dysk.device.worker.geometry import Geometry, measure
+from blobfuse_dysk.device.worker.loghandler import LogHandler
+from blobfuse_dysk.device.worker.opening import OpenStack, open_real_stack, resume_state
+from blobfuse_dysk.device.worker.operations import Questions
 from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError
 from blobfuse_dysk.store.open import ResumeState
 from blobfuse_dysk.store.parts.ring import is_empty
@@ -77,7 +79,7 @@ class Worker:
         self._resume = briefing.resume
         self._replay = Replay(base64.b64decode(briefing.init), briefing.fuse_fd, resend=briefing.resend)
         self._control = ControlServer(socket.socket(fileno=briefing.control_fd), Questions(self).answers)
-        self._turnstile: fuseloop.Turnstile | None = None
+        self._turnstile: fusetasks.Turnstile | None = None
         self.stack: Stack | None = None
         self._scope = trio.CancelScope()  # around an attempt to open the block layer, and around all its use
         self.open_by = math.inf  # when a block layer that cannot be opened again is given up
@@ -172,7 +174,7 @@ class Worker:
 
     def _left_behind(self, reason: DyskError) -> DyskError | None:
         """What to say at the end when another node has the disk, and writes nobody flushed will never get there."""
-        with armour.when_touched():
+        with hardening.when_touched():
             if is_empty(self._ring_fd):
                 return None
         return DyskError(
@@ -262,7 +264,7 @@ class Worker:
         )
         if self.stack:
             self._file.provide(self.stack.store)
-        self._turnstile = fuseloop.install()
+        self._turnstile = fusetasks.install()
         pyfuse3.init(self._file, self._replay.mountpoint, set())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_connection)
@@ -336,7 +338,7 @@ class Worker:
         except StoreError as error:
             _log.error("the flush that the holder asked for failed: %s", error)
 
-    async def _drain(self, turnstile: fuseloop.Turnstile, hold: trio.Event, order: dict[str, Any]) -> None:
+    async def _drain(self, turnstile: fusetasks.Turnstile, hold: trio.Event, order: dict[str, Any]) -> None:
         """Another worker is to take over: it may as soon as the kernel waits for nothing that this one has."""
         self.tell("drain", id=order["id"], drained=await turnstile.drained(hold, order["limit_s"]))
 
@@ -378,11 +380,11 @@ def main(opener: OpenStack = open_real_stack) -> int:
     if briefing is None:
         return 1
     logging.basicConfig(level=logging.INFO, handlers=[LogHandler("dysk-worker", briefing.name, briefing.log)])
-    for warning in armour.harden("dysk-worker"):
+    for warning in hardening.harden("dysk-worker"):
         _log.warning("%s", warning)
     # With it libfuse makes a pipe large enough for any request and splices each through that, which costs a small one a
     # quarter of its time. Without it reads them into its buffers, whatever the machine.
-    armour.forgo(_CAP_SYS_RESOURCE)
+    hardening.forgo(_CAP_SYS_RESOURCE)
     threading.stack_size(_STACK_BYTES)
     worker = Worker(channel, briefing, opener)
     if briefing.standby:

@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from blobfuse_dysk.device.message import error_to_message
+from blobfuse_dysk.device.ipc.message import error_to_message
 from blobfuse_dysk.errors import DyskError, UsageError
 
 __all__ = ["Answer", "ControlServer"]

@@ -19,7 +19,7 @@ import json
 import socket
 from typing import Any
 
-from blobfuse_dysk.device.message import message_to_error
+from blobfuse_dysk.device.ipc.message import message_to_error
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = ["Control"]

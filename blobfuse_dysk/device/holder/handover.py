@@ -32,8 +32,8 @@ from __future__ import annotations
 
 import time
 
-from blobfuse_dysk.device import message
-from blobfuse_dysk.device.log import ERROR, INFO
+from blobfuse_dysk.device.ipc import message
+from blobfuse_dysk.device.ipc.log import ERROR, INFO
 from blobfuse_dysk.errors import BusyError, DeviceError, DyskError
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from blobfuse_dysk.device.child import WorkerProcess
-    from blobfuse_dysk.device.log import Log
+    from blobfuse_dysk.device.holder.child import WorkerProcess
+    from blobfuse_dysk.device.ipc.log import Log
 
 __all__ = ["Handover"]
 

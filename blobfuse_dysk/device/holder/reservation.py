@@ -10,8 +10,9 @@ import errno
 import os
 import socket
 
-from blobfuse_dysk.device import fusefd, loop, state
-from blobfuse_dysk.device.child import run_apart
+from blobfuse_dysk.device.holder.child import run_apart
+from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.errors import AttachedError, DeviceError
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
@@ -48,9 +49,9 @@ class Reservation:
             self.control.listen(16)
         except OSError as error:
             raise explain(error, self._run) from None
-        self.fuse_fd = fusefd.open_device()
-        fusefd.mount(self.fuse_fd, path, f"dysk:{self._name}", read_only=mine["read_only"])
-        self.init = fusefd.read_init(self.fuse_fd)
+        self.fuse_fd = fuse.open_device()
+        fuse.mount(self.fuse_fd, path, f"dysk:{self._name}", read_only=mine["read_only"])
+        self.init = fuse.read_init(self.fuse_fd)
 
     def bound(self, device: str | None = None) -> str | None:
         """The loop device that has our file, if there (still) is one; `device` is where to look first."""
@@ -77,7 +78,7 @@ class Reservation:
         self.disconnect()
         if not self._made:
             return
-        fusefd.unmount(state.mount_path(self._run, self._name))
+        fuse.unmount(state.mount_path(self._run, self._name))
         with state.lock(self._run):
             with contextlib.suppress(OSError):
                 if os.path.islink(self._link):
@@ -98,7 +99,7 @@ class Reservation:
         for name in state.names(self._run):
             if name == self._name:
                 if not state.exists(self._run, name):  # its holder was killed before it wrote the first state
-                    fusefd.unmount(state.mount_path(self._run, name))
+                    fuse.unmount(state.mount_path(self._run, name))
                     state.remove(self._run, name)
                     continue
                 raise AttachedError(f"the name {name} is taken", remedy=f"choose another, or: dyskctl detach {name}")

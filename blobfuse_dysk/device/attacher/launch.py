@@ -8,14 +8,15 @@ import subprocess
 import sys
 from typing import Any
 
-from blobfuse_dysk.device import message, unit
+from blobfuse_dysk.device.attacher import systemd
+from blobfuse_dysk.device.ipc import message
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = ["HOLDER", "WORKER", "Launch", "worker_command", "worker_path"]
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
-HOLDER = os.path.join(_HERE, "holder.py")
-WORKER = os.path.join(_HERE, "worker.py")
+_DEVICE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+HOLDER = os.path.join(_DEVICE, "holder", "holder.py")
+WORKER = os.path.join(_DEVICE, "worker", "worker.py")
 _TAKE_BACK_S = 20.0  # the holder itself gives its worker 15 s
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -27,7 +28,7 @@ def worker_command(name: str) -> list[str]:
 
 def worker_path() -> str:
     """PYTHONPATH for it: where this program's own modules come from."""
-    paths = [os.path.dirname(os.path.dirname(_HERE)), *(path for path in sys.path if path)]
+    paths = [os.path.dirname(os.path.dirname(_DEVICE)), *(path for path in sys.path if path)]
     return os.pathsep.join(dict.fromkeys(paths))
 
 
@@ -46,8 +47,8 @@ class Launch:
         self._directories = directories
         environment = {"PATH": _PATH, "LANG": "C.UTF-8", **directories}
         self._process: subprocess.Popen[bytes] | None = None
-        if unit.usable(directories["DYSK_RUN_DIR"]):
-            self._channel = unit.start(name, directories["DYSK_RUN_DIR"])
+        if systemd.usable(directories["DYSK_RUN_DIR"]):
+            self._channel = systemd.start(name, directories["DYSK_RUN_DIR"])
         else:
             self._channel = self._start_process(environment)
         worker = {**environment, "PYTHONPATH": worker_path()}
@@ -124,7 +125,7 @@ class Launch:
     def _last_words(self) -> str:
         """What the holder wrote before it became a daemon; it ended, so this does not wait."""
         if self._process is None:
-            return f" (see journalctl -u {unit.name_of(self._name)})"
+            return f" (see journalctl -u {systemd.name_of(self._name)})"
         assert self._process.stderr
         lines = self._process.stderr.read().decode(errors="replace").splitlines()
         return f": {lines[-1]}" if lines else ""

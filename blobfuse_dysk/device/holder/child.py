@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from blobfuse_dysk.device import message
+from blobfuse_dysk.device.ipc import message
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ import signal
 import time
 from typing import Any
 
-from blobfuse_dysk.device import fusefd, loop, state
-from blobfuse_dysk.device.control import Control
-from blobfuse_dysk.device.usage import users
+from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.ipc.control import Control
+from blobfuse_dysk.device.kernel import fuse, loop
+from blobfuse_dysk.device.kernel.usage import users
 from blobfuse_dysk.errors import BusyError, DeviceError
 
 __all__ = ["await_end", "by_force", "clear_dead", "device_of", "refuse_busy", "wait_end", "watch"]
@@ -98,7 +99,7 @@ def clear_dead(run: str, dev: str, found: dict[str, Any], *, patience_s: float =
     patience_s: for its worker to write what it has, and to release the lease.
 
     The loop device lets go when its last user does, should there be one. Raises BusyError if systemd has started
-    another holder meanwhile (device/service.py), so that nothing is dead any more, DeviceError or OSError.
+    another holder meanwhile (device/holder/systemd.py), so that nothing is dead any more, DeviceError or OSError.
     """
     name = found["name"]
     if not _wait_orphan(run, found, patience_s):
@@ -110,7 +111,7 @@ def clear_dead(run: str, dev: str, found: dict[str, Any], *, patience_s: float =
         device = device_of(run, found)
         if device:
             loop.clear(device)
-        fusefd.unmount(state.mount_path(run, name))
+        fuse.unmount(state.mount_path(run, name))
         if state.alive(holder):
             return  # it could not be killed
         link = os.path.join(dev, name)
@@ -127,12 +128,12 @@ def by_force(run: str, dev: str, found: dict[str, Any]) -> None:
     release the lease for a moment. Raises DeviceError or OSError.
     """
     name = found["name"]
-    connection = fusefd.connection(state.mount_path(run, name))
+    connection = fuse.connection(state.mount_path(run, name))
     if connection is None and (state.alive(found["holder"]) or state.alive(found["worker"])):
         connection = found.get("connection")  # the mount is in another mount namespace; its processes keep the number
     with contextlib.suppress(OSError):
         if connection is not None:
-            fusefd.abort(connection)
+            fuse.abort(connection)
             wait_end(found["holder"], _GRACE_S)  # which also has the loop device let go
     if not wait_end(found["holder"], 0.0):
         _kill_holder(found["holder"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blobfuse_dysk import __version__
-from blobfuse_dysk.device import message
+from blobfuse_dysk.device.ipc import message
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = ["PROTOCOLS", "Briefing", "await_go", "take_briefing"]

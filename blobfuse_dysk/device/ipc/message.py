@@ -6,7 +6,7 @@ keeps the borders of messages, carries descriptors, and reads as ended when the 
 A holder stays in memory while the package is upgraded, so its next worker may be of another version. PROTOCOL is the
 number of what one hands to the other: these messages, the fields of state.json, the configuration, the dirty ring. A
 change that an old holder could not live with gets a new number, and a worker that knows both for as long as that can
-be; a worker that does not know its holder's number says so and serves nothing (device/briefing.py).
+be; a worker that does not know its holder's number says so and serves nothing (device/worker/briefing.py).
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import trio
 
 from blobfuse_dysk.azure.credential.credential import Credential
-from blobfuse_dysk.device.controlserver import Answer
-from blobfuse_dysk.device.geometry import Geometry, is_blank
+from blobfuse_dysk.device.worker.controlserver import Answer
+from blobfuse_dysk.device.worker.geometry import Geometry, is_blank
 from blobfuse_dysk.errors import DyskError, UsageError
 from blobfuse_dysk.options import LIVE_OPTIONS, Option
 from blobfuse_dysk.store.stack import Stack
@@ -100,7 +100,7 @@ class Questions:
         return {"credential": _describe(credential)}
 
     async def _upgrade(self, question: dict[str, Any]) -> dict[str, Any]:
-        """The holder goes about it, and says in state.json what became of it (device/handover.py)."""
+        """The holder goes about it, and says in state.json what became of it (device/holder/handover.py)."""
         self._worker.tell("upgrade", id=question["id"], worker=question["worker"], path=question["path"])
         return {}
 

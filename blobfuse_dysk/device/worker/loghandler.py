@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from blobfuse_dysk.device.log import ERROR, INFO, WARNING, Log
+from blobfuse_dysk.device.ipc.log import ERROR, INFO, WARNING, Log
 
 __all__ = ["LogHandler"]
 

@@ -1,7 +1,7 @@
 """The holder of one attachment: owns the FUSE connection and its worker, and outlives the worker.
 
-Started by device/launch.py as `python -I -S holder.py --name NAME`, with a channel to the attaching process as standard
-input. It is small and imports the standard library only, because it stays in memory for as long as the disk is
+Started by device/attacher/launch.py as `python -I -S holder.py --name NAME`, with a channel to the attaching process as
+standard input. It is small and imports the standard library only, because it stays in memory for as long as the disk is
 attached and changes rarely, while workers come, go and are upgraded.
 
 Its life:
@@ -14,7 +14,7 @@ Its life:
    end; it flushes, releases the lease and says `ended`. The holder then takes mount, directory and /dev/dysk/NAME away
    and exits. So losetup -d, the last umount of an autoclear device and `dyskctl detach` all end in the same way;
 5. when the worker dies by surprise, starts another, at once at first, then with longer and longer pauses; replaces one
-   that lives by that of another version when asked to (device/handover.py);
+   that lives by that of another version when asked to (device/holder/handover.py);
 6. when that does not help within io-timeout, or requests died with a worker that this kernel cannot send again (before
    6.9), or something aborted the FUSE connection, lets the kernel fail all I/O (closing the last descriptor of the
    connection does) and waits as `failed` until the loop device is let go.
@@ -35,15 +35,16 @@ import sys
 import time
 
 if __name__ == "__main__":
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    sys.path.append(os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", "..")))
 
-from blobfuse_dysk.device import armour, fusefd, message, state
-from blobfuse_dysk.device.child import Pauses, WorkerProcess
-from blobfuse_dysk.device.crew import Crew
-from blobfuse_dysk.device.handover import Handover
-from blobfuse_dysk.device.log import ERROR, WARNING, Log
-from blobfuse_dysk.device.record import Record
-from blobfuse_dysk.device.reservation import Reservation, explain
+from blobfuse_dysk.device.holder.child import Pauses, WorkerProcess
+from blobfuse_dysk.device.holder.crew import Crew
+from blobfuse_dysk.device.holder.handover import Handover
+from blobfuse_dysk.device.holder.record import Record
+from blobfuse_dysk.device.holder.reservation import Reservation, explain
+from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.ipc.log import ERROR, WARNING, Log
+from blobfuse_dysk.device.kernel import fuse, hardening
 from blobfuse_dysk.errors import DeviceError, DyskError
 
 TYPE_CHECKING = False  # importing typing would cost half a MiB
@@ -101,7 +102,7 @@ class Holder:
             signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if self._begin():
-            for warning in armour.harden("dysk-holder"):
+            for warning in hardening.harden("dysk-holder"):
                 self._log(warning, WARNING)
             while not self._done():
                 self._wait(signals)
@@ -112,7 +113,7 @@ class Holder:
         assert self._worker
         try:
             self._place.make(self._state.fields)
-            self._state.fields["connection"] = fusefd.connection(state.mount_path(self._run, self._name))
+            self._state.fields["connection"] = fuse.connection(state.mount_path(self._run, self._name))
             self._crew.brief(self._worker, None)
         except (DyskError, OSError) as error:
             self._error = message.error_to_message(error if isinstance(error, DyskError) else explain(error, self._run))
@@ -242,7 +243,7 @@ class Holder:
     # The worker.
 
     def _use(self, worker: WorkerProcess) -> None:
-        """From now on this is the worker. Only then is it told to serve: see device/service.py."""
+        """From now on this is the worker. Only then is it told to serve: see device/holder/systemd.py."""
         self._worker = worker
         self._state.save({"worker": state.identity(worker.pid)})
 
@@ -264,7 +265,7 @@ class Holder:
                 self._end()
         elif kind == "upgrade":
             settled = self._committed and not self._ending
-            self._handover.begin(event, worker if settled else None, can_resend=fusefd.can_resend(self._place.init))
+            self._handover.begin(event, worker if settled else None, can_resend=fuse.can_resend(self._place.init))
         elif kind == "config":
             self._crew.replace_config(fds[0])
         elif kind == "drain":
@@ -320,7 +321,7 @@ class Holder:
         self._log(f"worker {worker.pid} died ({worker.end_text()})", ERROR)
         if self._failed:
             return
-        if self._unanswered and not fusefd.can_resend(self._place.init):
+        if self._unanswered and not fuse.can_resend(self._place.init):
             self._fail("the worker died, and this kernel (before 6.9) cannot send its requests again")
             return
         self._restart_at = now + self._pauses.after(now - worker.started)

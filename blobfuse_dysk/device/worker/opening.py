@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from blobfuse_dysk.azure.credential.credential import Credential
-from blobfuse_dysk.device import armour
-from blobfuse_dysk.device.config import Config
+from blobfuse_dysk.device.ipc.config import Config
+from blobfuse_dysk.device.kernel import hardening
 from blobfuse_dysk.store.open import ResumeState, open_stack
 from blobfuse_dysk.store.parts.ring import Ring
 from blobfuse_dysk.store.stack import Stack, StackOptions
@@ -26,7 +26,7 @@ async def open_real_stack(
 ) -> AsyncIterator[Stack]:
     """Open the disk that the configuration names; see store/stack.py."""
     options = StackOptions.of(config.options, config.node)
-    with armour.when_touched():
+    with hardening.when_touched():
         ring = Ring(ring_fd, config.options.write_cache_size) if options.writes_back else None
     try:
         async with open_stack(config.address, credential, options, resume=held, ring=ring, on_state=on_state) as stack:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 
-from blobfuse_dysk.device import loop, state
+from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.kernel import loop
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = ["leftovers"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from blobfuse_dysk.device import message, state
-from blobfuse_dysk.device.log import WARNING, Log
+from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.ipc.log import WARNING, Log
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""What the attaching and detaching processes do."""

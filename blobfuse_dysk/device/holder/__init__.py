@@ -1,0 +1,1 @@
+"""The holder of one attachment: owns FUSE connection and worker. Standard library only."""

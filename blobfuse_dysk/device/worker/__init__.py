@@ -1,0 +1,1 @@
+"""The worker of one attachment: serves FUSE from the block layer."""
