@@ -29,7 +29,7 @@ def mount_dysk() -> int:
     """Run mount.dysk; returns its exit code."""
 
     def load() -> Callable[[], int]:
-        from blobfuse_dysk.mount import mount_main
+        from blobfuse_dysk.mount.helper import mount_main
 
         return mount_main
 
@@ -40,7 +40,7 @@ def umount_dysk() -> int:
     """Run umount.dysk; returns its exit code."""
 
     def load() -> Callable[[], int]:
-        from blobfuse_dysk.mount import umount_main
+        from blobfuse_dysk.mount.helper import umount_main
 
         return umount_main
 

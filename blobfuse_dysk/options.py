@@ -5,7 +5,7 @@ whether it can be changed while the disk is in use, help. Everything that takes 
 all of it takes and refuses the same values with the same words:
 
     cli/types.py       the options of `dyskctl attach`, and of the verbs that reach an account
-    mountoptions.py    mount's -o
+    mount/options.py    mount's -o
     diskfile.py        the keys of /etc/dysk/disks.d/NAME.conf
     cli/live.py        `dyskctl set`; the worker checks with the same rows (device/worker/operations.py)
 

@@ -69,9 +69,10 @@ def shutdown(context: click.Context) -> None:
     Example:
       dyskctl shutdown
     """
-    from blobfuse_dysk import attachment, environment, mounttools
+    from blobfuse_dysk import attachment, environment
+    from blobfuse_dysk.mount import tools
 
-    answer = mounttools.run_tool([mounttools.find_tool("systemctl"), "is-system-running"])
+    answer = tools.run_tool([tools.find_tool("systemctl"), "is-system-running"])
     if answer.stdout.strip() != "stopping":
         return
     deadline = time.monotonic() + _LIMIT_S

@@ -136,7 +136,7 @@ def io_flusher() -> Finding:
 
 def tools() -> Finding:
     """The programs that mount.dysk calls."""
-    from blobfuse_dysk.mounttools import find_tool
+    from blobfuse_dysk.mount.tools import find_tool
 
     missing = []
     for tool in ("mount", "umount", "blkid", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs"):

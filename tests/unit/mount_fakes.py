@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from blobfuse_dysk import attachment, mounttools
-from blobfuse_dysk import mount as helpers
+from blobfuse_dysk import attachment
 from blobfuse_dysk.attachment import Attachment
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import NotFoundError
-from blobfuse_dysk.mounttools import Mounted
+from blobfuse_dysk.mount import helper as helpers
+from blobfuse_dysk.mount import tools
+from blobfuse_dysk.mount.tools import Mounted
 from blobfuse_dysk.options import AttachOptions
 from tests.unit.cli_fakes import EXAMPLE
 
@@ -124,13 +125,13 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
         monkeypatch.setattr(attachment, name, getattr(fake, name))
     monkeypatch.setattr(attachment, "attachments", lambda: fake.attached)
     for name in ("probe", "make_file_system", "run_tool"):
-        monkeypatch.setattr(mounttools, name, getattr(fake, name))
-    monkeypatch.setattr(mounttools, "find_tool", lambda name: name)
-    monkeypatch.setattr(mounttools, "mounted", lambda: fake.mounts)
+        monkeypatch.setattr(tools, name, getattr(fake, name))
+    monkeypatch.setattr(tools, "find_tool", lambda name: name)
+    monkeypatch.setattr(tools, "mounted", lambda: fake.mounts)
     monkeypatch.setattr(
         helpers,
         "mountpoints",
-        lambda device: [each.directory for each in fake.mounts if mounttools.whole_device(each.source) == device],
+        lambda device: [each.directory for each in fake.mounts if tools.whole_device(each.source) == device],
     )
     monkeypatch.setattr(helpers, "mounted_elsewhere", lambda device: fake.elsewhere)
     monkeypatch.setattr(os, "geteuid", lambda: 0)

@@ -87,7 +87,7 @@ def test_capabilities(files: dict[str, str]) -> None:
 
 
 def test_tools(monkeypatch: pytest.MonkeyPatch) -> None:
-    from blobfuse_dysk import mounttools
+    from blobfuse_dysk.mount import tools
 
     missing: set[str] = set()
 
@@ -96,7 +96,7 @@ def test_tools(monkeypatch: pytest.MonkeyPatch) -> None:
             raise DeviceError(f"{name} is not installed")
         return f"/usr/sbin/{name}"
 
-    monkeypatch.setattr(mounttools, "find_tool", find)
+    monkeypatch.setattr(tools, "find_tool", find)
     assert doctor_machine.tools().level == "ok"
     missing.add("mkfs.btrfs")
     assert (doctor_machine.tools().level, doctor_machine.tools().found) == ("warn", "no mkfs.btrfs")

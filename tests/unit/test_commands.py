@@ -39,7 +39,7 @@ def test_an_interrupt_while_loading_is_no_traceback(
         def find_spec(self, name: str, path: object, target: object = None) -> None:
             raise KeyboardInterrupt
 
-    for name in [name for name in sys.modules if name in ("blobfuse_dysk.cli.main", "blobfuse_dysk.mount")]:
+    for name in [name for name in sys.modules if name in ("blobfuse_dysk.cli.main", "blobfuse_dysk.mount.helper")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Interrupt(), *sys.meta_path])
     assert program() == code

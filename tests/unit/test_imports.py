@@ -171,7 +171,7 @@ def loaded_by(module: str) -> set[str]:
     [
         "blobfuse_dysk",
         "blobfuse_dysk.attachment",
-        "blobfuse_dysk.mount",
+        "blobfuse_dysk.mount.helper",
         "blobfuse_dysk.device.holder.holder",
         "blobfuse_dysk.device.worker.worker",
     ],

@@ -13,7 +13,7 @@ import pytest
 from blobfuse_dysk.cli import frame
 from blobfuse_dysk.cli.frame import SECTIONS
 from blobfuse_dysk.cli.main import root
-from blobfuse_dysk.mountoptions import MOUNT_USAGE, UMOUNT_USAGE
+from blobfuse_dysk.mount.options import MOUNT_USAGE, UMOUNT_USAGE
 from blobfuse_dysk.options import LIVE_OPTIONS, MOUNT_OPTIONS
 from tests.conftest import need
 

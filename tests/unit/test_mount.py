@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from blobfuse_dysk import mount as helpers
 from blobfuse_dysk.errors import DeviceError, LeasedError, UsageError
-from blobfuse_dysk.mountoptions import MountRequest
+from blobfuse_dysk.mount import helper as helpers
+from blobfuse_dysk.mount.options import MountRequest
 
 WORDS = ["mystore/disks/data", "/mnt"]
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from blobfuse_dysk import mount as helpers
 from blobfuse_dysk.errors import (
     AttachedError,
     BusyError,
@@ -18,7 +17,8 @@ from blobfuse_dysk.errors import (
     StoreError,
 )
 from blobfuse_dysk.errors import Kind as ErrorKind
-from blobfuse_dysk.mountoptions import MountRequest
+from blobfuse_dysk.mount import helper as helpers
+from blobfuse_dysk.mount.options import MountRequest
 from tests.unit.mount_fakes import DEVICE, DISK, Machine, machine
 
 __all__ = ["machine"]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobfuse_dysk.errors import UsageError
-from blobfuse_dysk.mountoptions import MountRequest, parse_mount, parse_umount, split_options
+from blobfuse_dysk.mount.options import MountRequest, parse_mount, parse_umount, split_options
 from blobfuse_dysk.options import MOUNT_OPTIONS
 
 DISK = "mystore/disks/data"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from blobfuse_dysk import mounttools
 from blobfuse_dysk.errors import DeviceError
+from blobfuse_dysk.mount import tools as mounttools
 
 
 def test_a_tool_that_is_missing_is_named_with_where_it_was_looked_for() -> None:

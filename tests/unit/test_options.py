@@ -15,7 +15,7 @@ import pytest
 from blobfuse_dysk.device.worker.operations import Asked, Questions
 from blobfuse_dysk.diskfile import read_disk_file
 from blobfuse_dysk.errors import UsageError
-from blobfuse_dysk.mountoptions import parse_mount
+from blobfuse_dysk.mount.options import parse_mount
 from blobfuse_dysk.options import ATTACH_OPTIONS, LIVE_OPTIONS, MOUNT_OPTIONS, AttachOptions, MountOptions, Option
 from tests.unit.cli_fakes import Machine, machine
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from blobfuse_dysk import mount as helpers
-from blobfuse_dysk.mountoptions import UmountRequest
+from blobfuse_dysk.mount import helper as helpers
+from blobfuse_dysk.mount.options import UmountRequest
 from tests.unit.mount_fakes import DEVICE, Machine, machine
 
 __all__ = ["machine"]

@@ -21,10 +21,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from blobfuse_dysk import attachment, mounttools, ownlease
+from blobfuse_dysk import attachment, ownlease
 from blobfuse_dysk.device.kernel.usage import mounted_elsewhere, mountpoints
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError, UsageError
-from blobfuse_dysk.mountoptions import (
+from blobfuse_dysk.mount import tools
+from blobfuse_dysk.mount.options import (
     DEFAULT_FILE_SYSTEM,
     MOUNT_USAGE,
     UMOUNT_USAGE,
@@ -93,8 +94,8 @@ def umount(request: UmountRequest) -> int:
     """Unmount; if that was the device's last use, return only when the disk is durable and released."""
     if os.geteuid() != 0:  # umount(8) starts helpers as the user, whatever /etc/fstab says of user and users
         raise UsageError("only root can unmount", remedy=f"sudo umount {request.target}")
-    entry = mounttools.find_mounted(request.target)
-    device, name = mounttools.whole_device(entry.source) if entry else "", None
+    entry = tools.find_mounted(request.target)
+    device, name = tools.whole_device(entry.source) if entry else "", None
     if entry and not request.lazy:
         with contextlib.suppress(NotFoundError, UsageError):
             name = attachment.get(device).name
@@ -123,7 +124,7 @@ def _mounted_still(device: str) -> str | None:
 def _inner_umount(request: UmountRequest, target: str) -> int:
     """-i: umount(8) called us for this mount, and must not do so again."""
     namespace = ["-N", request.namespace] if request.namespace else []
-    result = mounttools.run_tool([mounttools.find_tool("umount"), "-i", *request.flags, *namespace, target])
+    result = tools.run_tool([tools.find_tool("umount"), "-i", *request.flags, *namespace, target])
     sys.stdout.write(result.stdout)
     sys.stderr.write(result.stderr)
     return result.returncode
@@ -178,11 +179,11 @@ def _is_mounted_already(request: MountRequest, directory: str) -> bool:
 
     libmount would skip it by itself if /proc named the disk as the source; it names the loop device.
     """
-    entry = mounttools.top_mount(directory)
+    entry = tools.top_mount(directory)
     everything = [each for each in attachment.attachments() if each.state != "dead"]  # attach clears dead ones away
     same_disk = [each for each in everything if each.disk == request.disk.key]
     for found in same_disk:
-        if entry and mounttools.whole_device(entry.source) == found.device:
+        if entry and tools.whole_device(entry.source) == found.device:
             if request.read_only and not found.read_only:
                 raise BusyError(
                     f"{found.disk} is mounted on {directory} already, read-write", remedy="use -o remount,ro"
@@ -260,9 +261,9 @@ def _file_system(request: MountRequest, attached: attachment.Attachment, device:
         if not request.make_blank:
             raise DyskError(f"{attached.disk} is blank, and mkfs=never", remedy=f"mkfs.{fstype} it, or use mkfs=blank")
         _say(request, f"{attached.disk} is blank: making {fstype}")
-        mounttools.make_file_system(fstype, device, request.mkfs_options)
+        tools.make_file_system(fstype, device, request.mkfs_options)
         return fstype
-    found = mounttools.probe(device)
+    found = tools.probe(device)
     fstype = found.get("TYPE", "")
     if not fstype and "PTTYPE" in found:
         raise DyskError(f"{attached.disk} has a partition table", remedy="name the partition: -o partition=1")
@@ -291,11 +292,11 @@ def _inner_mount(request: MountRequest, fstype: str, device: str, directory: str
 def _remount(request: MountRequest) -> int:
     """Hand a remount on to the file system. Both ends are named, so that mount(8) does not look into /etc/fstab."""
     directory = _directory(request)
-    entry = mounttools.top_mount(directory)
+    entry = tools.top_mount(directory)
     disk = None
     if entry:
         with contextlib.suppress(NotFoundError, UsageError):
-            disk = attachment.get(mounttools.whole_device(entry.source)).disk
+            disk = attachment.get(tools.whole_device(entry.source)).disk
     if entry is None or disk != request.disk.key:
         raise NotFoundError(f"{request.disk} is not mounted on {directory}", remedy="mount it without remount")
     if not request.fake:
@@ -307,9 +308,9 @@ def _remount(request: MountRequest) -> int:
 def _run_mount(request: MountRequest, fstype: str, options: str, device: str, directory: str) -> None:
     flags = [flag for flag, wanted in (("-n", request.no_mtab), ("-s", request.sloppy)) if wanted]
     namespace = ["-N", request.namespace] if request.namespace else []
-    command = [mounttools.find_tool("mount"), *flags, *namespace, "-t", fstype, "-o", options, device, directory]
+    command = [tools.find_tool("mount"), *flags, *namespace, "-t", fstype, "-o", options, device, directory]
     _say(request, " ".join(command))
-    result = mounttools.run_tool(command)
+    result = tools.run_tool(command)
     sys.stdout.write(result.stdout)
     if result.returncode:
         words = result.stderr.strip().partition("\n")[0].removeprefix("mount: ") or f"exit code {result.returncode}"
@@ -333,9 +334,9 @@ def _take_back(attached: attachment.Attachment, directory: str) -> None:
     """Undo what was done, whatever state it is in; the first error is the one that is reported."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    entry = mounttools.top_mount(directory)
-    if entry and mounttools.whole_device(entry.source) == attached.device:  # interrupted just after mount(2)
-        mounttools.run_tool([mounttools.find_tool("umount"), "-i", directory])
+    entry = tools.top_mount(directory)
+    if entry and tools.whole_device(entry.source) == attached.device:  # interrupted just after mount(2)
+        tools.run_tool([tools.find_tool("umount"), "-i", directory])
     try:
         attachment.detach(attached.name, timeout_s=_UNDO_TIMEOUT_S)
     except NotFoundError:

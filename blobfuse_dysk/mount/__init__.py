@@ -1,0 +1,1 @@
+"""mount.dysk and umount.dysk."""
