@@ -32,40 +32,40 @@ class Settings:
 # Heading -> verb -> (module.attribute below blobfuse_dysk.cli, what it does).
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Disks": {
-        "create": ("disks.create", "Create a disk: a page blob of the size you ask for."),
-        "delete": ("disks.delete", "Delete a disk and everything on it."),
+        "create": ("verbs.disks.create", "Create a disk: a page blob of the size you ask for."),
+        "delete": ("verbs.disks.delete", "Delete a disk and everything on it."),
     },
     "Attachments": {
-        "attach": ("attachments.attach", "Attach a disk to this machine and print its device."),
-        "detach": ("attachments.detach", "Write everything out, let the disk go, remove its device."),
-        "list": ("show.list_", "List this machine's attachments, or the disks of a container."),
-        "get": ("show.get", "Show one attachment."),
-        "status": ("show.status", "Show what an attachment is doing: lease, requests, latencies."),
-        "set": ("live.set_", "Change the timeout or the limits of an attachment in use."),
-        "reload": ("live.reload", "Read the credential of an attachment in use again."),
-        "upgrade": ("live.upgrade", "Replace the worker of an attachment by the installed version's."),
+        "attach": ("verbs.attachments.attach", "Attach a disk to this machine and print its device."),
+        "detach": ("verbs.attachments.detach", "Write everything out, let the disk go, remove its device."),
+        "list": ("verbs.show.list_", "List this machine's attachments, or the disks of a container."),
+        "get": ("verbs.show.get", "Show one attachment."),
+        "status": ("verbs.show.status", "Show what an attachment is doing: lease, requests, latencies."),
+        "set": ("verbs.live.set_", "Change the timeout or the limits of an attachment in use."),
+        "reload": ("verbs.live.reload", "Read the credential of an attachment in use again."),
+        "upgrade": ("verbs.live.upgrade", "Replace the worker of an attachment by the installed version's."),
     },
     "For systemd": {
-        "attach-file": ("boot.attach_file", "Attach the disk that a file in /etc/dysk/disks.d describes."),
-        "shutdown": ("boot.shutdown", "Let the disks go while the machine shuts down."),
+        "attach-file": ("verbs.boot.attach_file", "Attach the disk that a file in /etc/dysk/disks.d describes."),
+        "shutdown": ("verbs.boot.shutdown", "Let the disks go while the machine shuts down."),
     },
     "This tool": {
-        "doctor": ("doctor.doctor", "Check this machine, and an account, and say what to do."),
-        "completion": ("tool.completion", "Print the script that completes dyskctl in your shell."),
-        "version": ("tool.version", "Show versions."),
+        "doctor": ("doctor.verb.doctor", "Check this machine, and an account, and say what to do."),
+        "completion": ("verbs.tool.completion", "Print the script that completes dyskctl in your shell."),
+        "version": ("verbs.tool.version", "Show versions."),
     },
     "Verbs of the original dysk": {
-        "mount": ("original.mount", "Attach an existing page blob (now: attach)."),
-        "mount-file": ("original.mount_file", "Attach from the JSON that mount printed (now: attach)."),
-        "unmount": ("original.unmount", "Detach (now: detach)."),
-        "convert-pv": ("kubernetes.convert_pv", "Turn a disk into a Kubernetes PersistentVolume."),
+        "mount": ("original.verbs.mount", "Attach an existing page blob (now: attach)."),
+        "mount-file": ("original.verbs.mount_file", "Attach from the JSON that mount printed (now: attach)."),
+        "unmount": ("original.verbs.unmount", "Detach (now: detach)."),
+        "convert-pv": ("verbs.kubernetes.convert_pv", "Turn a disk into a Kubernetes PersistentVolume."),
     },
 }
 # Verbs that the original has too, with other words behind them: any of these options means the original's verb.
 _ORIGINAL = {
-    "create": ("original_disks.create", ("-a", "--account")),
-    "delete": ("original_disks.delete", ("-a", "--account")),
-    "get": ("original_disks.get", ("-d", "--device-name")),
+    "create": ("original.disks.create", ("-a", "--account")),
+    "delete": ("original.disks.delete", ("-a", "--account")),
+    "get": ("original.disks.get", ("-d", "--device-name")),
 }
 _VERBS = {verb: target for section in SECTIONS.values() for verb, target in section.items()}
 
@@ -115,7 +115,7 @@ class Verb(click.Command):
 
 
 def _load(target: str) -> click.Command:
-    module, _, attribute = target.partition(".")
+    module, _, attribute = target.rpartition(".")
     command = getattr(importlib.import_module(f"blobfuse_dysk.cli.{module}"), attribute)
     assert isinstance(command, click.Command)
     return command

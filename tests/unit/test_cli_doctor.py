@@ -13,9 +13,10 @@ from typing import Never
 
 import pytest
 
-from blobfuse_dysk.cli import doctor as doctor_verb
-from blobfuse_dysk.cli import doctor_account, doctor_machine
-from blobfuse_dysk.cli.findings import Check, fail, ok, warn
+from blobfuse_dysk.cli.doctor import account as doctor_account
+from blobfuse_dysk.cli.doctor import machine as doctor_machine
+from blobfuse_dysk.cli.doctor import verb as doctor_verb
+from blobfuse_dysk.cli.doctor.findings import Check, fail, ok, warn
 from blobfuse_dysk.errors import DeviceError, UsageError
 from tests.unit.cli_fakes import EXAMPLE, KEY, Machine, machine
 

@@ -14,8 +14,8 @@ import pytest
 
 from blobfuse_dysk.azure.credential.credential import Credential, Proof
 from blobfuse_dysk.azure.credential.resolve import resolve
-from blobfuse_dysk.cli import doctor_account
-from blobfuse_dysk.cli.findings import Finding, ok
+from blobfuse_dysk.cli.doctor import account as doctor_account
+from blobfuse_dysk.cli.doctor.findings import Finding, ok
 from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.testing import PageBlobServer

@@ -43,7 +43,7 @@ def test_help_lists_every_verb_without_importing_it() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     for verb in VERBS:
         assert f"  {verb} " in done.stdout
-    assert "blobfuse_dysk.cli.attachments" not in done.stdout
+    assert "blobfuse_dysk.cli.verbs.attachments" not in done.stdout
 
 
 def test_without_a_verb_there_is_help_and_exit_code_2(machine: Machine) -> None:
@@ -236,7 +236,7 @@ def test_the_version_is_that_of_the_project() -> None:
 
 
 def test_attach_starts_without_what_other_verbs_need() -> None:
-    program = "import sys, blobfuse_dysk.cli.attachments; print(*sys.modules)"
+    program = "import sys, blobfuse_dysk.cli.verbs.attachments; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert not {"trio", "azure", "ssl", "http.client", "asyncio"} & set(done.stdout.split())
 

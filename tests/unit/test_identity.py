@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from blobfuse_dysk.azure.credential import credential
+from blobfuse_dysk.azure.credential import credential as identity
 from blobfuse_dysk.azure.credential.credential import Credential, Proof
 from blobfuse_dysk.azure.credential.file import read_conf
 from blobfuse_dysk.azure.credential.tokencommand import Token, fetch_token, own_command
@@ -163,7 +163,7 @@ async def test_a_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write(f"account_key = {KEYS[1]}")
     await credential.refresh()  # not due
     assert credential.signer() is first
-    monkeypatch.setattr(credential, "_REFUSED_S", 0.0)
+    monkeypatch.setattr(identity, "_REFUSED_S", 0.0)
     assert await credential.renew_refused(first)
     assert isinstance(credential.signer(), SharedKeySigner)
     write("sas = sig=x")
@@ -196,7 +196,7 @@ async def test_refusals_in_a_row_cause_one_renewal(monkeypatch: pytest.MonkeyPat
         await trio.sleep(0.01)
         return Token(f"new{len(renewals)}", time.time() + 3600)
 
-    monkeypatch.setattr(credential, "fetch_token", fetch)
+    monkeypatch.setattr(identity, "fetch_token", fetch)
     results: list[bool] = []
 
     async def refused() -> None:
@@ -238,7 +238,7 @@ async def test_a_bug_in_the_renewal_ends_neither_the_program_nor_the_wait(
     async def fetch(command: tuple[str, ...]) -> Token:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(credential, "fetch_token", fetch)
+    monkeypatch.setattr(identity, "fetch_token", fetch)
     with pytest.raises(CredentialError, match="RuntimeError"):
         await token_credential(()).freshen()
     assert "a bug" in caplog.text

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import click
 
-from blobfuse_dysk.cli.doctor_machine import MACHINE_CHECKS
-from blobfuse_dysk.cli.findings import Finding
+from blobfuse_dysk.cli.doctor.findings import Finding
+from blobfuse_dysk.cli.doctor.machine import MACHINE_CHECKS
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import hold_warnings, print_json
 from blobfuse_dysk.cli.types import connection_options, connection_settings
@@ -61,7 +61,7 @@ def _findings(target: str | None, options: AttachOptions, write_test: bool) -> I
     for check in MACHINE_CHECKS:
         yield check()
     if target is not None:
-        from blobfuse_dysk.cli.doctor_account import account_checks
+        from blobfuse_dysk.cli.doctor.account import account_checks
 
         yield from account_checks(target, options, write_test=write_test)
 

@@ -17,7 +17,7 @@ from blobfuse_dysk.azure.credential.resolve import Credential, resolve
 from blobfuse_dysk.azure.explain import explain, leased, not_a_page_blob
 from blobfuse_dysk.azure.pool import tls_context
 from blobfuse_dysk.azure.wire import BlobProperties
-from blobfuse_dysk.cli.findings import Finding, fail, ok, warn
+from blobfuse_dysk.cli.doctor.findings import Finding, fail, ok, warn
 from blobfuse_dysk.cli.output import size_text
 from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.errors import CredentialError, DyskError, NotFoundError

@@ -6,7 +6,7 @@ import click
 
 from blobfuse_dysk import attachment
 from blobfuse_dysk.cli.frame import Verb, settings
-from blobfuse_dysk.cli.original_style import (
+from blobfuse_dysk.cli.original.style import (
     Dysk,
     account_options,
     address_of,
@@ -116,7 +116,7 @@ def delete(
     """
     from blobfuse_dysk.azure import management as azure_account
     from blobfuse_dysk.azure.credential import resolve
-    from blobfuse_dysk.cli.disks import refuse_if_attached
+    from blobfuse_dysk.cli.verbs.disks import refuse_if_attached
 
     if not pageblob_name:
         raise UsageError("the page blob's name is missing", remedy="add -p NAME")

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 from blobfuse_dysk import environment
-from blobfuse_dysk.cli.doctor_leftovers import leftovers
-from blobfuse_dysk.cli.findings import Check, Finding, fail, ok, warn
+from blobfuse_dysk.cli.doctor.findings import Check, Finding, fail, ok, warn
+from blobfuse_dysk.cli.doctor.leftovers import leftovers
 from blobfuse_dysk.disk import format_size
 from blobfuse_dysk.errors import CredentialError, DyskError, UsageError
 

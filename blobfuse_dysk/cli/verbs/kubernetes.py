@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from blobfuse_dysk.cli.frame import Verb
-from blobfuse_dysk.cli.original_style import flag, read_dysk, read_text
+from blobfuse_dysk.cli.original.style import flag, read_dysk, read_text
 from blobfuse_dysk.cli.output import print_json
 from blobfuse_dysk.cli.types import DISK, SIZE, connection_options, connection_settings
 from blobfuse_dysk.disk import DiskAddress

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from blobfuse_dysk.cli.attachments import attach_disk
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import attachment_json, print_error, print_json
 from blobfuse_dysk.cli.types import parse_disk
+from blobfuse_dysk.cli.verbs.attachments import attach_disk
 from blobfuse_dysk.errors import AttachedError, BusyError, DyskError, NotFoundError
 
 __all__ = ["attach_file", "shutdown"]

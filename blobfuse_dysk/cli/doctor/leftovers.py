@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blobfuse_dysk import environment
-from blobfuse_dysk.cli.findings import Finding, ok, warn
+from blobfuse_dysk.cli.doctor.findings import Finding, ok, warn
 from blobfuse_dysk.device.attacher.leftovers import leftovers as find
 
 __all__ = ["leftovers"]

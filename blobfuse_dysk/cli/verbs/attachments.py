@@ -64,7 +64,7 @@ def attach_disk(context: click.Context, disk: DiskAddress, options: AttachOption
 def _attach_or_create(disk: DiskAddress, size: int, options: AttachOptions) -> Attachment:
     """An existing disk is attached as it is, whatever its size."""
     from blobfuse_dysk import attachment
-    from blobfuse_dysk.cli.disks import create_disk
+    from blobfuse_dysk.cli.verbs.disks import create_disk
 
     try:
         return attachment.attach(disk, options)

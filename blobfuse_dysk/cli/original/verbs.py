@@ -9,8 +9,8 @@ import click
 
 from blobfuse_dysk import attachment
 from blobfuse_dysk.cli.frame import Verb, settings
-from blobfuse_dysk.cli.original_disks import DEFAULT_SIZE_GIB, blob_name, create_blob
-from blobfuse_dysk.cli.original_style import (
+from blobfuse_dysk.cli.original.disks import DEFAULT_SIZE_GIB, blob_name, create_blob
+from blobfuse_dysk.cli.original.style import (
     account_options,
     address_of,
     flag,

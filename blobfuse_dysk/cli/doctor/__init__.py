@@ -1,0 +1,1 @@
+"""dyskctl doctor: what is wrong with this machine, an account, a disk."""

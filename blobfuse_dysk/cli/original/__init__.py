@@ -1,0 +1,1 @@
+"""The verbs and flags of the original dysk."""
