@@ -11,7 +11,7 @@ from blobfuse_dysk.device.attacher import launch
 __all__ = ["NO_RESEND", "use_holder", "use_worker"]
 
 _ROOT = str(Path(launch.WORKER).parents[2])
-NO_RESEND = "from blobfuse_dysk.device import fusefd; fusefd.can_resend = lambda init: False"
+NO_RESEND = "from blobfuse_dysk.device.kernel import fuse; fuse.can_resend = lambda init: False"
 """A kernel before 6.9, for the holder."""
 
 

@@ -198,24 +198,25 @@ def write(run, name, fields, real=state.write):
 state.write = write
 """,
     "systemd keeps the worker's channel": """
-def keep(self, name, fd, *, watch=False, real=notify.Notify.keep):
+def keep(self, name, fd, *, watch=False, real=sdnotify.Notify.keep):
     real(self, name, fd, watch=watch)
     die(name.startswith("stderr-"))
-notify.Notify.keep = keep
+sdnotify.Notify.keep = keep
 """,
 }
 _HOLDER = """
 import os, signal, sys
 sys.path.append({root!r})
-from blobfuse_dysk.device import message, notify, state
+from blobfuse_dysk.device.holder import sdnotify
+from blobfuse_dysk.device.ipc import message, state
 known = set()
 def die(here):
     if here and os.path.exists({armed!r}):
         os.unlink({armed!r})
         os.kill(os.getpid(), signal.SIGKILL)
 {change}
-from blobfuse_dysk.device import service
-os._exit(service.main())
+from blobfuse_dysk.device.holder import systemd
+os._exit(systemd.main())
 """
 
 
@@ -227,7 +228,7 @@ def test_a_holder_is_killed_while_it_goes_over_to_another_worker(
     """At no time do two workers serve, and none of them releases the lease behind the back of another."""
     armed = tmp_path / "armed"
     program = tmp_path / "service.py"
-    root = str(Path(systemd.SERVICE).parents[2])
+    root = str(Path(systemd.SERVICE).parents[3])
     program.write_text(_HOLDER.format(root=root, armed=str(armed), change=_KILLED_AFTER[when]))
     manager.program = str(program)
     attached = node.attach(node.create())
@@ -268,7 +269,7 @@ def send(channel, order, fds=(), *, wait=True, real=message.send):
     return sent
 message.send = send
 """
-    root = str(Path(systemd.SERVICE).parents[2])
+    root = str(Path(systemd.SERVICE).parents[3])
     program.write_text(_HOLDER.format(root=root, armed=str(armed), change=change))
     manager.program = str(program)
     attached = node.attach(node.create())

@@ -132,7 +132,7 @@ def test_a_worker_of_another_protocol(node: Node, monkeypatch: pytest.MonkeyPatc
     attached = node.attach(node.create())
     before = node.state("data")["worker"]
     with monkeypatch.context() as patch:
-        use_worker(patch, tmp_path, "from blobfuse_dysk.device import briefing; briefing.PROTOCOLS = (98, 99)")
+        use_worker(patch, tmp_path, "from blobfuse_dysk.device.worker import briefing; briefing.PROTOCOLS = (98, 99)")
         with pytest.raises(DeviceError, match="holder that speaks protocol 1, it knows 98, 99") as caught:
             live.upgrade("data")
     assert caught.value.remedy and "attach it again" in caught.value.remedy
@@ -157,7 +157,9 @@ def test_a_restarted_worker_of_another_protocol_says_so(
     program = use_worker(monkeypatch, tmp_path, "")
     attached = node.attach(node.create(), io_timeout_s=5.0)
     user = os.open(attached.device, os.O_RDONLY)
-    program.write_text(f"from blobfuse_dysk.device import briefing\nbriefing.PROTOCOLS = (99,)\n{program.read_text()}")
+    program.write_text(
+        f"from blobfuse_dysk.device.worker import briefing\nbriefing.PROTOCOLS = (99,)\n{program.read_text()}"
+    )
     os.kill(node.state("data")["worker"]["pid"], signal.SIGKILL)
     wait_for(lambda: "speaks protocol 1" in str(attachment.get("data").detail), "the reason")
     wait_for(lambda: attachment.get("data").state == "failed", "the failure")

@@ -12,7 +12,7 @@ from tests.conftest import need
 MIB = 1 << 20
 FRAME = """
 import ctypes, mmap, re
-from blobfuse_dysk.device import armour
+from blobfuse_dysk.device.kernel import hardening
 
 def resident(address, length):
     "Bytes of a mapping that are in memory (mincore(2))."
@@ -40,9 +40,9 @@ def hardened(program: str) -> str:
 def test_memory_is_there_before_it_is_touched() -> None:
     program = f"""
 before = mmap.mmap(-1, 8 * {MIB}, mmap.MAP_PRIVATE)
-armour.harden("test")
+hardening.harden("test")
 after = mmap.mmap(-1, 8 * {MIB}, mmap.MAP_PRIVATE)
-with armour.when_touched():
+with hardening.when_touched():
     slow = mmap.mmap(-1, 8 * {MIB})
 last = mmap.mmap(-1, 8 * {MIB}, mmap.MAP_PRIVATE)
 print(*[resident(address(each), 8 * {MIB}) // {MIB} for each in (before, after, slow, last)])
@@ -62,7 +62,7 @@ holes = [libc.malloc(ctypes.c_size_t({MIB})) for _ in range(4)]  # nobody writes
 keep = libc.malloc(ctypes.c_size_t(4096))
 for hole in holes:
     libc.free(ctypes.c_void_p(hole))
-armour.harden("test")
+hardening.harden("test")
 count = 0
 for size in (1 * {MIB}, 3 * {MIB}, 16 * {MIB}, 40 * {MIB}):
     start = libc.malloc(ctypes.c_size_t(size))
@@ -76,7 +76,7 @@ print(count)
 
 def test_a_process_that_is_not_hardened_stays_so() -> None:
     program = f"""
-with armour.when_touched():
+with hardening.when_touched():
     pass
 print(resident(address(after := mmap.mmap(-1, 8 * {MIB}, mmap.MAP_PRIVATE)), 8 * {MIB}))
 """
@@ -87,8 +87,8 @@ def test_a_capability_is_given_up() -> None:
     program = """
 before = effective()
 for capability in (25, 38):  # CAP_SYS_TIME and CAP_PERFMON, one of each word
-    armour.forgo(capability)
-armour.forgo(62)  # there is none
+    hardening.forgo(capability)
+hardening.forgo(62)  # there is none
 print(before & ~effective() == before & (1 << 25 | 1 << 38), effective() & (1 << 25 | 1 << 38), effective() > 0)
 """
     assert hardened(program) == "True 0 True"

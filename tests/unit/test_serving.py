@@ -17,7 +17,7 @@ import pytest
 from blobfuse_dysk.device.worker import serving
 
 _TAKES_TURN = (
-    "import os; from blobfuse_dysk.device import serving; serving.await_turn({ring}); os.write(1, b'x'); {then}"
+    "import os; from blobfuse_dysk.device.worker import serving; serving.await_turn({ring}); os.write(1, b'x'); {then}"
 )
 
 

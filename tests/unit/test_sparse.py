@@ -104,7 +104,7 @@ def test_zeros_are_in_memory_before_anybody_looks_at_them() -> None:
     """A page of an answer that the kernel must bring in, while the worker is being killed, costs an I/O error."""
     program = """
 import resource
-from blobfuse_dysk.store.sparse import zeros
+from blobfuse_dysk.store.layers.sparse import zeros
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
