@@ -90,7 +90,7 @@ class Process:
         return []
 
     def hang_up(self) -> None:
-        """Nothing."""
+        self.listening = False
 
     def end_text(self) -> str:
         return "killed"
