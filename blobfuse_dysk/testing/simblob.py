@@ -76,6 +76,11 @@ class SimBlob:
         return self._lease_id
 
     @property
+    def lease_s(self) -> float:
+        """The term of the lease that is held, or was: infinite or in seconds."""
+        return self._lease_s
+
+    @property
     def lease_state(self) -> str:
         """available, leased, expired or broken."""
         if self._lease_state == "leased" and trio.current_time() >= self._lease_ends:
@@ -151,8 +156,8 @@ class SimBlob:
 
     def raise_number(self, value: int, lease_id: str | None, condition: Condition | None = None) -> SequenceNumber:
         """Set Blob Properties, action max."""
-        self._may_write(lease_id)
         self._check(condition)
+        self._may_write(lease_id)
         self._modified()
         self.number = max(self.number, value)
         return SequenceNumber(self.number, self.etag)
@@ -161,8 +166,8 @@ class SimBlob:
         self, metadata: Mapping[str, str], lease_id: str | None, condition: Condition | None = None
     ) -> str:
         """Set Blob Metadata."""
-        self._may_write(lease_id)
         self._check(condition)
+        self._may_write(lease_id)
         self._modified()
         self.metadata = dict(metadata)
         return self.etag
