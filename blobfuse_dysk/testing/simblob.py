@@ -45,10 +45,11 @@ class Write:
 
 
 class SimBlob:
-    """The service's side of one page blob. No method awaits."""
+    """The service's side of one page blob. No method awaits. clock: seconds, of the lease's term."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, clock: Callable[[], float] = trio.current_time) -> None:
         self.size = size
+        self._clock = clock
         self.store = MemoryStore(size)
         self.allocated: set[int] = set()
         self.number = 0
@@ -83,7 +84,7 @@ class SimBlob:
     @property
     def lease_state(self) -> str:
         """available, leased, expired or broken."""
-        if self._lease_state == "leased" and trio.current_time() >= self._lease_ends:
+        if self._lease_state == "leased" and self._clock() >= self._lease_ends:
             self._lease_state = "expired"
         return self._lease_state
 
@@ -180,7 +181,7 @@ class SimBlob:
             raise refuse(409, "LeaseAlreadyPresent")
         self._lease_id, self._lease_state = lease_id, "leased"
         self._lease_s = math.inf if duration_s == -1 else duration_s
-        self._lease_ends = trio.current_time() + self._lease_s
+        self._lease_ends = self._clock() + self._lease_s
         return lease_id
 
     def renew(self, lease_id: str) -> None:
@@ -191,7 +192,7 @@ class SimBlob:
         if self.lease_state == "broken":
             raise refuse(409, "LeaseIsBrokenAndCannotBeRenewed")
         self._lease_state = "leased"
-        self._lease_ends = trio.current_time() + self._lease_s
+        self._lease_ends = self._clock() + self._lease_s
 
     def release(self, lease_id: str, condition: Condition | None = None) -> None:
         """Lease Blob, release."""
