@@ -21,7 +21,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from blobfuse_dysk.errors import ServiceError
 from blobfuse_dysk.store import bloblease, claim, epoch, open, release
+from blobfuse_dysk.store.guard import lease_time
 from blobfuse_dysk.testing import SimBlob
+from tests.unit.fenced import Suspend
 from tests.unit.modelnodes import Node, Sent, SteppedClient
 from tests.unit.stacks import LEASE, SIZE
 from tools.modellib import layout
@@ -43,7 +45,7 @@ NAMES = {  # of requests: the model's, and the clients'
     layout.PUT: "put",
 }
 TICK_S = 30.0  # a term of one tick, or two, is a real one
-WAIT_S, WAITS = 0.25, 60  # for what the store sends after a pause
+WAIT_S, WAITS = 0.25, 100  # for what the store sends after a pause
 
 
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,9 +59,9 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 class Replay:
     """One trace on one simulated blob."""
 
-    def __init__(self, scope: Scope, nursery: trio.Nursery, clock: MockClock) -> None:
-        self.blob = SimBlob(SIZE)
-        self._scope, self._clock = scope, clock
+    def __init__(self, scope: Scope, nursery: trio.Nursery, clock: MockClock, suspend: Suspend) -> None:
+        self.blob = SimBlob(SIZE, clock=lease_time)
+        self._scope, self._clock, self._suspend = scope, clock, suspend
         self._world = World(scope)
         self._bases = self._world.bases
         self._nodes = []
@@ -128,7 +130,10 @@ class Replay:
         if what == "tick":
             for node, base in zip(self._nodes, self._bases, strict=True):
                 await self._all_sent(node, before, base)
-            self._clock.jump(TICK_S)
+            if step[1] == -1:
+                self._clock.jump(TICK_S)
+            else:
+                self._suspend(TICK_S + 1)  # what is read off two clocks may be a little less
             return
         index = int(str(step[1]))
         node, base = self._nodes[index], self._bases[index]

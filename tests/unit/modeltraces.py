@@ -9,7 +9,7 @@ from __future__ import annotations
 from random import Random
 
 from tools.modellib import layout
-from tools.modellib.layout import Request, node_base
+from tools.modellib.layout import FOREVER, Request, node_base
 from tools.modellib.sabotage import SABOTAGES
 from tools.modellib.scope import Scope
 from tools.modellib.search import Step, covering, search
@@ -42,13 +42,18 @@ class Doable(World):
 
     def _cannot(self, step: Step, state: bytes) -> bool:
         """Whether the real code cannot be brought to do this here: a cancelled attach takes back."""
+        if step[0] == "tick":
+            return step[1] != -1 and self.scope.nodes > 1  # the nodes have one clock
         if step[0] == "renew" and not self.scope.time:
             return bool(state[node_base(int(str(step[1]))) + layout.LEFT])
         return step[0] == "kill" and state[node_base(int(str(step[1]))) + layout.PHASE] < layout.LIVE
 
 
 class Bounded(Doable):
-    """Ends where the model's bounds are not the code's: it looks more often, raises on, and more of it is late."""
+    """Ends where the model's bounds are not the code's: it looks more often, raises on, and more of it is late.
+
+    Also where an endless lease is held: the code asks now and then whether it still is.
+    """
 
     def moves(self, state: bytes) -> list[Move]:
         if state[self.network.end - layout.SLOT]:
@@ -56,6 +61,8 @@ class Bounded(Doable):
         for base in self.bases:
             due = state[base + layout.DUE] and state[base + layout.LEFT] and not state[base + layout.RAISE]
             if state[base + layout.ROUNDS] >= self.scope.rounds or (due and not self.live.may_raise(state, base)):
+                return []
+            if self.scope.time and state[base + layout.PHASE] == layout.LIVE and state[base + layout.HELD] == FOREVER:
                 return []
         return super().moves(state)
 

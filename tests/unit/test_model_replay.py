@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.unit.fenced import Suspend
 from tests.unit.modelreplay import Replay, patient
 from tests.unit.modeltraces import NOT_DONE, all_kinds, directed, walk
 from tools.modellib.layout import FOREVER
@@ -36,6 +37,8 @@ SCOPES = {
     "lapses, users id": TIME._replace(attached=True, shared_id=True, kills=1, terms=(2, 1)),
     "adopt": TIME._replace(attached=True, kills=2, adopt=True, terms=(1, 2)),
     "outsiders": TIME._replace(nodes=1, attached=True, outside=1, outsiders=frozenset(("break", "write", "copy"))),
+    "suspended": TIME._replace(nodes=1, attached=True, suspends=2, terms=(1,)),
+    "infinite, lapses": TIME._replace(nodes=1, terms=(FOREVER,), failures=True),
 }
 WALKS, STATES = 8, 6000
 
@@ -46,10 +49,10 @@ def no_end_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     patient(monkeypatch)
 
 
-async def replayed(scope: Scope, trace: list[tuple[Step, bytes]], clock: MockClock) -> None:
+async def replayed(scope: Scope, trace: list[tuple[Step, bytes]], clock: MockClock, suspend: Suspend) -> None:
     clock.autojump_threshold = math.inf
     async with trio.open_nursery() as nursery:
-        replay = Replay(scope, nursery, clock)
+        replay = Replay(scope, nursery, clock, suspend)
         try:
             await replay.run(trace)
         finally:
@@ -60,19 +63,23 @@ async def replayed(scope: Scope, trace: list[tuple[Step, bytes]], clock: MockClo
 
 @pytest.mark.parametrize("name", SCOPES)
 @pytest.mark.parametrize("seed", range(WALKS))
-async def test_the_code_does_what_the_model_does(name: str, seed: int, mock_clock: MockClock) -> None:
+async def test_the_code_does_what_the_model_does(name: str, seed: int, mock_clock: MockClock, suspend: Suspend) -> None:
     scope = SCOPES[name]
-    await replayed(scope, walk(scope, Random(seed)), mock_clock)
+    await replayed(scope, walk(scope, Random(seed)), mock_clock, suspend)
 
 
 @pytest.mark.parametrize("name", SCOPES)
-async def test_the_code_does_each_kind_of_step_as_the_model_does(name: str, mock_clock: MockClock) -> None:
+async def test_the_code_does_each_kind_of_step_as_the_model_does(
+    name: str, mock_clock: MockClock, suspend: Suspend
+) -> None:
     scope = SCOPES[name]
     for trace in all_kinds(scope, STATES):
-        await replayed(scope, trace, mock_clock)
+        await replayed(scope, trace, mock_clock, suspend)
 
 
 @pytest.mark.parametrize("name", [name for name in SABOTAGES if name not in NOT_DONE])
-async def test_the_code_keeps_the_rule_where_the_sabotaged_model_breaks_it(name: str, mock_clock: MockClock) -> None:
+async def test_the_code_keeps_the_rule_where_the_sabotaged_model_breaks_it(
+    name: str, mock_clock: MockClock, suspend: Suspend
+) -> None:
     scope, trace = directed(name)
-    await replayed(scope, trace, mock_clock)
+    await replayed(scope, trace, mock_clock, suspend)
