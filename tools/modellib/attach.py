@@ -162,7 +162,7 @@ class Attach(Failing):
         return ""
 
     def broken(self, s: bytearray, node: int, base: int) -> str:
-        if s[base + CALL] == BAD_CONDITION or s[base + TAKEN] == REFUSED:
+        if s[base + CALL] == BAD_CONDITION or s[base + TAKEN] in (REFUSED, MAYBE):  # so it was sent after a refusal
             return self._anew(s, node, base)
         found = s[base + FOUND]
         self._acquire(s, node, base, found != NEVER, found, aim=True)
@@ -345,7 +345,7 @@ class Attach(Failing):
 
     def _anew(self, s: bytearray, node: int, base: int) -> str:
         s[base + ROUNDS] += 1
-        if s[base + ROUNDS] > self.scope.rounds:
+        if s[base + ROUNDS] > self.scope.rounds or s[base + AGAIN]:  # lost while its term was set: given up
             return self.fail(s, node, base)
         if s[base + LOW] == NEVER:
             return self._check(s, base, LOOKING)
