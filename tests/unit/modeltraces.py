@@ -20,7 +20,7 @@ __all__ = ["NOT_DONE", "all_kinds", "directed", "walk"]
 Trace = list[tuple[Step, bytes]]
 EAGER = ("send", "raise", "renew", "worker")  # the store does these at once
 CALM = ("serve", "answer", "late", "tick")  # what lets everything come to an end
-CALM_STEPS = 30
+CALM_STEPS, FEW_STEPS = 30, 4  # after a directed trace; to see what the code concludes from a step
 ROUNDS, RAISES, LATE = 3, 4, 8  # looks and raises that model and code count alike; room for all requests that are late
 NOT_DONE = {
     "no-wait-for-last-moment": "last moments are of whole seconds, from the blob's last change on",
@@ -99,7 +99,7 @@ def all_kinds(scope: Scope, max_states: int) -> list[Trace]:
         return step[0], before[base], after[base], before[call], before[call + 1], after[call], tag, told
 
     world = Bounded(scope)
-    return covering(world, kind, max_states=max_states)
+    return [trace + _calm(world, trace[-1][1], FEW_STEPS) for trace in covering(world, kind, max_states=max_states)]
 
 
 def directed(name: str) -> tuple[Scope, Trace]:
@@ -122,13 +122,19 @@ def directed(name: str) -> tuple[Scope, Trace]:
             trace.append((move[0], state))
             if same:
                 break
-    for _ in range(CALM_STEPS):
+    return scope, trace + _calm(world, state, CALM_STEPS)
+
+
+def _calm(world: World, state: bytes, most: int) -> Trace:
+    """How everything comes to an end from here, or the beginning of that: nothing more is lost or begun."""
+    trace: Trace = []
+    while len(trace) < most:
         calm = [move for move in world.moves(state) if move[0][0] in (*EAGER, *CALM)]
         if not calm:
             break
         step, state, _ = min(calm, key=lambda move: (*EAGER, *CALM).index(str(move[0][0])))
         trace.append((step, state))
-    return scope, trace
+    return trace
 
 
 def _same(step: Step, other: Step) -> bool:

@@ -35,12 +35,15 @@ SCOPES = {
     "lapses, plain": TIME._replace(attached=True, terms=(1, 2), failures=True),
     "lapses, break": TIME._replace(attached=True, terms=(2, 1), force=frozenset((1,)), failures=True),
     "lapses, users id": TIME._replace(attached=True, shared_id=True, kills=1, terms=(2, 1)),
+    "users id, terms": TIME._replace(
+        attached=True, shared_id=True, versions=0, detach=False, faults=1, lossy=frozenset(("acquire",)), terms=(2, 1)
+    ),
     "adopt": TIME._replace(attached=True, kills=2, adopt=True, terms=(1, 2)),
     "outsiders": TIME._replace(nodes=1, attached=True, outside=1, outsiders=frozenset(("break", "write", "copy"))),
     "suspended": TIME._replace(nodes=1, attached=True, suspends=2, terms=(1,)),
     "infinite, lapses": TIME._replace(nodes=1, terms=(FOREVER,), failures=True),
 }
-WALKS, STATES = 8, 6000
+WALKS, STATES = 8, 4000
 
 
 @pytest.fixture(autouse=True)
