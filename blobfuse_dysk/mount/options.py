@@ -32,6 +32,7 @@ __all__ = [
     "split_options",
 ]
 
+_DEFAULTS = MountOptions()
 DEFAULT_FILE_SYSTEM = "ext4"  # what a blank disk gets when fstype= does not say it
 
 # For mount(8), libmount, init systems and people; neither the kernel nor a file system knows them. `nofail` and `user`
@@ -55,8 +56,8 @@ class MountRequest:
     disk: DiskAddress
     directory: str
     attach: AttachOptions = field(default_factory=AttachOptions)
-    fstype: FileSystem = "auto"
-    make_blank: bool = True  # mkfs=blank, not never
+    fstype: FileSystem = _DEFAULTS.fstype
+    make_blank: bool = _DEFAULTS.mkfs == "blank"  # not never
     mkfs_options: tuple[str, ...] = ()
     partition: int | None = None
     options: tuple[str, ...] = ()  # for the file system's mount, without ro and remount

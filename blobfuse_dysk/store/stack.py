@@ -70,7 +70,7 @@ class StackOptions:
     lease_id: str | None = None
     io_timeout_s: float | None = _DEFAULTS.io_timeout_s
     node: str = ""
-    checksum: Literal["auto", "md5", "none"] = "auto"
+    checksum: Literal["auto", "md5", "none"] = _DEFAULTS.checksum
     attempt_timeout_s: float = ATTEMPT_TIMEOUT_S
     cache: Cache = "none"
     read_cache_size: int = _DEFAULTS.read_cache_size

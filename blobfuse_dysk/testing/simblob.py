@@ -45,10 +45,11 @@ class Write:
 
 
 class SimBlob:
-    """The service's side of one page blob. No method awaits."""
+    """The service's side of one page blob. No method awaits. clock: seconds, of the lease's term."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, clock: Callable[[], float] = trio.current_time) -> None:
         self.size = size
+        self._clock = clock
         self.store = MemoryStore(size)
         self.allocated: set[int] = set()
         self.number = 0
@@ -76,9 +77,14 @@ class SimBlob:
         return self._lease_id
 
     @property
+    def lease_s(self) -> float:
+        """The term of the lease that is held, or was: infinite or in seconds."""
+        return self._lease_s
+
+    @property
     def lease_state(self) -> str:
         """available, leased, expired or broken."""
-        if self._lease_state == "leased" and trio.current_time() >= self._lease_ends:
+        if self._lease_state == "leased" and self._clock() >= self._lease_ends:
             self._lease_state = "expired"
         return self._lease_state
 
@@ -151,8 +157,8 @@ class SimBlob:
 
     def raise_number(self, value: int, lease_id: str | None, condition: Condition | None = None) -> SequenceNumber:
         """Set Blob Properties, action max."""
-        self._may_write(lease_id)
         self._check(condition)
+        self._may_write(lease_id)
         self._modified()
         self.number = max(self.number, value)
         return SequenceNumber(self.number, self.etag)
@@ -161,8 +167,8 @@ class SimBlob:
         self, metadata: Mapping[str, str], lease_id: str | None, condition: Condition | None = None
     ) -> str:
         """Set Blob Metadata."""
-        self._may_write(lease_id)
         self._check(condition)
+        self._may_write(lease_id)
         self._modified()
         self.metadata = dict(metadata)
         return self.etag
@@ -175,7 +181,7 @@ class SimBlob:
             raise refuse(409, "LeaseAlreadyPresent")
         self._lease_id, self._lease_state = lease_id, "leased"
         self._lease_s = math.inf if duration_s == -1 else duration_s
-        self._lease_ends = trio.current_time() + self._lease_s
+        self._lease_ends = self._clock() + self._lease_s
         return lease_id
 
     def renew(self, lease_id: str) -> None:
@@ -186,7 +192,7 @@ class SimBlob:
         if self.lease_state == "broken":
             raise refuse(409, "LeaseIsBrokenAndCannotBeRenewed")
         self._lease_state = "leased"
-        self._lease_ends = trio.current_time() + self._lease_s
+        self._lease_ends = self._clock() + self._lease_s
 
     def release(self, lease_id: str, condition: Condition | None = None) -> None:
         """Lease Blob, release."""

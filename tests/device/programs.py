@@ -10,7 +10,7 @@ from blobfuse_dysk.device.attacher import launch
 
 __all__ = ["NO_RESEND", "use_holder", "use_worker"]
 
-_ROOT = str(Path(launch.WORKER).parents[2])
+_ROOT = str(Path(launch.WORKER).parents[3])
 NO_RESEND = "from blobfuse_dysk.device.kernel import fuse; fuse.can_resend = lambda init: False"
 """A kernel before 6.9, for the holder."""
 
@@ -29,7 +29,7 @@ def _use(patch: pytest.MonkeyPatch, program: Path, constant: str, module: str, c
     program.write_text(
         f"import os, sys; sys.path.append({_ROOT!r})\n"
         f"{change}\n"
-        f"from blobfuse_dysk.device import {module}\n"
+        f"from blobfuse_dysk.device.{module} import {module}\n"
         f"os._exit({module}.main())\n"
     )
     patch.setattr(f"blobfuse_dysk.device.attacher.launch.{constant}", str(program))

@@ -92,7 +92,7 @@ class Process:
         return []
 
     def hang_up(self) -> None:
-        """Nothing."""
+        self.listening = False
 
     def end_text(self) -> str:
         return "killed"
@@ -120,6 +120,7 @@ class Machine:
         self.events: deque[dict[str, Any]] = deque()  # to the holder, from whoever it listens to next
         self.device: str | None = "/dev/loop0"  # that has the file
         self.fds: list[int] = []  # that come with them
+        self.full_after_commit = False
         self.full = False  # /run/dysk
         self.resends = True  # the kernel
         self.let_go: list[str | None] = []

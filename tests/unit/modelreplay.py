@@ -2,38 +2,40 @@
 
 A request of the real code waits until the model's step says what becomes of it: the service does it, the answer comes
 in, its sender gives it up, it arrives late. So the model's steps are the schedule, and the store's own tasks fill in
-the rest. Replayed are scopes without time, pages lists and signing: what depends on a clock has tests of its own.
+the rest. A tick is TICK_S seconds in one jump of the clock: renewals, due after a third of the term, leave right after
+it, as the model's do, and what the store pauses for is short beside it. No request ends by itself (`patient`): the
+model says how long it takes.
+
+A request that the model knows to be void is tried after each step, and must be refused each time. Not replayed: lists
+of pages, signing, conditions with a last moment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
-from random import Random
-from typing import TypeVar
+import math
+from collections import Counter
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from blobfuse_dysk.azure.wire import Condition
-from blobfuse_dysk.errors import DyskError, ServiceError, TransportError
-from blobfuse_dysk.store.lease import epoch
-from blobfuse_dysk.store.open import ResumeState
-from blobfuse_dysk.store.stack import Stack
-from blobfuse_dysk.testing import SimBlob, SimClient
-from blobfuse_dysk.testing.fates import refuse
-from tests.unit.stacks import LEASE, SIZE, attached, held
+from blobfuse_dysk.errors import ServiceError
+from blobfuse_dysk.store import open
+from blobfuse_dysk.store.lease import claim, epoch, release, requests
+from blobfuse_dysk.store.lease.token import lease_time
+from blobfuse_dysk.testing import SimBlob
+from tests.unit.fenced import Suspend
+from tests.unit.modelnodes import Node, Sent, SteppedClient
+from tests.unit.stacks import LEASE, SIZE
 from tools.modellib import layout
-from tools.modellib.layout import Request, node_base
+from tools.modellib.layout import Request
 from tools.modellib.scope import Scope
-from tools.modellib.search import Step, covering
+from tools.modellib.search import Step
 from tools.modellib.trace import sentence
-from tools.modellib.world import Move, World
+from tools.modellib.world import World
 
-__all__ = ["Replay", "all_kinds", "walk"]
+__all__ = ["Replay", "patient"]
 
-T = TypeVar("T")
 NAMES = {  # of requests: the model's, and the clients'
     layout.LOOK: "properties",
     layout.ACQUIRE: "acquire",
@@ -43,154 +45,74 @@ NAMES = {  # of requests: the model's, and the clients'
     layout.RAISE_TO: "raise",
     layout.PUT: "put",
 }
-EAGER = ("send", "raise", "renew", "worker")  # the store does these at once
-WAIT_S, WAITS = 0.25, 60  # for what the store sends after a pause
+TICK_S = 30.0  # a term of one tick, or two, is a real one
+WAIT_S, WAITS = 0.25, 100  # for what the store sends after a pause
 
 
-@dataclass
-class Sent:
-    """A request under way. done: by the service; outcome: its answer."""
-
-    name: str
-    request: Callable[[], object]
-    heard: trio.Event = field(default_factory=trio.Event)
-    done: bool = False
-    lost: bool = False
-    outcome: object = None
-
-    def serve(self) -> None:
-        """The service does it, or refuses it."""
-        try:
-            self.outcome = self.request()
-        except ServiceError as error:
-            self.outcome = error
-        self.done = True
-
-
-@dataclass
-class SteppedClient(SimClient):
-    """A client whose requests wait for `Sent.serve` and `heard`. Nobody may write metadata."""
-
-    waiting: list[Sent] = field(default_factory=list)
-    late: list[Sent] = field(default_factory=list)
-
-    async def set_metadata(
-        self, metadata: Mapping[str, str], *, lease_id: str | None, condition: Condition | None = None, timeout_s: float
-    ) -> str:
-        raise refuse(403, "AuthorizationPermissionMismatch")
-
-    async def _ask(self, name: str, request: Callable[[], T], timeout_s: float) -> T:
-        if name == "list":
-            return request()
-        sent = Sent(name, request)
-        self.waiting.append(sent)
-        try:
-            await sent.heard.wait()
-        except trio.Cancelled:
-            sent.lost = True
-            raise
-        finally:
-            self.waiting.remove(sent)
-            if sent.lost and not sent.done and name != "properties":
-                self.late.append(sent)
-        if sent.lost:
-            raise TransportError(f"{name}: connection lost", sent=True)
-        if isinstance(sent.outcome, ServiceError):
-            raise sent.outcome
-        return sent.outcome  # type: ignore[return-value]
-
-
-class Node:
-    """One attachment of the real code, as a task of its own; `scope` ends its present worker or attach."""
-
-    def __init__(self, client: SteppedClient, nursery: trio.Nursery, options: dict[str, object]) -> None:
-        self.client = client
-        self.state = "absent"
-        self.stack: Stack | None = None
-        self.held: ResumeState | None = None
-        self.scope = trio.CancelScope()
-        self._nursery = nursery
-        self._options = options
-        self._writes: trio.Nursery | None = None
-        self._pages: dict[int, int] = {}  # page -> version on its way
-
-    def start(self, seed: int) -> None:
-        """Attach, or go on with a new worker."""
-        self.scope = trio.CancelScope()
-        self.state = "opening"
-        self._nursery.start_soon(self._live, seed)
-
-    async def _live(self, seed: int) -> None:
-        resumed = {"resume": self.held} if self.held else {}
-        try:
-            with self.scope:
-                async with attached(self.client, seed=seed, **resumed, **self._options) as stack:  # type: ignore[arg-type]
-                    self.stack, self.held, self.state = stack, held(stack), "live"
-                    async with trio.open_nursery() as self._writes:
-                        await trio.sleep_forever()
-        except DyskError as error:
-            self.state = f"failed: {error}"
-        if self.scope.cancelled_caught and self.state in ("opening", "live"):
-            self.state = "gone"
-        self.stack, self._writes = None, None
-        self._pages.clear()
-
-    def write(self, page: int, version: int) -> None:
-        """Have this version written, if it is not on its way."""
-        assert self._writes is not None
-        if self._pages.get(page) != version:
-            self._pages[page] = version
-            self._writes.start_soon(self._write, page, version)
-
-    async def _write(self, page: int, version: int) -> None:
-        assert self.stack is not None
-        with suppress(DyskError):  # fenced; the comparison tells
-            await self.stack.store.write(page * 512, bytes([version]) * 512)
-        self._pages.pop(page, None)
-
-    def detach(self) -> None:
-        """Give the disk up in order."""
-        assert self.stack is not None
-        self.state = "detaching"
-        self._nursery.start_soon(self._release, self.stack)
-
-    async def _release(self, stack: Stack) -> None:
-        await stack.release()
-        self.state = "gone"
-        self.scope.cancel()
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no request and no series of attempts end because it takes long."""
+    monkeypatch.setattr(requests, "GRACE", math.inf)
+    monkeypatch.setattr(open, "ATTACH_BUDGET_S", math.inf)
+    monkeypatch.setattr(claim, "CERTAIN_TRIES", math.inf)
+    monkeypatch.setattr(release, "GIVE_UP_S", math.inf)
 
 
 class Replay:
     """One trace on one simulated blob."""
 
-    def __init__(self, scope: Scope, nursery: trio.Nursery, clock: MockClock) -> None:
-        self.blob = SimBlob(SIZE)
-        self._scope, self._clock = scope, clock
+    def __init__(self, scope: Scope, nursery: trio.Nursery, clock: MockClock, suspend: Suspend) -> None:
+        self.blob = SimBlob(SIZE, clock=lease_time)
+        self._scope, self._clock, self._suspend = scope, clock, suspend
         self._world = World(scope)
         self._bases = self._world.bases
         self._nodes = []
         self._starts = 0
         self._tags: dict[int, int] = {0: 0}
+        self._ids: dict[int, str] = {layout.USERS_ID: LEASE}
+        self._slots = self._world.network
         for i in range(scope.nodes):
-            options: dict[str, object] = {"cache": "none", "break_lease": i in scope.force}
-            if scope.shared_id:
-                options["lease_id"] = LEASE
-            if scope.terms[i] == layout.FOREVER:
-                options["lease_s"] = None
+            options: dict[str, object] = {
+                "cache": "none",
+                "break_lease": i in scope.force,
+                "lease_id": LEASE if scope.shared_id else None,
+                "lease_s": None if scope.terms[i] == layout.FOREVER else scope.terms[i] * TICK_S,
+                "io_timeout_s": None,
+            }
             client = SteppedClient(self.blob, nursery, name="ABC"[i])
             self._nodes.append(Node(client, nursery, options))
 
     async def run(self, trace: list[tuple[Step, bytes]]) -> None:
         """All of it. AssertionError where model and code differ."""
         before, told = self._world.first(), []
+        if self._scope.attached:
+            await self._attach(self._nodes[0])
         for count, (step, after) in enumerate(trace, 1):
             told.append(f"{count:3} {sentence(step, before, after, self._scope.nodes)}")
+            etag = self.blob.etag
             try:
                 await self._do(step, before)
                 await self._compare(after)
+                assert (self.blob.etag != etag) == self._modifies(step, before, after), f"the ETag was {etag}"
+                self._try_void(after)
             except AssertionError as error:
                 raise AssertionError("\n".join([*told, f"    but: {error}"])) from error
             before = after
+
+    def end(self) -> None:
+        """Let what is under way fail."""
+        for node in self._nodes:
+            node.client.end()
+
+    async def _attach(self, node: Node) -> None:
+        """The first node is attached before the trace begins."""
+        self._starts += 1
+        node.start(seed=self._starts)
+        while node.state == "opening":
+            await wait_all_tasks_blocked()
+            for sent in node.client.waiting:
+                sent.serve()
+                sent.heard.set()
+        assert node.state == "live", node.state
 
     async def _do(self, step: Step, before: bytes) -> None:
         what = str(step[0])
@@ -203,9 +125,23 @@ class Replay:
             late.remove(sent)
             sent.serve()
             return
+        if what == "outsider":
+            self._outsider(str(step[1]), before[layout.VERSION] + 1)
+            return
+        if what == "tick":
+            for node, base in zip(self._nodes, self._bases, strict=True):
+                await self._all_sent(node, before, base)
+            if step[1] == -1:
+                self._clock.jump(TICK_S)
+            else:
+                self._suspend(TICK_S + 1)  # what is read off two clocks may be a little less
+            return
         index = int(str(step[1]))
         node, base = self._nodes[index], self._bases[index]
-        if what in ("begin", "worker"):
+        if what in ("begin", "worker", "adopt"):
+            if what == "adopt":
+                dead = self._nodes[int(str(step[2]))]
+                node.held, dead.held = dead.held, None
             self._starts += 1
             node.start(seed=self._starts)  # each worker draws other numbers
         elif what in ("kill", "fail"):
@@ -225,6 +161,18 @@ class Replay:
                 sent.lost = what == "lose"
                 sent.heard.set()
 
+    def _outsider(self, what: str, version: int) -> None:
+        if what == "break":
+            self.blob.break_now()
+            return
+        self.blob.put("outsider", 0, bytes([version]) * 512, 512, self._held_id, None)
+        if what != "write":
+            self.blob.number = 0
+
+    @property
+    def _held_id(self) -> str | None:
+        return self.blob.lease_id if self.blob.lease_state == "leased" else None
+
     async def _all_sent(self, node: Node, s: bytes, base: int) -> None:
         """Wait until the code has sent what the model has: it pauses before it sends something again."""
         for call in (layout.CALL, layout.RAISE, layout.DATA + 2):
@@ -240,10 +188,44 @@ class Replay:
             self._clock.jump(WAIT_S)
         raise AssertionError(f"the code sends no {name}: {[s.name for s in node.client.waiting]}, {node.state}")
 
+    def _modifies(self, step: Step, before: bytes, after: bytes) -> bool:
+        """Whether the model's step gives the blob another ETag."""
+        what, modifying = step[0], (layout.RAISE_TO, layout.PUT)
+        if what == "outsider":
+            return step[1] != "break"
+        if what == "late":
+            request = step[1]
+            assert isinstance(request, Request)
+            holds = before[layout.LEASE] == layout.LEASED and before[layout.HOLDER] == request.lease_id
+            fits = request.kind == layout.RAISE_TO or request.num == before[layout.NUMBER]
+            return request.kind in modifying and request.cond != layout.STALE and holds and fits
+        if what == "serve":
+            at = self._bases[int(str(step[1]))] + int(str(step[2]))
+            return before[at + 1] in modifying and after[at] == layout.OK
+        return False
+
+    def _try_void(self, s: bytes) -> None:
+        """What the model dropped, since no condition of it can hold any more, must be refused."""
+        slots = range(self._slots.at, self._slots.end, layout.SLOT)
+        alive = Counter((s[at + 1], NAMES[s[at]]) for at in slots if s[at])
+        for index, node in enumerate(self._nodes):
+            for name in NAMES.values():
+                late = [sent for sent in node.client.late if sent.name == name]
+                for sent in late[: len(late) - alive[index, name]]:
+                    with pytest.raises(ServiceError):
+                        sent.request()
+
     async def _compare(self, s: bytes) -> None:
         await wait_all_tasks_blocked()
         state = ("available", "leased", "expired", "broken")[s[layout.LEASE]]
         assert self.blob.lease_state == state, f"the lease is {self.blob.lease_state}, not {state}"
+        if state in ("leased", "expired", "broken"):
+            known = self._ids.setdefault(s[layout.HOLDER], self.blob.lease_id or "")
+            assert known == self.blob.lease_id, "the lease has another id"
+        if state == "leased":
+            term = s[layout.TERM]
+            term_s = math.inf if term == layout.FOREVER else term * TICK_S
+            assert self.blob.lease_s == term_s, f"the term is {self.blob.lease_s} s, not {term_s}"
         self._compare_numbers(s[layout.NUMBER], self.blob.number)
         for page in range(self._scope.pages):
             version = self.blob.get(page * 512, 1)[0]
@@ -272,6 +254,7 @@ class Replay:
         elif phase == layout.FENCED:
             fenced = node.stack is not None and node.stack.state == "fenced"
             assert fenced or node.state.startswith("failed"), f"the code goes on: {node.state}"
+            node.client.leave()
         elif phase in (layout.ENDED, layout.KILLED):
             await self._let_end(node)
         elif phase in layout.OVER or phase == layout.DEAD:
@@ -292,51 +275,3 @@ class Replay:
                 sent.serve()
                 sent.heard.set()
         assert node.state == "gone" or node.state.startswith("failed"), node.state
-
-
-class Doable(World):
-    """The model's moves that can be done to the real code; what the store does at once comes at once."""
-
-    def moves(self, state: bytes) -> list[Move]:
-        if any(state[base + layout.ROUNDS] >= self.scope.rounds for base in self.bases):
-            return []  # the code looks more often than the model, and in the end otherwise
-        moves = [move for move in super().moves(state) if not _cannot(self, move[0], state)]
-        return [move for move in moves if move[0][0] in EAGER] or moves
-
-
-def walk(scope: Scope, random: Random, most: int = 60) -> list[tuple[Step, bytes]]:
-    """A trace drawn at random."""
-    world = Doable(scope)
-    state = world.first()
-    trace: list[tuple[Step, bytes]] = []
-    while len(trace) < most and (moves := world.moves(state)):
-        step, state, violation = random.choice(moves)
-        assert not violation, violation
-        trace.append((step, state))
-    return trace
-
-
-def all_kinds(scope: Scope, max_states: int) -> list[list[tuple[Step, bytes]]]:
-    """Traces to each kind of step: what happens, to which request, with which outcome, in which phase, to what end."""
-
-    def kind(step: Step, before: bytes, after: bytes) -> object:
-        if step[0] == "late":
-            request = step[1]
-            assert isinstance(request, Request)
-            base = node_base(request.node)
-            return "late", request.kind, request.cond, before[base], before[layout.LEASE], after[layout.LEASE]
-        base = node_base(int(str(step[1])))
-        call = base + int(str(step[2])) if step[0] in ("serve", "answer", "lose") else base + layout.CALL
-        facts = (layout.DUE, layout.TAKEN, layout.AGAIN)
-        told = tuple(after[base + at] for at in facts)
-        tag = layout.tag(before[layout.NUMBER]) == before[base + layout.TAG]
-        return step[0], before[base], after[base], before[call], before[call + 1], after[call], tag, told
-
-    return covering(Doable(scope), kind, max_states=max_states)
-
-
-def _cannot(world: World, step: Step, state: bytes) -> bool:
-    """Whether the real code cannot be brought to do this here: no time passes, and a cancelled attach takes back."""
-    if step[0] == "force-detach" or (step[0] == "renew" and state[node_base(int(str(step[1]))) + layout.LEFT]):
-        return True
-    return step[0] == "kill" and state[node_base(int(str(step[1]))) + layout.PHASE] < layout.LIVE

@@ -94,6 +94,14 @@ def test_a_worker_whose_holder_is_gone_before_it_is_told_does_nothing(told: Told
     assert await_go(told.peer) is None
 
 
+def test_a_worker_serves_no_holder_that_it_does_not_know(told: Told) -> None:
+    message.send(told.channel, {"op": "start", "protocol": 99})
+    assert take_briefing(told.peer) is None
+    said, _ = message.receive(told.channel)
+    assert said
+    assert "protocol 99" in said["error"]["message"]
+
+
 def test_later_workers_get_the_later_configuration(crew: Crew, told: Told) -> None:
     old = crew._config_fd
     crew.replace_config(os.memfd_create("later"))

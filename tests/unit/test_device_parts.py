@@ -42,7 +42,10 @@ def test_state_is_written_and_read(tmp_path: Path) -> None:
     state.write(run, "db", {"version": state.VERSION, "name": "db"})
     assert state.read(run, "db") == {"version": 1, "name": "db"}
     assert (tmp_path / "db" / "state.json").stat().st_mode & 0o777 == 0o600
-    assert state.names(run) == ["db"]
+    (tmp_path / "begun").mkdir()
+    (tmp_path / ".db.launch").touch()
+    assert state.names(run) == ["begun", "db"], "a name is taken before there is a state"
+    (tmp_path / "begun").rmdir()
     (tmp_path / "db" / "fs").mkdir()
     state.remove(run, "db")
     assert state.names(run) == []
@@ -85,6 +88,7 @@ def test_a_full_disk_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.Mo
     state.write(str(tmp_path), "db", {"version": 1})
 
     def full(source: str, target: str) -> None:
+        assert json.loads(Path(source).read_text())["name"] == "new", "it takes the old one's place before it is whole"
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "rename", full)

@@ -223,6 +223,22 @@ async def test_a_hold_that_follows_another_ends_that(kernel: tuple[socket.socket
         pool.cancel_scope.cancel()
 
 
+async def test_a_task_that_was_held_before_may_have_a_request_now(kernel: tuple[socket.socket, Session]) -> None:
+    ours, session = kernel
+    async with trio.open_nursery() as pool:
+        for _ in range(TASKS):
+            pool.start_soon(session.task)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(10):
+            assert await drained(session, 10.0)
+        session.trio.lowlevel.resume()
+        session.answer = trio.sleep_forever
+        ours.send(b"x")
+        await session.until(1)
+        assert not await drained(session, 0.05)
+        pool.cancel_scope.cancel()
+
+
 async def test_a_hold_that_ends_at_once_costs_no_task(kernel: tuple[socket.socket, Session]) -> None:
     ours, session = kernel
     turnstile: fusetasks.Turnstile = session.trio.lowlevel

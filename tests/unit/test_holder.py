@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from blobfuse_dysk.device.holder import systemd
+from blobfuse_dysk.device.ipc import state
 from tests.unit.holders import Channel, Machine, Worker, first_holder, machine, next_holder, settle
 
 __all__ = ["machine"]
@@ -112,6 +113,47 @@ def test_a_worker_that_ended_well_is_not_replaced(machine: Machine, tmp_path: Pa
     assert dies(machine, holder) is None
     assert holder._done()
     assert len(machine.workers) == 1
+
+
+def test_what_a_dead_worker_said_last_is_heard(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    worker = cast(Any, holder._worker)
+    worker.listening = True
+    machine.events.extend([{"event": "state", "lost": "a write"}, {"event": "ended", "aborted": False}])
+    assert dies(machine, holder) is None
+    assert machine.state["lost"] == "a write"
+    assert len(machine.workers) == 1
+
+
+def test_a_loss_is_kept_for_the_workers_after(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    says(machine, holder, event="state", lost="a write")
+    assert (machine.state["state"], machine.state["lost"]) == ("attached", "a write")
+    assert dies(machine, holder).sent[-1]["resume"]["lost"] == "a write"
+
+
+def test_between_two_workers_state_json_names_none(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    the_worker(holder).alive = False
+    assert holder._worker
+    holder._on_worker_death(holder._worker)
+    assert machine.state["worker"] is None
+    assert machine.state["state"] == "recovering"
+
+
+def test_no_worker_is_started_once_all_io_fails(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    holder._fail("io-timeout")
+    assert dies(machine, holder) is None
+    assert holder._restart_at is None
+    assert len(machine.workers) == 1
+
+
+def test_nothing_is_kept_of_an_attachment_that_may_still_be_taken_back(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path, attached=False)
+    says(machine, holder, event="ready", size=512)
+    assert dies(machine, holder)
+    assert machine.kept == set()
 
 
 def test_a_worker_that_dies_while_it_ends_is_replaced_and_the_next_ends(machine: Machine, tmp_path: Path) -> None:
@@ -361,3 +403,42 @@ def test_the_next_holder_says_that_a_replacement_did_not_happen(machine: Machine
     answer = machine.state["upgrades"]["1"]
     assert answer["done"]
     assert "the holder died meanwhile" in answer["error"]["message"]
+
+
+def test_the_next_holder_has_requests_of_a_dead_worker_sent_again(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    the_worker(holder).alive = False
+    machine.holder_dies()
+    machine.state["holder"] = {"pid": 1, "start": 1}
+    follower = next_holder(machine)
+    assert machine.state["holder"]["pid"] == os.getpid(), "everybody would take the attachment for dead"
+    order = the_worker(follower).sent[0]
+    assert (order["op"], order["resend"]) == ("start", True)
+    assert order["resume"]["device"] == "/dev/loop0"
+    assert order["resume"]["io_timeout_s"] is None
+    assert machine.state["restarts"] == 1
+    assert dies(machine, follower).sent[-1]["resend"], "they are still those of the first"
+
+
+def test_an_attachment_is_not_taken_up_in_part(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "read", lambda run, name: {"worker": None})
+    fds = dict.fromkeys(("fuse", "config", "control", "life"), machine.life)
+    assert systemd._resume(cast(Any, machine), "run", "data", fds) == 0
+    assert machine.workers == {}
+
+
+def test_an_attachment_that_was_ended_meanwhile_is_not_taken_up(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "read", lambda run, name: None)
+    fds = dict.fromkeys(("fuse", "config", "ring", "control", "life"), machine.life)
+    assert systemd._resume(cast(Any, machine), "run", "data", fds) == 0
+    assert machine.workers == {}
+
+
+def test_a_life_is_the_first_line_and_of_a_known_version(machine: Machine) -> None:
+    os.pwrite(machine.life, b'{"version": 1, "init": "new"}\n of the one before, that was longer"}\n', 0)
+    assert systemd._read_life(machine.life) == {"version": 1, "init": "new"}
+    os.pwrite(machine.life, b'{"version": 2}\n', 0)
+    with pytest.raises(ValueError, match="version 2"):
+        systemd._read_life(machine.life)

@@ -40,8 +40,13 @@ def an_upgrade_whose_worker_dies(machine: Machine, holder: systemd.KeptHolder) -
 
 @pytest.mark.parametrize("happens", [the_worker_dies, an_upgrade, an_upgrade_whose_worker_dies])
 @pytest.mark.parametrize("together", [False, True], ids=["alone", "with its worker"])
-def test_holders_killed_at_any_step(machine: Machine, tmp_path: Path, happens: Any, together: bool) -> None:
-    """Up to MOST_KILLS of them, one after the other; together: the worker of a holder dies with it."""
+@pytest.mark.parametrize("full", [False, True], ids=["room in /run", "a full /run"])
+def test_holders_killed_at_any_step(machine: Machine, tmp_path: Path, happens: Any, together: bool, full: bool) -> None:
+    """Up to MOST_KILLS of them, one after the other.
+
+    together: the worker of a holder dies with it. full: state.json stays as it was at the commit.
+    """
+    machine.full_after_commit = full
     plans: deque[tuple[int, ...]] = deque([()])
     tried = 0
     while plans:
@@ -56,7 +61,9 @@ def test_holders_killed_at_any_step(machine: Machine, tmp_path: Path, happens: A
 def live(machine: Machine, directory: Path, happens: Any, plan: tuple[int, ...], together: bool) -> int:
     """Let holder after holder be killed at the step of the plan; return how many steps the last, which lives, took."""
     machine.workers, machine.kept, machine.state = {}, set(), {}
+    machine.full = False
     holder = first_holder(machine, directory)
+    machine.full = machine.full_after_commit
     machine.steps, machine.killed_at = 0, plan[0] if plan else None
     for number in range(len(plan) + 1):
         try:
@@ -74,7 +81,8 @@ def live(machine: Machine, directory: Path, happens: Any, plan: tuple[int, ...],
             machine.holder_dies()
     machine.check()
     serving = [worker for worker in machine.workers.values() if worker.alive and worker.told]
-    assert [worker.pid for worker in serving] == [machine.state["worker"]["pid"]], plan
+    assert [worker.pid for worker in serving] == [cast(Any, holder._worker).pid], plan
+    assert machine.full or machine.state["worker"]["pid"] == serving[0].pid, plan
     machine_keeps = {name for name in machine.kept if name.startswith("channel-")}
     dead = {name for name in machine_keeps if not machine.workers[int(name.split("-")[1])].alive}
     assert machine_keeps - dead == {f"channel-{serving[0].pid}-1"}, plan

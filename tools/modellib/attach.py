@@ -124,7 +124,7 @@ class Attach(Failing):
         s[base + FORCE] = node in scope.force
         s[base + EXPIRES] = s[base + LOW] = s[base + FOUND] = NEVER
         s[base + EXCUSE] = 0
-        self._look(s, base)
+        self._check(s, base, LOOKING)
 
     # -- the answers, by phase --
 
@@ -162,7 +162,7 @@ class Attach(Failing):
         return ""
 
     def broken(self, s: bytearray, node: int, base: int) -> str:
-        if s[base + CALL] == BAD_CONDITION or s[base + TAKEN] == REFUSED:
+        if s[base + CALL] == BAD_CONDITION or s[base + TAKEN] in (REFUSED, MAYBE):  # so it was sent after a refusal
             return self._anew(s, node, base)
         found = s[base + FOUND]
         self._acquire(s, node, base, found != NEVER, found, aim=True)
@@ -249,6 +249,7 @@ class Attach(Failing):
         if s[base + CALL] != OK:
             return self.refuse(s, node, base)
         self._hold(s, base, s[base + HELD])
+        s[base + LOW] = s[base + EPOCH]
         self._check(s, base, COMPARING)
         return ""
 
@@ -290,8 +291,10 @@ class Attach(Failing):
 
     # -- requests --
 
-    def _look(self, s: bytearray, base: int) -> None:
-        self._check(s, base, LOOKING)
+    def _renew(self, s: bytearray, base: int) -> str:
+        s[base + PHASE] = RENEWING
+        self.network.ask(s, base + CALL, RENEW)
+        return ""
 
     def _found(self, s: bytearray, base: int) -> None:
         """What the next requests of the attach rest on: the tag just seen, or after some looks a last moment."""
@@ -342,10 +345,11 @@ class Attach(Failing):
 
     def _anew(self, s: bytearray, node: int, base: int) -> str:
         s[base + ROUNDS] += 1
-        if s[base + ROUNDS] > self.scope.rounds:
+        if s[base + ROUNDS] > self.scope.rounds or s[base + AGAIN]:  # lost while its term was set: given up
             return self.fail(s, node, base)
-        self._look(s, base)
-        return ""
+        if s[base + LOW] == NEVER:
+            return self._check(s, base, LOOKING)
+        return self._renew(s, base)  # it lapsed once more before all was certain
 
     def _claimed(self, s: bytearray, node: int, base: int) -> str:
         s[base + EPOCH] = s[base + WANT]
@@ -368,8 +372,7 @@ class Attach(Failing):
             s[base + PHASE] = SIGNING
             self.network.ask(s, call, METADATA, cond=s[base + FRESH])
         elif not s[base + LEFT] and not self.no_certainty:
-            s[base + PHASE] = RENEWING
-            self.network.ask(s, call, RENEW)
+            return self._renew(s, base)
         else:
             return self.serve(s, node, base)
         return ""
