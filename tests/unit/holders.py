@@ -259,3 +259,29 @@ def settle(machine: Machine, holder: systemd.KeptHolder) -> None:
             worker.served = True
             return
     raise AssertionError("no worker serves")
+
+
+def the_worker(holder: systemd.KeptHolder) -> Any:
+    """The holder's worker, as the process."""
+    return cast(Any, holder._worker).worker
+
+
+def says(machine: Machine, holder: systemd.KeptHolder, **event: Any) -> None:
+    """The worker says something."""
+    machine.events.append(event)
+    assert holder._worker
+    holder._on_worker(holder._worker)
+
+
+def dies(machine: Machine, holder: systemd.KeptHolder) -> Any:
+    """The worker dies; return the next one, which is started at once, if there is one."""
+    the_worker(holder).alive = False
+    assert holder._worker
+    holder._on_worker_death(holder._worker)
+    holder._on_time(time.monotonic())
+    return the_worker(holder) if holder._worker else None
+
+
+def serves(machine: Machine, holder: systemd.KeptHolder) -> None:
+    """The worker is ready."""
+    says(machine, holder, event="ready", size=512)

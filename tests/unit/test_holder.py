@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -10,36 +9,19 @@ from typing import Any, cast
 import pytest
 
 from blobfuse_dysk.device.holder import systemd
-from blobfuse_dysk.device.ipc import state
-from tests.unit.holders import Channel, Machine, Worker, first_holder, machine, next_holder, settle
+from tests.unit.holders import (
+    Channel,
+    Machine,
+    Worker,
+    dies,
+    first_holder,
+    machine,
+    says,
+    serves,
+    the_worker,
+)
 
 __all__ = ["machine"]
-
-
-def the_worker(holder: systemd.KeptHolder) -> Any:
-    """The holder's worker, as the process."""
-    return cast(Any, holder._worker).worker
-
-
-def says(machine: Machine, holder: systemd.KeptHolder, **event: Any) -> None:
-    """The worker says something."""
-    machine.events.append(event)
-    assert holder._worker
-    holder._on_worker(holder._worker)
-
-
-def dies(machine: Machine, holder: systemd.KeptHolder) -> Any:
-    """The worker dies; return the next one, which is started at once, if there is one."""
-    the_worker(holder).alive = False
-    assert holder._worker
-    holder._on_worker_death(holder._worker)
-    holder._on_time(time.monotonic())
-    return the_worker(holder) if holder._worker else None
-
-
-def serves(machine: Machine, holder: systemd.KeptHolder) -> None:
-    """The worker is ready."""
-    says(machine, holder, event="ready", size=512)
 
 
 def test_who_served_left_requests_that_the_next_asks_for(machine: Machine, tmp_path: Path) -> None:
@@ -333,112 +315,3 @@ def test_a_worker_that_said_that_it_ended_and_stays(machine: Machine, tmp_path: 
     assert the_worker(holder).alive
     holder._on_time(time.monotonic() + 10)
     assert not the_worker(holder).alive
-
-
-def test_a_configuration_is_for_later_workers_of_later_holders_too(machine: Machine, tmp_path: Path) -> None:
-    holder = first_holder(machine, tmp_path)
-    machine.kept.discard("config")
-    holder._crew._config_fd = os.dup(machine.life)
-    machine.fds = [os.dup(machine.life)]
-    says(machine, holder, event="config")
-    assert holder._crew._config_fd == machine.fds[0]
-    assert "config" in machine.kept
-    os.close(machine.fds[0])
-
-
-def test_the_next_holder_without_room_for_its_state(machine: Machine, tmp_path: Path) -> None:
-    """It is no reason to give up what is attached."""
-    first_holder(machine, tmp_path)
-    machine.holder_dies()
-    machine.full = True
-    holder = next_holder(machine)
-    settle(machine, holder)
-    assert the_worker(holder).alive
-    assert len(machine.workers) == 1
-    assert holder._state["state"] == "attached"
-
-
-@pytest.mark.parametrize("served", [True, False])
-def test_the_next_holder_on_a_kernel_that_cannot_send_again(machine: Machine, tmp_path: Path, served: bool) -> None:
-    """It does not know whether the dead worker had requests."""
-    machine.resends = False
-    holder = first_holder(machine, tmp_path)
-    if not served:
-        the_worker(holder).alive = False
-    machine.holder_dies()
-    follower = next_holder(machine)
-    if served:
-        assert the_worker(follower).alive
-        assert the_worker(follower).sent[-2]["resend"] is False
-    else:
-        assert not the_worker(follower).alive
-        assert dies(machine, follower) is None
-        assert machine.state["state"] == "failed"
-
-
-def test_the_next_holder_counts_io_timeout_when_both_died(machine: Machine, tmp_path: Path) -> None:
-    holder = first_holder(machine, tmp_path, io_timeout_s=30.0)
-    the_worker(holder).alive = False
-    machine.holder_dies()
-    follower = next_holder(machine)
-    follower._on_time(time.monotonic() + 31)
-    assert machine.state["state"] == "failed"
-
-
-def test_the_next_holder_of_a_device_that_was_let_go_meanwhile(machine: Machine, tmp_path: Path) -> None:
-    first_holder(machine, tmp_path)
-    machine.holder_dies()
-    machine.device = None
-    fds = dict.fromkeys(machine.kept, machine.life)
-    follower = systemd.KeptHolder.again(cast(Any, machine), fds, systemd._read_life(machine.life), machine.state)
-    assert follower._begin()
-    assert the_worker(follower).orders[-1] == "end"
-
-
-def test_the_next_holder_says_that_a_replacement_did_not_happen(machine: Machine, tmp_path: Path) -> None:
-    holder = first_holder(machine, tmp_path)
-    says(machine, holder, event="upgrade", id="1", worker=["new"], path="")
-    machine.holder_dies()
-    next_holder(machine)
-    answer = machine.state["upgrades"]["1"]
-    assert answer["done"]
-    assert "the holder died meanwhile" in answer["error"]["message"]
-
-
-def test_the_next_holder_has_requests_of_a_dead_worker_sent_again(machine: Machine, tmp_path: Path) -> None:
-    holder = first_holder(machine, tmp_path)
-    the_worker(holder).alive = False
-    machine.holder_dies()
-    machine.state["holder"] = {"pid": 1, "start": 1}
-    follower = next_holder(machine)
-    assert machine.state["holder"]["pid"] == os.getpid(), "everybody would take the attachment for dead"
-    order = the_worker(follower).sent[0]
-    assert (order["op"], order["resend"]) == ("start", True)
-    assert order["resume"]["device"] == "/dev/loop0"
-    assert order["resume"]["io_timeout_s"] is None
-    assert machine.state["restarts"] == 1
-    assert dies(machine, follower).sent[-1]["resend"], "they are still those of the first"
-
-
-def test_an_attachment_is_not_taken_up_in_part(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "read", lambda run, name: {"worker": None})
-    fds = dict.fromkeys(("fuse", "config", "control", "life"), machine.life)
-    assert systemd._resume(cast(Any, machine), "run", "data", fds) == 0
-    assert machine.workers == {}
-
-
-def test_an_attachment_that_was_ended_meanwhile_is_not_taken_up(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(state, "read", lambda run, name: None)
-    fds = dict.fromkeys(("fuse", "config", "ring", "control", "life"), machine.life)
-    assert systemd._resume(cast(Any, machine), "run", "data", fds) == 0
-    assert machine.workers == {}
-
-
-def test_a_life_is_the_first_line_and_of_a_known_version(machine: Machine) -> None:
-    os.pwrite(machine.life, b'{"version": 1, "init": "new"}\n of the one before, that was longer"}\n', 0)
-    assert systemd._read_life(machine.life) == {"version": 1, "init": "new"}
-    os.pwrite(machine.life, b'{"version": 2}\n', 0)
-    with pytest.raises(ValueError, match="version 2"):
-        systemd._read_life(machine.life)

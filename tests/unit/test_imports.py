@@ -1,8 +1,8 @@
 """The rules of the house, kept by a machine: who may import whom, and what stays out of small processes.
 
-Imports point one way: `cli, mount, kubernetes -> attachment -> device -> store -> azure -> options -> disk,
-environment, keyvalue, vhd -> clock, errors`. A part imports parts of a lower rank only. The source is read as
-text (ast), so imports inside functions count.
+Imports point one way: `cli -> kubernetes -> mount -> live -> attachment -> device -> store -> azure -> options -> disk,
+environment, keyvalue, vhd -> clock, errors`. A part imports parts of a lower rank only, and the folders inside a part
+keep the walls between them. The source is read as text (ast), so imports inside functions count.
 """
 
 from __future__ import annotations
@@ -30,18 +30,27 @@ RANK = {
     "vhd": 1,
     "options": 2,
     "azure": 3,
-    "mountoptions": 3,
     "store": 4,
     "device": 5,
     "attachment": 6,
     "diskfile": 7,
-    "kubernetes": 7,
     "live": 7,
-    "mounttools": 7,
     "ownlease": 7,
     "mount": 8,
-    "cli": 8,
-    "commands": 9,
+    "kubernetes": 9,
+    "cli": 10,
+    "commands": 11,
+}
+# Folder inside a part -> what else of that part it may import: other folders, and files that lie above the folders.
+WALLS = {
+    "store/parts": {"store/contract"},
+    "store/lease": {"store/blobapi", "store/contract", "store/errormap", "store/parts"},
+    "store/layers": {"store/blobapi", "store/contract", "store/errormap", "store/lease", "store/parts"},
+    "device/kernel": set(),
+    "device/ipc": set(),
+    "device/holder": {"device/ipc", "device/kernel"},
+    "device/worker": {"device/ipc", "device/kernel"},
+    "device/attacher": {"device/ipc", "device/kernel"},
 }
 # Third-party packages that only some places may import, since they are slow to load: path prefixes inside the package.
 ONLY_IN = {
@@ -102,11 +111,30 @@ def test_imports_point_one_way_and_never_to_testing(path: Path) -> None:
     assert not wrong, f"{part} imports {wrong}"
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "store").glob("*.py")), ids=name_of)
+@pytest.mark.parametrize("path", SHIPPED, ids=name_of)
+def test_the_folders_of_a_part_keep_their_walls(path: Path) -> None:
+    folder = path.parent.relative_to(PACKAGE).as_posix()
+    if folder not in WALLS:
+        return
+    part = part_of(path)
+    names = [name.split(".")[1:] for name in imported(path) if name.startswith(f"blobfuse_dysk.{part}.")]
+    wrong = {"/".join(name[:2]) for name in names} - WALLS[folder] - {folder}
+    assert not wrong, f"{folder} imports {wrong}"
+
+
+def test_every_folder_with_walls_is_there() -> None:
+    files = [path for part in ("store", "device") for path in (PACKAGE / part).rglob("*.py")]
+    inside = {path.parent.relative_to(PACKAGE).as_posix() for path in files}
+    assert inside - {"store", "device"} == set(WALLS)
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "store").rglob("*.py")), ids=name_of)
 def test_only_stack_knows_the_layers(path: Path) -> None:
     if path.name == "stack.py":
         return
-    layers = {f"blobfuse_dysk.store.{layer.stem}" for layer in (PACKAGE / "store").glob("*.py") if is_layer(layer)}
+    files = (PACKAGE / "store").rglob("*.py")
+    layers = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files if is_layer(file)}
+    assert len(layers) >= 9
     wrong = [name for name in imported(path) if any(name.startswith(f"{layer}.") or name == layer for layer in layers)]
     assert not wrong, f"{path.name} knows other layers: {wrong}"
 
