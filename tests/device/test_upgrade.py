@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk import attachment, live
-from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.errors import BusyError, DeviceError, DyskError, NotFoundError
 from tests.device.conftest import MIB, Node, fill, wait_for
 from tests.device.programs import NO_RESEND, use_holder, use_worker
@@ -133,7 +133,7 @@ def test_a_worker_of_another_protocol(node: Node, monkeypatch: pytest.MonkeyPatc
     before = node.state("data")["worker"]
     with monkeypatch.context() as patch:
         use_worker(patch, tmp_path, "from blobfuse_dysk.device.worker import briefing; briefing.PROTOCOLS = (98, 99)")
-        with pytest.raises(DeviceError, match="holder that speaks protocol 1, it knows 98, 99") as caught:
+        with pytest.raises(DeviceError, match=f"holder that speaks protocol {message.PROTOCOL}, it knows 98, 99") as caught:
             live.upgrade("data")
     assert caught.value.remedy and "attach it again" in caught.value.remedy
     assert node.state("data")["worker"] == before
@@ -161,9 +161,9 @@ def test_a_restarted_worker_of_another_protocol_says_so(
         f"from blobfuse_dysk.device.worker import briefing\nbriefing.PROTOCOLS = (99,)\n{program.read_text()}"
     )
     os.kill(node.state("data")["worker"]["pid"], signal.SIGKILL)
-    wait_for(lambda: "speaks protocol 1" in str(attachment.get("data").detail), "the reason")
+    wait_for(lambda: f"speaks protocol {message.PROTOCOL}" in str(attachment.get("data").detail), "the reason")
     wait_for(lambda: attachment.get("data").state == "failed", "the failure")
-    assert "speaks protocol 1" in str(attachment.get("data").detail)
+    assert f"speaks protocol {message.PROTOCOL}" in str(attachment.get("data").detail)
     os.close(user)
     node.wait_gone()
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_BYTES", "PROTOCOL", "channel", "error_to_message", "message_to_error", "receive", "send"]
 
-PROTOCOL = 1
+PROTOCOL = 2
 MOST_BYTES = 128 << 10  # of one message; the system's default send buffer holds 208 KiB
 _MOST_FDS = 8
 # Error classes that are made from a message and a remedy alone; any other crosses as DyskError.

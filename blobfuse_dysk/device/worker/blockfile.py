@@ -35,7 +35,7 @@ class BlockFile(pyfuse3.Operations):
     """Serves the first `size` bytes of a store. Any number of requests may run at the same time.
 
     A worker that takes over answers the kernel before its store is open again; requests wait for `provide` or `refuse`.
-    on_init: called in the middle of FUSE_INIT (see fusefd.Replay). on_release: called when a handle of the file is
+    on_init: called in the middle of FUSE_INIT (see kernel/fuse.Replay). on_release: called when a handle of the file is
     gone, which is when the loop device may have let go. on_loss: called when a write or flush failed for the first
     time, whatever the reason, which is `lost` from then on: the page cache may have told nobody.
     """

@@ -17,7 +17,7 @@ from blobfuse_dysk.errors import DeviceError
 
 __all__ = ["PROTOCOLS", "Briefing", "await_go", "take_briefing"]
 
-PROTOCOLS = (1,)
+PROTOCOLS = (2,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from blobfuse_dysk.azure.credential import watch
 from blobfuse_dysk.azure.credential.credential import Credential, Proof
 from blobfuse_dysk.azure.credential.file import read_conf
 from blobfuse_dysk.errors import CredentialError
-from tests.unit.test_identity import KEYS, until
+from tests.unit.test_credential import KEYS, until
 
 
 def write(path: Path, text: str, mode: int = 0o600) -> None:
