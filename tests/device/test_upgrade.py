@@ -133,7 +133,8 @@ def test_a_worker_of_another_protocol(node: Node, monkeypatch: pytest.MonkeyPatc
     before = node.state("data")["worker"]
     with monkeypatch.context() as patch:
         use_worker(patch, tmp_path, "from blobfuse_dysk.device.worker import briefing; briefing.PROTOCOLS = (98, 99)")
-        with pytest.raises(DeviceError, match=f"holder that speaks protocol {message.PROTOCOL}, it knows 98, 99") as caught:
+        refusal = f"holder that speaks protocol {message.PROTOCOL}, it knows 98, 99"
+        with pytest.raises(DeviceError, match=refusal) as caught:
             live.upgrade("data")
     assert caught.value.remedy and "attach it again" in caught.value.remedy
     assert node.state("data")["worker"] == before

@@ -53,7 +53,7 @@ class PageBlob(Store):
         started = self._meter.start()
         try:
             data = await self._client.get_range(offset, length, timeout_s=self._timeout_s)
-            if len(data) != length:
+            if len(data) != length:  # a client that breaks its promise (BlobApi): other bytes would be read
                 raise StoreError(f"reading {length} bytes at {offset}: got {len(data)} bytes", Kind.CORRUPT)
         except (ServiceError, TransportError) as error:
             failed = to_store_error(error, f"reading {length} bytes at {offset}", modifies=False)
