@@ -116,7 +116,7 @@ def test_a_new_worker_that_dies_when_it_is_its_turn(
     node.server.configure(latency_ms=2)
     attached = node.attach(node.create())
     fio = subprocess.Popen([*FIO, f"--filename={attached.device}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    dies = "from blobfuse_dysk.device import worker; worker.Worker.take_turn = lambda *_: sys.exit('my turn')"
+    dies = "from blobfuse_dysk.device.worker import worker; worker.Worker.take_turn = lambda *_: sys.exit('my turn')"
     with monkeypatch.context() as patch:
         use_worker(patch, tmp_path, dies)
         with pytest.raises(DeviceError, match=r"new worker could not start .*my turn"):
