@@ -229,3 +229,37 @@ async def test_a_lease_under_another_id_that_expired_is_taken_under_the_users(
     async with attached(node("1"), lease_id=LEASE) as stack:
         await stack.store.write(0, DATA)
         assert blob.lease_id == LEASE
+
+
+async def test_the_term_that_a_shared_lease_gets_counts_from_before_it_was_asked_for(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    blob.acquire(60, LEASE)
+    slow = node("2", acquire=[Fate(after_s=2.0)])
+    async with attached(slow, lease_id=LEASE, lease_s=15.0, seed=2) as stack:
+        lease = stack.status()["lease"]
+        assert isinstance(lease, dict)
+        assert 12.0 < lease["expires_in_s"] < 13.1
+
+
+async def test_a_raise_that_was_carried_out_before_another_lapse_is_our_own(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    slow = slow_attach(node)
+    before, raises = slow.fate, 0
+
+    def lapse_again(name: str) -> Fate:
+        nonlocal raises
+        if name == "raise" and "renew" in slow.sent:
+            raises += 1
+            if raises == 1:
+                return Fate(after_s=10.0, lost_s=2.4)
+            if raises == 2:  # a service may look at the lease before the condition
+                return Fate(error=refuse(412, "LeaseLost"))
+        return before(name)
+
+    slow.fate = lapse_again
+    async with attached(slow, lease_s=15.0) as stack:
+        assert raises > 2
+        assert stack.epoch == blob.number
+        await stack.store.write(0, DATA)
