@@ -75,9 +75,6 @@ class Condition:
         match = f"If-Match:{self.if_match}\n" if self.if_match else ""
         return match + (f"If-Unmodified-Since:{self.if_unmodified_since}\n" if self.if_unmodified_since else "")
 
-    def __str__(self) -> str:
-        return self.if_match or self.if_unmodified_since
-
 
 @dataclass(frozen=True, slots=True)
 class SequenceNumber:

@@ -41,7 +41,6 @@ Source: https://learn.microsoft.com/rest/api/storageservices/lease-blob, "Remark
 
 from __future__ import annotations
 
-import logging
 import math
 import uuid
 from collections.abc import Awaitable, Callable
@@ -68,7 +67,6 @@ from blobfuse_dysk.store.parts.backoff import Backoff
 __all__ = ["Claim", "Claiming"]
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 ETAG_LOOKS = 4  # looks of a new attachment after which the ETag is the condition; after later ones it is a last moment
 LAST_MOMENT_S = 3  # from the blob's last change on; whole seconds, as HTTP dates have
 MOST_LOOKS = 10  # of a new attachment
