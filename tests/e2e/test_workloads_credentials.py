@@ -41,8 +41,11 @@ def exposed(node: Node, *secrets: str) -> list[str]:
         if path.name == "disk":
             continue
         try:
+            # Its command line is that of the worker until it executes, and empty when it has ended: ask both times.
+            before = path.with_name("cmdline").read_bytes() if path.name == "environ" else b""
             content = path.read_bytes()
-            login = path.name == "environ" and b"azure.token" in path.with_name("cmdline").read_bytes()
+            after = path.with_name("cmdline").read_bytes() if path.name == "environ" else b""
+            login = b"azure.token" in before or b"azure.token" in after
         except OSError:
             continue  # the process ended
         if not login and any(needle in content for needle in needles):
