@@ -20,7 +20,7 @@ from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.log import WARNING, Log
-from blobfuse_dysk.device.kernel import fuse, loop, usage
+from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
     AttachedError,
@@ -304,18 +304,6 @@ def test_no_fuse_device(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="No such file") as caught:
         fuse.open_device(str(tmp_path / "fuse"))
     assert caught.value.remedy == "modprobe fuse"
-
-
-def test_mountpoints_by_number_and_by_source(tmp_path: Path) -> None:
-    info = tmp_path / "mountinfo"
-    info.write_text(
-        "1 0 7:3 / /a\\040b rw - ext4 /dev/loop3 rw\n"
-        "2 0 0:44 / /btrfs rw shared:1 - btrfs /dev/loop3p1 rw\n"
-        "3 0 7:30 / /other rw - ext4 /dev/loop30 rw\n"
-    )
-    nodes = {"/dev/loop3": "7:3", "/dev/loop3p1": "259:1"}
-    assert usage._mountpoints(str(info), nodes) == ["/a b", "/btrfs"]
-    assert usage._mountpoints(str(tmp_path / "ended"), nodes) == []
 
 
 def test_log_goes_to_the_system_log_or_to_a_bounded_file(tmp_path: Path) -> None:
