@@ -73,7 +73,7 @@ def mount(request: MountRequest) -> int:
         _log.warning("others can read the SAS in the disk's URL: put it into /etc/dysk/%s.conf", request.disk.account)
     with _interruptible():
         try:
-            attached = ownlease.patiently(lambda: attachment.attach(request.disk, request.attach))
+            attached = ownlease.wait_for_own_lease(lambda: attachment.attach(request.disk, request.attach))
         except NotFoundError as error:
             if not request.nofail:
                 raise

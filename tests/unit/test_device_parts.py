@@ -25,12 +25,6 @@ from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
     AttachedError,
     DeviceError,
-    DyskError,
-    Kind,
-    LeasedError,
-    ServiceError,
-    StoreError,
-    UsageError,
 )
 from blobfuse_dysk.options import AttachOptions
 
@@ -140,21 +134,6 @@ def test_a_message_that_is_not_taken_does_not_wait() -> None:
             pass
         with pytest.raises(ValueError, match="bytes"):
             message.send(ours, {"text": "x" * message.MOST_BYTES})
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (LeasedError("leased by node b", remedy="--break-lease"), LeasedError),
-        (UsageError("size"), UsageError),
-        (StoreError("gone", Kind.GONE), DyskError),
-        (ServiceError("refused", status=403, remedy="see the key"), DyskError),
-    ],
-)
-def test_errors_cross_processes(error: DyskError, kind: type[DyskError]) -> None:
-    again = message.message_to_error(json.loads(json.dumps(message.error_to_message(error))))
-    assert type(again) is kind
-    assert (str(again), again.remedy) == (str(error), error.remedy)
 
 
 def test_config_survives_the_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
