@@ -218,7 +218,19 @@ def test_list_remote(machine: Machine) -> None:
 def test_list_remote_of_what_is_no_container(machine: Machine, text: str) -> None:
     result = machine.run("list", "--remote", text)
     assert result.code == 2 and "--remote ACCOUNT/CONTAINER" in result.err
-    assert "/any" not in result.err
+    assert "/any" not in result.err and "disk '" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("mystore", "container 'mystore' is not complete"),
+        ("https://mystore/d#x", "container 'https://mystore/d#x' has a '#'"),
+        ("ftp://mystore.test/disks/", "container 'ftp://mystore.test/disks' is not an http or https URL"),
+    ],
+)
+def test_list_remote_names_the_container_as_it_was_given(machine: Machine, text: str, says: str) -> None:
+    assert says in machine.run("list", "--remote", text).err
 
 
 def test_options_of_an_account_are_for_remote(machine: Machine) -> None:

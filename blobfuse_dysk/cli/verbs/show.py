@@ -91,12 +91,12 @@ def _list_remote(remote: str, options: AttachOptions, as_json: bool) -> None:
 def container_address(text: str) -> DiskAddress:
     """Read ACCOUNT/CONTAINER or the container's URL. The blob of the address stands for all and is not used."""
     base, mark, query = text.partition("?")
+    base = base.rstrip("/")
     remedy = "write --remote ACCOUNT/CONTAINER"
     try:
-        address = DiskAddress.parse(f"{base.rstrip('/')}/any{mark}{query}")
+        address = DiskAddress.parse(f"{base}/any{mark}{query}", what=f"container {base!r}")
     except UsageError as error:
-        what = str(error).replace("/any'", "'")
-        raise UsageError(what.replace("disk '", "container '"), remedy=remedy) from None
+        raise UsageError(str(error), remedy=remedy) from None
     if address.blob != "any":
         raise UsageError(f"{base} is a disk, not a container", remedy=remedy)
     return address
