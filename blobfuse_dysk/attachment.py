@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +28,7 @@ from blobfuse_dysk.device.kernel.usage import mountpoints, users
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError
 from blobfuse_dysk.options import AttachOptions
+from blobfuse_dysk.timestamp import utc_text
 
 __all__ = [
     "Attachment",
@@ -238,7 +238,7 @@ def _first_state(config: Config) -> dict[str, Any]:
         "io_timeout_s": options.io_timeout_s,
         "iops": options.iops,
         "mbps": options.mbps,
-        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "since": utc_text(),
     }
 
 

@@ -13,11 +13,11 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 
-from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential, untrusted
+from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential
 from blobfuse_dysk.azure.credential.sas import RIGHTS
+from blobfuse_dysk.azure.tls import untrusted
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
     CredentialError,
@@ -28,6 +28,7 @@ from blobfuse_dysk.errors import (
     TransportError,
     UsageError,
 )
+from blobfuse_dysk.timestamp import utc_text
 
 __all__ = ["HOLDER_NODE", "HOLDER_SINCE", "explain", "leased", "leased_by", "not_a_page_blob"]
 
@@ -183,10 +184,10 @@ def _denied_sas(error: ServiceError, address: DiskAddress, credential: Credentia
     assert sas is not None
     what = credential.describe()
     if sas.expires_at is not None and sas.expires_at <= now:
-        return CredentialError(f"the {what} expired at {_time(sas.expires_at)}", remedy="make a new one")
+        return CredentialError(f"the {what} expired at {utc_text(sas.expires_at)}", remedy="make a new one")
     if sas.starts_at is not None and sas.starts_at > now:
         return CredentialError(
-            f"the {what} is not valid before {_time(sas.starts_at)}", remedy="wait, or check this machine's clock"
+            f"the {what} is not valid before {utc_text(sas.starts_at)}", remedy="wait, or check this machine's clock"
         )
     missing = [RIGHTS[right] for right in needs if not sas.has(right)]
     unknown = error.code in ("AuthenticationFailed", "AuthorizationFailure")
@@ -206,10 +207,6 @@ def _denied_sas(error: ServiceError, address: DiskAddress, credential: Credentia
         f"the {what} does not allow this ({error.code}: {address})",
         remedy="make it for this blob or its container (not for a directory or another IP range)",
     )
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 _NO_PAGE_BLOBS = (

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from blobfuse_dysk.azure import explain
-from blobfuse_dysk.azure.credential.credential import Credential, check_ca_file
+from blobfuse_dysk.azure.credential.credential import Credential
+from blobfuse_dysk.azure.tls import check_ca_file
 from blobfuse_dysk.azure.wire import API_VERSION
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError, ServiceError, TransportError

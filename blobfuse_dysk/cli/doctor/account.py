@@ -8,20 +8,19 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.credential.credential import untrusted
 from blobfuse_dysk.azure.credential.resolve import Credential, resolve
 from blobfuse_dysk.azure.explain import explain, leased, leased_by, not_a_page_blob
-from blobfuse_dysk.azure.pool import tls_context
+from blobfuse_dysk.azure.tls import tls_context, untrusted
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.cli.doctor.findings import Finding, fail, ok, warn
 from blobfuse_dysk.cli.output import size_text
 from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.errors import CredentialError, DyskError, NotFoundError
 from blobfuse_dysk.options import AttachOptions
+from blobfuse_dysk.timestamp import utc_text
 
 __all__ = ["account_checks", "parse_target"]
 
@@ -71,7 +70,7 @@ def _credential(endpoint: Endpoint, credential: Credential) -> Finding:
     expires_at = credential.expires_at
     if expires_at is None:
         return ok("credential", credential.describe())
-    moment = datetime.fromtimestamp(expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = utc_text(expires_at)
     left_s = expires_at - time.time()
     if left_s <= 0:
         return fail("credential", f"{credential.describe()}, expired at {moment}", "make a new one")
