@@ -17,8 +17,8 @@ from blobfuse_dysk.device.kernel.mountinfo import Mount
 from blobfuse_dysk.device.kernel.usage import Use
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import NotFoundError
+from blobfuse_dysk.mount import filesystem, tools
 from blobfuse_dysk.mount import helper as helpers
-from blobfuse_dysk.mount import tools
 from blobfuse_dysk.options import AttachOptions
 from tests.unit.cli_fakes import EXAMPLE
 
@@ -125,8 +125,9 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     for name in ("attach", "detach", "let_go", "is_blank", "get", "end_of"):
         monkeypatch.setattr(attachment, name, getattr(fake, name))
     monkeypatch.setattr(attachment, "attachments", lambda: fake.attached)
-    for name in ("probe", "make_file_system", "run_tool"):
-        monkeypatch.setattr(tools, name, getattr(fake, name))
+    for name in ("probe", "make_file_system"):
+        monkeypatch.setattr(filesystem, name, getattr(fake, name))
+    monkeypatch.setattr(tools, "run_tool", fake.run_tool)
     monkeypatch.setattr(tools, "find_tool", lambda name: name)
     monkeypatch.setattr(tools, "mounts", lambda: fake.mounts)
     monkeypatch.setattr(
