@@ -14,10 +14,10 @@ from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.credential.resolve import Credential, resolve
 from blobfuse_dysk.azure.explain import explain, leased, leased_by, not_a_page_blob
 from blobfuse_dysk.azure.tls import tls_context, untrusted
-from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.cli.doctor.findings import Finding, fail, ok, warn
 from blobfuse_dysk.cli.output import size_text
 from blobfuse_dysk.disk import DiskAddress, Endpoint
+from blobfuse_dysk.disks.look import blob_properties
 from blobfuse_dysk.errors import CredentialError, DyskError, NotFoundError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.timestamp import utc_text
@@ -153,7 +153,7 @@ def _account(address: DiskAddress, credential: Credential) -> Finding:
         what = f"not tried: the {credential.describe()} may be for one container, or one disk"
         return warn("account", what, f"name it: dyskctl doctor {address.account}/CONTAINER[/DISK]")
     try:
-        _properties(address, credential)
+        blob_properties(address, credential)
     except NotFoundError:
         pass  # which the service says to those that it knows
     except CredentialError:
@@ -166,7 +166,7 @@ def _account(address: DiskAddress, credential: Credential) -> Finding:
 def _blob(address: DiskAddress, credential: Credential) -> Finding:
     """The disk is a page blob that can be read, and who has it."""
     try:
-        found = _properties(address, credential)
+        found = blob_properties(address, credential)
     except CredentialError:
         raise
     except DyskError as error:
@@ -196,20 +196,6 @@ def _failed(check: str, error: DyskError) -> Finding:
     return fail(check, str(error), error.remedy or "check the names, and the credential's rights")
 
 
-def _properties(address: DiskAddress, credential: Credential) -> BlobProperties:
-    """The blob's properties. Raises DyskError, in the words for people."""
-    import trio
-
-    async def ask() -> BlobProperties:
-        async with BlobClient(address, credential) as client:
-            return await client.properties(timeout_s=_TIMEOUT_S)
-
-    try:
-        return trio.run(ask)
-    except DyskError as error:
-        raise explain(error, address, credential, needs="r") from error
-
-
 def _container(address: DiskAddress, credential: Credential) -> Finding:
     """The container is there, and can be listed if the credential is for that."""
     from blobfuse_dysk.azure import management
@@ -232,7 +218,7 @@ def _container_unlisted(address: DiskAddress, credential: Credential) -> Finding
     """The same by asking for a blob that is not there: attaching needs no right to list."""
     assert credential.sas
     try:
-        _properties(address, credential)
+        blob_properties(address, credential)
     except NotFoundError as error:
         if error.missing != "disk":
             return _failed("container", error)

@@ -19,11 +19,12 @@ from blobfuse_dysk.cli.original.style import (
 )
 from blobfuse_dysk.cli.types import complete_attachment
 from blobfuse_dysk.disk import DEFAULT_REALM, DiskAddress
+from blobfuse_dysk.disks.create import create_within
+from blobfuse_dysk.disks.delete import delete_disk
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.options import AttachOptions
-from blobfuse_dysk.vhd import footer
 
-__all__ = ["DEFAULT_SIZE_GIB", "blob_name", "create", "create_blob", "delete", "get"]
+__all__ = ["DEFAULT_SIZE_GIB", "blob_name", "create", "delete", "get"]
 
 DEFAULT_SIZE_GIB = 2
 
@@ -31,16 +32,6 @@ DEFAULT_SIZE_GIB = 2
 def blob_name(name: str, with_footer: bool) -> str:
     """The original appends .vhd to the name of a blob that it gives a footer."""
     return name if not with_footer or name.endswith(".vhd") else f"{name}.vhd"
-
-
-def create_blob(disk: DiskAddress, size_gib: int, with_footer: bool, options: AttachOptions) -> None:
-    """Create a blob in the original's layout: the footer lies inside the size asked for."""
-    from blobfuse_dysk.azure import management
-    from blobfuse_dysk.azure.credential import resolve
-
-    size = size_gib << 30
-    address, credential = resolve.resolve(disk, options)
-    management.create_disk(address, credential, size, footer(size) if with_footer else None)
 
 
 @click.command(cls=Verb)
@@ -75,7 +66,7 @@ def create(
         raise UsageError("create takes no lease", remedy="use mount auto-create, which takes one and keeps it")
     name = device_name or random_name()
     disk = address_of(account, container_name, blob_name(pageblob_name or name, vhd), key, sas)
-    create_blob(disk, size, vhd, AttachOptions(realm=realm_option(realm)))
+    create_within(disk, size << 30, AttachOptions(realm=realm_option(realm)), vhd=vhd)
     dysk = Dysk(
         Type="R" if read_only else "RW",
         Name=name,
@@ -114,16 +105,10 @@ def delete(
     Example:
       dyskctl delete -a mystore -k - -p data.vhd < key
     """
-    from blobfuse_dysk.azure import management as azure_account
-    from blobfuse_dysk.azure.credential import resolve
-    from blobfuse_dysk.cli.verbs.disks import refuse_if_attached
-
     if not pageblob_name:
         raise UsageError("the page blob's name is missing", remedy="add -p NAME")
     disk = address_of(account, container_name, pageblob_name, key, sas)
-    refuse_if_attached(disk)
-    address, credential = resolve.resolve(disk, AttachOptions(realm=realm_option(realm)))
-    azure_account.delete_disk(address, credential, break_lease=break_lease, lease_id=lease_id)
+    delete_disk(disk, AttachOptions(realm=realm_option(realm)), break_lease=break_lease, lease_id=lease_id)
     print_status(f"Deleted page blob {disk}")
 
 

@@ -9,7 +9,7 @@ import click
 
 from blobfuse_dysk import attachment
 from blobfuse_dysk.cli.frame import Verb, settings
-from blobfuse_dysk.cli.original.disks import DEFAULT_SIZE_GIB, blob_name, create_blob
+from blobfuse_dysk.cli.original.disks import DEFAULT_SIZE_GIB, blob_name
 from blobfuse_dysk.cli.original.style import (
     account_options,
     address_of,
@@ -24,6 +24,7 @@ from blobfuse_dysk.cli.original.style import (
 )
 from blobfuse_dysk.cli.types import complete_attachment
 from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.disks.create import create_within
 from blobfuse_dysk.environment import dev_dir
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.options import AttachOptions
@@ -101,7 +102,7 @@ def mount(
     if variant:
         with_footer = vhd is not False
         disk = address_of(account, container_name, blob_name(pageblob_name or name, with_footer), key, sas)
-        create_blob(disk, size or DEFAULT_SIZE_GIB, with_footer, options)
+        create_within(disk, (size or DEFAULT_SIZE_GIB) << 30, options, vhd=with_footer)
     else:
         disk = address_of(account, container_name, pageblob_name or "", key, sas)
     _attach(context, disk, options, realm)

@@ -74,11 +74,9 @@ def _list_local(as_json: bool) -> None:
 
 
 def _list_remote(remote: str, options: AttachOptions, as_json: bool) -> None:
-    from blobfuse_dysk.azure import management
-    from blobfuse_dysk.azure.credential import resolve
+    from blobfuse_dysk.disks.look import list_disks
 
-    address, credential = resolve.resolve(container_address(remote), options)
-    rows = management.list_disks(address, credential)
+    rows = list_disks(container_address(remote), options)
     if as_json:
         print_json([dataclasses.asdict(row) for row in rows])
         return
