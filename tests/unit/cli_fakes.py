@@ -112,7 +112,7 @@ class Machine:
         self._note("properties", str(address))
         if str(address) not in self.disks:
             raise NotFoundError(f"disk {address} does not exist", missing="disk")
-        return BlobProperties(self.disks[str(address)], "PageBlob", 0, "available", "unlocked", "", {}, "", "")
+        return BlobProperties(self.disks[str(address)], "PageBlob", 0, "available", {}, "", "")
 
     def resolve(self, address: DiskAddress, options: AttachOptions) -> tuple[DiskAddress, Credential]:
         self.secrets.append((address.account_key, address.sas))

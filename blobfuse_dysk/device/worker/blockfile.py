@@ -60,7 +60,6 @@ class BlockFile(pyfuse3.Operations):
         self._store: Store | None = None
         self._refusal: StoreError | None = None
         self._decided = trio.Event()
-        self._since_ns = 0
         self.lost: Exception | None = None
 
     def provide(self, store: Store) -> None:
