@@ -41,7 +41,6 @@ __all__ = [
     "is_blank",
     "let_go",
     "status",
-    "wait_gone",
 ]
 
 _log = logging.getLogger(__name__)
@@ -180,19 +179,13 @@ def is_blank(target: str) -> bool:
         return bool(control.ask("blank")["blank"])
 
 
-def wait_gone(name: str, timeout_s: float | None = None) -> None:
-    """Wait for the end of an attachment that has been let go (by umount, losetup -d...): all durable, all gone.
-
-    Returns at once if there is none. Raises BusyError after timeout_s, and the error if the end was not clean and is
-    not over yet: to miss none, use `end_of`.
-    """
-    with end_of(name, timeout_s) as wait:
-        wait()
-
-
 @contextlib.contextmanager
 def end_of(name: str, timeout_s: float | None = None) -> Iterator[Callable[[], None]]:
-    """Watch an attachment from before it is let go: gives a function that waits for its end, as wait_gone does."""
+    """Watch an attachment from before it is let go (by umount, losetup -d...): gives a function that waits for its end.
+
+    That returns when all is durable and all gone, at once if there is none; it raises BusyError after timeout_s, and
+    what went wrong on the way.
+    """
     run = _run_dir()
     found = state.read(run, name)
     watch = teardown.watch(run, name) if found and state.alive(found["holder"]) else None

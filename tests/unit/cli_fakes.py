@@ -104,9 +104,9 @@ class Machine:
         self._note("delete", str(address), options)
         del self.disks[str(address)]
 
-    def list_disks(self, address: DiskAddress, credential: Credential, prefix: str = "") -> list[management.DiskRow]:
-        self._note("list", f"{address.account}/{address.container}", prefix)
-        return [row for row in self.rows if row.disk.startswith(f"{address.account}/{address.container}/{prefix}")]
+    def list_disks(self, address: DiskAddress, credential: Credential) -> list[management.DiskRow]:
+        self._note("list", f"{address.account}/{address.container}")
+        return [row for row in self.rows if row.disk.startswith(f"{address.account}/{address.container}/")]
 
     def blob_properties(self, address: DiskAddress, credential: Credential) -> BlobProperties:
         self._note("properties", str(address))

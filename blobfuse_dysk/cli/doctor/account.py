@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import time
@@ -61,6 +62,8 @@ def account_checks(target: str, options: AttachOptions, *, write_test: bool) -> 
     except CredentialError as error:
         yield _failed(name, error)
         return
+    except DyskError as error:
+        yield _failed(name, error)
     yield _rights(credential)
     if write_test and parts >= 2:
         yield _write_test(address, credential)
@@ -148,31 +151,20 @@ def _clock(endpoint: Endpoint, credential: Credential) -> Finding:
 
 
 def _account(address: DiskAddress, credential: Credential) -> Finding:
-    """The account takes the credential. Raises CredentialError if not, as the next two do."""
+    """The account takes the credential. Raises DyskError if not, as the next two do."""
     if credential.kind != "key":
         what = f"not tried: the {credential.describe()} may be for one container, or one disk"
         return warn("account", what, f"name it: dyskctl doctor {address.account}/CONTAINER[/DISK]")
-    try:
+    with contextlib.suppress(NotFoundError):  # which the service says to those that it knows
         blob_properties(address, credential)
-    except NotFoundError:
-        pass  # which the service says to those that it knows
-    except CredentialError:
-        raise
-    except DyskError as error:
-        return _failed("account", error)
     return ok("account", f"{address.account} takes the {credential.describe()}")
 
 
 def _blob(address: DiskAddress, credential: Credential) -> Finding:
     """The disk is a page blob that can be read, and who has it."""
-    try:
-        found = blob_properties(address, credential)
-    except CredentialError:
-        raise
-    except DyskError as error:
-        return _failed("disk", error)
+    found = blob_properties(address, credential)
     if found.blob_type != "PageBlob":
-        return _failed("disk", not_a_page_blob(address, found.blob_type))
+        raise not_a_page_blob(address, found.blob_type)
     what = f"{address}, {size_text(found.size)}"
     if found.lease_state != "leased":
         return ok("disk", f"{what}, not leased")
@@ -205,12 +197,7 @@ def _container(address: DiskAddress, credential: Credential) -> Finding:
         return warn("container", "not tried: the SAS is for one blob", f"name the disk: dyskctl doctor {name}/DISK")
     if credential.sas and not credential.sas.has("l"):
         return _container_unlisted(address, credential)
-    try:
-        rows = management.list_disks(address, credential)
-    except CredentialError:
-        raise
-    except DyskError as error:
-        return _failed("container", error)
+    rows = management.list_disks(address, credential)
     return ok("container", f"{name} can be listed; page blobs: {len(rows)}")
 
 
@@ -221,11 +208,7 @@ def _container_unlisted(address: DiskAddress, credential: Credential) -> Finding
         blob_properties(address, credential)
     except NotFoundError as error:
         if error.missing != "disk":
-            return _failed("container", error)
-    except CredentialError:
-        raise
-    except DyskError as error:
-        return _failed("container", error)
+            raise
     what = f"{address.account}/{address.container} is there; no list --remote with sp={credential.sas.rights}"
     return ok("container", what)
 

@@ -7,22 +7,20 @@ import click
 from blobfuse_dysk import attachment
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.original.style import (
+    Account,
     Dysk,
     account_options,
-    address_of,
     flag,
     of_attachment,
     print_dysk,
     print_status,
     random_name,
-    realm_option,
 )
 from blobfuse_dysk.cli.types import complete_attachment
 from blobfuse_dysk.disk import DEFAULT_REALM, DiskAddress
 from blobfuse_dysk.disks.create import create_within
 from blobfuse_dysk.disks.delete import delete_disk
 from blobfuse_dysk.errors import UsageError
-from blobfuse_dysk.options import AttachOptions
 
 __all__ = ["DEFAULT_SIZE_GIB", "blob_name", "create", "delete", "get"]
 
@@ -44,12 +42,7 @@ def blob_name(name: str, with_footer: bool) -> str:
 @click.pass_context
 def create(
     context: click.Context,
-    account: str,
-    key: str | None,
-    sas: str | None,
-    realm: str,
-    pageblob_name: str | None,
-    container_name: str,
+    at: Account,
     device_name: str | None,
     vhd: bool,
     read_only: bool,
@@ -65,12 +58,12 @@ def create(
     if auto_lease:
         raise UsageError("create takes no lease", remedy="use mount auto-create, which takes one and keeps it")
     name = device_name or random_name()
-    disk = address_of(account, container_name, blob_name(pageblob_name or name, vhd), key, sas)
-    create_within(disk, size << 30, AttachOptions(realm=realm_option(realm)), vhd=vhd)
+    disk = at.disk(blob_name(at.pageblob_name or name, vhd))
+    create_within(disk, size << 30, at.connection, vhd=vhd)
     dysk = Dysk(
         Type="R" if read_only else "RW",
         Name=name,
-        AccountName=account,
+        AccountName=at.account,
         Sas="",
         Path=f"/{disk.container}/{disk.blob}",
         LeaseId="",
@@ -78,7 +71,7 @@ def create(
         Minor=0,
         Vhd=vhd,
         SizeGB=size,
-        AccountRealm=realm,
+        AccountRealm=at.realm,
     )
     print_dysk(dysk, as_json=settings(context).json)
 
@@ -90,12 +83,7 @@ def create(
 @click.pass_context
 def delete(
     context: click.Context,
-    account: str,
-    key: str | None,
-    sas: str | None,
-    realm: str,
-    pageblob_name: str | None,
-    container_name: str,
+    at: Account,
     lease_id: str | None,
     break_lease: bool,
 ) -> None:
@@ -105,10 +93,10 @@ def delete(
     Example:
       dyskctl delete -a mystore -k - -p data.vhd < key
     """
-    if not pageblob_name:
+    if not at.pageblob_name:
         raise UsageError("the page blob's name is missing", remedy="add -p NAME")
-    disk = address_of(account, container_name, pageblob_name, key, sas)
-    delete_disk(disk, AttachOptions(realm=realm_option(realm)), break_lease=break_lease, lease_id=lease_id)
+    disk = at.disk(at.pageblob_name)
+    delete_disk(disk, at.connection, break_lease=break_lease, lease_id=lease_id)
     print_status(f"Deleted page blob {disk}")
 
 

@@ -8,9 +8,10 @@ import click
 
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import print_json, size_text
-from blobfuse_dysk.cli.types import DISK, SIZE, connection_options, connection_settings
+from blobfuse_dysk.cli.types import DISK, SIZE, connection_options
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError, UsageError
+from blobfuse_dysk.options import AttachOptions
 
 __all__ = ["create", "delete"]
 
@@ -28,10 +29,7 @@ def create(
     disk: DiskAddress,
     size: int,
     vhd: bool,
-    credentials: str | None,
-    endpoint: str | None,
-    realm: str | None,
-    allow_http: bool,
+    connection: AttachOptions,
 ) -> None:
     """Create a disk: a page blob of the size you ask for. It costs what is written to it, not its size.
 
@@ -44,7 +42,7 @@ def create(
     """
     from blobfuse_dysk.disks.create import create_disk
 
-    blob_size = create_disk(disk, size, connection_settings(credentials, endpoint, realm, allow_http), vhd=vhd)
+    blob_size = create_disk(disk, size, connection, vhd=vhd)
     if settings(context).json:
         print_json({"disk": str(disk), "size": size, "blob_size": blob_size, "vhd": vhd})
     else:
@@ -62,10 +60,7 @@ def delete(
     disk: DiskAddress,
     break_lease: bool,
     yes: bool,
-    credentials: str | None,
-    endpoint: str | None,
-    realm: str | None,
-    allow_http: bool,
+    connection: AttachOptions,
 ) -> None:
     """Delete a disk and everything on it. A disk that has snapshots is not deleted: delete them first.
 
@@ -84,7 +79,7 @@ def delete(
             raise UsageError("delete asks on a terminal, and there is none", remedy="add --yes if you mean it")
         if not click.confirm(f"Delete {disk} and everything on it?", err=True):
             raise DyskError("nothing was deleted")
-    delete_disk(disk, connection_settings(credentials, endpoint, realm, allow_http), break_lease=break_lease)
+    delete_disk(disk, connection, break_lease=break_lease)
     if settings(context).json:
         print_json({"disk": str(disk), "deleted": True})
     else:

@@ -7,7 +7,7 @@ import click
 from blobfuse_dysk.cli.frame import Verb
 from blobfuse_dysk.cli.original.style import flag, read_dysk, read_text
 from blobfuse_dysk.cli.output import print_json
-from blobfuse_dysk.cli.types import DISK, SIZE, connection_options, connection_settings
+from blobfuse_dysk.cli.types import DISK, SIZE, connection_options
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.kubernetes.convert_pv import (
@@ -17,6 +17,7 @@ from blobfuse_dysk.kubernetes.convert_pv import (
     persistent_volume,
     to_yaml,
 )
+from blobfuse_dysk.options import AttachOptions
 
 __all__ = ["convert_pv"]
 
@@ -56,10 +57,7 @@ def convert_pv(
     as_yaml: bool,
     name: str | None,
     size: int | None,
-    credentials: str | None,
-    endpoint: str | None,
-    realm: str | None,
-    allow_http: bool,
+    connection: AttachOptions,
 ) -> None:
     """Turn a disk, or the JSON that `mount -o json` printed, into a Kubernetes PersistentVolume.
 
@@ -77,7 +75,7 @@ def convert_pv(
     elif size is None:
         from blobfuse_dysk.disks.look import blob_size
 
-        size = blob_size(disk, connection_settings(credentials, endpoint, realm, allow_http))
+        size = blob_size(disk, connection)
     volume = Volume(
         disk=disk,
         name=name or disk.blob.rpartition("/")[2],

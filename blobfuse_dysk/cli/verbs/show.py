@@ -9,7 +9,7 @@ import click
 
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import attachment_json, print_json, print_pairs, print_table, size_text
-from blobfuse_dysk.cli.types import complete_attachment, connection_options, connection_settings
+from blobfuse_dysk.cli.types import complete_attachment, connection_options
 from blobfuse_dysk.disk import DiskAddress, format_size
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.options import AttachOptions
@@ -27,10 +27,7 @@ __all__ = ["get", "list_", "status"]
 def list_(
     context: click.Context,
     remote: str | None,
-    credentials: str | None,
-    endpoint: str | None,
-    realm: str | None,
-    allow_http: bool,
+    connection: AttachOptions,
 ) -> None:
     """List this machine's attachments, or with --remote the disks of a container and who has them.
 
@@ -40,13 +37,12 @@ def list_(
       dyskctl list --remote mystore/disks
       dyskctl -o json list
     """
-    options = connection_settings(credentials, endpoint, realm, allow_http)
     if remote is None:
-        if options != AttachOptions():
+        if connection != AttachOptions():
             raise UsageError("an account's options go with --remote", remedy="add --remote ACCOUNT/CONTAINER")
         _list_local(settings(context).json)
     else:
-        _list_remote(remote, options, settings(context).json)
+        _list_remote(remote, connection, settings(context).json)
 
 
 def _list_local(as_json: bool) -> None:
