@@ -25,7 +25,7 @@ def list_disks(container: DiskAddress, options: AttachOptions) -> list[DiskRow]:
 
 def blob_size(disk: DiskAddress, options: AttachOptions) -> int:
     """Bytes of the blob, a VHD's footer included. Raises DyskError, also if it can be no disk."""
-    from blobfuse_dysk.store.admit import check_blob
+    from blobfuse_dysk.store.open import check_blob
 
     address, credential = resolve.resolve(disk, options)
     found = blob_properties(address, credential)
