@@ -98,9 +98,9 @@ class BlockFile(pyfuse3.Operations):
         return pyfuse3.FileInfo(fh=DISK_INODE, direct_io=True, keep_cache=False)
 
     async def statfs(self, ctx: RequestContext) -> NoReturn:
-        """Not told. With an answer the loop driver would offer discard, which pyfuse3 cannot carry out.
+        """Always refused: a loop device over a file system that answers offers discard, which pyfuse3 cannot carry out.
 
-        Of all errors this is the one that makes df(1) pass over the mount in silence.
+        EACCES is the one error for which df(1) leaves the mount out without a message.
         """
         raise pyfuse3.FUSEError(errno.EACCES)
 
