@@ -16,8 +16,8 @@ from typing import Any, cast
 
 import pytest
 
-from blobfuse_dysk.device.holder import crew, systemd
 from blobfuse_dysk.device.holder import holder as holders
+from blobfuse_dysk.device.holder import systemd, workers
 from blobfuse_dysk.device.holder.reservation import Reservation
 from blobfuse_dysk.device.holder.sdnotify import Notify
 from blobfuse_dysk.device.ipc import message, state
@@ -70,18 +70,21 @@ class Process:
 
     machine: Machine
 
-    def __init__(self, argv: list[str], environment: dict[str, str]) -> None:
-        self._take(self.machine.spawn())
-
-    def _take(self, worker: Worker) -> None:
-        self.worker = worker
-        self.pid = self.pidfd = self.stderr = worker.pid
-        self.channel = Channel(worker)
+    def __init__(self, pid: int, pidfd: int, channel: Any, stderr: int, *, ours: bool = True) -> None:
+        self.worker = self.machine.workers[pid]
+        self.pid = self.pidfd = self.stderr = pid
+        self.channel = Channel(self.worker)
+        self.ours = ours
         self.started = time.monotonic()
         self.listening = False
-        self.served = False
+        self.served = not ours
         self.reason = None
-        self.machine.channels.add(worker.pid)
+        self.machine.channels.add(pid)
+
+    @classmethod
+    def start(cls, command: dict[str, Any]) -> Process:
+        pid = cls.machine.spawn().pid
+        return cls(pid, pid, None, pid)
 
     def kill(self) -> None:
         self.machine.step()
@@ -96,14 +99,6 @@ class Process:
 
     def end_text(self) -> str:
         return "killed"
-
-
-class Adopted(Process):
-    """In the place of AdoptedWorker."""
-
-    def __init__(self, pid: int, pidfd: int, channel: int, stderr: int) -> None:
-        self._take(self.machine.workers[pid])
-        self.served = True
 
 
 class Machine:
@@ -196,9 +191,8 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     machine = Machine()
     monkeypatch.setattr(Process, "machine", machine, raising=False)
-    for module in (systemd, crew):
+    for module in (systemd, workers):
         monkeypatch.setattr(module, "WorkerProcess", Process)
-    monkeypatch.setattr(systemd, "AdoptedWorker", Adopted)
     monkeypatch.setattr(systemd, "end_process", machine.end_process)
     monkeypatch.setattr(message, "send", machine.send)
     monkeypatch.setattr(message, "receive", machine.receive)
@@ -225,7 +219,7 @@ def first_holder(
     place = Reservation(str(directory), "dev", "data")
     place.control = cast(Any, Channel(Worker(-1)))
     members = systemd.KeptCrew(order, place, cast(Notify, machine), -1, -1, machine.life)
-    worker = Process([], {})
+    worker = Process.start({})
     first_one = systemd.KeptHolder(None, COMMAND, order, cast(Any, worker), place, members)
     members.brief(cast(Any, worker), None)
     if not attached:

@@ -15,10 +15,9 @@ from typing import Any, cast
 import pytest
 
 from blobfuse_dysk.device.holder import systemd
-from blobfuse_dysk.device.holder.child import WorkerProcess
-from blobfuse_dysk.device.holder.crew import Crew
 from blobfuse_dysk.device.holder.record import Record
 from blobfuse_dysk.device.holder.reservation import Reservation
+from blobfuse_dysk.device.holder.workers import Crew, WorkerProcess
 from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.log import Log
 from blobfuse_dysk.device.worker.briefing import await_go, take_briefing
@@ -121,6 +120,10 @@ def test_a_worker_that_is_started_is_told_nothing(crew: Crew) -> None:
     assert "timed out" in worker.reap()[-1]
 
 
+def start(argv: list[str], environment: dict[str, str]) -> WorkerProcess:
+    return WorkerProcess.start({"worker": argv, "environment": environment})
+
+
 def wait_for_line(worker: WorkerProcess) -> None:
     deadline = time.monotonic() + 20
     while not worker.read_stderr():
@@ -129,7 +132,7 @@ def wait_for_line(worker: WorkerProcess) -> None:
 
 
 def test_a_process_is_ended_and_its_end_awaited() -> None:
-    worker = WorkerProcess(
+    worker = start(
         ["/bin/sh", "-c", "trap '' TERM; echo x >&2; while :; do sleep 1; done"], {"PATH": os.environ["PATH"]}
     )
     wait_for_line(worker)
@@ -147,7 +150,7 @@ def test_a_process_is_ended_and_its_end_awaited() -> None:
 def test_an_end_is_awaited_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """As that of a process which is in the middle of something that cannot be interrupted."""
     real = signal.pidfd_send_signal
-    worker = WorkerProcess(["/bin/sh", "-c", "sleep 0.5"], {"PATH": os.environ["PATH"]})
+    worker = start(["/bin/sh", "-c", "sleep 0.5"], {"PATH": os.environ["PATH"]})
     monkeypatch.setattr(signal, "pidfd_send_signal", lambda pidfd, number: real(pidfd, signal.SIGCONT))
     systemd.end_process(state.identity(worker.pid))
     assert os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -157,7 +160,7 @@ def test_an_end_is_awaited_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) 
 def test_a_worker_is_taken_up_if_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = message.channel()
     read_end, write_end = os.pipe()
-    worker = WorkerProcess(["/bin/sh", "-c", "sleep 60"], {"PATH": os.environ["PATH"]})
+    worker = start(["/bin/sh", "-c", "sleep 60"], {"PATH": os.environ["PATH"]})
     known = state.identity(worker.pid)
     fds = (ours.fileno(), read_end)
     assert systemd._adopt(known, None, read_end) is systemd._adopt(known, ours.fileno(), None) is None
@@ -171,6 +174,8 @@ def test_a_worker_is_taken_up_if_it_is_there(monkeypatch: pytest.MonkeyPatch) ->
     os.write(write_end, b"last words\n")
     assert adopted.reap() == ["last words"]
     assert adopted.end_text() == "not seen how: last words"
+    adopted.reason = "no lease"
+    assert adopted.end_text() == "not seen how: no lease", "its own word says more than its last line"
     assert systemd._adopt(known, *fds) is None
     ours.detach()
     theirs.close()

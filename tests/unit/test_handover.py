@@ -13,8 +13,8 @@ from typing import Any, cast
 import pytest
 
 from blobfuse_dysk.device.holder import handover as module
-from blobfuse_dysk.device.holder.child import WorkerProcess
 from blobfuse_dysk.device.holder.handover import Handover
+from blobfuse_dysk.device.holder.workers import WorkerProcess
 from blobfuse_dysk.device.ipc.log import Log
 
 OLD = {"worker": ["old"], "environment": {"PATH": "/bin", "PYTHONPATH": "old"}}

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from blobfuse_dysk.device.holder.child import WorkerProcess
+    from blobfuse_dysk.device.holder.workers import WorkerProcess
     from blobfuse_dysk.device.ipc.log import Log
 
 __all__ = ["Handover"]

@@ -37,11 +37,10 @@ import time
 if __name__ == "__main__":
     sys.path.append(os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", "..")))
 
-from blobfuse_dysk.device.holder.child import Pauses, WorkerProcess
-from blobfuse_dysk.device.holder.crew import Crew
 from blobfuse_dysk.device.holder.handover import Handover
 from blobfuse_dysk.device.holder.record import Record
 from blobfuse_dysk.device.holder.reservation import Reservation, explain
+from blobfuse_dysk.device.holder.workers import Crew, Pauses, WorkerProcess
 from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.log import ERROR, WARNING, Log
 from blobfuse_dysk.device.kernel import fuse, hardening
@@ -385,7 +384,7 @@ def main() -> int:
     command, _ = message.receive(attacher)
     if command is None:
         return 1
-    worker = WorkerProcess(command["worker"], command["environment"])
+    worker = WorkerProcess.start(command)
     order, fds = message.receive(attacher)
     if order is None:
         worker.kill()

@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 
-from blobfuse_dysk.device.holder.child import run_apart
+from blobfuse_dysk.device.holder.workers import run_apart
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.errors import AttachedError, DeviceError

@@ -22,7 +22,7 @@ told to serve. Whenever the holder dies, then,
 
 1. a worker whose channel systemd does not have was told nothing: it sees the channel's end, and ends by itself;
 2. one that was told is among those whose channels the next holder gets. That takes up the one in state.json, and tells
-   it once more (crew.py), as it may not have been told. All others it kills, and awaits their end, before it starts
+   it once more (workers.py), as it may not have been told. All others it kills, and awaits their end, before it starts
    another. Until then systemd keeps their channels: a holder that dies on the way leaves them to the one after it;
 3. so who was told and sees its channel's end has no next holder, and may end the attachment in order.
 
@@ -48,11 +48,10 @@ if __name__ == "__main__":
     sys.path.append(os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", "..")))
 
 from blobfuse_dysk import environment
-from blobfuse_dysk.device.holder.child import WorkerProcess
-from blobfuse_dysk.device.holder.crew import Crew
 from blobfuse_dysk.device.holder.holder import Holder
 from blobfuse_dysk.device.holder.reservation import Reservation
 from blobfuse_dysk.device.holder.sdnotify import Notify, kept
+from blobfuse_dysk.device.holder.workers import Crew, WorkerProcess
 from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.log import WARNING
 from blobfuse_dysk.device.kernel import fuse
@@ -62,41 +61,10 @@ TYPE_CHECKING = False  # importing typing would cost half a MiB
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["AdoptedWorker", "KeptCrew", "KeptHolder", "main"]
+__all__ = ["KeptCrew", "KeptHolder", "main"]
 
 _VERSION = 1  # of the life; a holder that does not know it lets the attachment go
 _PARTS = ("fuse", "config", "ring", "control", "life")
-
-
-class AdoptedWorker(WorkerProcess):
-    """A worker that a dead holder had started. It is init's child, so how it ends is not known, only that it does."""
-
-    def __init__(self, pid: int, pidfd: int, channel: int, stderr: int) -> None:
-        self.pid = pid
-        self.pidfd = pidfd
-        self.channel = socket.socket(fileno=channel)
-        self.stderr = stderr
-        os.set_blocking(stderr, False)
-        self.started = time.monotonic()
-        self.listening = True
-        self.served = True
-        self._last_lines = []
-        self._status = 0
-
-    def reap(self) -> list[str]:
-        """Wait for the end, as for one's own child."""
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        poll.poll()
-        lines = self.read_stderr()
-        self.channel.close()
-        os.close(self.stderr)
-        os.close(self.pidfd)
-        return lines
-
-    def end_text(self) -> str:
-        """Its last words."""
-        return f"not seen how: {self._last_lines[-1]}" if self._last_lines else "not seen how"
 
 
 class _KeptPlace(Reservation):
@@ -183,7 +151,7 @@ class KeptHolder(Holder):
         for name in others:
             os.close(fds[name])
             notify.forget(name)
-        worker = adopted or WorkerProcess(command["worker"], command["environment"])
+        worker = adopted or WorkerProcess.start(command)
         place = _KeptPlace(order, fds, base64.b64decode(life["init"]))
         crew = KeptCrew(order, place, notify, fds["config"], fds["ring"], fds["life"])
         holder = cls(None, command, order, worker, place, crew)
@@ -233,7 +201,7 @@ class KeptHolder(Holder):
         return error
 
     def _use(self, worker: WorkerProcess) -> None:
-        if self._committed and not isinstance(worker, AdoptedWorker):  # which is kept since a holder before used it
+        if self._committed and worker.ours:  # any other is kept since a holder before used it
             self._crew.keep_worker(worker, self._handover.command)
         super()._use(worker)
 
@@ -255,12 +223,14 @@ def end_process(process: dict[str, int] | None) -> None:
     os.close(pidfd)
 
 
-def _adopt(process: dict[str, int], channel: int | None, stderr: int | None) -> AdoptedWorker | None:
+def _adopt(process: dict[str, int], channel: int | None, stderr: int | None) -> WorkerProcess | None:
     """The worker whose descriptors these are, if it is there still."""
     if channel is None or stderr is None or not state.alive(process):
         return None
     pidfd = state.open_process(process)
-    return AdoptedWorker(process["pid"], pidfd, channel, stderr) if pidfd is not None else None
+    if pidfd is None:
+        return None
+    return WorkerProcess(process["pid"], pidfd, socket.socket(fileno=channel), stderr, ours=False)
 
 
 def _kept_names(process: dict[str, int]) -> tuple[str, str]:
@@ -300,7 +270,7 @@ def _attach(notify: Notify, run: str, name: str) -> int:
     command, _ = message.receive(attacher)
     if command is None:
         return 0
-    worker = WorkerProcess(command["worker"], command["environment"])
+    worker = WorkerProcess.start(command)
     order, fds = message.receive(attacher)
     if order is None:
         worker.kill()
