@@ -120,6 +120,13 @@ def test_a_worker_that_is_started_is_told_nothing(crew: Crew) -> None:
     assert "timed out" in worker.reap()[-1]
 
 
+def test_a_program_that_cannot_be_started_costs_no_descriptor() -> None:
+    before = sorted(Path("/proc/self/fd").iterdir())
+    with pytest.raises(FileNotFoundError):
+        start(["/none"], {})
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
 def start(argv: list[str], environment: dict[str, str]) -> WorkerProcess:
     return WorkerProcess.start({"worker": argv, "environment": environment})
 

@@ -89,6 +89,10 @@ class WorkerProcess:
         argv = command["worker"]
         try:
             pid = os.posix_spawn(argv[0], argv, command["environment"], file_actions=actions, setsigdef=[signal.SIGHUP])
+        except OSError:
+            channel.close()
+            os.close(stderr)
+            raise
         finally:
             theirs.close()
             os.close(write_end)
