@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from blobfuse_dysk.device.holder import systemd
+from blobfuse_dysk.device.holder.keeper import kept_names, process_of
 from blobfuse_dysk.device.holder.record import Record
 from blobfuse_dysk.device.holder.reservation import Reservation
 from blobfuse_dysk.device.holder.workers import Crew, WorkerProcess
@@ -113,10 +114,10 @@ def test_later_workers_get_the_later_configuration(crew: Crew, told: Told) -> No
         os.close(fd)
 
 
-def test_a_worker_that_is_started_is_told_nothing(crew: Crew) -> None:
-    """Not before it is known where its next holder would look: see service.py."""
+def test_a_worker_that_is_started_is_told_nothing() -> None:
+    """Not before it is known where its next holder would look: see systemd.py."""
     code = "import socket, sys; s = socket.socket(fileno=0); s.settimeout(0.3); sys.stderr.write(repr(s.recv(99)))"
-    worker = crew.start({"worker": [sys.executable, "-c", code], "environment": {}})
+    worker = start([sys.executable, "-c", code], {})
     assert "timed out" in worker.reap()[-1]
 
 
@@ -174,7 +175,6 @@ def test_a_worker_is_taken_up_if_it_is_there(monkeypatch: pytest.MonkeyPatch) ->
     assert systemd._adopt({**known, "start": 1}, *fds) is None
     adopted = systemd._adopt(known, *fds)
     assert adopted
-    assert adopted.served, "it has requests of the kernel"
     adopted.kill()
     worker.reap()  # as init does
     adopted.kill()
@@ -190,8 +190,8 @@ def test_a_worker_is_taken_up_if_it_is_there(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_names_under_which_a_worker_is_kept_say_which_it_is() -> None:
-    for name in systemd._kept_names({"pid": 12, "start": 345}):
-        assert systemd._process_of(name) == {"pid": 12, "start": 345}
+    for name in kept_names({"pid": 12, "start": 345}):
+        assert process_of(name) == {"pid": 12, "start": 345}
 
 
 def test_a_change_that_must_be_written_is_not_made_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,11 @@ class Record:
     endpoint, read_only, sector_size, cache, io_timeout_s, since.
     """
 
-    def __init__(self, run: str, name: str, first: dict[str, Any], log: Log) -> None:
-        self._run = run
+    def __init__(
+        self, run: str, name: str, first: dict[str, Any], log: Log, earlier: dict[str, Any] | None = None
+    ) -> None:
+        """first: what the attaching process gave. earlier: what a holder before left in state.json."""
+        self.run = run
         self._name = name
         self._log = log
         self.fields: dict[str, Any] = {
@@ -44,19 +47,21 @@ class Record:
             "lost": None,
             **first,
         }
+        own = ("version", "protocol", "holder", "worker")
+        self.fields.update({key: value for key, value in (earlier or {}).items() if key not in own})
 
     def __getitem__(self, field: str) -> Any:
         return self.fields[field]
 
     def write(self, change: dict[str, Any]) -> None:
         """Make a change that must be in state.json, or is not made. Raises OSError."""
-        state.write(self._run, self._name, {**self.fields, **change})
+        state.write(self.run, self._name, {**self.fields, **change})
         self.fields.update(change)
 
     def save(self, change: dict[str, Any]) -> None:
         """Make a change, and write it if possible."""
         self.fields.update(change)
         try:
-            state.write(self._run, self._name, self.fields)
+            state.write(self.run, self._name, self.fields)
         except OSError as error:
             self._log(f"cannot write state.json: {error.strerror}", WARNING)

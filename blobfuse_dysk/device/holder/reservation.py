@@ -35,6 +35,15 @@ class Reservation:
         self.init = b""
         self.control: socket.socket | None = None
 
+    @classmethod
+    def taken_over(cls, run: str, dev: str, name: str, fuse_fd: int, init: bytes, control_fd: int) -> Reservation:
+        """A place that a holder before made. The descriptors belong to this from now on."""
+        place = cls(run, dev, name)
+        place._made = True
+        place.fuse_fd, place.init = fuse_fd, init
+        place.control = socket.socket(fileno=control_fd)
+        return place
+
     def make(self, mine: dict[str, Any]) -> None:
         """Take the name, write the first state, mount FUSE, take the kernel's INIT.
 

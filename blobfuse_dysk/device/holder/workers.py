@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import socket
-import time
 
 from blobfuse_dysk.device.ipc import message
 
@@ -68,10 +67,8 @@ class WorkerProcess:
         self.stderr = stderr
         os.set_blocking(stderr, False)
         self.ours = ours
-        self.started = time.monotonic()
         self.listening = True  # its end of the channel is open
         self.reason: str | None = None  # why it gives up, by its own word
-        self.served = not ours  # it has taken requests of the kernel, or may have
         self._last_lines: list[str] = []
         self._status: int | None = None
 
@@ -159,18 +156,24 @@ class Crew:
         # Filled by workers, and never read here: see store/parts/ring.py.
         self._ring_fd = os.memfd_create("dysk-ring") if ring_fd is None else ring_fd
 
+    def parts(self) -> dict[str, int]:
+        """The descriptors that the attachment consists of."""
+        assert self._place.control
+        return {
+            "fuse": self._place.fuse_fd,
+            "config": self._config_fd,
+            "ring": self._ring_fd,
+            "control": self._place.control.fileno(),
+        }
+
     def replace_config(self, fd: int) -> None:
         """Later workers get this configuration. The descriptor is ours from now on."""
         os.close(self._config_fd)
         self._config_fd = fd
 
-    def start(self, command: dict[str, Any]) -> WorkerProcess:
-        """Start a process of {worker: argv, environment}. Until it is briefed it ends when we do. Raises OSError."""
-        return WorkerProcess.start(command)
-
     def start_standby(self, resume: dict[str, Any], command: dict[str, Any]) -> WorkerProcess:
         """Start one that is to stand by. Raises OSError."""
-        worker = self.start(command)
+        worker = WorkerProcess.start(command)
         self.brief(worker, resume, standby=True)
         return worker
 
@@ -182,7 +185,6 @@ class Crew:
         resume: the state of the attachment, for a worker after the first. resend: requests died with the one before.
         To one that was told already it may be said again, and changes nothing.
         """
-        assert self._place.control
         briefing = {
             "op": "standby" if standby else "start",
             "protocol": message.PROTOCOL,
@@ -192,7 +194,8 @@ class Crew:
             "resume": resume,
             "resend": resend,
         }
-        fds = (self._config_fd, self._place.fuse_fd, self._place.control.fileno(), self._ring_fd)
+        parts = self.parts()
+        fds = [parts[name] for name in ("config", "fuse", "control", "ring")]
         message.send(worker.channel, briefing, fds, wait=False)  # if it is dead, its pidfd says so
 
 
