@@ -23,11 +23,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-__all__ = ["MOST_BYTES", "PROTOCOL", "channel", "error_to_message", "message_to_error", "receive", "send"]
+__all__ = [
+    "ANCILLARY_BYTES",
+    "MOST_BYTES",
+    "PROTOCOL",
+    "channel",
+    "clip",
+    "error_to_message",
+    "message_to_error",
+    "receive",
+    "send",
+    "unpack",
+]
 
 PROTOCOL = 2
 MOST_BYTES = 128 << 10  # of one message; the system's default send buffer holds 208 KiB
 _MOST_FDS = 8
+ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST_FDS * struct.calcsize("i"))  # for the descriptors of one message
+_MOST_TEXT = 2000  # characters of a text for people; a state.json with all that it may have then fits a message
 # Error classes that are made from a message and a remedy alone; any other crosses as DyskError.
 _PLAIN = (
     "AttachedError",
@@ -74,6 +87,21 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
         return None, []
     message: dict[str, Any] = json.loads(data)
     return message, fds
+
+
+def unpack(ancillary: list[tuple[int, int, bytes]], flags: int) -> tuple[list[int], bool]:
+    """The descriptors that recvmsg(2) received, and whether neither they nor the message were cut off."""
+    fds: list[int] = []
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            count = len(data) // struct.calcsize("i")
+            fds += struct.unpack_from(f"{count}i", data)
+    return fds, not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
+
+
+def clip(text: str) -> str:
+    """A text for people, as long as may be in a message."""
+    return text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT - 3]}..."
 
 
 def error_to_message(error: errors.DyskError) -> dict[str, str | None]:
