@@ -73,7 +73,7 @@ def mount(request: MountRequest) -> int:
         _log.warning("others can read the SAS in the disk's URL: put it into /etc/dysk/%s.conf", request.disk.account)
     with _interruptible():
         try:
-            attached = ownlease.patiently(lambda: attachment.attach(request.disk, request.attach))
+            attached = ownlease.wait_for_own_lease(lambda: attachment.attach(request.disk, request.attach))
         except NotFoundError as error:
             if not request.nofail:
                 raise
@@ -118,7 +118,7 @@ def _mounted_still(device: str) -> str | None:
         # A bind mount knows no helper unless it was given one, and umount(8) alone does not wait for the service.
         return f"it is mounted on {points[0]} (end that with umount.dysk {points[0]})"
     elsewhere = mounted_elsewhere(device)
-    return elsewhere[0] if elsewhere else None
+    return str(elsewhere[0]) if elsewhere else None
 
 
 def _inner_umount(request: UmountRequest, target: str) -> int:

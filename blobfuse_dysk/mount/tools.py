@@ -1,4 +1,4 @@
-"""The system's own tools and tables that mounting needs: mkfs, blkid, mount(8), umount(8), /proc/self/mountinfo.
+"""The system's own tools and tables that mounting needs: mkfs, blkid, mount(8), umount(8), the mounts.
 
 A mount helper may be started with an empty PATH (by the kernel, by automounters), so tools are looked for where the
 file system hierarchy has them, and they get an environment of their own.
@@ -11,17 +11,14 @@ import os
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
+from blobfuse_dysk.device.kernel.mountinfo import Mount, mounts
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = [
-    "Mounted",
     "find_mounted",
     "find_tool",
     "make_file_system",
-    "mounted",
     "probe",
     "run_tool",
     "top_mount",
@@ -35,18 +32,6 @@ _PACKAGES = {"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs-progs"}
 _BLKID_NOTHING, _BLKID_AMBIGUOUS = 2, 8
 _KILLED_S = 2.0  # for a killed tool to be gone, if it is not stuck in I/O
 _BANNER = re.compile(r"(mke2fs|btrfs-progs) v?\d")  # what some tools print before they say what is wrong
-_OCTAL = re.compile(r"\\([0-7]{3})")
-
-
-@dataclass(frozen=True, slots=True)
-class Mounted:
-    """A line of /proc/self/mountinfo. device: `major:minor`."""
-
-    device: str
-    directory: str
-    options: tuple[str, ...]
-    fstype: str
-    source: str
 
 
 def find_tool(name: str, remedy: str | None = None) -> str:
@@ -113,34 +98,15 @@ def probe(device: str) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def mounted() -> list[Mounted]:
-    """Everything mounted in this mount namespace, in the order of mounting. Source: proc(5), /proc/pid/mountinfo."""
-    found = []
-    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            before, _, after = line.rstrip("\n").partition(" - ")
-            fields, tail = before.split(" "), after.split(" ")
-            found.append(
-                Mounted(
-                    device=fields[2],
-                    directory=_unescape(fields[4]),
-                    options=tuple(fields[5].split(",")),
-                    fstype=tail[0],
-                    source=_unescape(tail[1]),
-                )
-            )
-    return found
-
-
-def top_mount(directory: str) -> Mounted | None:
+def top_mount(directory: str) -> Mount | None:
     """What is mounted on this directory, the uppermost if several are."""
-    found = [entry for entry in mounted() if entry.directory == directory]
+    found = [entry for entry in mounts() if entry.directory == directory]
     return found[-1] if found else None
 
 
-def find_mounted(target: str) -> Mounted | None:
+def find_mounted(target: str) -> Mount | None:
     """The mount that umount's argument means: a directory, or a device, whose last mount goes first."""
-    everything = mounted()
+    everything = mounts()
     # Resolving a path looks at the file system, which may be the one that does not answer: only if it must be.
     for path in (target, os.path.realpath(target)):
         found = [entry for entry in everything if entry.directory == path]
@@ -154,11 +120,6 @@ def whole_device(source: str) -> str:
     """`/dev/loop3p1` -> `/dev/loop3`"""
     head, mark, tail = source.rpartition("p")
     return head if mark and tail.isdigit() and head[-1:].isdigit() else source
-
-
-def _unescape(text: str) -> str:
-    """mountinfo writes blanks, tabs, line ends and backslashes as `\\040`."""
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
 
 
 def _first_line(text: str) -> str:

@@ -22,21 +22,20 @@ def test_a_tool_that_is_missing_is_named_with_where_it_was_looked_for() -> None:
 @pytest.fixture
 def mountinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """What stands for /proc/self/mountinfo."""
-    table = tmp_path / "mountinfo"
-    real = Path.open
-    monkeypatch.setattr(Path, "open", lambda path, *more, **options: real(table, *more, **options))
+    monkeypatch.setattr("blobfuse_dysk.device.kernel.mountinfo._PROC", str(tmp_path))
+    table = tmp_path / "self" / "mountinfo"
+    table.parent.mkdir()
     return table
 
 
-def test_mountinfo_is_read_with_its_escapes(mountinfo: Path) -> None:
+def test_the_uppermost_mount_of_a_directory_counts(mountinfo: Path) -> None:
     mountinfo.write_text(
         "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
-        "40 22 7:1 /sub /mnt/with\\040blank\\134 ro,noatime master:2 shared:3 - xfs /dev/loop1p2 ro,attr2\n"
-        "41 22 0:40 / /mnt/with\\040blank\\134 rw - tmpfs none rw\n"
+        "40 22 7:1 /sub /mnt/with\\040blank ro,noatime master:2 shared:3 - xfs /dev/loop1p2 ro,attr2\n"
+        "41 22 0:40 / /mnt/with\\040blank rw - tmpfs none rw\n"
     )
-    found = mounttools.mounted()
-    assert found[1] == mounttools.Mounted("7:1", "/mnt/with blank\\", ("ro", "noatime"), "xfs", "/dev/loop1p2")
-    assert mounttools.top_mount("/mnt/with blank\\") == found[2]
+    found = mounttools.top_mount("/mnt/with blank")
+    assert found and found.source == "none"
     assert mounttools.top_mount("/elsewhere") is None
 
 
@@ -62,9 +61,10 @@ def test_a_mount_is_found_by_its_directory_or_its_device_and_the_last_goes_first
         "41 22 7:1 / /srv rw - xfs /dev/loop1 rw\n"
         "42 40 7:2 / /mnt rw - ext4 /dev/loop2 rw\n"
     )
-    found = mounttools.mounted()
-    assert mounttools.find_mounted("/mnt") == mounttools.top_mount("/mnt") == found[3]
-    assert mounttools.find_mounted("/dev/loop1") == found[2]
+    for found in (mounttools.find_mounted("/mnt"), mounttools.top_mount("/mnt")):
+        assert found and (found.source, found.directory) == ("/dev/loop2", "/mnt")
+    found = mounttools.find_mounted("/dev/loop1")
+    assert found and found.directory == "/srv"
     assert mounttools.find_mounted("/dev/loop9") is None
 
 

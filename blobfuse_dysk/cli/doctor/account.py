@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.credential.credential import untrusted
 from blobfuse_dysk.azure.credential.resolve import Credential, resolve
-from blobfuse_dysk.azure.explain import explain, leased, not_a_page_blob
+from blobfuse_dysk.azure.explain import explain, leased, leased_by, not_a_page_blob
 from blobfuse_dysk.azure.pool import tls_context
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.cli.doctor.findings import Finding, fail, ok, warn
@@ -180,7 +180,7 @@ def _blob(address: DiskAddress, credential: Credential) -> Finding:
     if here := _attached_here(address):
         return ok("disk", f"{what}, attached here as {here}")
     holder = leased(address, found.metadata)
-    return warn("disk", f"{what}, {str(holder).removeprefix(f'disk {address} is ')}", holder.remedy or "")
+    return warn("disk", f"{what}, {leased_by(holder.holder, holder.since)}", holder.remedy or "")
 
 
 def _attached_here(address: DiskAddress) -> str | None:
@@ -235,7 +235,7 @@ def _container_unlisted(address: DiskAddress, credential: Credential) -> Finding
     try:
         _properties(address, credential)
     except NotFoundError as error:
-        if f"container {address.container}" in str(error):
+        if error.missing != "disk":
             return _failed("container", error)
     except CredentialError:
         raise
