@@ -26,7 +26,7 @@ from blobfuse_dysk.device.holder.machine import Worker as Known
 from blobfuse_dysk.device.holder.record import Record
 from blobfuse_dysk.device.holder.reservation import Reservation
 from blobfuse_dysk.device.holder.sdnotify import Notify
-from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.ipc import door, message, state
 from blobfuse_dysk.device.kernel import fuse
 
 COMMAND = {"worker": ["old"], "environment": {"PYTHONPATH": ""}}
@@ -175,8 +175,10 @@ class Machine:
             raise OSError(28, "No space left on device")
         self.state = json.loads(json.dumps(fields))
 
-    def receive(self, channel: Channel) -> tuple[dict[str, Any] | None, list[int]]:
-        return (self.events.popleft() if self.events else None), self.fds
+    def receive(self, channel: Channel, at: door.Door[Any], refuse: Any) -> door.Received[Any]:
+        data = json.dumps(self.events.popleft()).encode() if self.events else b""
+        fds, self.fds = self.fds, []
+        return at.admit(data, fds, refuse)
 
     def end_process(self, process: dict[str, int] | None) -> None:
         self.step()
@@ -203,7 +205,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
         monkeypatch.setattr(module, "WorkerProcess", Process)
     monkeypatch.setattr(systemd, "end_process", machine.end_process)
     monkeypatch.setattr(message, "send", machine.send)
-    monkeypatch.setattr(message, "receive", machine.receive)
+    monkeypatch.setattr(door, "receive", machine.receive)
     monkeypatch.setattr(state, "write", machine.write)
     monkeypatch.setattr(state, "identity", lambda pid: {"pid": pid, "start": 1})
     monkeypatch.setattr(state, "alive", lambda process: machine.workers[process["pid"]].alive)
@@ -286,7 +288,9 @@ def says(machine: Machine, holder: Holder, **event: Any) -> None:
     """The worker says something."""
     machine.events.append(event)
     assert holder._has.worker
+    lines = len(machine.lines)
     holder._on_worker(holder._has.worker)
+    assert not [line for line in machine.lines[lines:] if "refused" in line]
 
 
 def dies(machine: Machine, holder: Holder) -> Any:
@@ -300,7 +304,7 @@ def dies(machine: Machine, holder: Holder) -> Any:
 
 def serves(machine: Machine, holder: Holder) -> None:
     """The worker is ready."""
-    says(machine, holder, event="ready", size=512)
+    says(machine, holder, event="ready", size=512, blob_size=512, vhd=False, worker_version="1")
 
 
 def later(holder: Holder, seconds: float) -> None:

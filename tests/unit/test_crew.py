@@ -155,6 +155,14 @@ def test_a_process_is_ended_and_its_end_awaited() -> None:
     systemd.end_process(known)
 
 
+def test_last_words_without_end_fit_into_a_message() -> None:
+    worker = start(["/bin/sh", "-c", "head -c 60000 /dev/zero | tr '\\0' x >&2"], {"PATH": os.environ["PATH"]})
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+    worker.reap()
+    assert worker.end_text().startswith("exit status 0: xxx")
+    assert len(worker.end_text()) < 3000
+
+
 def test_an_end_is_awaited_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """As that of a process which is in the middle of something that cannot be interrupted."""
     real = signal.pidfd_send_signal

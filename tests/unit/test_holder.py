@@ -29,6 +29,8 @@ from tests.unit.holders import (
 
 __all__ = ["machine"]
 
+NO_DISK = {"type": "NotFoundError", "message": "no such disk", "remedy": None}
+
 
 def test_who_served_left_requests_that_the_next_asks_for(machine: Machine, tmp_path: Path) -> None:
     holder = first_holder(machine, tmp_path)
@@ -115,7 +117,7 @@ def test_a_new_worker_that_gives_up_is_ended(machine: Machine, tmp_path: Path) -
     holder = first_holder(machine, tmp_path)
     new = asked_to_replace(machine, holder)
     new.read_stderr = lambda: ["no memory"]
-    machine.events.append({"event": "error", "error": {"type": "DeviceError", "message": "protocol 9"}})
+    machine.events.append({"event": "error", "error": {"type": "DeviceError", "message": "protocol 9", "remedy": None}})
     holder._hear_new(new, {new.stderr, new.channel.fileno()})
     assert "worker: no memory" in machine.lines
     assert machine.state["upgrades"]["1"]["error"]["message"] == "protocol 9"
@@ -180,7 +182,7 @@ def test_no_worker_is_started_once_all_io_fails(machine: Machine, tmp_path: Path
 
 def test_nothing_is_kept_of_an_attachment_that_may_still_be_taken_back(machine: Machine, tmp_path: Path) -> None:
     holder = first_holder(machine, tmp_path, attached=False)
-    says(machine, holder, event="ready", size=512)
+    serves(machine, holder)
     assert dies(machine, holder)
     assert machine.kept == set()
 
@@ -213,7 +215,7 @@ def test_a_handle_that_is_released_while_the_device_has_the_file_ends_nothing(ma
 def test_a_handle_that_is_released_before_the_commit_ends_nothing(machine: Machine, tmp_path: Path) -> None:
     holder = first_holder(machine, tmp_path, attached=False)
     machine.device = None
-    says(machine, holder, event="ready", size=512)
+    serves(machine, holder)
     says(machine, holder, event="released")
     assert the_worker(holder).orders == ["start"]
 
@@ -267,14 +269,14 @@ def test_a_worker_that_dies_before_it_was_ever_ready(machine: Machine, tmp_path:
 
 def test_what_the_worker_says_of_a_failed_attach_is_what_is_reported(machine: Machine, tmp_path: Path) -> None:
     holder = first_holder(machine, tmp_path, attached=False)
-    says(machine, holder, event="error", error={"message": "no such disk"})
+    says(machine, holder, event="error", error=NO_DISK)
     dies(machine, holder)
-    assert holder._lifecycle.error == {"message": "no such disk"}
+    assert holder._lifecycle.error == NO_DISK
 
 
 def test_a_device_that_lost_its_file_is_not_committed(machine: Machine, tmp_path: Path) -> None:
     holder = first_holder(machine, tmp_path, attached=False)
-    says(machine, holder, event="ready", size=512)
+    serves(machine, holder)
     machine.device = None
     assert "lost its file" in str(commits(holder))
     assert not holder._lifecycle.committed
@@ -283,7 +285,7 @@ def test_a_device_that_lost_its_file_is_not_committed(machine: Machine, tmp_path
 
 def test_a_commit_that_cannot_be_written_down_is_none(machine: Machine, tmp_path: Path) -> None:
     holder = first_holder(machine, tmp_path, attached=False)
-    says(machine, holder, event="ready", size=512)
+    serves(machine, holder)
     machine.full = True
     assert "No space" in str(commits(holder))
     assert not holder._lifecycle.committed
@@ -294,7 +296,7 @@ def test_a_commit_that_cannot_be_written_down_is_none(machine: Machine, tmp_path
 def test_a_commit_while_no_worker_lives(machine: Machine, tmp_path: Path) -> None:
     """The next holder has all it needs to start one."""
     holder = first_holder(machine, tmp_path, attached=False)
-    says(machine, holder, event="ready", size=512)
+    serves(machine, holder)
     the_worker(holder).alive = False
     assert holder._has.worker
     holder._on_worker_death(holder._has.worker)
@@ -307,7 +309,7 @@ def test_a_commit_while_no_worker_lives(machine: Machine, tmp_path: Path) -> Non
 @pytest.mark.parametrize("how", ["abandons", "dies"])
 def test_the_attaching_process_gives_up(machine: Machine, tmp_path: Path, how: str) -> None:
     holder = first_holder(machine, tmp_path, attached=False)
-    says(machine, holder, event="ready", size=512)
+    serves(machine, holder)
     attacher = cast(Any, Channel(Worker(-1)))
     holder._has.attacher = attacher
     if how == "abandons":
@@ -323,7 +325,7 @@ def test_the_attaching_process_gives_up(machine: Machine, tmp_path: Path, how: s
 
 def test_after_the_commit_the_attaching_process_may_go(machine: Machine, tmp_path: Path) -> None:
     holder = first_holder(machine, tmp_path, attached=False)
-    says(machine, holder, event="ready", size=512)
+    serves(machine, holder)
     attacher = cast(Any, Channel(Worker(-1)))
     holder._has.attacher = attacher
     machine.events.append({"op": "commit", "device": "/dev/loop0"})
@@ -363,3 +365,20 @@ def test_a_worker_that_said_that_it_ended_and_stays(machine: Machine, tmp_path: 
     assert the_worker(holder).alive
     later(holder, 10)
     assert not the_worker(holder).alive
+
+
+def test_a_message_that_does_not_fit_changes_nothing(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    machine.events.append({"event": "ended"})
+    assert holder._has.worker
+    holder._on_worker(holder._has.worker)
+    assert "a message of the worker is refused: ended: aborted is missing" in machine.lines
+    assert holder._lifecycle.phase == "attached"
+
+
+def test_a_wait_may_be_longer_than_the_kernel_takes(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path, io_timeout_s=1e9)
+    dies(machine, holder)
+    patience_ms = holder._patience_ms()
+    assert patience_ms
+    assert 1000 < patience_ms < 1 << 31

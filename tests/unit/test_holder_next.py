@@ -30,11 +30,12 @@ def test_a_configuration_is_for_later_workers_of_later_holders_too(machine: Mach
     holder = first_holder(machine, tmp_path)
     machine.kept.discard("config")
     holder._has.crew._config_fd = os.dup(machine.life)
-    machine.fds = [os.dup(machine.life)]
+    later_one = os.dup(machine.life)
+    machine.fds = [later_one]
     says(machine, holder, event="config")
-    assert holder._has.crew._config_fd == machine.fds[0]
+    assert holder._has.crew._config_fd == later_one
     assert "config" in machine.kept
-    os.close(machine.fds[0])
+    os.close(later_one)
 
 
 def test_the_next_holder_without_room_for_its_state(machine: Machine, tmp_path: Path) -> None:

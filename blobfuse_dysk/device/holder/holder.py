@@ -45,7 +45,7 @@ from blobfuse_dysk.device.holder.machine import Worker
 from blobfuse_dysk.device.holder.record import Record
 from blobfuse_dysk.device.holder.reservation import Reservation, explain
 from blobfuse_dysk.device.holder.workers import Crew, WorkerProcess
-from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.ipc import door, message, state
 from blobfuse_dysk.device.ipc.log import ERROR, WARNING, Log
 from blobfuse_dysk.device.kernel import fuse, hardening
 from blobfuse_dysk.errors import DyskError
@@ -55,7 +55,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from blobfuse_dysk.device.ipc.messages import StateChanged, WorkerReady
+
 __all__ = ["Holder", "hold", "main"]
+
+_LONGEST_WAIT_S = 86400.0  # poll takes no more than 2^31 ms, which an io-timeout may be
 
 
 class Holder:
@@ -142,7 +146,7 @@ class Holder:
 
     def _patience_ms(self) -> float | None:
         deadline = self._lifecycle.deadline
-        return None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000 + 1
+        return None if deadline is None else min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT_S) * 1000 + 1
 
     def _bound(self) -> bool:
         """Whether a loop device (still) has our file."""
@@ -151,35 +155,37 @@ class Holder:
     # What is heard.
 
     def _on_attacher(self, attacher: socket.socket) -> None:
-        order, fds = message.receive(attacher)
-        _close(fds)
+        received = door.receive(attacher, door.ATTACHER_TO_HOLDER, self._refuse)
+        order = received.message
         if order is not None and order["op"] == "commit":
             self._feed("commit", order["device"], self._has.place.bound())
-        else:
-            self._feed("given_up", order is None)
+        elif order is not None or received.gone:
+            self._feed("given_up", received.gone)
 
     def _on_worker(self, worker: WorkerProcess) -> None:
-        event, fds = message.receive(worker.channel)
-        if event is None:
+        received = door.receive(worker.channel, door.WORKER_TO_HOLDER, self._refuse)
+        event = received.message
+        if received.gone:
             worker.hang_up()
+        if event is None:
             return
-        kind = event.pop("event")
-        if kind == "config":
-            self._has.crew.replace_config(fds[0])
-            self._has.keeper.replace("config", self._has.crew.parts()["config"])
-        elif kind == "ready":
-            self._feed("ready", event, self._bound())
-        elif kind == "released":
+        if event["event"] == "ready":
+            self._feed("ready", _fields(event), self._bound())
+        elif event["event"] == "state":
+            self._feed("state", _fields(event))
+        elif event["event"] == "released":
             self._feed("released", self._bound())
-        elif kind in ("state", "upgrade"):
-            self._feed(kind, event)
-        elif kind == "drain":
+        elif event["event"] == "upgrade":
+            self._feed("upgrade", event)
+        elif event["event"] == "config":
+            self._has.crew.replace_config(received.fds[0])
+            self._has.keeper.replace("config", received.fds[0])
+        elif event["event"] == "drain":
             self._feed("drained", event["id"], event["drained"])
-        elif kind == "error":
+        elif event["event"] == "error":
             self._feed("error", event["error"])
-        elif kind == "ended":
+        elif event["event"] == "ended":
             self._feed("ended", event["aborted"])
-        _close(fds[kind == "config" :])
 
     def _on_worker_death(self, worker: WorkerProcess) -> None:
         while worker.listening:  # what it said last comes first
@@ -192,18 +198,21 @@ class Holder:
         if new.stderr in happened:
             self._has.log_lines(new.read_stderr())
         if new is self._has.new and new.listening and new.channel.fileno() in happened:
-            event, fds = message.receive(new.channel)
-            _close(fds)
-            if event is None:
+            received = door.receive(new.channel, door.WORKER_TO_HOLDER, self._refuse)
+            event = received.message
+            if received.gone:
                 new.hang_up()
-            elif event["event"] == "error":
+            elif event is not None and event["event"] == "error":
                 self._feed("gave_up", event["error"])
-            elif event["event"] == "standing-by":
+            elif event is not None and event["event"] == "standing-by":
                 self._feed("standing_by")
         if new is self._has.new and new.pidfd in happened:
             self._has.new = None
             self._has.log_lines(new.reap())
             self._feed("new_died", new.end_text())
+
+    def _refuse(self, line: str) -> None:
+        self._has.log(line, WARNING)
 
     def _finish(self) -> int:
         record, error = self._has.state, self._lifecycle.error
@@ -219,9 +228,9 @@ class Holder:
         return 1 if error else 0
 
 
-def _close(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
+def _fields(event: WorkerReady | StateChanged) -> dict[str, object]:
+    """What of an event is for state.json."""
+    return {name: value for name, value in event.items() if name != "event"}
 
 
 def hold(attacher: socket.socket, keeper: Callable[[dict[str, Any], Reservation], NoKeeper]) -> int:

@@ -141,7 +141,7 @@ class WorkerProcess:
             code = os.waitstatus_to_exitcode(self._status)
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         last_words = self.reason or (self._last_lines[-1] if self._last_lines else None)
-        return f"{how}: {last_words}" if last_words else how
+        return f"{how}: {message.clip(last_words)}" if last_words else how
 
 
 class Crew:
