@@ -21,8 +21,8 @@ from blobfuse_dysk.device.holder.reservation import Reservation
 from blobfuse_dysk.device.holder.workers import Crew, WorkerProcess
 from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.log import Log
-from blobfuse_dysk.device.worker.briefing import await_go, take_briefing
-from blobfuse_dysk.device.worker.opening import resume_state
+from blobfuse_dysk.device.worker.startup import await_go, resume_state, take_briefing
+from tests.unit.states import a_first_state, a_state
 
 
 class Told:
@@ -59,7 +59,7 @@ def name_of(fd: int) -> str:
 
 @pytest.mark.parametrize("standby", [False, True])
 def test_a_briefing_says_it_all(crew: Crew, told: Told, standby: bool) -> None:
-    crew.brief(cast(WorkerProcess, told), {"size": 512}, resend=True, standby=standby)
+    crew.brief(cast(WorkerProcess, told), a_state(size=512), resend=True, standby=standby)
     briefing = take_briefing(told.peer)
     assert briefing
     fds = (briefing.config_fd, briefing.fuse_fd, briefing.control_fd, briefing.ring_fd)
@@ -68,23 +68,23 @@ def test_a_briefing_says_it_all(crew: Crew, told: Told, standby: bool) -> None:
     assert names[2].startswith("socket:")
     assert names[3].startswith("/memfd:dysk-ring")
     assert base64.b64decode(briefing.init) == b"init"
-    assert (briefing.name, briefing.log, briefing.resume) == ("data", "/log", {"size": 512})
+    assert (briefing.name, briefing.log, briefing.resume) == ("data", "/log", a_state(size=512))
     assert (briefing.resend, briefing.standby) == (True, standby)
     for fd in fds:
         os.close(fd)
 
 
 def test_a_worker_that_stands_by_goes_on_when_it_is_told(crew: Crew, told: Told) -> None:
-    message.send(told.channel, {"op": "go", "resume": {"size": 1}, "resend": True})
-    assert await_go(told.peer) == ({"size": 1}, True)
+    message.send(told.channel, {"op": "go", "resume": a_state(size=1), "resend": True})
+    assert await_go(told.peer) == (a_state(size=1), True)
     assert message.receive(told.channel)[0] == {"event": "standing-by"}
 
 
 def test_a_worker_that_stands_by_is_told_to_serve_by_the_next_holder(crew: Crew, told: Told) -> None:
     """It did not hear the word of the one before. The descriptors of the second briefing are those it has."""
-    message.send(told.channel, {"op": "start", "resume": {"size": 1}, "resend": False}, [told.peer.fileno()])
     before = len([*Path("/proc/self/fd").iterdir()])
-    assert await_go(told.peer) == ({"size": 1}, False)
+    crew.brief(cast(WorkerProcess, told), cast(Any, a_state(size=1)))
+    assert await_go(told.peer) == (a_state(size=1), False)
     assert len([*Path("/proc/self/fd").iterdir()]) == before
 
 
@@ -206,7 +206,7 @@ def test_a_change_that_must_be_written_is_not_made_otherwise(tmp_path: Path, mon
     (tmp_path / "data").mkdir()
     lines: list[str] = []
     log = cast(Log, lambda text, priority=0: lines.append(text))
-    record = Record(str(tmp_path), "data", {"disk": "a/b/c"}, log)
+    record = Record(str(tmp_path), "data", cast(Any, a_first_state()), log)
     record.write({"state": "attached"})
     found = state.read(str(tmp_path), "data")
     assert found == record.fields

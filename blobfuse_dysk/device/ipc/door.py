@@ -6,17 +6,18 @@ are closed. Whatever gets through is of the type that mypy has for it, so nobody
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 
 from blobfuse_dysk.device.ipc import messages, shapes
-from blobfuse_dysk.device.ipc.message import ANCILLARY_BYTES, MOST_BYTES, unpack
+from blobfuse_dysk.device.ipc.message import ANCILLARY_BYTES, MOST_BYTES, receive_packet, unpack
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Generic, TypeVar
+
+    import trio
 
     from blobfuse_dysk.device.ipc.messages import AttacherOrder, HolderEvent, HolderOrder, WorkerEvent
 
@@ -36,8 +37,8 @@ __all__ = [
     "WORKER_TO_HOLDER",
     "Door",
     "Received",
-    "parse",
     "receive",
+    "receive_async",
 ]
 
 _MOST_LINE = 300  # characters of what is logged
@@ -85,7 +86,7 @@ class Door(Generic[M]):
         if not whole:
             return None, "it is too long, or too many descriptors come with it"
         try:
-            message = parse(data)
+            message = shapes.parse(data)
         except ValueError as error:
             return None, str(error)
         if not isinstance(message, dict):
@@ -103,28 +104,20 @@ class Door(Generic[M]):
         return message, problem and f"{named[0][1]}: {problem}"
 
 
-def parse(data: bytes) -> Any:
-    """JSON as the standard has it, without NaN and infinities. Raises nothing but ValueError, with one line of text."""
-    try:
-        return json.loads(data, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("it is too deep") from None
-    except ValueError as error:
-        raise ValueError(f"it is not JSON: {ascii(str(error))[1:-1]}") from None
-
-
 def receive(channel: socket.socket, door: Door[M], refuse: Callable[[str], None]) -> Received[M]:
     """Wait for one message, and let it in or not. Raises TimeoutError where the channel has a time limit."""
+    data, fds, whole = receive_packet(channel)
+    return door.admit(data, fds, refuse, whole=whole)
+
+
+async def receive_async(channel: trio.socket.SocketType, door: Door[M], refuse: Callable[[str], None]) -> Received[M]:
+    """As `receive`, in a process that runs trio."""
     try:
-        data, ancillary, flags, _ = channel.recvmsg(MOST_BYTES, ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, flags, _ = await channel.recvmsg(MOST_BYTES, ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
     except ConnectionError:
         return Received(None, [], gone=True)
     fds, whole = unpack(ancillary, flags)
     return door.admit(data, fds, refuse, whole=whole)
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is no number")
 
 
 def _close(fds: list[int]) -> None:

@@ -4,9 +4,10 @@ The attaching process and the holder, and the holder and its worker, each share 
 keeps the borders of messages, carries descriptors, and reads as ended when the other side is gone, however it went.
 
 A holder stays in memory while the package is upgraded, so its next worker may be of another version. PROTOCOL is the
-number of what one hands to the other: these messages, the fields of state.json, the configuration, the dirty ring. A
-change that an old holder could not live with gets a new number, and a worker that knows both for as long as that can
-be; a worker that does not know its holder's number says so and serves nothing (device/worker/briefing.py).
+number of what one hands to the other: messages (messages.py), the fields of state.json, the configuration, the dirty
+ring. Each side refuses what is not in its table, so a message or a field more is a new number, as is any other change
+that an old holder could not live with; and a worker knows the numbers before it, PROTOCOLS, for as long as that can be.
+One that does not know its holder's number says so and serves nothing (device/worker/startup.py).
 """
 
 from __future__ import annotations
@@ -20,23 +21,28 @@ from blobfuse_dysk import errors
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
+
+    from blobfuse_dysk.device.ipc.statefile import Failure
 
 __all__ = [
     "ANCILLARY_BYTES",
     "MOST_BYTES",
     "PROTOCOL",
+    "PROTOCOLS",
     "channel",
     "clip",
     "error_to_message",
     "message_to_error",
     "receive",
+    "receive_packet",
     "send",
     "unpack",
 ]
 
-PROTOCOL = 2
+PROTOCOL = 2  # that this version's holder speaks
+PROTOCOLS = (2,)  # that this version's worker knows
 MOST_BYTES = 128 << 10  # of one message; the system's default send buffer holds 208 KiB
 _MOST_FDS = 8
 ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST_FDS * struct.calcsize("i"))  # for the descriptors of one message
@@ -48,7 +54,7 @@ def channel() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-def send(channel: socket.socket, message: dict[str, Any], fds: Sequence[int] = (), *, wait: bool = True) -> bool:
+def send(channel: socket.socket, message: Mapping[str, object], fds: Sequence[int] = (), *, wait: bool = True) -> bool:
     """Send one message; False when the other side is gone, or (without wait) does not take it now."""
     data = json.dumps(message, separators=(",", ":")).encode()
     if len(data) > MOST_BYTES:
@@ -78,6 +84,15 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     return message, fds
 
 
+def receive_packet(channel: socket.socket) -> tuple[bytes, list[int], bool]:
+    """Wait for one message as it comes, and its descriptors; empty when the other side is gone. See `unpack`."""
+    try:
+        data, ancillary, flags, _ = channel.recvmsg(MOST_BYTES, ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionError:
+        return b"", [], True
+    return data, *unpack(ancillary, flags)
+
+
 def unpack(ancillary: list[tuple[int, int, bytes]], flags: int) -> tuple[list[int], bool]:
     """The descriptors that recvmsg(2) received, and whether neither they nor the message were cut off."""
     fds: list[int] = []
@@ -93,22 +108,25 @@ def clip(text: str) -> str:
     return text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT - 3]}..."
 
 
-def error_to_message(error: errors.DyskError) -> dict[str, Any]:
-    """An error as JSON: its class, its message, its fields."""
+def error_to_message(error: errors.DyskError) -> Failure:
+    """An error for a message: its class, its text, what to do, and under `data` the other fields of its class."""
     kind = next(cls.__name__ for cls in type(error).__mro__ if cls.__name__ in errors.__all__)
-    return {"type": kind, "message": str(error), **error.fields()}
+    fields = error.fields()
+    remedy = fields.pop("remedy")
+    return {"type": kind, "message": clip(str(error)), "remedy": remedy and clip(remedy), "data": fields}
 
 
-def message_to_error(message: dict[str, Any]) -> errors.DyskError:
+def message_to_error(message: Failure) -> errors.DyskError:
     """The error that `error_to_message` described, also one of another version: with the fields that are known here.
 
     A class that is not known, or that cannot be made without what is missing, becomes a DyskError.
     """
-    cls = getattr(errors, str(message.get("type")), None)
-    text = str(message.get("message"))
+    text, remedy = message["message"], message["remedy"]
+    cls = getattr(errors, message["type"], None)
     if isinstance(cls, type) and issubclass(cls, errors.DyskError):
+        data: dict[str, Any] = {name: each for name, each in message.get("data", {}).items() if name in cls.FIELDS}
         try:
-            return cls(text, **{name: message[name] for name in cls.FIELDS if name in message})
+            return cls(text, **{**data, "remedy": remedy})
         except (TypeError, ValueError):
             pass
-    return errors.DyskError(text, remedy=message.get("remedy"))
+    return errors.DyskError(text, remedy=remedy)

@@ -17,6 +17,7 @@ What cannot be said with them is Annotated[X, Rule]. tests/unit/test_shapes.py c
 
 from __future__ import annotations
 
+import json
 import sys
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
@@ -34,6 +35,7 @@ __all__ = [
     "at_least",
     "at_most_characters",
     "fields_of",
+    "parse",
     "problem",
     "values_of",
 ]
@@ -271,6 +273,16 @@ def _record(record: type) -> _Record:
     return _records[record]
 
 
+def parse(data: bytes) -> Any:
+    """JSON as the standard has it, without NaN and infinities. Raises nothing but ValueError, with one line of text."""
+    try:
+        return json.loads(data, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("it is too deep") from None
+    except ValueError as error:
+        raise ValueError(f"it is not JSON: {ascii(str(error))[1:-1]}") from None
+
+
 def problem(value: object, record: Any, where: str = "", *, surplus: bool = False) -> str | None:
     """What is wrong with a value that is to be such a record, in one line; None if it fits.
 
@@ -288,6 +300,10 @@ def values_of(literal: Any) -> tuple[Any, ...]:
     """The values of a Literal."""
     assert isinstance(literal, _Values)
     return literal.values
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number")
 
 
 def _shown(value: object) -> str:

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 import trio
 
 from blobfuse_dysk.azure.credential.credential import Credential
+from blobfuse_dysk.device.ipc.control import CredentialSeen
+from blobfuse_dysk.device.ipc.messages import StateChanged, UpgradeAsked, WorkerEvent
 from blobfuse_dysk.device.worker.controlserver import Answer
 from blobfuse_dysk.device.worker.geometry import Geometry, is_blank
-from blobfuse_dysk.errors import DyskError, UsageError
-from blobfuse_dysk.options import LIVE_OPTIONS, Option
+from blobfuse_dysk.errors import DyskError
+from blobfuse_dysk.options import LIVE_OPTIONS
 from blobfuse_dysk.store.stack import Stack
 
 __all__ = ["Asked", "Questions"]
@@ -22,8 +24,8 @@ class Asked(Protocol):
     """The worker, as its questioners see it.
 
     stack, geometry: None while the disk is not open. open_by: when a disk that cannot be opened again is given up, by
-    trio's clock. opening_error: why the last attempt failed. tell: sends an event to the holder. keep_credential: has
-    later workers begin with the credential as it is now.
+    trio's clock. opening_error: why the last attempt failed. send_event: to the holder. keep_credential: has later
+    workers begin with the credential as it is now.
     """
 
     @property
@@ -36,7 +38,7 @@ class Asked(Protocol):
     def open_by(self) -> float: ...
     @property
     def opening_error(self) -> DyskError | None: ...
-    def tell(self, event: str, **fields: object) -> None: ...
+    def send_event(self, event: WorkerEvent) -> None: ...
     def keep_credential(self) -> None: ...
 
 
@@ -78,19 +80,24 @@ class Questions:
 
     async def _set(self, question: dict[str, Any]) -> dict[str, Any]:
         """Later workers learn of it from the state that the holder keeps."""
-        wanted = {
-            option.field: _setting(option, question[option.field])
-            for option in LIVE_OPTIONS.values()
-            if option.field in question
-        }
+        wanted = {option.field: question[option.field] for option in LIVE_OPTIONS.values() if option.field in question}
+        for option in LIVE_OPTIONS.values():
+            if option.field in wanted:
+                option.check(wanted[option.field])
         stack = self._worker.stack
         if not stack:
             raise DyskError("the disk is not open now", remedy="try again in a moment")
+        event: StateChanged = {"event": "state"}
         if "io_timeout_s" in wanted:
+            event["io_timeout_s"] = wanted["io_timeout_s"]
             stack.set_io_timeout(wanted["io_timeout_s"])
+        if "iops" in wanted:
+            event["iops"] = None if wanted["iops"] is None else int(wanted["iops"])
+        if "mbps" in wanted:
+            event["mbps"] = wanted["mbps"]
         if "iops" in wanted or "mbps" in wanted:
             stack.set_limits(**{key: wanted.get(key, stack.limits[key]) for key in ("iops", "mbps")})
-        self._worker.tell("state", **wanted)
+        self._worker.send_event(event)
         return {}
 
     async def _reload(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -101,23 +108,21 @@ class Questions:
 
     async def _upgrade(self, question: dict[str, Any]) -> dict[str, Any]:
         """The holder goes about it, and says in state.json what became of it (device/holder/handover.py)."""
-        self._worker.tell("upgrade", id=question["id"], worker=question["worker"], path=question["path"])
+        event: UpgradeAsked = {
+            "event": "upgrade",
+            "id": question["id"],
+            "worker": question["worker"],
+            "path": question["path"],
+        }
+        self._worker.send_event(event)
         return {}
 
     async def _stop(self, question: dict[str, Any]) -> dict[str, Any]:
-        self._worker.tell("released")
+        self._worker.send_event({"event": "released"})
         return {}
 
 
-def _setting(option: Option, value: object) -> Any:
-    """A value of an option that can be changed in use, None included: for ever, or no limit."""
-    if value is not None and not isinstance(value, int | float):
-        raise UsageError(f"{option.key} of {value!r}", remedy="give a number")
-    option.check(value)
-    return value
-
-
-def _describe(credential: Credential) -> dict[str, object]:
+def _describe(credential: Credential) -> CredentialSeen:
     """For people, without the secret. expires: ISO 8601, UTC, if it is known that it ends."""
     at = credential.expires_at
     return {
