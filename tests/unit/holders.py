@@ -27,9 +27,11 @@ from blobfuse_dysk.device.holder.record import Record
 from blobfuse_dysk.device.holder.reservation import Reservation
 from blobfuse_dysk.device.holder.sdnotify import Notify
 from blobfuse_dysk.device.ipc import door, message, state
+from blobfuse_dysk.device.ipc.messages import Begin, Program
 from blobfuse_dysk.device.kernel import fuse
+from tests.unit.states import a_first_state
 
-COMMAND = {"worker": ["old"], "environment": {"PYTHONPATH": ""}}
+COMMAND: Program = {"worker": ["old"], "environment": {"PYTHONPATH": ""}}
 
 
 class Killed(BaseException):
@@ -226,8 +228,8 @@ def first_holder(
 ) -> Holder:
     """One with an attachment that is committed, or has a worker that was just told to serve."""
     run = str(directory)
-    first = {"disk": "a/b/c", "io_timeout_s": io_timeout_s}
-    order = {"name": "data", "run": run, "dev": "dev", "log": run, "state": first}
+    first = a_first_state(io_timeout_s=io_timeout_s)
+    order: Begin = {"op": "begin", "name": "data", "run": run, "dev": "dev", "log": run, "state": first}
     place = Reservation(run, "dev", "data")
     place.control = cast(Any, Channel(Worker(-1)))
     record = Record(run, "data", first, cast(Any, machine.log))
@@ -253,7 +255,7 @@ def next_holder(machine: Machine) -> Holder:
     fds = dict.fromkeys(machine.kept, machine.life)  # life is the only one that is used
     fds["fuse"] = -1
     life = read_life(machine.life)
-    follower = systemd.follow(cast(Notify, machine), fds, life, machine.state)
+    follower = systemd._follow(cast(Notify, machine), fds, life, cast(Any, machine.state))
     follower._begin()
     orders = the_worker(follower).orders
     assert orders[-2:] == ["start", "resume"], "it may not have been told, or stand still since it was told to drain"

@@ -218,9 +218,10 @@ def test_a_change_that_must_be_written_is_not_made_otherwise(tmp_path: Path, mon
     monkeypatch.setattr(state, "write", full)
     with pytest.raises(OSError, match="No space"):
         record.write({"state": "failed"})
-    assert record["state"] == "attached"
+    fields: Any = record.fields
+    assert fields["state"] == "attached"
     record.save({"state": "failed"})
-    assert record["state"] == "failed"
+    assert fields["state"] == "failed"
     assert lines == ["cannot write state.json: No space left on device"]
 
 

@@ -9,13 +9,14 @@ import pytest
 from blobfuse_dysk.device.holder import handover as module
 from blobfuse_dysk.device.holder.handover import Handover
 from blobfuse_dysk.device.holder.machine import Worker
+from blobfuse_dysk.device.ipc.messages import Program
 
-OLD = {"worker": ["old"], "environment": {"PATH": "/bin", "PYTHONPATH": "old"}}
-NEW = {"worker": ["new"], "environment": {"PATH": "/bin", "PYTHONPATH": "path"}}
+OLD: Program = {"worker": ["old"], "environment": {"PATH": "/bin", "PYTHONPATH": "old"}}
+NEW: Program = {"worker": ["new"], "environment": {"PATH": "/bin", "PYTHONPATH": "path"}}
 START = ("start_standby", NEW)
 RESUME = ("tell", {"op": "resume"})
 END_NEW = ("end_standby",)
-GIVES_UP = {"type": "DeviceError", "message": "protocol 9"}
+GIVES_UP = {"type": "DeviceError", "message": "protocol 9", "remedy": None}
 
 
 class Scene:

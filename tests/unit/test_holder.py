@@ -290,7 +290,7 @@ def test_a_commit_that_cannot_be_written_down_is_none(machine: Machine, tmp_path
     assert "No space" in str(commits(holder))
     assert not holder._lifecycle.committed
     assert machine.kept == set()
-    assert holder._has.state["device"] is None
+    assert holder._has.state.fields["device"] is None
 
 
 def test_a_commit_while_no_worker_lives(machine: Machine, tmp_path: Path) -> None:

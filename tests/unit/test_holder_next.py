@@ -47,7 +47,7 @@ def test_the_next_holder_without_room_for_its_state(machine: Machine, tmp_path: 
     settle(machine, holder)
     assert the_worker(holder).alive
     assert len(machine.workers) == 1
-    assert holder._has.state["state"] == "attached"
+    assert holder._has.state.fields["state"] == "attached"
 
 
 @pytest.mark.parametrize("served", [True, False])
@@ -82,7 +82,7 @@ def test_the_next_holder_of_a_device_that_was_let_go_meanwhile(machine: Machine,
     machine.holder_dies()
     machine.device = None
     fds = dict.fromkeys(machine.kept, machine.life)
-    follower = systemd.follow(cast(Any, machine), fds, read_life(machine.life), machine.state)
+    follower = systemd._follow(cast(Any, machine), fds, read_life(machine.life), cast(Any, machine.state))
     follower._begin()
     assert the_worker(follower).orders[-1] == "end"
 
@@ -115,7 +115,7 @@ def test_the_next_holder_has_requests_of_a_dead_worker_sent_again(machine: Machi
 def test_an_attachment_is_not_taken_up_in_part(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "read", lambda run, name: {"worker": None})
     fds = dict.fromkeys(("fuse", "config", "control", "life"), machine.life)
-    systemd._resume(cast(Any, machine), "run", "data", fds)
+    assert systemd.later_holder(cast(Any, machine), "run", "data", fds) is None
     assert machine.workers == {}
 
 
@@ -124,7 +124,7 @@ def test_an_attachment_that_was_ended_meanwhile_is_not_taken_up(
 ) -> None:
     monkeypatch.setattr(state, "read", lambda run, name: None)
     fds = dict.fromkeys(("fuse", "config", "ring", "control", "life"), machine.life)
-    systemd._resume(cast(Any, machine), "run", "data", fds)
+    assert systemd.later_holder(cast(Any, machine), "run", "data", fds) is None
     assert machine.workers == {}
 
 

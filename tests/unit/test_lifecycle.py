@@ -10,8 +10,10 @@ import pytest
 from blobfuse_dysk.device.holder.handover import Handover
 from blobfuse_dysk.device.holder.lifecycle import Lifecycle
 from blobfuse_dysk.device.holder.machine import Machine, Worker
+from blobfuse_dysk.device.ipc.messages import Program
+from tests.unit.states import a_state
 
-COMMAND = {"worker": ["old"], "environment": {}}
+COMMAND: Program = {"worker": ["old"], "environment": {}}
 ALL = {
     Lifecycle: {"starting", "prepared", "attached", "ending", "withdrawn", "ended", "failed"},
     Handover: {"idle", "loading", "draining", "switching", "starting", "proving"},
@@ -45,13 +47,7 @@ class Life:
     """A lifecycle and the fields of state.json; what it does is kept."""
 
     def __init__(self, *, io_timeout_s: float | None = None) -> None:
-        self.fields: dict[str, Any] = {
-            "disk": "a/b/c",
-            "device": None,
-            "restarts": 0,
-            "detail": None,
-            "io_timeout_s": io_timeout_s,
-        }
+        self.fields: Any = a_state(state="starting", device=None, io_timeout_s=io_timeout_s)
         self.now = 100.0
         self.machine = Lifecycle(self.fields, Worker(1, self.now, first=True), Handover(COMMAND, {}))
         self.done: list[tuple[Any, ...]] = []

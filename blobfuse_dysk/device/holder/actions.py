@@ -14,13 +14,13 @@ TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
-    from typing import Any
 
     from blobfuse_dysk.device.holder.keeper import NoKeeper
     from blobfuse_dysk.device.holder.machine import Action, Event
     from blobfuse_dysk.device.holder.record import Record
     from blobfuse_dysk.device.holder.reservation import Reservation
     from blobfuse_dysk.device.holder.workers import Crew
+    from blobfuse_dysk.device.ipc.messages import Go, HolderEvent, HolderOrder, Program
 
 __all__ = ["Actions"]
 
@@ -53,7 +53,7 @@ class Actions:
             "announce": lambda: self.answer({"event": "ready", "state": record.fields}),
             "answer": self.answer,
             "close_attacher": self._close_attacher,
-            "let_go": lambda: place.let_go(record["device"]),
+            "let_go": lambda: place.let_go(record.fields["device"]),
             "disconnect": place.disconnect,
             "commit": self._commit,
             "start": self._start,
@@ -80,7 +80,7 @@ class Actions:
 
     # The attaching process.
 
-    def answer(self, answer: dict[str, Any]) -> None:
+    def answer(self, answer: HolderEvent) -> None:
         """Say it to the attaching process, if that still is there."""
         if self.attacher:
             message.send(self.attacher, answer, wait=False)
@@ -103,7 +103,7 @@ class Actions:
         assert self.worker
         return self.worker
 
-    def _start(self, command: dict[str, Any]) -> Event:
+    def _start(self, command: Program) -> Event:
         assert self.worker is None
         try:
             self.worker = WorkerProcess.start(command)
@@ -117,7 +117,7 @@ class Actions:
     def _brief(self, resume: bool, resend: bool) -> None:
         self.crew.brief(self._the_worker(), self.state.fields if resume else None, resend=resend)
 
-    def _tell(self, order: dict[str, Any]) -> None:
+    def _tell(self, order: HolderOrder) -> None:
         if self.worker:
             message.send(self.worker.channel, order, wait=False)
 
@@ -144,7 +144,7 @@ class Actions:
 
     # The one that stands by.
 
-    def _start_standby(self, command: dict[str, Any]) -> Event:
+    def _start_standby(self, command: Program) -> Event:
         assert self.new is None
         try:
             self.new = self.crew.start_standby(self.state.fields, command)
@@ -163,5 +163,5 @@ class Actions:
         self.worker, self.new = self.new, None
 
     def _go(self, resend: bool) -> None:
-        order = {"op": "go", "resume": self.state.fields, "resend": resend}
+        order: Go = {"op": "go", "resume": self.state.fields, "resend": resend}
         message.send(self._the_worker().channel, order, wait=False)

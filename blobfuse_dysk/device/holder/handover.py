@@ -41,9 +41,9 @@ from blobfuse_dysk.errors import BusyError, DeviceError, DyskError
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
-    from typing import Any
-
     from blobfuse_dysk.device.holder.machine import Action
+    from blobfuse_dysk.device.ipc.messages import Program, UpgradeAsked
+    from blobfuse_dysk.device.ipc.statefile import Failure, UpgradeAnswer
 
 __all__ = ["Handover"]
 
@@ -79,9 +79,7 @@ class Handover(Machine):
 
     TABLE = read_table(_TABLE)
 
-    def __init__(
-        self, command: dict[str, Any], answers: dict[str, dict[str, Any]], former: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, command: Program, answers: dict[str, UpgradeAnswer], former: Program | None = None) -> None:
         self.command = command
         self.former = former  # what is started if the program of the worker, which is `command`, should not start
         super().__init__("proving" if former else "idle")
@@ -93,7 +91,7 @@ class Handover(Machine):
         self._old_command = former or command
         self._can_resend = False
 
-    def _begin(self, now: float, request: dict[str, Any], old: Worker | None, can_resend: bool) -> list[Action]:
+    def _begin(self, now: float, request: UpgradeAsked, old: Worker | None, can_resend: bool) -> list[Action]:
         """Replace `old` by the program of the request {id, worker: argv, path: PYTHONPATH}. None: not now."""
         if old is None:
             return self._busy(now, request, old, can_resend)
@@ -105,7 +103,7 @@ class Handover(Machine):
         self.phase, self.deadline = "loading", now + LOAD_S
         return [*proven, *self._say(request["id"], None, done=False), ("start_standby", self.command)]
 
-    def _busy(self, now: float, request: dict[str, Any], old: Worker | None, can_resend: bool) -> list[Action]:
+    def _busy(self, now: float, request: UpgradeAsked, old: Worker | None, can_resend: bool) -> list[Action]:
         busy = "it is being attached or detached right now" if old is None else "it is being replaced already"
         return self._say(request["id"], BusyError(busy, remedy="try again"))
 
@@ -167,7 +165,7 @@ class Handover(Machine):
         self.new = None  # it was reaped
         return self._fail(DeviceError(f"the new worker could not start ({how})", remedy="the old version goes on"))
 
-    def _gives_up(self, now: float, error: dict[str, Any]) -> list[Action]:
+    def _gives_up(self, now: float, error: Failure) -> list[Action]:
         return self._fail(message.message_to_error(error))
 
     def _stop(self, now: float, reason: str, *_: object) -> list[Action]:

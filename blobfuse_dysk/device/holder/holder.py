@@ -55,9 +55,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from blobfuse_dysk.device.ipc.messages import StateChanged, WorkerReady
+    from blobfuse_dysk.device.ipc.messages import Begin, Program, StateChanged, WorkerReady
 
-__all__ = ["Holder", "hold", "main"]
+__all__ = ["Holder", "first_holder", "main"]
 
 _LONGEST_WAIT_S = 86400.0  # poll takes no more than 2^31 ms, which an io-timeout may be
 
@@ -97,7 +97,7 @@ class Holder:
             return
         try:
             place.make(record.fields)
-            record.fields["connection"] = fuse.connection(state.mount_path(record.run, record["name"]))
+            record.fields["connection"] = fuse.connection(state.mount_path(record.run, record.fields["name"]))
         except (DyskError, OSError) as error:
             why = error if isinstance(error, DyskError) else explain(error, record.run)
             self._feed("not_made", message.error_to_message(why))
@@ -150,7 +150,7 @@ class Holder:
 
     def _bound(self) -> bool:
         """Whether a loop device (still) has our file."""
-        return self._has.place.bound(self._has.state["device"]) is not None
+        return self._has.place.bound(self._has.state.fields["device"]) is not None
 
     # What is heard.
 
@@ -219,12 +219,12 @@ class Holder:
         try:
             self._has.place.clear()
         except OSError as problem:
-            where = state.directory(record.run, record["name"])
+            where = state.directory(record.run, record.fields["name"])
             self._has.log(f"cannot clear {where}: {problem.strerror}", ERROR)
         if error:
             self._has.answer({"event": "error", "error": error})
         if self._lifecycle.committed:
-            self._has.log(f"{record['disk']} is detached")
+            self._has.log(f"{record.fields['disk']} is detached")
         return 1 if error else 0
 
 
@@ -233,24 +233,27 @@ def _fields(event: WorkerReady | StateChanged) -> dict[str, object]:
     return {name: value for name, value in event.items() if name != "event"}
 
 
-def hold(attacher: socket.socket, keeper: Callable[[dict[str, Any], Reservation], NoKeeper]) -> int:
-    """Take the order from the attaching process, and hold. Return the exit status; 1 if there is no order."""
-    command, _ = message.receive(attacher)
-    if command is None:
-        return 1
-    worker = WorkerProcess.start(command)
-    order, fds = message.receive(attacher)
-    if order is None:
+def first_holder(attacher: socket.socket, keeper: Callable[[Begin, Reservation], NoKeeper]) -> Holder | None:
+    """The holder of what the attaching process orders, whose worker is started already; None if it orders nothing."""
+    refused: list[str] = []  # an attaching process of another version; it sees that this one ends
+    command = door.receive(attacher, door.ATTACHER_TO_HOLDER, refused.append).message
+    if command is None or command["op"] != "command":
+        return None
+    program: Program = {"worker": command["worker"], "environment": command["environment"]}
+    worker = WorkerProcess.start(program)
+    received = door.receive(attacher, door.ATTACHER_TO_HOLDER, refused.append)
+    order = received.message
+    if order is None or order["op"] != "begin":
         worker.kill()
-        return 1
+        return None
     log = Log("dysk-holder", order["name"], order["log"])
     record = Record(order["run"], order["name"], order["state"], log)
     record.fields["worker"] = state.identity(worker.pid)
     place = Reservation(order["run"], order["dev"], order["name"])
-    crew = Crew(order["name"], order["log"], place, fds[0])
+    crew = Crew(order["name"], order["log"], place, received.fds[0])
     first = Worker(worker.pid, time.monotonic(), first=True)
-    lifecycle = Lifecycle(record.fields, first, Handover(command, record["upgrades"]))
-    return Holder(Actions(attacher, record, log, worker, place, crew, keeper(order, place)), lifecycle).run()
+    lifecycle = Lifecycle(record.fields, first, Handover(program, record.fields["upgrades"]))
+    return Holder(Actions(attacher, record, log, worker, place, crew, keeper(order, place)), lifecycle)
 
 
 def main() -> int:
@@ -265,7 +268,8 @@ def main() -> int:
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     os.close(null)
-    return hold(attacher, lambda order, place: NoKeeper())
+    holder = first_holder(attacher, lambda order, place: NoKeeper())
+    return holder.run() if holder else 1
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from blobfuse_dysk.device.holder.reservation import Reservation
     from blobfuse_dysk.device.holder.sdnotify import Notify
     from blobfuse_dysk.device.holder.workers import WorkerProcess
-
-    Keeper = "NoKeeper | SystemdKeeper"
+    from blobfuse_dysk.device.ipc.messages import Begin, Program
+    from blobfuse_dysk.device.ipc.statefile import Process
 
 __all__ = ["PARTS", "NoKeeper", "SystemdKeeper", "kept_names", "process_of", "read_life"]
 
@@ -38,7 +38,7 @@ class NoKeeper:
     def keep_worker(self, worker: WorkerProcess) -> None:
         """Have the way to this worker kept."""
 
-    def keep_program(self, command: dict[str, Any], former: dict[str, Any] | None) -> None:
+    def keep_program(self, command: Program, former: Program | None) -> None:
         """Have the next holder know how workers are started."""
 
     def keep_all(self, parts: dict[str, int]) -> None:
@@ -54,7 +54,7 @@ class NoKeeper:
 class SystemdKeeper(NoKeeper):
     """The service manager. `keep_program` comes before `keep_all`: what is kept last says that all is there."""
 
-    def __init__(self, notify: Notify, order: dict[str, Any], place: Reservation, life_fd: int | None = None) -> None:
+    def __init__(self, notify: Notify, order: Begin, place: Reservation, life_fd: int | None = None) -> None:
         """life_fd: of a holder before, who had everything kept."""
         self._notify = notify
         self._order = order
@@ -68,7 +68,7 @@ class SystemdKeeper(NoKeeper):
         self._notify.keep(channel, worker.channel.fileno(), watch=True)
         self._notify.keep(stderr, worker.stderr, watch=True)
 
-    def keep_program(self, command: dict[str, Any], former: dict[str, Any] | None) -> None:
+    def keep_program(self, command: Program, former: Program | None) -> None:
         """Write the life."""
         init = base64.b64encode(self._place.init).decode()
         life = {"version": _VERSION, "command": command, "former": former, "order": self._order, "init": init}
@@ -95,13 +95,13 @@ class SystemdKeeper(NoKeeper):
             self._notify.forget(name)
 
 
-def kept_names(process: dict[str, int]) -> tuple[str, str]:
+def kept_names(process: Process) -> tuple[str, str]:
     """Under which a worker's channel and standard error are kept."""
     who = f"{process['pid']}-{process['start']}"
     return f"channel-{who}", f"stderr-{who}"
 
 
-def process_of(name: str) -> dict[str, int]:
+def process_of(name: str) -> Process:
     """Whose descriptor is kept under this name."""
     _, pid, start = name.split("-")
     return {"pid": int(pid), "start": int(start)}

@@ -38,11 +38,10 @@ from blobfuse_dysk.errors import DeviceError
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
     from blobfuse_dysk.device.holder.handover import Handover
     from blobfuse_dysk.device.holder.machine import Action, Event
+    from blobfuse_dysk.device.ipc.messages import UpgradeAsked
+    from blobfuse_dysk.device.ipc.statefile import Change, Failure, StateFile
 
 __all__ = ["Lifecycle"]
 
@@ -81,9 +80,9 @@ class Lifecycle(Machine):
 
     TABLE = read_table(_TABLE)
 
-    def __init__(self, fields: Mapping[str, Any], worker: Worker, handover: Handover) -> None:
+    def __init__(self, fields: StateFile, worker: Worker, handover: Handover) -> None:
         super().__init__("starting")
-        self.error: dict[str, Any] | None = None  # why there is no attachment
+        self.error: Failure | None = None  # why there is no attachment
         self.handover = handover
         self._fields = fields
         self._worker: Worker | None = worker
@@ -99,7 +98,7 @@ class Lifecycle(Machine):
 
     @classmethod
     def following(
-        cls, fields: Mapping[str, Any], worker: Worker, handover: Handover, *, adopted: bool, now: float
+        cls, fields: StateFile, worker: Worker, handover: Handover, *, adopted: bool, now: float
     ) -> Lifecycle:
         """Of the holder after one that died. adopted: the worker lives since before; else requests may have died."""
         life = cls(fields, worker, handover)
@@ -136,7 +135,7 @@ class Lifecycle(Machine):
         self._can_resend = can_resend
         return [("brief", False, False)]
 
-    def _give_up(self, now: float, error: dict[str, Any]) -> list[Action]:
+    def _give_up(self, now: float, error: Failure) -> list[Action]:
         self.phase, self.error, self._worker = "gone", error, None
         return [("end_worker",)]
 
@@ -147,7 +146,7 @@ class Lifecycle(Machine):
             return self._unwritten(now, message.error_to_message(error))
         return [("commit", device)]
 
-    def _unwritten(self, now: float, error: dict[str, Any]) -> list[Action]:
+    def _unwritten(self, now: float, error: Failure) -> list[Action]:
         return [("answer", {"event": "error", "error": error})]
 
     def _refuse(self, now: float, device: str, bound: str | None) -> list[Action]:
@@ -212,18 +211,18 @@ class Lifecycle(Machine):
             *([] if bound else self._end()),  # what said so may have been lost with the old holder
         ]
 
-    def _opened(self, now: float, fields: dict[str, Any], bound: bool) -> list[Action]:
+    def _opened(self, now: float, fields: Change, bound: bool) -> list[Action]:
         assert self._worker
         self._worker.served, self._worker.first = True, False
         self.phase = "prepared"
         return [("note", fields), ("announce",)]
 
-    def _end_late(self, now: float, fields: dict[str, Any], bound: bool) -> list[Action]:
+    def _end_late(self, now: float, fields: Change, bound: bool) -> list[Action]:
         assert self._worker
         self._worker.served, self._worker.first = True, False
         return self._end()
 
-    def _ready(self, now: float, fields: dict[str, Any], bound: bool) -> list[Action]:
+    def _ready(self, now: float, fields: Change, bound: bool) -> list[Action]:
         """The release of the last handle may have been lost with the old worker."""
         assert self._worker
         self._worker.served = True
@@ -235,12 +234,12 @@ class Lifecycle(Machine):
             *(self._end() if self.phase == "ending" or (self.committed and not bound) else []),
         ]
 
-    def _save(self, now: float, fields: dict[str, Any]) -> list[Action]:
+    def _save(self, now: float, fields: Change) -> list[Action]:
         if fields.get("state") == "attached":
             self._down_since = None
         return [("save", fields)]
 
-    def _late_save(self, now: float, fields: dict[str, Any]) -> list[Action]:
+    def _late_save(self, now: float, fields: Change) -> list[Action]:
         """What was lost counts; that it was well does not."""
         return [("save", {name: value for name, value in fields.items() if name not in ("state", "detail")})]
 
@@ -248,13 +247,13 @@ class Lifecycle(Machine):
         """Before the commit the attaching process, and nobody else, decides what becomes of this."""
         return [] if bound else self._end()
 
-    def _upgrade(self, now: float, request: dict[str, Any]) -> list[Action]:
+    def _upgrade(self, now: float, request: UpgradeAsked) -> list[Action]:
         return self.handover.step(("upgrade", request, self._worker, self._can_resend), now)
 
-    def _busy(self, now: float, request: dict[str, Any]) -> list[Action]:
+    def _busy(self, now: float, request: UpgradeAsked) -> list[Action]:
         return self.handover.step(("upgrade", request, None, self._can_resend), now)
 
-    def _error(self, now: float, error: dict[str, Any]) -> list[Action]:
+    def _error(self, now: float, error: Failure) -> list[Action]:
         if self._worker and self._worker.first:
             self.error = error
             return []

@@ -17,7 +17,7 @@ from blobfuse_dysk.errors import AttachedError, DeviceError
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
-    from typing import Any
+    from blobfuse_dysk.device.ipc.statefile import StateFile
 
 __all__ = ["Reservation", "explain"]
 
@@ -44,7 +44,7 @@ class Reservation:
         place.control = socket.socket(fileno=control_fd)
         return place
 
-    def make(self, mine: dict[str, Any]) -> None:
+    def make(self, mine: StateFile) -> None:
         """Take the name, write the first state, mount FUSE, take the kernel's INIT.
 
         Raises AttachedError when the name or the disk is in use, DeviceError when the machine cannot.
@@ -95,7 +95,7 @@ class Reservation:
             state.remove(self._run, self._name)
         self._made = False
 
-    def _take_name(self, mine: dict[str, Any]) -> None:
+    def _take_name(self, mine: StateFile) -> None:
         os.makedirs(self._run, mode=0o755, exist_ok=True)
         with state.lock(self._run):
             self._refuse_collisions(mine)
@@ -103,7 +103,7 @@ class Reservation:
             self._made = True
             state.write(self._run, self._name, mine)
 
-    def _refuse_collisions(self, mine: dict[str, Any]) -> None:
+    def _refuse_collisions(self, mine: StateFile) -> None:
         """Raise AttachedError if the name is taken, or the disk is attached and one of the two may write."""
         for name in state.names(self._run):
             if name == self._name:

@@ -49,7 +49,7 @@ if __name__ == "__main__":
 from blobfuse_dysk import environment
 from blobfuse_dysk.device.holder.actions import Actions
 from blobfuse_dysk.device.holder.handover import Handover
-from blobfuse_dysk.device.holder.holder import Holder, hold
+from blobfuse_dysk.device.holder.holder import Holder, first_holder
 from blobfuse_dysk.device.holder.keeper import PARTS, SystemdKeeper, kept_names, process_of, read_life
 from blobfuse_dysk.device.holder.lifecycle import Lifecycle
 from blobfuse_dysk.device.holder.machine import Worker
@@ -65,10 +65,12 @@ TYPE_CHECKING = False  # importing typing would cost half a MiB
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["follow", "main"]
+    from blobfuse_dysk.device.ipc.statefile import Process, StateFile
+
+__all__ = ["end_process", "later_holder", "main"]
 
 
-def follow(notify: Notify, fds: dict[str, int], life: dict[str, Any], earlier: dict[str, Any]) -> Holder:
+def _follow(notify: Notify, fds: dict[str, int], life: dict[str, Any], earlier: StateFile) -> Holder:
     """The holder after one that died. earlier: what state.json has."""
     known, order = earlier["worker"], life["order"]
     names = kept_names(known) if known else ()
@@ -95,12 +97,12 @@ def follow(notify: Notify, fds: dict[str, int], life: dict[str, Any], earlier: d
     record = Record(order["run"], order["name"], order["state"], log, earlier)
     record.fields["restarts"] += not adopted
     died = message.error_to_message(DeviceError("the holder died meanwhile", remedy="try again"))
-    for asked in record["upgrades"].values():
+    for asked in record.fields["upgrades"].values():
         if not asked["done"]:
             asked |= {"done": True, "error": died}
     now = time.monotonic()
     its = Worker(worker.pid, now, served=adopted is not None)
-    handover = Handover(command, record["upgrades"], former)
+    handover = Handover(command, record.fields["upgrades"], former)
     lifecycle = Lifecycle.following(record.fields, its, handover, adopted=adopted is not None, now=now)
     crew = Crew(order["name"], order["log"], place, fds["config"], fds["ring"])
     keeper = SystemdKeeper(notify, order, place, fds["life"])
@@ -109,7 +111,7 @@ def follow(notify: Notify, fds: dict[str, int], life: dict[str, Any], earlier: d
     return Holder(Actions(None, record, log, worker, place, crew, keeper), lifecycle, follows=True)
 
 
-def end_process(process: dict[str, int] | None) -> None:
+def end_process(process: Process | None) -> None:
     """Kill it and wait for its end, however long that takes."""
     pidfd = state.open_process(process)
     if pidfd is None:
@@ -122,7 +124,7 @@ def end_process(process: dict[str, int] | None) -> None:
     os.close(pidfd)
 
 
-def _adopt(process: dict[str, int], channel: int | None, stderr: int | None) -> WorkerProcess | None:
+def _adopt(process: Process, channel: int | None, stderr: int | None) -> WorkerProcess | None:
     """The worker whose descriptors these are, if it is there still."""
     if channel is None or stderr is None or not state.alive(process):
         return None
@@ -132,21 +134,22 @@ def _adopt(process: dict[str, int], channel: int | None, stderr: int | None) -> 
     return WorkerProcess(process["pid"], pidfd, socket.socket(fileno=channel), stderr, ours=False)
 
 
-def _resume(notify: Notify, run: str, name: str, fds: dict[str, int]) -> None:
+def later_holder(notify: Notify, run: str, name: str, fds: dict[str, int]) -> Holder | None:
     """After the death of a holder that had committed. When the state is gone, the attachment was ended meanwhile."""
     earlier = state.read(run, name)
-    if earlier is not None and all(part in fds for part in PARTS):
-        follow(notify, fds, read_life(fds["life"]), earlier).run()
+    if earlier is None or any(part not in fds for part in PARTS):
+        return None
+    return _follow(notify, fds, read_life(fds["life"]), earlier)
 
 
-def _attach(notify: Notify, run: str, name: str) -> None:
+def _attach(notify: Notify, run: str, name: str) -> Holder | None:
     """A new attachment, for the process that waits for us; without one this service has nothing to do."""
     attacher = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         attacher.connect(state.launch_path(run, name))
     except OSError:
-        return
-    hold(attacher, lambda order, place: SystemdKeeper(notify, order, place))
+        return None
+    return first_holder(attacher, lambda order, place: SystemdKeeper(notify, order, place))
 
 
 def main() -> int:
@@ -160,10 +163,9 @@ def main() -> int:
     notify = Notify(variables.get("NOTIFY_SOCKET"))
     fds = kept(variables)
     notify.ready()
-    if "life" in fds:
-        _resume(notify, run, name, fds)
-    else:
-        _attach(notify, run, name)
+    holder = later_holder(notify, run, name, fds) if "life" in fds else _attach(notify, run, name)
+    if holder:
+        holder.run()
     return 0
 
 

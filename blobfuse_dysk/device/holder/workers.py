@@ -17,9 +17,10 @@ from blobfuse_dysk.device.ipc import message
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from blobfuse_dysk.device.holder.reservation import Reservation
+    from blobfuse_dysk.device.ipc.messages import Briefing, Program
+    from blobfuse_dysk.device.ipc.statefile import StateFile
 
 __all__ = ["Crew", "Pauses", "WorkerProcess", "run_apart"]
 
@@ -73,7 +74,7 @@ class WorkerProcess:
         self._status: int | None = None
 
     @classmethod
-    def start(cls, command: dict[str, Any]) -> WorkerProcess:
+    def start(cls, command: Program) -> WorkerProcess:
         """Start a process of {worker: argv, environment}. Until it is briefed it ends when we do. Raises OSError."""
         channel, theirs = message.channel()
         stderr, write_end = os.pipe2(os.O_CLOEXEC)
@@ -171,21 +172,21 @@ class Crew:
         os.close(self._config_fd)
         self._config_fd = fd
 
-    def start_standby(self, resume: dict[str, Any], command: dict[str, Any]) -> WorkerProcess:
+    def start_standby(self, resume: StateFile, command: Program) -> WorkerProcess:
         """Start one that is to stand by. Raises OSError."""
         worker = WorkerProcess.start(command)
         self.brief(worker, resume, standby=True)
         return worker
 
     def brief(
-        self, worker: WorkerProcess, resume: dict[str, Any] | None, *, resend: bool = False, standby: bool = False
+        self, worker: WorkerProcess, resume: StateFile | None, *, resend: bool = False, standby: bool = False
     ) -> None:
         """Tell it to serve, or to stand by until it is told to.
 
         resume: the state of the attachment, for a worker after the first. resend: requests died with the one before.
         To one that was told already it may be said again, and changes nothing.
         """
-        briefing = {
+        briefing: Briefing = {
             "op": "standby" if standby else "start",
             "protocol": message.PROTOCOL,
             "name": self._name,
