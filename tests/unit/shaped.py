@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_or
 
 from blobfuse_dysk.device.ipc.shapes import Rule
 
-_NAMES = ["statefile", "messages"]  # each imports those before it
+_NAMES = ["statefile", "messages", "control"]  # each imports those before it
 
 
 def typed_modules() -> dict[str, types.ModuleType]:
@@ -71,7 +71,7 @@ class Typed:
         if origin is Annotated:
             return self.fits(value, arguments[0]) and all(rule.fits(value) for rule in arguments[1:])
         if origin is Literal:
-            return isinstance(value, str) and value in arguments
+            return any(type(value) is type(each) and value == each for each in arguments)
         if origin in (Union, types.UnionType):
             return any(self.fits(value, each) for each in arguments)
         if origin is list:

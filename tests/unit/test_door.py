@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blobfuse_dysk.device.ipc import door, message, messages, shapes
+from blobfuse_dysk.device.ipc import control, door, message, messages, shapes
 from tests.unit.shaped import Typed
 
 EXAMPLES = settings(max_examples=300, deadline=None)
@@ -218,4 +218,11 @@ def test_a_row_has_a_name_an_answer_that_the_receiver_sends_and_a_protocol(row: 
 
 def test_every_message_has_a_row() -> None:
     named = {record.__name__ for record, fields in TYPED.hints.items() if fields.keys() & {"op", "event"}}
-    assert {row.record.__name__ for row in messages.TABLE} == named
+    records = [row.record for row in messages.TABLE] + [row.record for row in control.QUESTIONS.values()]
+    assert {record.__name__ for record in records} == named
+
+
+@pytest.mark.parametrize("op", control.QUESTIONS)
+def test_a_question_has_the_name_of_its_row(op: str) -> None:
+    assert op in shapes.values_of(shapes.fields_of(control.QUESTIONS[op].record)["op"])
+    assert f'{{"op": "{op}"' in str(control.__doc__), "the table for people has it, too"

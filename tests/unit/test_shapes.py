@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blobfuse_dysk.device.ipc import messages, shapes, statefile
+from blobfuse_dysk.device.ipc import control, messages, shapes, statefile
 from tests.unit.shaped import Typed
 
 EXAMPLES = settings(max_examples=300, deadline=None)
@@ -18,7 +18,7 @@ TYPED = Typed()
 RECORDS = {record.__name__: record for record in TYPED.hints}
 STAND_INS: dict[str, Any] = {
     name: value
-    for module in (statefile, messages)
+    for module in (statefile, messages, control)
     for name, value in vars(module).items()
     if isinstance(value, type) and issubclass(value, shapes.TypedDict) and value is not shapes.TypedDict
 }

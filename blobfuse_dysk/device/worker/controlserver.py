@@ -28,7 +28,7 @@ class ControlServer:
     """Answers each line with what `answers[op]` returns, or with the DyskError it raises.
 
     What does not fit the table (control.py) is refused before that, with a line in the log. `watch` is special: it is
-    answered by `say_goodbye`, at the end.
+    answered by `answer_watchers`, at the end.
     """
 
     def __init__(self, listener: socket.socket, answers: dict[str, Answer]) -> None:
@@ -38,15 +38,15 @@ class ControlServer:
 
     async def run(self) -> None:
         """Serve until cancelled. A connection that breaks harms nobody else."""
-        await trio.serve_listeners(self._talk, [self._listener])
+        await trio.serve_listeners(self._serve, [self._listener])
 
-    async def say_goodbye(self, error: DyskError | None) -> None:
+    async def answer_watchers(self, error: DyskError | None) -> None:
         """Answer the watchers: the disk's end was clean, or this went wrong."""
         with trio.move_on_after(_GOODBYE_S):
             for watcher in self._watchers:
                 await self._send(watcher, _failure(error) if error else {"ok": True})
 
-    async def _talk(self, stream: trio.SocketStream) -> None:
+    async def _serve(self, stream: trio.SocketStream) -> None:
         pending = b""
         async with stream:
             while True:

@@ -112,7 +112,7 @@ class Worker:
                 error = self._error or DyskError("the attach was given up")
                 self.send_event({"event": "error", "error": message.error_to_message(error)})
             else:
-                await self._control.say_goodbye(self._error or self._lost())
+                await self._control.answer_watchers(self._error or self._lost())
                 self.send_event({"event": "ended", "aborted": self._aborted})
             nursery.cancel_scope.cancel()
         return 1 if self._file is None else 0
@@ -318,16 +318,16 @@ class Worker:
     # The holder, and questions.
 
     async def _listen(self) -> None:
-        channel = trio.socket.from_stdlib_socket(self._channel.dup())
-        async with trio.open_nursery() as nursery:
-            while not (received := await door.receive_async(channel, door.HOLDER_TO_WORKER, _log.error)).gone:
-                for fd in received.fds:
-                    os.close(fd)  # they come with a briefing, and this worker has one
-                if received.message:
-                    self._on_message(received.message, nursery)
-            _log.error("the holder is gone; the attachment ends")
-            self._begin_end(limit_s=_ORPHAN_S)
-            self._fuse_scope.cancel()
+        with trio.socket.from_stdlib_socket(self._channel.dup()) as channel:
+            async with trio.open_nursery() as nursery:
+                while not (received := await door.receive_async(channel, door.HOLDER_TO_WORKER, _log.error)).gone:
+                    for fd in received.fds:
+                        os.close(fd)  # they come with a briefing, and this worker has one
+                    if received.message:
+                        self._on_message(received.message, nursery)
+                _log.error("the holder is gone; the attachment ends")
+                self._begin_end(limit_s=_ORPHAN_S)
+                self._fuse_scope.cancel()
 
     def _on_message(self, order: HolderOrder, nursery: trio.Nursery) -> None:
         if order["op"] == "drain" and self._turnstile:
