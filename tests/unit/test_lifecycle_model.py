@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from tests.unit.holderworld import DEVICE, READY, Process, World
 
-EXAMPLES = int(os.environ.get("DYSK_TEST_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("DYSK_TEST_EXAMPLES", "60"))
 MOST_TURNS = 300
 
 failure = {"type": "DeviceError", "message": "no", "remedy": None}
