@@ -9,9 +9,10 @@ from typing import Any, cast
 import pytest
 
 from blobfuse_dysk.device.holder import systemd
-from blobfuse_dysk.device.holder.keeper import read_life
+from blobfuse_dysk.device.holder.keeper import newest_config, read_life
 from blobfuse_dysk.device.ipc import state
 from tests.unit.holders import (
+    Killed,
     Machine,
     dies,
     first_holder,
@@ -28,14 +29,36 @@ __all__ = ["machine"]
 
 def test_a_configuration_is_for_later_workers_of_later_holders_too(machine: Machine, tmp_path: Path) -> None:
     holder = first_holder(machine, tmp_path)
-    machine.kept.discard("config")
     holder._has.crew._config_fd = os.dup(machine.life)
     later_one = os.dup(machine.life)
     machine.fds = [later_one]
     says(machine, holder, event="config")
     assert holder._has.crew._config_fd == later_one
-    assert "config" in machine.kept
+    assert {name for name in machine.kept if name.startswith("config")} == {"config-1"}
     os.close(later_one)
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_holder_is_killed_while_it_replaces_the_configuration(machine: Machine, tmp_path: Path, step: int) -> None:
+    """There is always one, or the next holder would give the attachment up; the later one counts."""
+    holder = first_holder(machine, tmp_path)
+    holder._has.crew._config_fd = os.dup(machine.life)
+    machine.fds = [os.dup(machine.life)]
+    later_one = machine.fds[0]
+    machine.steps, machine.killed_at = 0, step
+    with pytest.raises(Killed):
+        says(machine, holder, event="config")
+    os.close(later_one)
+    machine.holder_dies()
+    next_holder(machine)
+    kept = {name for name in machine.kept if name.startswith("config")}
+    assert kept == ({"config-1"} if step else {"config"})
+
+
+def test_a_later_configuration_has_a_larger_number() -> None:
+    assert newest_config(["ring", "config-9", "config", "config-10"]) == "config-10"
+    assert newest_config(["config", "life"]) == "config"
+    assert newest_config(["life"]) is None
 
 
 def test_the_next_holder_without_room_for_its_state(machine: Machine, tmp_path: Path) -> None:

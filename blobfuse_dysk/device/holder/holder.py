@@ -179,7 +179,7 @@ class Holder:
             self._feed("upgrade", event)
         elif event["event"] == "config":
             self._has.crew.replace_config(received.fds[0])
-            self._has.keeper.replace("config", received.fds[0])
+            self._has.keeper.replace_config(received.fds[0])
         elif event["event"] == "drain":
             self._feed("drained", event["id"], event["drained"])
         elif event["event"] == "error":

@@ -18,6 +18,7 @@ from blobfuse_dysk.device.ipc import state
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from blobfuse_dysk.device.holder.reservation import Reservation
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from blobfuse_dysk.device.ipc.messages import Begin, Program
     from blobfuse_dysk.device.ipc.statefile import Process
 
-__all__ = ["PARTS", "NoKeeper", "SystemdKeeper", "kept_names", "process_of", "read_life"]
+__all__ = ["PARTS", "NoKeeper", "SystemdKeeper", "kept_names", "newest_config", "process_of", "read_life"]
 
 _VERSION = 1  # of the life; a holder that does not know it lets the attachment go
 PARTS = ("fuse", "config", "ring", "control", "life")
@@ -44,8 +45,8 @@ class NoKeeper:
     def keep_all(self, parts: dict[str, int]) -> None:
         """Have everything kept but the worker."""
 
-    def replace(self, name: str, fd: int) -> None:
-        """Have this kept in place of what was kept under the name, if all is kept."""
+    def replace_config(self, fd: int) -> None:
+        """Have this kept in place of the configuration before, if all is kept."""
 
     def forget(self) -> None:
         """Have everything let go of but the worker: the FUSE connection ends with its last descriptor."""
@@ -54,12 +55,15 @@ class NoKeeper:
 class SystemdKeeper(NoKeeper):
     """The service manager. `keep_program` comes before `keep_all`: what is kept last says that all is there."""
 
-    def __init__(self, notify: Notify, order: Begin, place: Reservation, life_fd: int | None = None) -> None:
-        """life_fd: of a holder before, who had everything kept."""
+    def __init__(
+        self, notify: Notify, order: Begin, place: Reservation, life_fd: int | None = None, config: str = "config"
+    ) -> None:
+        """life_fd: of a holder before, who had everything kept. config: under which name that had the configuration."""
         self._notify = notify
         self._order = order
         self._place = place
         self._kept = life_fd is not None
+        self._config = config
         self._life_fd = os.memfd_create("dysk-life") if life_fd is None else life_fd
 
     def keep_worker(self, worker: WorkerProcess) -> None:
@@ -82,17 +86,27 @@ class SystemdKeeper(NoKeeper):
             self._notify.keep(name, self._life_fd if name == "life" else parts[name])
         self._kept = True
 
-    def replace(self, name: str, fd: int) -> None:
-        """Before `keep_all` there is nothing to replace."""
+    def replace_config(self, fd: int) -> None:
+        """Before `keep_all` there is nothing to replace. At any time at least one is kept; see newest_config."""
         if self._kept:
-            self._notify.forget(name)
-            self._notify.keep(name, fd)
+            before, self._config = self._config, f"config-{_number(self._config) + 1}"
+            self._notify.keep(self._config, fd)
+            self._notify.forget(before)
 
     def forget(self) -> None:
         """Of what is not kept, nothing is forgotten, and that is no error."""
         self._kept = False
         for name in PARTS:
-            self._notify.forget(name)
+            self._notify.forget(self._config if name == "config" else name)
+
+
+def newest_config(names: Iterable[str]) -> str | None:
+    """Under which the configuration is kept that counts: config, or config-N, the larger the later."""
+    return max((name for name in names if name.partition("-")[0] == "config"), key=_number, default=None)
+
+
+def _number(name: str) -> int:
+    return int(name.partition("-")[2] or 0)
 
 
 def kept_names(process: Process) -> tuple[str, str]:

@@ -50,7 +50,7 @@ from blobfuse_dysk import environment
 from blobfuse_dysk.device.holder.actions import Actions
 from blobfuse_dysk.device.holder.handover import Handover
 from blobfuse_dysk.device.holder.holder import Holder, first_holder
-from blobfuse_dysk.device.holder.keeper import PARTS, SystemdKeeper, kept_names, process_of, read_life
+from blobfuse_dysk.device.holder.keeper import PARTS, SystemdKeeper, kept_names, newest_config, process_of, read_life
 from blobfuse_dysk.device.holder.lifecycle import Lifecycle
 from blobfuse_dysk.device.holder.machine import Worker
 from blobfuse_dysk.device.holder.record import Record
@@ -78,7 +78,8 @@ def _follow(notify: Notify, fds: dict[str, int], life: dict[str, Any], earlier: 
     if not adopted:
         names = ()
         end_process(known)
-    others = fds.keys() - {*PARTS, *names}
+    config = newest_config(fds) or "config"
+    others = fds.keys() - {*(part for part in PARTS if part != "config"), config, *names}
     for name in others:
         if name.startswith("channel-"):
             end_process(process_of(name))
@@ -104,8 +105,8 @@ def _follow(notify: Notify, fds: dict[str, int], life: dict[str, Any], earlier: 
     its = Worker(worker.pid, now, served=adopted is not None)
     handover = Handover(command, record.fields["upgrades"], former)
     lifecycle = Lifecycle.following(record.fields, its, handover, adopted=adopted is not None, now=now)
-    crew = Crew(order["name"], order["log"], place, fds["config"], fds["ring"])
-    keeper = SystemdKeeper(notify, order, place, fds["life"])
+    crew = Crew(order["name"], order["log"], place, fds[config], fds["ring"])
+    keeper = SystemdKeeper(notify, order, place, fds["life"], config)
     how = "goes on" if adopted else "is new, too"
     log(f"the holder died; this is the next one, and worker {worker.pid} {how}", WARNING)
     return Holder(Actions(None, record, log, worker, place, crew, keeper), lifecycle, follows=True)
@@ -137,7 +138,7 @@ def _adopt(process: Process, channel: int | None, stderr: int | None) -> WorkerP
 def later_holder(notify: Notify, run: str, name: str, fds: dict[str, int]) -> Holder | None:
     """After the death of a holder that had committed. When the state is gone, the attachment was ended meanwhile."""
     earlier = state.read(run, name)
-    if earlier is None or any(part not in fds for part in PARTS):
+    if earlier is None or newest_config(fds) is None or any(part not in fds for part in PARTS if part != "config"):
         return None
     return _follow(notify, fds, read_life(fds["life"]), earlier)
 
