@@ -21,7 +21,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.unit.holderworld import DEVICE, READY, Process, World
+from tests.unit.holderkernel import READY, Process
+from tests.unit.holderworld import DEVICE, World
 
 EXAMPLES = int(os.environ.get("DYSK_TEST_EXAMPLES", "60"))
 MOST_TURNS = 300
@@ -41,8 +42,8 @@ events: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.builds(lambda aborted: {"event": "ended", "aborted": aborted}, st.booleans()),
     st.just({"event": "standing-by"}),
     st.just({"event": "drain"}),
-    st.just({"op": "commit", "device": DEVICE}),
 )
+rarely = st.integers(0, 7).map(lambda number: number == 7)
 
 
 class Holders(RuleBasedStateMachine):
@@ -50,9 +51,17 @@ class Holders(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(kept=st.sampled_from([True, True, False]), resends=st.booleans(), timeout=st.sampled_from([None, 30.0]))
-    def begin(self, kept: bool, resends: bool, timeout: float | None) -> None:
+    @initialize(
+        kept=st.sampled_from([True, True, False]),
+        resends=st.booleans(),
+        timeout=st.sampled_from([None, 30.0]),
+        attached=st.sampled_from([True, True, True, False]),
+    )
+    def begin(self, kept: bool, resends: bool, timeout: float | None, attached: bool) -> None:
         self.world = World(kept=kept, can_resend=resends, io_timeout_s=timeout)
+        if attached:
+            self.settle(attach=True, turns=20)
+            assert "committed" in self.world.answers
 
     def living(self) -> list[Process]:
         return [process for process in self.world.processes.values() if process.alive]
@@ -68,11 +77,22 @@ class Holders(RuleBasedStateMachine):
             if workers := self.living():
                 data.draw(st.sampled_from(workers), "worker").goes_on()
 
-    @rule(event=events, data=st.data())
-    def a_worker_says_anything(self, event: dict[str, Any], data: st.DataObject) -> None:
-        if workers := self.living():
+    @rule(event=events, data=st.data(), rare=rarely)
+    def a_worker_says_anything(self, event: dict[str, Any], data: st.DataObject, rare: bool) -> None:
+        if (workers := self.living()) and (rare or event["event"] != "ended"):
             worker = data.draw(st.sampled_from(workers), "worker")
             worker.says(event, fd=event.get("event") == "config")
+
+    @rule(request_id=ids, program=programs)
+    def another_program_is_asked_for(self, request_id: str, program: str) -> None:
+        """By the worker that serves, as it does when it is told to."""
+        for worker in self.living():
+            if worker.ready:
+                worker.says({"event": "upgrade", "id": request_id, "worker": [program], "path": "p"})
+
+    @rule(turns=st.integers(1, 8))
+    def all_goes_on(self, turns: int) -> None:
+        self.settle(attach=True, turns=turns)
 
     @rule(data=st.data())
     def a_worker_dies(self, data: st.DataObject) -> None:
@@ -85,11 +105,6 @@ class Holders(RuleBasedStateMachine):
             data.draw(st.sampled_from(workers), "worker").stuck = True
 
     @precondition(lambda self: self.world.attacher_alive)
-    @rule()
-    def it_is_attached(self) -> None:
-        self.settle(attach=True, turns=6)
-
-    @precondition(lambda self: self.world.attacher_alive)
     @rule(order=st.sampled_from([{"op": "commit", "device": DEVICE}, {"op": "abandon"}, {"op": "command"}]))
     def the_attaching_process_says_anything(self, order: dict[str, Any]) -> None:
         self.world.attacher.inbox.append((order, False))
@@ -100,13 +115,14 @@ class Holders(RuleBasedStateMachine):
         self.world.attacher_alive = False
 
     @precondition(lambda self: "ready" in self.world.answers and not self.world.over)
-    @rule(device=st.sampled_from([DEVICE, DEVICE, None]))
-    def the_device_changes(self, device: str | None) -> None:
-        self.world.device = device
+    @rule(rare=rarely, device=st.sampled_from([DEVICE, None]))
+    def the_device_changes(self, rare: bool, device: str | None) -> None:
+        if rare:
+            self.world.device = device
 
-    @rule()
-    def a_signal(self) -> None:
-        self.world.signalled += 1
+    @rule(rare=rarely)
+    def a_signal(self, rare: bool) -> None:
+        self.world.signalled += rare
 
     @rule(full=st.booleans())
     def run_is_full(self, full: bool) -> None:
