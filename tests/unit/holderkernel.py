@@ -39,6 +39,7 @@ class Process:
         self.dying = False  # was sent SIGKILL
         self.told = self.ready = self.reaped = False
         self.stuck = False  # answers neither standby nor drain
+        self.held = False  # takes no requests, as it is to drain
         self.channel = Thing("channel", self)
         self.orders: deque[dict[str, Any]] = deque()
 
@@ -54,6 +55,7 @@ class Process:
             return True
         order = self.orders.popleft()
         op = order["op"]
+        self.held = op == "drain" or (self.held and op != "resume")
         if self.program == op or (op in ("start", "go") and self.program == "serve"):
             self.says({"event": "error", "error": {"type": "DeviceError", "message": "no", "remedy": None}})
             self.alive = False

@@ -89,6 +89,7 @@ class Process:
 
     @classmethod
     def start(cls, command: dict[str, Any]) -> Process:
+        cls.machine.commands.append(command)
         pid = cls.machine.spawn().pid
         return cls(pid, pid, None, pid)
 
@@ -126,6 +127,7 @@ class Machine:
         self.resends = True  # the kernel
         self.let_go: list[str | None] = []
         self.lines: list[str] = []  # of the log
+        self.commands: list[dict[str, Any]] = []  # of which workers were started
 
     def log(self, text: str, priority: int = 0) -> None:
         self.lines.append(text)

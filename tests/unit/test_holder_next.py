@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -12,15 +13,19 @@ from blobfuse_dysk.device.holder import systemd
 from blobfuse_dysk.device.holder.keeper import newest_config, read_life
 from blobfuse_dysk.device.ipc import state
 from tests.unit.holders import (
+    COMMAND,
     Killed,
     Machine,
+    asked_to_replace,
     dies,
     first_holder,
     later,
     machine,
     next_holder,
     says,
+    serves,
     settle,
+    stands_by,
     the_worker,
 )
 
@@ -118,6 +123,53 @@ def test_the_next_holder_says_that_a_replacement_did_not_happen(machine: Machine
     answer = machine.state["upgrades"]["1"]
     assert answer["done"]
     assert "the holder died meanwhile" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_program_that_cannot_start_is_not_started_again_by_the_next_holder(
+    machine: Machine, tmp_path: Path, together: bool
+) -> None:
+    """The holder dies between `go` and `ready`, and the new worker with it, or after it: the old program goes on."""
+    holder = first_holder(machine, tmp_path)
+    asked_to_replace(machine, holder)
+    stands_by(holder)
+    says(machine, holder, event="drain", id="1", drained=True)
+    new = dies(machine, holder)
+    assert new.orders == ["standby", "go"]
+    if together:
+        new.alive = False
+    machine.holder_dies()
+    follower = next_holder(machine)
+    if not together:
+        assert the_worker(follower) is new
+        dies(machine, follower)
+    assert machine.commands[-1] == COMMAND
+    assert read_life(machine.life)["command"] == COMMAND
+    assert read_life(machine.life)["former"] is None
+
+
+def test_a_program_that_serves_is_that_of_the_next_holder(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    asked_to_replace(machine, holder)
+    stands_by(holder)
+    says(machine, holder, event="drain", id="1", drained=True)
+    dies(machine, holder)
+    assert read_life(machine.life)["former"] == COMMAND
+    serves(machine, holder)
+    machine.holder_dies()
+    dies(machine, next_holder(machine))
+    assert machine.commands[-1]["worker"] == ["new"]
+
+
+def test_the_life_is_kept_last(machine: Machine, tmp_path: Path) -> None:
+    """It says to the next holder that all the rest is there."""
+    holder = first_holder(machine, tmp_path, attached=False)
+    serves(machine, holder)
+    for step in range(20):
+        machine.kept, machine.steps, machine.killed_at = set(), 0, step
+        with contextlib.suppress(Killed):
+            holder._has.keeper.keep_all({"fuse": 1, "config": 1, "ring": 1, "control": 1})
+        assert ("life" in machine.kept) is (len(machine.kept) == 5)
 
 
 def test_the_next_holder_has_requests_of_a_dead_worker_sent_again(machine: Machine, tmp_path: Path) -> None:

@@ -207,6 +207,7 @@ class Holders(RuleBasedStateMachine):
         (worker,) = self.living()
         assert worker.told
         assert worker.ready
+        assert not worker.held, "it stands still"
         assert worker.program == "good"
         assert life.handover.phase in ("idle", "proving")
         assert life.deadline is None
