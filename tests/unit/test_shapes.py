@@ -32,8 +32,8 @@ def test_every_record_is_a_typed_dict_to_mypy_and_a_shape_at_run_time() -> None:
 @pytest.mark.parametrize("name", sorted(RECORDS))
 def test_a_record_has_the_fields_that_mypy_knows(name: str) -> None:
     shape = shapes._record(STAND_INS[name])
-    assert shape.all.keys() == TYPED.hints[RECORDS[name]].keys()
-    assert shape.required.keys() == TYPED.required(RECORDS[name])
+    assert shape.fields.keys() == TYPED.hints[RECORDS[name]].keys()
+    assert {*shape.required} == TYPED.required(RECORDS[name])
 
 
 @given(chance=st.randoms(use_true_random=True))
