@@ -319,6 +319,8 @@ def test_log_goes_to_the_system_log_or_to_a_bounded_file(tmp_path: Path) -> None
         log("three", WARNING)
         assert syslog.recv(1000).decode() == f"<28>dysk-test[{os.getpid()}]: db: three"
     (tmp_path / "dev-log").unlink()
+    log("/a\udcff \ud800")
+    assert (tmp_path / "log" / "db.log").read_text().endswith(r": /a\udcff \ud800" + "\n")
     (tmp_path / "log" / "db.log").write_bytes(bytes((1 << 20) + 1))
     log("four")
     log("five")

@@ -92,6 +92,7 @@ FITS: dict[str, Any] = {"inner": {"number": 1}, "many": [{"number": 2}], "named"
         ({}, None),
         ({"inner": None}, None),
         ({"free": [{}, [None, True, "x"]]}, None),
+        ({"free": "/a/path/that/is/no/text\udcff"}, None),
         ({"inner": {"number": True}}, "it.inner.number is true, not a whole number"),
         ({"inner": {"number": 1.0}}, "it.inner.number is 1.0, not a whole number"),
         ({"inner": {}}, "it.inner.number is missing"),

@@ -18,13 +18,13 @@ import socket
 import struct
 
 from blobfuse_dysk import errors
+from blobfuse_dysk.device.ipc import shapes
+from blobfuse_dysk.device.ipc.statefile import Failure
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
-
-    from blobfuse_dysk.device.ipc.statefile import Failure
 
 __all__ = [
     "ANCILLARY_BYTES",
@@ -104,7 +104,8 @@ def unpack(ancillary: list[tuple[int, int, bytes]], flags: int) -> tuple[list[in
 
 
 def clip(text: str) -> str:
-    """A text for people, as long as may be in a message."""
+    """A text for people, such as may be in a message: not too long, and without bytes of paths that are no text."""
+    text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT - 3]}..."
 
 
@@ -113,7 +114,10 @@ def error_to_message(error: errors.DyskError) -> Failure:
     kind = next(cls.__name__ for cls in type(error).__mro__ if cls.__name__ in errors.__all__)
     fields = error.fields()
     remedy = fields.pop("remedy")
-    return {"type": kind, "message": clip(str(error)), "remedy": remedy and clip(remedy), "data": fields}
+    failure: Failure = {"type": kind, "message": clip(str(error)), "remedy": remedy and clip(remedy), "data": fields}
+    if shapes.problem(failure, Failure):  # a number that JSON does not have, such as a Retry-After beyond all bounds
+        failure["data"] = {}
+    return failure
 
 
 def message_to_error(message: Failure) -> errors.DyskError:

@@ -10,7 +10,7 @@ import would cost the holder half a MiB; while the program runs they are what st
 
 Annotations may use bool, int, float, str, None, object (whatever JSON can say), `|`, list[X], dict[str, X], other
 records, and these four. They are stricter than JSON and than Python: true is no int; neither NaN nor an infinity is a
-number, nor is an int so large that it is no float; a str can be encoded, so that it can be logged and be a path.
+number, nor is an int so large that it is no float; a str can be a path.
 
 What cannot be said with them is Annotated[X, Rule]. tests/unit/test_shapes.py compares all of this with typing's own.
 """
@@ -224,11 +224,11 @@ def _is_int(value: object) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    """A lone half of a surrogate pair, which JSON can say, cannot be encoded."""
+    """JSON can say lone halves of surrogate pairs. Of these os.fsencode takes those that stand for a byte of a path."""
     if not isinstance(value, str):
         return False
     try:
-        value.encode()
+        value.encode(errors="surrogateescape")
     except UnicodeEncodeError:
         return False
     return True
