@@ -14,8 +14,8 @@ import pytest
 
 from blobfuse_dysk.azure.credential.resolve import resolve
 from blobfuse_dysk.device.attacher import naming
-from blobfuse_dysk.device.holder.child import Pauses, WorkerProcess
 from blobfuse_dysk.device.holder.reservation import Reservation, explain
+from blobfuse_dysk.device.holder.workers import Pauses, WorkerProcess
 from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.control import Control
@@ -330,11 +330,11 @@ def test_log_goes_to_the_system_log_or_to_a_bounded_file(tmp_path: Path) -> None
 
 
 def test_what_a_worker_says_last_is_kept() -> None:
-    worker = WorkerProcess(["/bin/sh", "-c", "echo one >&2; echo two >&2; exit 3"], {})
+    worker = WorkerProcess.start({"worker": ["/bin/sh", "-c", "echo one >&2; echo two >&2; exit 3"], "environment": {}})
     os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
     assert worker.reap() == ["one", "two"]
     assert worker.end_text() == "exit status 3: two"
-    worker = WorkerProcess(["/bin/sh", "-c", "read never"], {})
+    worker = WorkerProcess.start({"worker": ["/bin/sh", "-c", "read never"], "environment": {}})
     worker.kill()
     worker.reap()
     assert worker.end_text() == "signal SIGKILL"
