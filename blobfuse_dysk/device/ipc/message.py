@@ -13,7 +13,6 @@ One that does not know its holder's number says so and serves nothing (device/wo
 from __future__ import annotations
 
 import json
-import os
 import socket
 import struct
 
@@ -35,7 +34,6 @@ __all__ = [
     "clip",
     "error_to_message",
     "message_to_error",
-    "receive",
     "receive_packet",
     "send",
     "unpack",
@@ -68,24 +66,11 @@ def send(channel: socket.socket, message: Mapping[str, object], fds: Sequence[in
     return True
 
 
-def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
-    """Wait for one message; (None, []) when the other side is gone. The descriptors are close-on-exec."""
-    try:
-        data, fds, _, _ = socket.recv_fds(channel, MOST_BYTES, _MOST_FDS)
-    except ConnectionError:
-        return None, []
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    if not data:
-        for fd in fds:
-            os.close(fd)
-        return None, []
-    message: dict[str, Any] = json.loads(data)
-    return message, fds
-
-
 def receive_packet(channel: socket.socket) -> tuple[bytes, list[int], bool]:
-    """Wait for one message as it comes, and its descriptors; empty when the other side is gone. See `unpack`."""
+    """Wait for one message as it comes, with its descriptors, close-on-exec; empty when the other side is gone.
+
+    Whoever has use for what it says lets it in at a door (door.py). The last is as `unpack` has it.
+    """
     try:
         data, ancillary, flags, _ = channel.recvmsg(MOST_BYTES, ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
     except ConnectionError:

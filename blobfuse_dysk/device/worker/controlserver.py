@@ -17,7 +17,7 @@ from blobfuse_dysk.errors import DyskError, UsageError
 
 __all__ = ["Answer", "ControlServer", "admit"]
 
-Answer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+Answer = Callable[[Any], Awaitable[dict[str, Any]]]  # of a question that fits the table
 _MOST_LINE = 64 << 10  # bytes
 _GOODBYE_S = 0.5  # for watchers to take the last answer
 _MOST_LOGGED = 300  # characters
