@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from blobfuse_dysk.device.ipc import control, door, message, messages, shapes
 from tests.unit.shaped import Typed
 
-EXAMPLES = settings(max_examples=300, deadline=None)
+EXAMPLES = settings(max_examples=120, deadline=None)
 TYPED = Typed()
 DOORS: dict[tuple[str, str], door.Door[Any]] = {
     (messages.ATTACHER, messages.HOLDER): door.ATTACHER_TO_HOLDER,

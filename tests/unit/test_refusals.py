@@ -27,7 +27,7 @@ from blobfuse_dysk.options import LIVE_OPTIONS
 from tests.unit.shaped import TEXTS, Typed, odd_value
 from tests.unit.states import a_state
 
-EXAMPLES = settings(max_examples=100, deadline=None)
+EXAMPLES = settings(max_examples=60, deadline=None)
 TYPED = Typed()
 ANY = st.randoms(use_true_random=True)
 

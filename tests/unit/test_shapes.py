@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from blobfuse_dysk.device.ipc import control, messages, shapes, statefile
 from tests.unit.shaped import Typed
 
-EXAMPLES = settings(max_examples=300, deadline=None)
+EXAMPLES = settings(max_examples=120, deadline=None)
 TYPED = Typed()
 RECORDS = {record.__name__: record for record in TYPED.hints}
 STAND_INS: dict[str, Any] = {
