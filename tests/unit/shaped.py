@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import sys
 import types
 from pathlib import Path
@@ -12,48 +13,32 @@ from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_or
 
 from blobfuse_dysk.device.ipc.shapes import Rule
 
+_PACKAGE = "blobfuse_dysk.device.ipc"
 _NAMES = ["statefile", "messages", "control"]  # each imports those before it
 
 
-def typed_modules() -> dict[str, types.ModuleType]:
-    """The modules of types as mypy sees them: with typing's own TypedDict, Literal, Annotated, NotRequired."""
-    found: dict[str, types.ModuleType] = {}
-    real = {}
-    for name in _NAMES:
-        full = f"blobfuse_dysk.device.ipc.{name}"
-        path = importlib.import_module(full).__file__
-        assert path
-        source = Path(path).read_text()
-        assert source.count("TYPE_CHECKING = False") == 1
-        found[name] = types.ModuleType(full)
-        real[full] = sys.modules[full]
-        sys.modules[full] = found[name]
-        exec(source.replace("TYPE_CHECKING = False", "TYPE_CHECKING = True"), vars(found[name]))
-    hints(found["messages"].TABLE[0].record)  # resolved while the names lead there
-    sys.modules.update(real)
-    return found
-
-
-def hints(record: Any) -> dict[str, Any]:
-    """A TypedDict's fields, by typing itself."""
-    return get_type_hints(record, include_extras=True)
-
-
 class Typed:
-    """All records, as typing has them, with the hints of their fields."""
+    """All records as mypy sees them: with typing's own TypedDict, Literal, Annotated, NotRequired.
+
+    modules: by name. hints: of each record, what typing says of its fields.
+    """
 
     def __init__(self) -> None:
-        real = {name: sys.modules[f"blobfuse_dysk.device.ipc.{name}"] for name in _NAMES}
-        self.modules = typed_modules()
+        real = {f"{_PACKAGE}.{name}": importlib.import_module(f"{_PACKAGE}.{name}") for name in _NAMES}
+        self.modules: dict[str, types.ModuleType] = {}
         self.hints: dict[Any, dict[str, Any]] = {}
-        for name in _NAMES:
-            sys.modules[f"blobfuse_dysk.device.ipc.{name}"] = self.modules[name]
-        for module in self.modules.values():
-            for value in vars(module).values():
-                if is_typeddict(value):
-                    self.hints[value] = hints(value)
-        for name in _NAMES:
-            sys.modules[f"blobfuse_dysk.device.ipc.{name}"] = real[name]
+        try:
+            for full, module in real.items():
+                source = Path(module.__file__ or "").read_text()
+                assert source.count("TYPE_CHECKING = False") == 1
+                typed = sys.modules[full] = types.ModuleType(full)  # the next one imports from it
+                exec(source.replace("TYPE_CHECKING = False", "TYPE_CHECKING = True"), vars(typed))
+                self.modules[full.rpartition(".")[2]] = typed
+            for typed in self.modules.values():
+                records = filter(is_typeddict, vars(typed).values())
+                self.hints |= {record: get_type_hints(record, include_extras=True) for record in records}
+        finally:
+            sys.modules.update(real)
 
     def record(self, name: str) -> Any:
         """By its name."""
@@ -141,11 +126,19 @@ def _is_plain(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e308
     if hint is str:
-        return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+        return isinstance(value, str) and _is_path(value)
     if hint is object:
         return _is_finite(value)
     assert hint in (bool, type(None))
     return isinstance(value, hint)
+
+
+def _is_path(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_finite(value: Any) -> bool:
@@ -177,7 +170,7 @@ def plain_value(hint: Any, chance: Random) -> Any:
 
 def odd_value(chance: Random) -> Any:
     """Any JSON, and what JSON cannot say but json.loads takes all the same."""
-    odd: list[Any] = [math.nan, math.inf, -math.inf, 10**400, "\ud800", 1e308, -1, 0.5, True, 1 << 31]
+    odd: list[Any] = [math.nan, math.inf, -math.inf, 10**400, "\ud800", "/a\udcff", 1e308, -1, 0.5, True, 1 << 31]
     return chance.choice(odd) if chance.random() < 0.5 else plain_value(object, chance)
 
 

@@ -19,7 +19,7 @@ from blobfuse_dysk.device.holder.keeper import kept_names, process_of
 from blobfuse_dysk.device.holder.record import Record
 from blobfuse_dysk.device.holder.reservation import Reservation
 from blobfuse_dysk.device.holder.workers import Crew, WorkerProcess
-from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.ipc import door, message, state
 from blobfuse_dysk.device.ipc.log import Log
 from blobfuse_dysk.device.worker.startup import await_go, resume_state, take_briefing
 from tests.unit.states import a_first_state, a_state
@@ -77,7 +77,7 @@ def test_a_briefing_says_it_all(crew: Crew, told: Told, standby: bool) -> None:
 def test_a_worker_that_stands_by_goes_on_when_it_is_told(crew: Crew, told: Told) -> None:
     message.send(told.channel, {"op": "go", "resume": a_state(size=1), "resend": True})
     assert await_go(told.peer) == (a_state(size=1), True)
-    assert message.receive(told.channel)[0] == {"event": "standing-by"}
+    assert door.receive(told.channel, door.WORKER_TO_HOLDER, pytest.fail).message == {"event": "standing-by"}
 
 
 def test_a_worker_that_stands_by_is_told_to_serve_by_the_next_holder(crew: Crew, told: Told) -> None:
@@ -97,8 +97,9 @@ def test_a_worker_whose_holder_is_gone_before_it_is_told_does_nothing(told: Told
 def test_a_worker_serves_no_holder_that_it_does_not_know(told: Told) -> None:
     message.send(told.channel, {"op": "start", "protocol": 99})
     assert take_briefing(told.peer) is None
-    said, _ = message.receive(told.channel)
+    said = door.receive(told.channel, door.WORKER_TO_HOLDER, pytest.fail).message
     assert said
+    assert said["event"] == "error"
     assert "protocol 99" in said["error"]["message"]
 
 
@@ -108,7 +109,7 @@ def test_later_workers_get_the_later_configuration(crew: Crew, told: Told) -> No
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(old)
     crew.brief(cast(WorkerProcess, told), None)
-    _, fds = message.receive(told.peer)
+    fds = door.receive(told.peer, door.HOLDER_TO_WORKER, pytest.fail).fds
     assert name_of(fds[0]).startswith("/memfd:later")
     for fd in fds:
         os.close(fd)

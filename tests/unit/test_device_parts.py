@@ -137,13 +137,13 @@ def test_messages_carry_descriptors_and_ends() -> None:
     ours, theirs = message.channel()
     with ours, theirs, Path("/proc/self/stat").open() as file:
         assert message.send(ours, {"op": "start", "name": "ü"}, [file.fileno()])
-        received, fds = message.receive(theirs)
-        assert received == {"op": "start", "name": "ü"}
+        received, fds, whole = message.receive_packet(theirs)
+        assert (json.loads(received), whole) == ({"op": "start", "name": "ü"}, True)
         assert os.path.samestat(os.fstat(fds[0]), os.fstat(file.fileno()))
         assert not os.get_inheritable(fds[0])
         os.close(fds[0])
         ours.close()
-        assert message.receive(theirs) == (None, [])
+        assert message.receive_packet(theirs) == (b"", [], True)
         assert not message.send(theirs, {"op": "end"})
 
 
@@ -319,6 +319,8 @@ def test_log_goes_to_the_system_log_or_to_a_bounded_file(tmp_path: Path) -> None
         log("three", WARNING)
         assert syslog.recv(1000).decode() == f"<28>dysk-test[{os.getpid()}]: db: three"
     (tmp_path / "dev-log").unlink()
+    log("/a\udcff \ud800")
+    assert (tmp_path / "log" / "db.log").read_text().endswith(r": /a\udcff \ud800" + "\n")
     (tmp_path / "log" / "db.log").write_bytes(bytes((1 << 20) + 1))
     log("four")
     log("five")

@@ -74,6 +74,15 @@ def test_what_is_said_of_an_error_is_never_too_long_for_a_message() -> None:
     assert message.clip("x" * 2000) == "x" * 2000
 
 
+def test_a_path_that_is_no_text_and_a_number_beyond_bounds_do_not_keep_an_error_from_arriving() -> None:
+    told = message.error_to_message(
+        ServiceError("no /a\udcff", status=503, retry_after_s=float("inf"), remedy="\ud800")
+    )
+    assert told == {"type": "ServiceError", "message": r"no /a\udcff", "remedy": r"\ud800", "data": {}}
+    assert shapes.problem(told, Failure) is None
+    assert str(message.message_to_error(told)) == r"no /a\udcff"
+
+
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_what_is_said_of_an_error_gets_through_every_door(error: DyskError) -> None:
     assert shapes.problem(json.loads(json.dumps(message.error_to_message(error))), Failure) is None

@@ -3,6 +3,7 @@ not. The holder's doors are in test_holder.py and test_lifecycle_model.py."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from pathlib import Path
@@ -26,7 +27,7 @@ from blobfuse_dysk.options import LIVE_OPTIONS
 from tests.unit.shaped import TEXTS, Typed, odd_value
 from tests.unit.states import a_state
 
-EXAMPLES = settings(max_examples=100, deadline=None)
+EXAMPLES = settings(max_examples=60, deadline=None)
 TYPED = Typed()
 ANY = st.randoms(use_true_random=True)
 
@@ -250,6 +251,37 @@ def test_a_refused_question_is_logged_in_one_line(caplog: pytest.LogCaptureFixtu
         "a question is refused: it is not JSON: Expecting value: line 1 column 1 (char 0)",
         "a question is refused: it has no op",
     ]
+
+
+def test_a_question_that_is_too_long_ends_its_connection_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def long() -> None:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind("")
+        listener.listen()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ControlServer(listener, Questions(cast(Asked, FakeWorker())).answers).run)
+            client = trio.socket.socket(socket.AF_UNIX)
+            await client.connect(listener.getsockname())
+            async with trio.SocketStream(client) as stream:
+                await stream.send_all(b'{"op": "status"}\n')
+                assert json.loads(await stream.receive_some(1 << 20))["ok"]
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await stream.send_all(b"x" * (1 << 20))
+                with contextlib.suppress(trio.BrokenResourceError):
+                    assert await stream.receive_some(1) == b""
+            nursery.cancel_scope.cancel()
+
+    trio.run(long)
+    assert caplog.messages == ["a question is refused: it is too long"]
+
+
+def test_a_question_that_fails_in_the_worker_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    worker = FakeWorker()
+    worker.stack.status = lambda: 1 // 0
+    first, second = trio.run(ask, worker, b'{"op": "status"}', b'{"op": "stop"}')
+    assert "ZeroDivisionError" in first["error"]["message"]
+    assert second == {"ok": True}
+    assert caplog.messages == ["a question could not be answered"]
 
 
 @pytest.mark.parametrize(

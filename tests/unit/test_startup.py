@@ -18,7 +18,7 @@ from blobfuse_dysk.device.worker.startup import await_go, take_briefing
 from tests.unit.shaped import Typed
 from tests.unit.states import a_state
 
-EXAMPLES = settings(max_examples=150, deadline=None)
+EXAMPLES = settings(max_examples=60, deadline=None)
 TYPED = Typed()
 BRIEFING: dict[str, Any] = {
     "op": "start",

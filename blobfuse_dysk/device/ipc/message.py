@@ -13,18 +13,17 @@ One that does not know its holder's number says so and serves nothing (device/wo
 from __future__ import annotations
 
 import json
-import os
 import socket
 import struct
 
 from blobfuse_dysk import errors
+from blobfuse_dysk.device.ipc import shapes
+from blobfuse_dysk.device.ipc.statefile import Failure
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
-
-    from blobfuse_dysk.device.ipc.statefile import Failure
 
 __all__ = [
     "ANCILLARY_BYTES",
@@ -35,7 +34,6 @@ __all__ = [
     "clip",
     "error_to_message",
     "message_to_error",
-    "receive",
     "receive_packet",
     "send",
     "unpack",
@@ -68,24 +66,11 @@ def send(channel: socket.socket, message: Mapping[str, object], fds: Sequence[in
     return True
 
 
-def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
-    """Wait for one message; (None, []) when the other side is gone. The descriptors are close-on-exec."""
-    try:
-        data, fds, _, _ = socket.recv_fds(channel, MOST_BYTES, _MOST_FDS)
-    except ConnectionError:
-        return None, []
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    if not data:
-        for fd in fds:
-            os.close(fd)
-        return None, []
-    message: dict[str, Any] = json.loads(data)
-    return message, fds
-
-
 def receive_packet(channel: socket.socket) -> tuple[bytes, list[int], bool]:
-    """Wait for one message as it comes, and its descriptors; empty when the other side is gone. See `unpack`."""
+    """Wait for one message as it comes, with its descriptors, close-on-exec; empty when the other side is gone.
+
+    Whoever has use for what it says lets it in at a door (door.py). The last is as `unpack` has it.
+    """
     try:
         data, ancillary, flags, _ = channel.recvmsg(MOST_BYTES, ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
     except ConnectionError:
@@ -104,7 +89,8 @@ def unpack(ancillary: list[tuple[int, int, bytes]], flags: int) -> tuple[list[in
 
 
 def clip(text: str) -> str:
-    """A text for people, as long as may be in a message."""
+    """A text for people, such as may be in a message: not too long, and without bytes of paths that are no text."""
+    text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT - 3]}..."
 
 
@@ -113,7 +99,10 @@ def error_to_message(error: errors.DyskError) -> Failure:
     kind = next(cls.__name__ for cls in type(error).__mro__ if cls.__name__ in errors.__all__)
     fields = error.fields()
     remedy = fields.pop("remedy")
-    return {"type": kind, "message": clip(str(error)), "remedy": remedy and clip(remedy), "data": fields}
+    failure: Failure = {"type": kind, "message": clip(str(error)), "remedy": remedy and clip(remedy), "data": fields}
+    if shapes.problem(failure, Failure):  # a number that JSON does not have, such as a Retry-After beyond all bounds
+        failure["data"] = {}
+    return failure
 
 
 def message_to_error(message: Failure) -> errors.DyskError:

@@ -10,7 +10,7 @@ import would cost the holder half a MiB; while the program runs they are what st
 
 Annotations may use bool, int, float, str, None, object (whatever JSON can say), `|`, list[X], dict[str, X], other
 records, and these four. They are stricter than JSON and than Python: true is no int; neither NaN nor an infinity is a
-number, nor is an int so large that it is no float; a str can be encoded, so that it can be logged and be a path.
+number, nor is an int so large that it is no float; a str can be a path.
 
 What cannot be said with them is Annotated[X, Rule]. tests/unit/test_shapes.py compares all of this with typing's own.
 """
@@ -48,6 +48,8 @@ _LARGEST = 1e308  # of a number
 class Shape:
     """What a value must be. what: in words. fits: whether it is."""
 
+    __slots__ = ("fits", "what")
+
     def __init__(self, what: str, fits: Callable[[Any], bool]) -> None:
         self.what = what
         self.fits = fits
@@ -64,7 +66,9 @@ class Shape:
 
 
 class Rule:
-    """A condition of a value, beyond its type. what: in words, as `a number, 0 or more`."""
+    """A condition of a value, beyond its type. what: in words, as `0 or more`."""
+
+    __slots__ = ("fits", "what")
 
     def __init__(self, what: str, fits: Callable[[Any], bool]) -> None:
         self.what = what
@@ -82,8 +86,12 @@ def at_most_characters(most: int) -> Rule:
 
 
 class _Either(Shape):
+    """X | Y"""
+
+    __slots__ = ("shapes",)
+
     def __init__(self, *shapes: Shape) -> None:
-        super().__init__(" or ".join(shape.what for shape in shapes), lambda value: False)
+        super().__init__(" or ".join(shape.what for shape in shapes), _no_value)
         self.shapes = shapes
 
     def problem(self, value: object, where: str, surplus: bool) -> str | None:
@@ -97,8 +105,10 @@ class _Either(Shape):
 class _Values(Shape):
     """Literal["a", "b"]"""
 
+    __slots__ = ("values",)
+
     def __init__(self, values: tuple[object, ...]) -> None:
-        super().__init__(" or ".join(map(repr, values)), lambda value: isinstance(value, str | int))
+        super().__init__(" or ".join(map(repr, values)), _no_value)
         self.values = values
 
     def problem(self, value: object, where: str, surplus: bool) -> str | None:
@@ -110,8 +120,10 @@ class _Values(Shape):
 class _Ruled(Shape):
     """Annotated[X, Rule]"""
 
+    __slots__ = ("rules", "shape")
+
     def __init__(self, shape: Shape, rules: tuple[Rule, ...]) -> None:
-        super().__init__(", ".join((shape.what, *(rule.what for rule in rules))), lambda value: False)
+        super().__init__(", ".join((shape.what, *(rule.what for rule in rules))), _no_value)
         self.shape, self.rules = shape, rules
 
     def problem(self, value: object, where: str, surplus: bool) -> str | None:
@@ -122,8 +134,12 @@ class _Ruled(Shape):
 
 
 class _List(Shape):
+    """list[X]"""
+
+    __slots__ = ("shape",)
+
     def __init__(self, shape: Shape) -> None:
-        super().__init__("a list", lambda value: isinstance(value, list))
+        super().__init__("a list", _is_list)
         self.shape = shape
 
     def problem(self, value: Any, where: str, surplus: bool) -> str | None:
@@ -134,8 +150,12 @@ class _List(Shape):
 
 
 class _Dict(Shape):
+    """dict[str, X]"""
+
+    __slots__ = ("keys", "values")
+
     def __init__(self, keys: Shape, values: Shape) -> None:
-        super().__init__("an object", lambda value: isinstance(value, dict))
+        super().__init__("an object", _is_object)
         self.keys, self.values = keys, values
 
     def problem(self, value: Any, where: str, surplus: bool) -> str | None:
@@ -151,17 +171,20 @@ class _Dict(Shape):
 class _Optional:
     """NotRequired[X]"""
 
+    __slots__ = ("shape",)
+
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
 
 
 class _Record(Shape):
-    """A TypedDict."""
+    """A TypedDict. required: the names of fields that must be there."""
 
-    def __init__(self, required: dict[str, Shape], optional: dict[str, Shape]) -> None:
-        super().__init__("an object", lambda value: isinstance(value, dict))
-        self.required, self.optional = required, optional
-        self.all = {**required, **optional}
+    __slots__ = ("fields", "required")
+
+    def __init__(self, fields: dict[str, Shape], required: tuple[str, ...]) -> None:
+        super().__init__("an object", _is_object)
+        self.fields, self.required = fields, required
 
     def problem(self, value: Any, where: str, surplus: bool) -> str | None:
         if not self.fits(value):
@@ -171,12 +194,25 @@ class _Record(Shape):
             if name not in value:
                 return f"{inside}{name} is missing"
         for name, each in value.items():
-            if name in self.all:
-                if found := self.all[name].problem(each, f"{inside}{name}", surplus):
+            if name in self.fields:
+                if found := self.fields[name].problem(each, f"{inside}{name}", surplus):
                     return found
             elif not surplus:
                 return f"{inside}{_shown(name)} is not known"
         return None
+
+
+def _no_value(value: object) -> bool:
+    """For shapes that judge in another way."""
+    return False
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 def _is_number(value: object) -> bool:
@@ -188,11 +224,11 @@ def _is_int(value: object) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    """A lone half of a surrogate pair, which JSON can say, cannot be encoded."""
+    """JSON can say lone halves of surrogate pairs. Of these os.fsencode takes those that stand for a byte of a path."""
     if not isinstance(value, str):
         return False
     try:
-        value.encode()
+        value.encode(errors="surrogateescape")
     except UnicodeEncodeError:
         return False
     return True
@@ -260,16 +296,17 @@ def _shape(annotation: Any) -> Shape:
 def _record(record: type) -> _Record:
     """The shape of a TypedDict, made when it is first asked for."""
     if record not in _records:
-        required: dict[str, Shape] = {}
-        optional: dict[str, Shape] = {}
+        fields: dict[str, Shape] = {}
+        required: list[str] = []
         for cls in reversed(record.__mro__[: record.__mro__.index(TypedDict)]):
             for name, text in cls.__annotations__.items():
                 shape = eval(text, vars(sys.modules[cls.__module__]))  # as typing.get_type_hints does
                 if isinstance(shape, _Optional):
-                    optional[name] = shape.shape
+                    fields[name] = shape.shape
                 else:
-                    required[name] = _shape(shape)
-        _records[record] = _Record(required, optional)
+                    fields[name] = _shape(shape)
+                    required.append(name)
+        _records[record] = _Record(fields, tuple(required))
     return _records[record]
 
 
@@ -293,7 +330,7 @@ def problem(value: object, record: Any, where: str = "", *, surplus: bool = Fals
 
 def fields_of(record: Any) -> dict[str, Shape]:
     """The fields of a record, those that need not be there included."""
-    return _record(record).all
+    return _record(record).fields
 
 
 def values_of(literal: Any) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from blobfuse_dysk.errors import DyskError, UsageError
 
 __all__ = ["Answer", "ControlServer", "admit"]
 
-Answer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+Answer = Callable[[Any], Awaitable[dict[str, Any]]]  # of a question that fits the table
 _MOST_LINE = 64 << 10  # bytes
 _GOODBYE_S = 0.5  # for watchers to take the last answer
 _MOST_LOGGED = 300  # characters
@@ -55,10 +55,13 @@ class ControlServer:
                 except trio.BrokenResourceError:
                     return
                 *lines, pending = (pending + data).split(b"\n")
-                if not data or len(pending) > _MOST_LINE:
-                    return
                 for line in lines:
                     await self._answer(stream, line)
+                if len(pending) > _MOST_LINE:
+                    _log.warning("a question is refused: it is too long")
+                    return
+                if not data:
+                    return
 
     async def _answer(self, stream: trio.SocketStream, line: bytes) -> None:
         try:
@@ -69,6 +72,9 @@ class ControlServer:
             answer = {"ok": True, **await self._answers[question["op"]](question)}
         except DyskError as error:
             answer = _failure(error)
+        except Exception as error:  # what serves the disk does not end for a question
+            _log.exception("a question could not be answered")
+            answer = _failure(DyskError(f"the worker could not answer: {error!r}", remedy="report this as a bug"))
         await self._send(stream, answer)
 
     async def _send(self, stream: trio.SocketStream, answer: dict[str, Any]) -> None:

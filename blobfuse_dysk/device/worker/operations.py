@@ -9,7 +9,13 @@ from typing import Any, Protocol
 import trio
 
 from blobfuse_dysk.azure.credential.credential import Credential
-from blobfuse_dysk.device.ipc.control import CredentialSeen
+from blobfuse_dysk.device.ipc.control import (
+    CredentialSeen,
+    ReloadQuestion,
+    SetQuestion,
+    SimpleQuestion,
+    UpgradeQuestion,
+)
 from blobfuse_dysk.device.ipc.messages import StateChanged, UpgradeAsked, WorkerEvent
 from blobfuse_dysk.device.worker.controlserver import Answer
 from blobfuse_dysk.device.worker.geometry import Geometry, is_blank
@@ -56,7 +62,7 @@ class Questions:
             "stop": self._stop,
         }
 
-    async def _status(self, question: dict[str, Any]) -> dict[str, Any]:
+    async def _status(self, question: SimpleQuestion) -> dict[str, Any]:
         worker = self._worker
         if worker.stack:
             status = worker.stack.status()
@@ -72,41 +78,41 @@ class Questions:
         fails_in_s = None if open_by == math.inf else max(0.0, open_by - trio.current_time())
         return {"fails_in_s": fails_in_s, "reason": error.line()}
 
-    async def _blank(self, question: dict[str, Any]) -> dict[str, Any]:
+    async def _blank(self, question: SimpleQuestion) -> dict[str, Any]:
         stack, geometry = self._worker.stack, self._worker.geometry
         if not stack or not geometry:
             raise DyskError("the disk is not open now", remedy="try again in a moment")
         return {"blank": await is_blank(stack.store, geometry)}
 
-    async def _set(self, question: dict[str, Any]) -> dict[str, Any]:
+    async def _set(self, question: SetQuestion) -> dict[str, Any]:
         """Later workers learn of it from the state that the holder keeps."""
-        wanted = {option.field: question[option.field] for option in LIVE_OPTIONS.values() if option.field in question}
         for option in LIVE_OPTIONS.values():
-            if option.field in wanted:
-                option.check(wanted[option.field])
+            if option.field in question:
+                option.check(question.get(option.field))
         stack = self._worker.stack
         if not stack:
             raise DyskError("the disk is not open now", remedy="try again in a moment")
         event: StateChanged = {"event": "state"}
-        if "io_timeout_s" in wanted:
-            event["io_timeout_s"] = wanted["io_timeout_s"]
-            stack.set_io_timeout(wanted["io_timeout_s"])
-        if "iops" in wanted:
-            event["iops"] = None if wanted["iops"] is None else int(wanted["iops"])
-        if "mbps" in wanted:
-            event["mbps"] = wanted["mbps"]
-        if "iops" in wanted or "mbps" in wanted:
-            stack.set_limits(**{key: wanted.get(key, stack.limits[key]) for key in ("iops", "mbps")})
+        limits = {**stack.limits}
+        if "io_timeout_s" in question:
+            event["io_timeout_s"] = question["io_timeout_s"]
+            stack.set_io_timeout(question["io_timeout_s"])
+        if "iops" in question:
+            limits["iops"] = event["iops"] = None if question["iops"] is None else int(question["iops"])
+        if "mbps" in question:
+            limits["mbps"] = event["mbps"] = question["mbps"]
+        if "iops" in question or "mbps" in question:
+            stack.set_limits(**limits)
         self._worker.send_event(event)
         return {}
 
-    async def _reload(self, question: dict[str, Any]) -> dict[str, Any]:
+    async def _reload(self, question: ReloadQuestion) -> dict[str, Any]:
         credential = self._worker.credential
         await credential.reload(question["file"] or "")
         self._worker.keep_credential()
         return {"credential": _describe(credential)}
 
-    async def _upgrade(self, question: dict[str, Any]) -> dict[str, Any]:
+    async def _upgrade(self, question: UpgradeQuestion) -> dict[str, Any]:
         """The holder goes about it, and says in state.json what became of it (device/holder/handover.py)."""
         event: UpgradeAsked = {
             "event": "upgrade",
@@ -117,7 +123,7 @@ class Questions:
         self._worker.send_event(event)
         return {}
 
-    async def _stop(self, question: dict[str, Any]) -> dict[str, Any]:
+    async def _stop(self, question: SimpleQuestion) -> dict[str, Any]:
         self._worker.send_event({"event": "released"})
         return {}
 
