@@ -254,7 +254,7 @@ def test_both_processes_killed(node: Node) -> None:
     assert node.blob()["lease"]["state"] == "leased"
     attached = node.attach(disk)
     assert attached.state == "attached"
-    assert (attached.lease or {})["id"] == found["lease"]["id"]
+    assert node.lease("data")["id"] == found["lease"]["id"]
     attachment.detach("data")
     node.assert_nothing_left()
 

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import threading
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from blobfuse_dysk import attachment, live
 from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.ipc.statefile import Process, StateFile
 from blobfuse_dysk.errors import BusyError, DeviceError, DyskError, NotFoundError
 from tests.device.conftest import MIB, Node, fill, wait_for
 from tests.device.programs import NO_RESEND, use_holder, use_worker
@@ -132,7 +134,7 @@ def test_a_worker_of_another_protocol(node: Node, monkeypatch: pytest.MonkeyPatc
     attached = node.attach(node.create())
     before = node.state("data")["worker"]
     with monkeypatch.context() as patch:
-        use_worker(patch, tmp_path, "from blobfuse_dysk.device.worker import briefing; briefing.PROTOCOLS = (98, 99)")
+        use_worker(patch, tmp_path, "from blobfuse_dysk.device.ipc import message; message.PROTOCOLS = (98, 99)")
         refusal = f"holder that speaks protocol {message.PROTOCOL}, it knows 98, 99"
         with pytest.raises(DeviceError, match=refusal) as caught:
             live.upgrade("data")
@@ -145,7 +147,7 @@ def test_a_worker_of_another_protocol(node: Node, monkeypatch: pytest.MonkeyPatc
 def test_a_holder_of_another_protocol(node: Node) -> None:
     node.attach(node.create())
     fields = node.state("data")
-    state.write(str(node.dirs.run), "data", {**fields, "protocol": 0})
+    state.write(str(node.dirs.run), "data", cast(StateFile, {**fields, "protocol": 0}))
     with pytest.raises(DeviceError, match=f"speaks protocol 0, this one knows {message.PROTOCOL}"):
         live.upgrade("data")
     attachment.detach("data")
@@ -159,7 +161,7 @@ def test_a_restarted_worker_of_another_protocol_says_so(
     attached = node.attach(node.create(), io_timeout_s=5.0)
     user = os.open(attached.device, os.O_RDONLY)
     program.write_text(
-        f"from blobfuse_dysk.device.worker import briefing\nbriefing.PROTOCOLS = (99,)\n{program.read_text()}"
+        f"from blobfuse_dysk.device.ipc import message\nmessage.PROTOCOLS = (99,)\n{program.read_text()}"
     )
     os.kill(node.state("data")["worker"]["pid"], signal.SIGKILL)
     wait_for(lambda: f"speaks protocol {message.PROTOCOL}" in str(attachment.get("data").detail), "the reason")
@@ -216,8 +218,8 @@ def test_the_old_worker_is_killed_at_any_moment(node: Node) -> None:
     node.assert_nothing_left()
 
 
-def _kill(process: dict[str, int]) -> None:
-    if state.alive(process):
+def _kill(process: Process | None) -> None:
+    if process and state.alive(process):
         os.kill(process["pid"], signal.SIGKILL)
 
 

@@ -78,7 +78,7 @@ def test_the_lease_stays_the_same_and_the_epoch_is_raised(node: Node) -> None:
     assert attached.lease is not None
     assert node.blob()["lease"]["id"] == before["lease"]["id"] == attached.lease["id"]
     assert node.blob()["sequence_number"] > before["sequence_number"]
-    wait_for(lambda: (attachment.get("data").lease or {})["epoch"] == node.blob()["sequence_number"], "the new epoch")
+    wait_for(lambda: node.lease("data")["epoch"] == node.blob()["sequence_number"], "the new epoch")
     attachment.detach("data")
 
 

@@ -47,7 +47,7 @@ async def test_attach_leases_raises_signs_and_release_undoes(
         await stack.store.write(0, DATA)
         await stack.store.flush()
         await stack.release()
-        assert stack.state == "released"
+        assert str(stack.state) == "released"
         with pytest.raises(StoreError):
             await stack.store.write(0, DATA)
     assert blob.lease_state == "available"

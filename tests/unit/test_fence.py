@@ -179,7 +179,7 @@ async def test_a_doubt_that_arises_during_a_renewal_is_not_ended_by_it(autojump_
         await trio.sleep(0.004)
         assert it.fence.state == "paused"
         await trio.sleep(1)
-        assert it.fence.state == "attached"
+        assert str(it.fence.state) == "attached"
 
 
 async def test_a_blob_that_is_gone_is_an_error_not_a_wait(autojump_clock: MockClock) -> None:

@@ -221,3 +221,12 @@ def test_options_are_read_without_anything_slow() -> None:
 def test_the_holder_needs_the_standard_library_only() -> None:
     foreign = loaded_by("blobfuse_dysk.device.holder.holder") - loaded_by("sys") - set(sys.stdlib_module_names)
     assert foreign <= {"blobfuse_dysk"}
+
+
+@pytest.mark.parametrize("module", ["holder", "systemd"])
+def test_the_holder_does_without_typing(module: str) -> None:
+    """It would cost half a MiB in each; see device/ipc/shapes.py."""
+    program = f"import sys; sys.path.append({str(ROOT)!r}); import blobfuse_dysk.device.holder.{module}"
+    program += "; import blobfuse_dysk.device.ipc.door; print('typing' in sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n", done.stderr

@@ -63,7 +63,7 @@ from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.lease.epoch import next_number
 from blobfuse_dysk.store.lease.requests import BlobLease
-from blobfuse_dysk.store.lease.token import Guard, lease_time
+from blobfuse_dysk.store.lease.token import Guard, HoldState, lease_time
 from blobfuse_dysk.store.parts.backoff import Backoff
 
 __all__ = ["Fence"]
@@ -86,7 +86,7 @@ class Fence(Store):
         guard: Guard,
         *,
         lease_s: float | None,
-        on_state: Callable[[str], None] = lambda state: None,
+        on_state: Callable[[HoldState], None] = lambda state: None,
         random: Random | None = None,
     ) -> None:
         self.size = inner.size
@@ -115,7 +115,7 @@ class Fence(Store):
         self._told = self.state
 
     @property
-    def state(self) -> str:
+    def state(self) -> HoldState:
         """One of the words at the top of this file."""
         if self._fenced is not None:
             return "fenced"
