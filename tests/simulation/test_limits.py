@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from blobfuse_dysk.store.parts.pacer import Pacer
 from blobfuse_dysk.store.parts.priority import Priority, priority
-from tests.unit.limited import Client, LimitedStore
+from tests.simulation.limited import Client, LimitedStore
 
 MIB = 1 << 20
 

@@ -18,7 +18,7 @@ from blobfuse_dysk.errors import (
 from blobfuse_dysk.store.lease import epoch
 from blobfuse_dysk.store.open import ResumeState
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
-from tests.unit.stacks import DATA, LEASE, SIZE, attached, refused
+from tests.simulation.stacks import DATA, LEASE, SIZE, attached, refused
 
 
 @pytest.fixture
