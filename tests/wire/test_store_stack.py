@@ -22,7 +22,7 @@ from blobfuse_dysk.store.stack import Stack, StackOptions
 from blobfuse_dysk.testing import CHECKS, PageBlobServer, check_name
 from blobfuse_dysk.testing.conformance import Check
 from tests.conftest import Service
-from tests.contract.model import PAGES, SIZE, Model, Program, Run
+from tests.contract.model import PAGES, SIZE, Program, Run, check, model_of
 from tests.wire.clients import address_of, by_key, client_of, new_disk
 
 DATA = b"x" * 512
@@ -174,19 +174,19 @@ def program(random: Random, tasks: int, steps: int) -> Program:
 
 async def verified(server: PageBlobServer, disk: DiskAddress, **options: Any) -> dict[str, Any]:
     """Run a random program, then clear the faults, verify everything; returns the stack's status."""
-    random, model = Random(7), Model(PAGES)
+    random, model = Random(7), model_of()
     async with attached(server, disk, attempt_timeout_s=1.0, **options) as stack:
         run = Run(stack.store, model, set())
         await run.tasks(program(random, 12, 15))
         server.clear_faults()
         server.release()
-        bases = model.bases(0, PAGES)
-        model.check(bases, 0, bytes(await stack.store.read(0, SIZE)))
+        since = model.now()
+        check(model, since, bytes(await stack.store.read(0, SIZE)))
         for page in range(PAGES):
             await run.one("write", page, 1)
         await trio.sleep(0.1)
         async with client_of(server, disk) as client:
-            model.check(model.bases(0, PAGES), 0, bytes(await client.get_range(0, SIZE, timeout_s=30)))
+            check(model, model.now(), bytes(await client.get_range(0, SIZE, timeout_s=30)))
         assert stack.state == "attached"
         status = stack.status()
         await stack.release()
