@@ -6,10 +6,17 @@ import pytest
 import trio
 
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
+from tests.simulation.clocks import JumpingClock
 from tests.simulation.stacks import SIZE, Node
 from tests.suspension import suspend
 
-__all__ = ["blob", "node", "suspend"]
+__all__ = ["blob", "jumping_clock", "node", "suspend"]
+
+
+@pytest.fixture
+def jumping_clock() -> JumpingClock:
+    """The test runs on this clock; see there for what must not be used with it."""
+    return JumpingClock()
 
 
 @pytest.fixture

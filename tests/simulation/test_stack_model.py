@@ -16,7 +16,6 @@ from typing import get_args
 
 import pytest
 import trio
-import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +28,7 @@ from blobfuse_dysk.testing import Fate, SimBlob, SimClient, weather
 from blobfuse_dysk.testing.fates import LATEST_S
 from tests.contract.factories import ADDRESS, NOBODY, ring_for
 from tests.contract.model import PAGES, SIZE, Program, Run, check, model_of, programs
+from tests.simulation.clocks import JumpingClock
 
 LONG_S = LATEST_S + 10  # by then every request on the network has arrived
 
@@ -229,7 +229,7 @@ async def several_lives(
 def test_killed_workers(
     lives: list[tuple[Program, float]], down: list[tuple[float, float]], seed: int, bad: float, cache: Cache
 ) -> None:
-    trio.run(several_lives, lives, down, seed, bad, cache, clock=trio.testing.MockClock(autojump_threshold=0))
+    trio.run(several_lives, lives, down, seed, bad, cache, clock=JumpingClock())
 
 
 @given(
@@ -249,9 +249,7 @@ def test_one_node(
     cache: Cache,
     io_timeout_s: float | None,
 ) -> None:
-    trio.run(
-        one_node, program, down, seed, bad, cache, io_timeout_s, clock=trio.testing.MockClock(autojump_threshold=0)
-    )
+    trio.run(one_node, program, down, seed, bad, cache, io_timeout_s, clock=JumpingClock())
 
 
 @given(drawn, outages, st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.3, 0.6]), st.floats(0, 100), caches)
@@ -264,5 +262,5 @@ def test_take_over(
     take_over_s: float,
     cache: Cache,
 ) -> None:
-    clock = trio.testing.MockClock(autojump_threshold=0)
+    clock = JumpingClock()
     trio.run(two_nodes, program, down, seed, bad, take_over_s, cache, clock=clock)
