@@ -100,6 +100,7 @@ async def test_the_end_of_a_sas_is_warned_of_in_stages(
     sas = f"sv=2021-08-06&se={time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(began + 2 * 86400))}&sp=rw&sig=secret"
     credential = Credential("acc", Proof("sas", "the disk's URL", sas=sas))
     monkeypatch.setattr(time, "time", lambda: began + trio.current_time())
+    monkeypatch.setattr(watch, "LOOK_S", 60.0)  # two days are many looks
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch.watch, credential)
         seen = []
