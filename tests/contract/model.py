@@ -24,9 +24,9 @@ Model = PageModel[int, int]
 CALLS = ("write", "write", "zero", "blank", "read", "flush")
 
 
-def model_of() -> Model:
-    """Of an empty store. Overlapping modifying calls take effect in the order of arrival (contract, 1)."""
-    return Model(0, ordered=True)
+def model_of(image: Buffer = b"") -> Model:
+    """Of a store that begins with these pages. Overlapping calls take effect in the order of arrival (contract, 1)."""
+    return Model(0, dict(enumerate(versions(bytes(image)))), ordered=True)
 
 
 def check(model: Model, since: float, data: Buffer) -> None:
