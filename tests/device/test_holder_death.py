@@ -16,7 +16,7 @@ from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.errors import NotFoundError
 from tests.device.conftest import MIB, Node, fill, wait_for
-from tests.device.test_worker_death import FIO
+from tests.device.test_worker_death import verifying
 from tests.namespaces import need_private_mounts
 
 
@@ -33,7 +33,7 @@ def test_under_load(node: Node, service: str) -> None:
     disk = node.create()
     attached = node.attach(disk, io_timeout_s=None)
     fio = subprocess.Popen(
-        [*FIO, "--loops=1000", f"--filename={attached.device}"],  # it does not end by itself, however slow we are
+        verifying(attached.device, loops=1000),  # it does not end by itself, however slow we are
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

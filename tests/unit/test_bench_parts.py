@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import need
+from tools import fiojobs
 from tools.benchlib import tables
 from tools.benchlib.__main__ import main
 from tools.benchlib.bench import OURS, Bench, Section
@@ -52,10 +56,25 @@ def test_fio_that_finds_no_file_is_no_figure() -> None:
         run("/proc/nowhere", Job("randread", 1, 0.1))
 
 
+@pytest.mark.parametrize("job", sorted(path.stem for path in fiojobs.JOBS.glob("*.fio")))
+def test_a_job_file_is_one_that_fio_takes_as_it_is_and_with_options_changed(job: str, tmp_path: Path) -> None:
+    need(shutil.which("fio"), "fio is not installed")
+    target = tmp_path / "file"
+    target.touch()
+    for changed in ({}, {"size": "8k", "bs": "4k", "bsrange": None, "runtime": None, "time_based": None, "loops": 1}):
+        words = [*fiojobs.command(job, target, **changed), "--parse-only"]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    text = (fiojobs.JOBS / f"{job}.fio").read_text()
+    assert f"fio --filename=/dev/dysk/NAME tools/fio/{job}.fio" in text, "it says how it is run by hand"
+    assert ("It overwrites" in text) == ("write" in text.split("rw=")[1].splitlines()[0] or "rw=randrw" in text)
+
+
 def test_fio_command_says_what_the_job_says() -> None:
     words = command("/dev/loop9", Job("write", 0, 1.5, block="8k", ramp_s=0.5, direct=False, fsync=32, size="1m"))
     assert {"--rw=write", "--bs=8k", "--ioengine=psync", "--direct=0", "--fsync=32", "--size=1m"} <= set(words)
-    assert {"--runtime=1500ms", "--ramp_time=500ms", "--time_based", "--filename=/dev/loop9"} <= set(words)
+    assert command("/dev/loop9", Job("read", 0, 1.0), timed=False).count("--time_based=1") == 0
+    assert {"--runtime=1500ms", "--ramp_time=500ms", "--time_based=1", "--filename=/dev/loop9"} <= set(words)
     assert "--time_based" not in command("/dev/loop9", RANDREAD, timed=False)
     assert "--iodepth=32" in command("/dev/loop9", RANDREAD)
 
