@@ -27,7 +27,7 @@ def kill_holder(node: Node) -> None:
 
 
 @pytest.mark.parametrize("service", ["well", "silent"])
-def test_under_load(node: Node, service: str) -> None:
+def test_a_load_gets_errors_when_the_holder_dies(node: Node, service: str) -> None:
     """Every request gets its error; attaching anew works at once, with what the service has."""
     node.server.configure(latency_ms=2)
     disk = node.create()
@@ -56,7 +56,7 @@ def test_under_load(node: Node, service: str) -> None:
     node.assert_nothing_left()
 
 
-def test_mounted(node: Node, tmp_path: Path) -> None:
+def test_a_file_system_gets_errors_when_the_holder_dies_and_keeps_what_was_synced(node: Node, tmp_path: Path) -> None:
     """The file system reports errors and can be unmounted; what was synced is there afterwards."""
     disk = node.create()
     attached = node.attach(disk)

@@ -26,7 +26,7 @@ def fio(device: str, **changed: str | int | None) -> None:
 
 
 @pytest.mark.parametrize("sector_size", [512, 4096])
-def test_fio_verify(node: Node, sector_size: int) -> None:
+def test_fio_reads_back_what_it_wrote(node: Node, sector_size: int) -> None:
     attached = node.attach(node.create(), sector_size=sector_size)
     queue = Path("/sys/block", Path(attached.device).name, "queue")
     assert int((queue / "logical_block_size").read_text()) == sector_size
@@ -98,7 +98,7 @@ def test_reads_of_the_file_itself_need_no_alignment(node: Node) -> None:
     attachment.detach("data")
 
 
-def test_read_only(node: Node) -> None:
+def test_a_read_only_attachment_takes_no_lease_and_no_write(node: Node) -> None:
     disk = node.create()
     attached = node.attach(disk)
     written = fill(attached.device, 8, MIB)

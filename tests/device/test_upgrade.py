@@ -46,7 +46,7 @@ def test_the_worker_is_another_one_and_nothing_else(node: Node) -> None:
     node.assert_nothing_left()
 
 
-def test_under_load(node: Node, kernel: str) -> None:
+def test_a_load_notices_nothing_of_upgrades(node: Node, kernel: str) -> None:
     """Writes, reads and flushes of fio, which checks each byte."""
     node.server.configure(latency_ms=2)
     attached = node.attach(node.create())

@@ -237,7 +237,7 @@ def test_force_ends_it_while_the_service_is_away(far: Far, away: Away, timeout: 
         until(far.gone, "the end of the attachment")
 
 
-def test_never_waits(far: Far) -> None:
+def test_io_timeout_never_waits_as_long_as_it_takes(far: Far) -> None:
     """Far longer than attempts last, and than the lease; a change of mind is taken at once."""
     device = far.host.ok("attach", far.disk, "--io-timeout", "never", "--lease", "15").strip()
     checker = Checker(device)

@@ -226,7 +226,7 @@ async def several_lives(
     caches,
 )
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_killed_workers(
+def test_what_a_killed_worker_had_accepted_is_there_for_the_next(
     lives: list[tuple[Program, float]], down: list[tuple[float, float]], seed: int, bad: float, cache: Cache
 ) -> None:
     trio.run(several_lives, lives, down, seed, bad, cache, clock=JumpingClock())
@@ -241,7 +241,7 @@ def test_killed_workers(
     st.sampled_from([None, 120.0, 20.0]),
 )
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_one_node(
+def test_one_node_reads_what_it_wrote_in_all_weathers(
     program: Program,
     down: list[tuple[float, float]],
     seed: int,
@@ -254,7 +254,7 @@ def test_one_node(
 
 @given(drawn, outages, st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.3, 0.6]), st.floats(0, 100), caches)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_take_over(
+def test_after_a_take_over_nothing_of_the_first_node_is_done(
     program: Program,
     down: list[tuple[float, float]],
     seed: int,

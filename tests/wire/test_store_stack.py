@@ -45,7 +45,7 @@ async def fails(call: Any, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=check_name)
-async def test_contract(check: Check, service: Service, container: str) -> None:
+async def test_the_stack_keeps_the_contract_at_both_services(check: Check, service: Service, container: str) -> None:
     disk = new_disk(service, container)
 
     @asynccontextmanager
@@ -78,7 +78,9 @@ async def test_attach_refuse_take_over(service: Service, container: str) -> None
         assert "dysk_node" not in found.metadata
 
 
-async def test_resume(service: Service, container: str) -> None:
+async def test_a_worker_goes_on_with_the_lease_until_somebody_else_had_the_disk(
+    service: Service, container: str
+) -> None:
     disk = new_disk(service, container)
     async with attached(service, disk) as old:
         await old.store.write(0, DATA)
@@ -198,7 +200,9 @@ async def verified(server: PageBlobServer, disk: DiskAddress, **options: Any) ->
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=name_of)
-async def test_data_survives(fault: dict[str, Any], server: PageBlobServer, container: str) -> None:
+async def test_no_fault_of_the_service_costs_data(
+    fault: dict[str, Any], server: PageBlobServer, container: str
+) -> None:
     disk = new_disk(server, container)
     checksum = "md5" if fault["action"] == "corrupt" else "auto"
     server.fault(operation=["read", "write"], **fault)
