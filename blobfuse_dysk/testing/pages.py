@@ -153,6 +153,12 @@ class PageModel(Generic[Place, Content]):
             found.add(self._initial.get(place, self.blank))
         return found
 
+    def settled(self, place: Place) -> Content:
+        """What a page holds if of the calls about it those that ended are done and no others."""
+        ended = (write for write in reversed(self._writes.get(place, ())) if write.ended < math.inf)
+        write = next(ended, None)
+        return self._initial.get(place, self.blank) if write is None else write.contents[place]
+
     def doubt(self, place: Place, content: Content, since: float, until: float = math.inf) -> Doubt | None:
         """None if a page may hold this, else why not."""
         allowed = self.allowed(place, since, until)

@@ -81,6 +81,14 @@ def test_what_is_wrong_with_a_page_is_told(ordered: bool) -> None:
     model.check([(0, "new"), (1, "zeros")], model.now())
 
 
+def test_what_no_call_in_doubt_has_changed_is_settled() -> None:
+    model = PageModel[int, str]("zeros", {1: "first"})
+    assert [model.settled(0), model.settled(1)] == ["zeros", "first"]
+    written(model, "a", 0, 1)
+    model.begin({0: "in doubt"})
+    assert [model.settled(0), model.settled(1)] == ["a", "a"]
+
+
 def test_moments_may_be_the_callers_own() -> None:
     model = PageModel[int, str]("zeros")
     model.end(model.begin({0: "a"}, at=0), at=10)
