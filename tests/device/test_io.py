@@ -46,7 +46,7 @@ def test_fio_verify_on_azurite(
     disk = DiskAddress.parse(f"{azurite.account}/{container}/data")
     create_disk(*resolve(disk, AttachOptions()), 16 * MIB)
     attached = attachment.attach(disk)
-    fio(attached.device, bsrange="16k", iodepth=8, size="4m", loops=1, verify_backlog=None)
+    fio(attached.device, bsrange="16k-16k", iodepth=8, size="4m", loops=1, verify_backlog=None)
     attachment.detach("data")
 
 
