@@ -168,7 +168,7 @@ def test_no_dev_fuse(node: Node) -> None:
     node.assert_nothing_left()
 
 
-def test_not_root(node: Node) -> None:
+def test_attaching_needs_root(node: Node) -> None:
     disk = node.create()
     script = "import os, sys; from blobfuse_dysk.attachment import attach; os.seteuid(65534); attach(sys.argv[1])"
     result = subprocess.run([sys.executable, "-c", script, disk], capture_output=True, text=True)

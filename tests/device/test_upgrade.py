@@ -17,7 +17,7 @@ from blobfuse_dysk.device.ipc.statefile import Process, StateFile
 from blobfuse_dysk.errors import BusyError, DeviceError, DyskError, NotFoundError
 from tests.device.conftest import MIB, Node, fill, wait_for
 from tests.device.programs import NO_RESEND, use_holder, use_worker
-from tests.device.test_worker_death import FIO, direct_read
+from tests.device.test_worker_death import direct_read, verifying
 
 
 @pytest.fixture(params=["this kernel", "before 6.9"])
@@ -48,13 +48,11 @@ def test_the_worker_is_another_one_and_nothing_else(node: Node) -> None:
     node.assert_nothing_left()
 
 
-def test_under_load(node: Node, kernel: str) -> None:
+def test_a_load_notices_nothing_of_upgrades(node: Node, kernel: str) -> None:
     """Writes, reads and flushes of fio, which checks each byte."""
     node.server.configure(latency_ms=2)
     attached = node.attach(node.create())
-    fio = subprocess.Popen(
-        [*FIO, "--fsync=20", f"--filename={attached.device}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    fio = subprocess.Popen(verifying(attached.device, fsync=20), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     upgrades = 0
     while fio.poll() is None and upgrades < 8:
         live.upgrade("data")
@@ -117,7 +115,7 @@ def test_a_new_worker_that_dies_when_it_is_its_turn(
     """It stood by well. Then the old program is started again, and nobody has seen anything."""
     node.server.configure(latency_ms=2)
     attached = node.attach(node.create())
-    fio = subprocess.Popen([*FIO, f"--filename={attached.device}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    fio = subprocess.Popen(verifying(attached.device), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     dies = "from blobfuse_dysk.device.worker import worker; worker.Worker.take_turn = lambda *_: sys.exit('my turn')"
     with monkeypatch.context() as patch:
         use_worker(patch, tmp_path, dies)
@@ -201,7 +199,7 @@ def test_the_old_worker_is_killed_at_any_moment(node: Node) -> None:
     """While the new one loads, while the old one drains: whoever takes over, no byte is wrong."""
     node.server.configure(latency_ms=2)
     attached = node.attach(node.create())
-    fio = subprocess.Popen([*FIO, f"--filename={attached.device}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    fio = subprocess.Popen(verifying(attached.device), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     for delay_s in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5):
         victim = node.state("data")["worker"]
         killer = threading.Timer(delay_s, _kill, (victim,))

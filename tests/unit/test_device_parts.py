@@ -181,7 +181,7 @@ def test_config_survives_the_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
         ("x" * 80, [], ["x" * 50, "x" * 50 + "-2"]),
     ],
 )
-def test_names(blob: str, taken: list[str], names: list[str]) -> None:
+def test_a_name_comes_from_the_blob_and_is_not_one_that_is_taken(blob: str, taken: list[str], names: list[str]) -> None:
     address = DiskAddress("account", "container", blob)
     candidates = naming.candidates(address, None, taken=taken)
     found = [next(candidates), next(candidates)]
@@ -191,7 +191,7 @@ def test_names(blob: str, taken: list[str], names: list[str]) -> None:
     assert list(naming.candidates(address, "mine", taken=["mine"])) == ["mine"]
 
 
-def test_link(tmp_path: Path) -> None:
+def test_a_link_is_replaced_and_nothing_that_is_no_link_of_ours(tmp_path: Path) -> None:
     naming.link(str(tmp_path / "dysk"), "db", "/dev/loop7")
     naming.link(str(tmp_path / "dysk"), "db", "/dev/loop8")
     assert (tmp_path / "dysk" / "db").readlink().name == "loop8"

@@ -10,7 +10,8 @@ from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.layers.fence import Fence
 from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.testing import Fate, Fault
-from tests.unit.fenced import DATA, OURS, THEIRS, Setting, Suspend, fails, opened
+from tests.suspension import Suspend
+from tests.unit.fenced import DATA, OURS, THEIRS, Setting, fails, opened
 
 GOOD = Fate()
 

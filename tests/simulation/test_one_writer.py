@@ -16,7 +16,7 @@ from blobfuse_dysk.store.parts.ring import MIN_CAPACITY, Ring
 from blobfuse_dysk.store.stack import Stack
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 from blobfuse_dysk.testing.fates import refuse
-from tests.unit.stacks import DATA, LEASE, Node, attached, held, refused
+from tests.simulation.stacks import DATA, LEASE, Node, attached, held, refused
 
 OLD, NEW = b"o" * 512, b"n" * 512
 LATE = Fate(before_s=30.0, lost_s=1.0)  # arrives half a minute after its sender stopped waiting

@@ -18,7 +18,7 @@ from blobfuse_dysk.errors import (
 from blobfuse_dysk.store.lease import epoch
 from blobfuse_dysk.store.open import ResumeState
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
-from tests.unit.stacks import DATA, LEASE, SIZE, attached, refused
+from tests.simulation.stacks import DATA, LEASE, SIZE, attached, refused
 
 
 @pytest.fixture
@@ -101,7 +101,9 @@ async def test_a_holder_without_a_name(blob: SimBlob, client: SimClient, autojum
     assert "an unknown holder" in str(await refused(client, LeasedError))
 
 
-async def test_take_over(blob: SimBlob, client: SimClient, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_lease_that_is_broken_fences_the_former_holder(
+    blob: SimBlob, client: SimClient, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
     states: list[str] = []
     async with (
         attached(client, states=states, node="old") as old,

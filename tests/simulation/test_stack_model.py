@@ -10,12 +10,12 @@ that after a take-over nothing of the first node was done any more.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from random import Random
 from typing import get_args
 
 import pytest
 import trio
-import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -27,21 +27,19 @@ from blobfuse_dysk.store.stack import StackOptions
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient, weather
 from blobfuse_dysk.testing.fates import LATEST_S
 from tests.contract.factories import ADDRESS, NOBODY, ring_for
-from tests.contract.model import PAGES, SIZE, Model, Program, Run
+from tests.contract.model import PAGES, SIZE, Program, Run, check, model_of, programs
+from tests.simulation.clocks import JumpingClock
 
 LONG_S = LATEST_S + 10  # by then every request on the network has arrived
 
 seconds = st.sampled_from([0.0, 0.001, 0.003, 0.01, 0.05, 1.0, 20.0])
-ops = st.tuples(
-    st.sampled_from(["write", "write", "zero", "blank", "read", "flush"]),
-    st.integers(0, PAGES - 1),
-    st.integers(1, 6),
-    st.one_of(st.none(), seconds),  # cancelled after this long
-    seconds,  # pause before it
-)
-programs = st.lists(st.lists(ops, min_size=1, max_size=10), min_size=1, max_size=4)
+drawn = programs(seconds)
 caches = st.sampled_from(get_args(Cache))
 outages = st.lists(st.tuples(st.floats(0, 200), st.floats(1, 400)), max_size=2)
+
+
+def image_of(blob: SimBlob) -> Callable[[], bytes]:
+    return lambda: blob.store.peek(0, SIZE)
 
 
 def check_requests(blob: SimBlob, client: SimClient) -> None:
@@ -67,7 +65,7 @@ async def one_node(
     io_timeout_s: float | None,
 ) -> None:
     random = Random(seed)
-    blob, model = SimBlob(SIZE), Model(PAGES)
+    blob, model = SimBlob(SIZE), model_of()
     async with trio.open_nursery() as network:
         client = SimClient(blob, network, name="a")
         options = StackOptions(node="a", io_timeout_s=io_timeout_s, cache=cache)
@@ -83,7 +81,7 @@ async def one_node(
             ) as stack,
         ):
             client.fate = weather(random, bad=bad)
-            run = Run(stack.store, model, {Kind.TIMEOUT}, blob)
+            run = Run(stack.store, model, {Kind.TIMEOUT}, image_of(blob))
             async with trio.open_nursery() as nursery:
                 for start_s, length_s in down:
                     nursery.start_soon(outage, client, start_s, length_s)
@@ -99,17 +97,17 @@ async def one_node(
                 for name in ("write", "zero", "flush"):
                     with pytest.raises(StoreError, match="an earlier write was lost"):
                         await run.one(name, 0, 1)
-                model.check(run.durable, 0, blob.store.peek(0, SIZE))
-                model.check(model.bases(0, PAGES), 0, bytes(await stack.store.read(0, SIZE)))
+                check(model, run.durable, blob.store.peek(0, SIZE))
+                check(model, model.now(), bytes(await stack.store.read(0, SIZE)))
                 return
             await stack.store.flush()
-            bases = model.bases(0, PAGES)
-            model.check(bases, 0, blob.store.peek(0, SIZE))
-            model.check(bases, 0, bytes(await stack.store.read(0, SIZE)))
+            since = model.now()
+            check(model, since, blob.store.peek(0, SIZE))
+            check(model, since, bytes(await stack.store.read(0, SIZE)))
             for page in range(PAGES):
                 await run.one("write", page, 1)
             await stack.store.flush()
-            model.check(model.bases(0, PAGES), 0, blob.store.peek(0, SIZE))
+            check(model, model.now(), blob.store.peek(0, SIZE))
             await stack.release()
         assert blob.lease_state == "available"
     check_requests(blob, client)
@@ -125,7 +123,7 @@ async def two_nodes(
 ) -> None:
     """Node b takes the disk over from node a at some moment, and has it for itself from then on."""
     random = Random(seed)
-    blob, model_a, model_b = SimBlob(SIZE), Model(PAGES), Model(PAGES)
+    blob, model_a, model_b = SimBlob(SIZE), model_of(), model_of()
     async with trio.open_nursery() as network:
         a, b = SimClient(blob, network, name="a"), SimClient(blob, network, name="b")
         options = StackOptions(node="a", io_timeout_s=120.0, cache=cache)
@@ -142,7 +140,7 @@ async def two_nodes(
             trio.open_nursery() as nursery,
         ):
             a.fate = weather(random, bad=bad)
-            run_a = Run(stack_a.store, model_a, {Kind.TIMEOUT, Kind.FENCED}, blob)
+            run_a = Run(stack_a.store, model_a, {Kind.TIMEOUT, Kind.FENCED}, image_of(blob))
             for start_s, length_s in down:
                 nursery.start_soon(outage, a, start_s, length_s)
             for tasks in program:
@@ -152,12 +150,12 @@ async def two_nodes(
             options = StackOptions(node="b", break_lease=True)
             async with open_stack(ADDRESS, NOBODY, options, client=b, random=random) as stack_b:
                 taken_at = trio.current_time()
-                run_b = Run(stack_b.store, model_b, set(), blob)
+                run_b = Run(stack_b.store, model_b, set(), image_of(blob))
                 for page in range(PAGES):
                     run_b.serial += 1000
                     await run_b.one("write", page, 1)
                 await trio.sleep(sum(start_s + length_s for start_s, length_s in down) + LONG_S)
-                model_b.check(model_b.bases(0, PAGES), 0, blob.store.peek(0, SIZE))
+                check(model_b, model_b.now(), blob.store.peek(0, SIZE))
                 assert stack_a.state == "fenced"
                 assert stack_b.state == "attached"
                 assert not [w for w in blob.writes if w.client == "a" and not w.code and w.at > taken_at]
@@ -180,7 +178,7 @@ async def several_lives(
     Also while the network is down, and after the lease ran out.
     """
     random = Random(seed)
-    blob, model = SimBlob(SIZE), Model(PAGES)
+    blob, model = SimBlob(SIZE), model_of()
     options = StackOptions(node="a", io_timeout_s=None, cache=cache)
     memory = os.memfd_create("ring")
     resume: ResumeState | None = None
@@ -200,7 +198,7 @@ async def several_lives(
                 assert stack.lease_id is not None and stack.epoch is not None
                 resume = ResumeState(stack.lease_id, stack.epoch, stack.lease_s)
                 client.fate = weather(random, bad=bad)
-                run = Run(stack.store, model, set(), blob)
+                run = Run(stack.store, model, set(), image_of(blob))
                 run.serial = number * 1000
                 with trio.move_on_after(kill_s):
                     async with trio.open_nursery() as nursery:
@@ -210,32 +208,32 @@ async def several_lives(
                             nursery.start_soon(run.task, tasks)
                 if number == len(lives):
                     client.fate = lambda name: Fate()
-                    bases = model.bases(0, PAGES)
-                    model.check(bases, 0, bytes(await stack.store.read(0, SIZE)))
+                    since = model.now()
+                    check(model, since, bytes(await stack.store.read(0, SIZE)))
                     await stack.store.flush()
                     await trio.sleep(LONG_S)
-                    model.check(bases, 0, blob.store.peek(0, SIZE))
+                    check(model, since, blob.store.peek(0, SIZE))
     os.close(memory)
     for client in clients:
         check_requests(blob, client)
 
 
 @given(
-    st.lists(st.tuples(programs, st.one_of(st.floats(0, 30), st.floats(0, 300))), min_size=1, max_size=4),
+    st.lists(st.tuples(drawn, st.one_of(st.floats(0, 30), st.floats(0, 300))), min_size=1, max_size=4),
     st.one_of(st.just([]), outages),
     st.integers(0, 2**32),
     st.sampled_from([0.0, 0.1, 0.3]),
     caches,
 )
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_killed_workers(
+def test_what_a_killed_worker_had_accepted_is_there_for_the_next(
     lives: list[tuple[Program, float]], down: list[tuple[float, float]], seed: int, bad: float, cache: Cache
 ) -> None:
-    trio.run(several_lives, lives, down, seed, bad, cache, clock=trio.testing.MockClock(autojump_threshold=0))
+    trio.run(several_lives, lives, down, seed, bad, cache, clock=JumpingClock())
 
 
 @given(
-    programs,
+    drawn,
     outages,
     st.integers(0, 2**32),
     st.sampled_from([0.0, 0.1, 0.3, 0.6]),
@@ -243,7 +241,7 @@ def test_killed_workers(
     st.sampled_from([None, 120.0, 20.0]),
 )
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_one_node(
+def test_one_node_reads_what_it_wrote_in_all_weathers(
     program: Program,
     down: list[tuple[float, float]],
     seed: int,
@@ -251,14 +249,12 @@ def test_one_node(
     cache: Cache,
     io_timeout_s: float | None,
 ) -> None:
-    trio.run(
-        one_node, program, down, seed, bad, cache, io_timeout_s, clock=trio.testing.MockClock(autojump_threshold=0)
-    )
+    trio.run(one_node, program, down, seed, bad, cache, io_timeout_s, clock=JumpingClock())
 
 
-@given(programs, outages, st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.3, 0.6]), st.floats(0, 100), caches)
+@given(drawn, outages, st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.3, 0.6]), st.floats(0, 100), caches)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_take_over(
+def test_after_a_take_over_nothing_of_the_first_node_is_done(
     program: Program,
     down: list[tuple[float, float]],
     seed: int,
@@ -266,5 +262,5 @@ def test_take_over(
     take_over_s: float,
     cache: Cache,
 ) -> None:
-    clock = trio.testing.MockClock(autojump_threshold=0)
+    clock = JumpingClock()
     trio.run(two_nodes, program, down, seed, bad, take_over_s, cache, clock=clock)

@@ -12,9 +12,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.unit.fenced import Suspend
-from tests.unit.modelreplay import Replay, patient
-from tests.unit.modeltraces import NOT_DONE, all_kinds, directed, walk
+from tests.simulation.modelreplay import Replay, patient
+from tests.simulation.modeltraces import NOT_DONE, all_kinds, directed, walk
+from tests.suspension import Suspend
 from tools.modellib.layout import FOREVER
 from tools.modellib.sabotage import SABOTAGES
 from tools.modellib.scope import Scope

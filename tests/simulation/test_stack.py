@@ -24,7 +24,7 @@ from blobfuse_dysk.store.layers.sparse import READ_PATIENCE_S, ZERO_PATIENCE_S
 from blobfuse_dysk.store.open import _wants_checksum, open_stack
 from blobfuse_dysk.store.stack import StackOptions
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
-from tests.unit.stacks import ADDRESS, DATA, NOBODY, SIZE, attached, refused
+from tests.simulation.stacks import ADDRESS, DATA, NOBODY, SIZE, attached, refused
 
 SNAPSHOT = DiskAddress.parse("account/container/disk.img?snapshot=2026-01-31T12:00:00.0000000Z")
 

@@ -10,8 +10,8 @@ from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError
 from blobfuse_dysk.store.lease import epoch
 from blobfuse_dysk.testing import Fate, SimBlob
 from blobfuse_dysk.testing.fates import refuse
-from tests.unit.fenced import Suspend
-from tests.unit.stacks import DATA, LEASE, Node, attached, refused
+from tests.simulation.stacks import DATA, LEASE, Node, attached, refused
+from tests.suspension import Suspend
 
 OLD, NEW = b"o" * 512, b"n" * 512
 LATE = Fate(before_s=30.0, lost_s=1.0)  # arrives half a minute after its sender stopped waiting

@@ -15,7 +15,7 @@ from blobfuse_dysk.store.open import ResumeState
 from blobfuse_dysk.store.stack import Stack
 from blobfuse_dysk.testing import SimClient
 from blobfuse_dysk.testing.fates import refuse
-from tests.unit.stacks import attached, held
+from tests.simulation.stacks import attached, held
 
 __all__ = ["Node", "Sent", "SteppedClient"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from blobfuse_dysk.store.parts.pacer import Pacer
 from blobfuse_dysk.store.parts.priority import Priority, priority
-from tests.unit.limited import Client, LimitedStore
+from tests.simulation.clocks import JumpingClock
+from tests.simulation.limited import Client, LimitedStore
 
 MIB = 1 << 20
 
@@ -31,7 +31,7 @@ MIB = 1 << 20
     ],
 )
 async def test_what_a_tier_sells_is_reached_from_the_start(
-    autojump_clock: MockClock, how: str, tier: str, length: int, depth: int
+    jumping_clock: JumpingClock, how: str, tier: str, length: int, depth: int
 ) -> None:
     seen = await Client(LimitedStore(tier, how)).load(length, depth, 8, write=length == 4096)
     assert seen.used >= 0.97
@@ -40,7 +40,7 @@ async def test_what_a_tier_sells_is_reached_from_the_start(
 
 @pytest.mark.parametrize("tier", ["P10", "P15", "P20"])
 @pytest.mark.parametrize("length", [4096, MIB])
-async def test_a_service_that_lets_nothing_queue(autojump_clock: MockClock, tier: str, length: int) -> None:
+async def test_a_service_that_lets_nothing_queue(jumping_clock: JumpingClock, tier: str, length: int) -> None:
     client = Client(LimitedStore(tier, "strict"))
     await client.load(length, 64, 3)  # finding the limit
     seen = await client.load(length, 64, 12)
@@ -48,7 +48,7 @@ async def test_a_service_that_lets_nothing_queue(autojump_clock: MockClock, tier
     assert seen.refused < 0.01
 
 
-async def test_a_service_that_counts_by_the_second(autojump_clock: MockClock) -> None:
+async def test_a_service_that_counts_by_the_second(jumping_clock: JumpingClock) -> None:
     client = Client(LimitedStore("500/100", "seconds"))
     await client.load(4096, 64, 30)
     seen = await client.load(4096, 64, 30)
@@ -57,7 +57,7 @@ async def test_a_service_that_counts_by_the_second(autojump_clock: MockClock) ->
 
 
 @pytest.mark.parametrize("how", ["503", "strict"])
-async def test_a_limit_that_falls_to_a_tenth_makes_no_storm(autojump_clock: MockClock, how: str) -> None:
+async def test_a_limit_that_falls_to_a_tenth_makes_no_storm(jumping_clock: JumpingClock, how: str) -> None:
     client = Client(LimitedStore("P30", how))
     await client.load(4096, 64, 3)
     client.service.rates = (500.0, 1e8)
@@ -71,7 +71,7 @@ async def test_a_limit_that_falls_to_a_tenth_makes_no_storm(autojump_clock: Mock
 
 
 @pytest.mark.parametrize("how", ["503", "strict"])
-async def test_a_limit_that_rises_is_found(autojump_clock: MockClock, how: str) -> None:
+async def test_a_limit_that_rises_is_found(jumping_clock: JumpingClock, how: str) -> None:
     client = Client(LimitedStore("P10", how))
     await client.load(4096, 64, 10)
     client.service.rates = (2300.0, 1.5e8)
@@ -83,7 +83,9 @@ async def test_a_limit_that_rises_is_found(autojump_clock: MockClock, how: str) 
 
 
 @pytest.mark.parametrize("how", ["503", "strict"])
-async def test_what_is_learned_of_large_requests_does_not_bind_small_ones(autojump_clock: MockClock, how: str) -> None:
+async def test_what_is_learned_of_large_requests_does_not_bind_small_ones(
+    jumping_clock: JumpingClock, how: str
+) -> None:
     client = Client(LimitedStore("P10", how))
     used = []
     for length, depth in ((4 * MIB, 16), (4096, 64), (4 * MIB, 16), (65536, 64), (4096, 64)):
@@ -93,7 +95,7 @@ async def test_what_is_learned_of_large_requests_does_not_bind_small_ones(autoju
 
 
 @pytest.mark.parametrize("noise", [0.002, 0.03])
-async def test_refusals_at_random_do_not_pull_the_rate_down(autojump_clock: MockClock, noise: float) -> None:
+async def test_refusals_at_random_do_not_pull_the_rate_down(jumping_clock: JumpingClock, noise: float) -> None:
     client = Client(LimitedStore("P10", "503"))
     await client.load(4096, 64, 3)
     client.service.noise = noise
@@ -105,7 +107,7 @@ async def test_refusals_at_random_do_not_pull_the_rate_down(autojump_clock: Mock
 
 
 @pytest.mark.parametrize("how", ["503", "strict"])
-async def test_an_outage_is_forgotten_soon(autojump_clock: MockClock, how: str) -> None:
+async def test_an_outage_is_forgotten_soon(jumping_clock: JumpingClock, how: str) -> None:
     client = Client(LimitedStore("1000/100", how))
     await client.load(4096, 64, 5)
     client.service.noise = 1.0
@@ -116,7 +118,7 @@ async def test_an_outage_is_forgotten_soon(autojump_clock: MockClock, how: str) 
     assert (await client.load(4096, 64, 10)).used >= 0.97
 
 
-async def test_long_pauses_are_asked_for_rarely(autojump_clock: MockClock) -> None:
+async def test_long_pauses_are_asked_for_rarely(jumping_clock: JumpingClock) -> None:
     client = Client(LimitedStore("P10", "strict", retry_after_s=1.0))
     await client.load(4096, 64, 20)
     seen = await client.load(4096, 64, 200)
@@ -129,7 +131,7 @@ async def test_long_pauses_are_asked_for_rarely(autojump_clock: MockClock) -> No
     [(1000, None, 4096, 64), (1000, None, 4096, 8), (40, None, MIB, 8), (None, 50.0, MIB, 8), (700, 2.0, 4096, 16)],
 )
 async def test_limits_of_the_user_are_exact(
-    autojump_clock: MockClock, iops: int | None, mbps: float | None, length: int, depth: int
+    jumping_clock: JumpingClock, iops: int | None, mbps: float | None, length: int, depth: int
 ) -> None:
     client = Client(LimitedStore("P40", "503"), Pacer(iops, None if mbps is None else mbps * 1e6))
     seconds = 10.0
@@ -143,7 +145,7 @@ async def test_limits_of_the_user_are_exact(
     assert client.service.refused == 0
 
 
-async def test_a_user_limit_above_the_tier_changes_nothing(autojump_clock: MockClock) -> None:
+async def test_a_user_limit_above_the_tier_changes_nothing(jumping_clock: JumpingClock) -> None:
     client = Client(LimitedStore("P10", "strict"), Pacer(5000))
     await client.load(4096, 64, 3)
     seen = await client.load(4096, 64, 10)
@@ -151,7 +153,7 @@ async def test_a_user_limit_above_the_tier_changes_nothing(autojump_clock: MockC
     assert seen.refused < 0.01
 
 
-async def test_urgent_ones_go_first_when_it_is_time_that_is_waited_for(autojump_clock: MockClock) -> None:
+async def test_urgent_ones_go_first_when_it_is_time_that_is_waited_for(jumping_clock: JumpingClock) -> None:
     """At 100 requests a second with 50 reads waiting, a flush is next but for the one that is due."""
     client = Client(LimitedStore("P40", "503"), Pacer(100))
     async with trio.open_nursery() as nursery:
@@ -167,7 +169,7 @@ async def test_urgent_ones_go_first_when_it_is_time_that_is_waited_for(autojump_
     assert client.limiter.waiting == client.limiter.in_flight == 0
 
 
-async def test_cancelled_while_time_is_waited_for(autojump_clock: MockClock) -> None:
+async def test_cancelled_while_time_is_waited_for(jumping_clock: JumpingClock) -> None:
     client = Client(LimitedStore("P40", "503"), Pacer(10))
     with trio.move_on_after(1):
         await client.load(4096, 20, 5)
@@ -177,7 +179,7 @@ async def test_cancelled_while_time_is_waited_for(autojump_clock: MockClock) -> 
     assert trio.current_time() - started < 0.11
 
 
-async def test_limits_of_the_user_can_be_changed(autojump_clock: MockClock) -> None:
+async def test_limits_of_the_user_can_be_changed(jumping_clock: JumpingClock) -> None:
     """P40 sells 7500 operations a second."""
     pacer = Pacer(1500)
     client = Client(LimitedStore("P40", "503"), pacer)

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 from blobfuse_dysk.testing.fates import refuse
-from tests.unit.stacks import DATA, LEASE, Node, attached, refused
+from tests.simulation.stacks import DATA, LEASE, Node, attached, refused
 
 OLD, NEW = b"o" * 512, b"n" * 512
 LATE = Fate(before_s=30.0, lost_s=1.0)  # arrives half a minute after its sender stopped waiting

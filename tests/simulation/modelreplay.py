@@ -24,9 +24,9 @@ from blobfuse_dysk.store import open
 from blobfuse_dysk.store.lease import claim, epoch, release, requests
 from blobfuse_dysk.store.lease.token import lease_time
 from blobfuse_dysk.testing import SimBlob
-from tests.unit.fenced import Suspend
-from tests.unit.modelnodes import Node, Sent, SteppedClient
-from tests.unit.stacks import LEASE, SIZE
+from tests.simulation.modelnodes import Node, Sent, SteppedClient
+from tests.simulation.stacks import LEASE, SIZE
+from tests.suspension import Suspend
 from tools.modellib import layout
 from tools.modellib.layout import Request
 from tools.modellib.scope import Scope

@@ -15,7 +15,7 @@ from blobfuse_dysk.store.lease.release import GIVE_UP_S
 from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 from blobfuse_dysk.testing.fates import refuse
-from tests.unit.stacks import LEASE, Node, attached, held, refused
+from tests.simulation.stacks import LEASE, Node, attached, held, refused
 
 
 class Silent(SimClient):
