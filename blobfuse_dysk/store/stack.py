@@ -203,8 +203,8 @@ class Stack:
     def status(self) -> dict[str, object]:
         """JSON-able: state, lease, epoch, `io` (what the device asked for), `requests` (what went to the service)."""
         lease: dict[str, object] | None = None
-        if self._fence is not None:
-            lease = {"term_s": self.lease_s, "expires_in_s": self._fence.expires_in_s}
+        if self._held is not None:
+            lease = {"term_s": self.lease_s, "expires_in_s": self._held.guard.expires_in_s}
         return {
             "state": self.state,
             "lease": lease,

@@ -2,7 +2,7 @@
 
 Overlapping modifying calls take effect in the order of arrival. So, for one page: the *base* is the last call that
 returned well; whatever came after it and has not (in flight, failed, cancelled) may have been applied or not. Nothing
-that came before the base may ever be seen again.
+that came before the base may ever be seen again. A page that the disk got by growing begins as zeros.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import trio
 
@@ -21,7 +22,7 @@ from blobfuse_dysk.testing import CheckedStore, SimBlob
 __all__ = ["PAGES", "SIZE", "Model", "Program", "Run", "Step", "content"]
 
 PAGES = 24
-SIZE = PAGES * PAGE  # bytes that programs use
+SIZE = PAGES * PAGE  # bytes, at the beginning
 Step = tuple[str, int, int, float | None, float]
 """(name of the call, first page, pages, seconds after which it is cancelled or None, seconds of pause before it)"""
 Program = list[list[Step]]
@@ -43,8 +44,24 @@ class Model:
     """Told of each call as it starts and ends."""
 
     def __init__(self, pages: int) -> None:
-        self._ops: list[list[_Op]] = [[_Op(0, 0, done=True)] for _ in range(pages)]
+        self._ops: list[list[_Op]] = []
         self._arrivals = 0
+        self.grow(pages)
+
+    @property
+    def pages(self) -> int:
+        """How many the disk has, as far as a caller was told."""
+        return len(self._ops)
+
+    @property
+    def size(self) -> int:
+        """Bytes, likewise."""
+        return self.pages * PAGE
+
+    def grow(self, pages: int) -> None:
+        """The disk has so many now; no fewer than before."""
+        assert pages >= self.pages
+        self._ops += [[_Op(0, 0, done=True)] for _ in range(self.pages, pages)]
 
     def data(self, serial: int, first: int, count: int) -> bytes:
         """What to write."""
@@ -89,8 +106,10 @@ class Run:
         self.model = model
         self.kinds = kinds
         self.serial = 0
-        self.durable = model.bases(0, PAGES)
+        self.durable = model.bases(0, model.pages)
         self.alone = True  # False: another node writes too, so what is read says nothing
+        self._growing = trio.Lock()
+        self._most = 0  # pages that were ever asked for
 
     async def tasks(self, program: Program) -> None:
         """All tasks of the program at once."""
@@ -104,12 +123,13 @@ class Run:
             await trio.sleep(pause_s)
             with trio.move_on_after(float("inf") if cancel_s is None else cancel_s):
                 try:
-                    await self.one(name, first, min(count, PAGES - first))
+                    first %= self.model.pages
+                    await self.one(name, first, min(count, self.model.pages - first))
                 except StoreError as error:
                     assert error.kind in self.kinds, f"{name}: {error}"
 
     async def one(self, name: str, first: int, count: int) -> None:
-        """One call, told to the model; reads are checked."""
+        """One call, told to the model; reads are checked. grow: by so many pages."""
         offset, length = first * PAGE, count * PAGE
         if name == "read":
             bases = self.model.bases(first, count)
@@ -117,11 +137,17 @@ class Run:
             if self.alone:
                 self.model.check(bases, first, data)
         elif name == "flush":
-            bases = self.model.bases(0, PAGES)
+            bases = self.model.bases(0, self.model.pages)
             await self.store.flush()
             if self.alone and self.blob is not None:
-                self.model.check(bases, 0, self.blob.store.peek(0, SIZE))
-            self.durable = [max(pair) for pair in zip(self.durable, bases, strict=True)]
+                self.model.check(bases, 0, self.blob.store.peek(0, len(bases) * PAGE))
+            self.durable = [max(pair) for pair in zip_longest(self.durable, bases, fillvalue=0)]
+        elif name == "grow":
+            async with self._growing:  # one at a time
+                # One that was cancelled may have been done: the blob has its size then, and none below is taken.
+                pages = self._most = max(self._most, self.model.pages + count)
+                await self.store.grow(pages * PAGE)
+                self.model.grow(pages)
         elif name == "write":
             self.serial += 1
             data = self.model.data(self.serial, first, count)

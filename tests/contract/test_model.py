@@ -1,10 +1,11 @@
 """Random programs against the whole stack and a simulated page blob, in all weathers.
 
-Several tasks write, clear, read and flush overlapping ranges at once; calls are cancelled, requests are refused, lost,
-delayed for minutes and done after their sender gave up; the network goes down for longer than the lease; another node
-takes the disk over. Checked: every read, the blob's content at the end, that nothing done by then was undone by a
-straggler, that no two overlapping requests were in flight at once, that every data request carried lease and epoch, and
-that after a take-over nothing of the first node was done any more.
+Several tasks write, clear, read and flush overlapping ranges at once and let the disk grow; calls are cancelled,
+requests are refused, lost, delayed for minutes and done after their sender gave up; the network goes down for longer
+than the lease; another node takes the disk over. Checked: every read, the blob's content and size at the end, that
+nothing done by then was undone by a straggler, that no two overlapping requests were in flight at once, that every data
+request carried lease and epoch, that after a take-over nothing of the first node was done any more, and that the blob
+never became smaller.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.options import Cache
+from blobfuse_dysk.store.contract import PAGE
 from blobfuse_dysk.store.open import ResumeState, open_stack
 from blobfuse_dysk.store.parts.ring import MIN_CAPACITY, Ring
 from blobfuse_dysk.store.stack import StackOptions
@@ -33,8 +35,8 @@ LONG_S = LATEST_S + 10  # by then every request on the network has arrived
 
 seconds = st.sampled_from([0.0, 0.001, 0.003, 0.01, 0.05, 1.0, 20.0])
 ops = st.tuples(
-    st.sampled_from(["write", "write", "zero", "blank", "read", "flush"]),
-    st.integers(0, PAGES - 1),
+    st.sampled_from(["write", "write", "zero", "blank", "read", "flush", "grow"]),
+    st.integers(0, 3 * PAGES),
     st.integers(1, 6),
     st.one_of(st.none(), seconds),  # cancelled after this long
     seconds,  # pause before it
@@ -47,6 +49,7 @@ outages = st.lists(st.tuples(st.floats(0, 200), st.floats(1, 400)), max_size=2)
 def check_requests(blob: SimBlob, client: SimClient) -> None:
     assert not client.overlaps, f"overlapping requests in flight: {client.overlaps}"
     assert not client.stragglers, f"stragglers landed: {client.stragglers}"
+    assert not blob.shrunk
     for write in blob.writes:
         assert write.lease_id is not None and write.epoch is not None, write
 
@@ -99,17 +102,20 @@ async def one_node(
                 for name in ("write", "zero", "flush"):
                     with pytest.raises(StoreError, match="an earlier write was lost"):
                         await run.one(name, 0, 1)
-                model.check(run.durable, 0, blob.store.peek(0, SIZE))
-                model.check(model.bases(0, PAGES), 0, bytes(await stack.store.read(0, SIZE)))
+                model.check(run.durable, 0, blob.store.peek(0, model.size))
+                model.check(model.bases(0, model.pages), 0, bytes(await stack.store.read(0, model.size)))
                 return
             await stack.store.flush()
-            bases = model.bases(0, PAGES)
-            model.check(bases, 0, blob.store.peek(0, SIZE))
-            model.check(bases, 0, bytes(await stack.store.read(0, SIZE)))
-            for page in range(PAGES):
+            assert stack.store.size == model.size
+            bases = model.bases(0, model.pages)
+            model.check(bases, 0, blob.store.peek(0, model.size))
+            model.check(bases, 0, bytes(await stack.store.read(0, model.size)))
+            await run.one("grow", 0, blob.size // PAGE - model.pages + 1)
+            assert stack.store.size == blob.size == model.size
+            for page in range(model.pages):
                 await run.one("write", page, 1)
             await stack.store.flush()
-            model.check(model.bases(0, PAGES), 0, blob.store.peek(0, SIZE))
+            model.check(model.bases(0, model.pages), 0, blob.store.peek(0, model.size))
             await stack.release()
         assert blob.lease_state == "available"
     check_requests(blob, client)
@@ -152,16 +158,18 @@ async def two_nodes(
             options = StackOptions(node="b", break_lease=True)
             async with open_stack(ADDRESS, NOBODY, options, client=b, random=random) as stack_b:
                 taken_at = trio.current_time()
+                model_b.grow(stack_b.store.size // PAGE)
                 run_b = Run(stack_b.store, model_b, set(), blob)
-                for page in range(PAGES):
+                for page in range(model_b.pages):
                     run_b.serial += 1000
                     await run_b.one("write", page, 1)
                 await trio.sleep(sum(start_s + length_s for start_s, length_s in down) + LONG_S)
-                model_b.check(model_b.bases(0, PAGES), 0, blob.store.peek(0, SIZE))
+                assert blob.size == model_b.size, "the first node grew it"
+                model_b.check(model_b.bases(0, model_b.pages), 0, blob.store.peek(0, model_b.size))
                 assert stack_a.state == "fenced"
                 assert stack_b.state == "attached"
                 assert not [w for w in blob.writes if w.client == "a" and not w.code and w.at > taken_at]
-                for name in ("read", "write", "zero", "flush"):
+                for name in ("read", "write", "zero", "flush", "grow"):
                     try:
                         await run_a.one(name, 0, 1)
                     except StoreError as error:
@@ -200,6 +208,7 @@ async def several_lives(
                 assert stack.lease_id is not None and stack.epoch is not None
                 resume = ResumeState(stack.lease_id, stack.epoch, stack.lease_s)
                 client.fate = weather(random, bad=bad)
+                model.grow(stack.store.size // PAGE)
                 run = Run(stack.store, model, set(), blob)
                 run.serial = number * 1000
                 with trio.move_on_after(kill_s):
@@ -210,11 +219,12 @@ async def several_lives(
                             nursery.start_soon(run.task, tasks)
                 if number == len(lives):
                     client.fate = lambda name: Fate()
-                    bases = model.bases(0, PAGES)
-                    model.check(bases, 0, bytes(await stack.store.read(0, SIZE)))
+                    bases = model.bases(0, model.pages)
+                    model.check(bases, 0, bytes(await stack.store.read(0, model.size)))
                     await stack.store.flush()
                     await trio.sleep(LONG_S)
-                    model.check(bases, 0, blob.store.peek(0, SIZE))
+                    assert blob.size == model.size
+                    model.check(bases, 0, blob.store.peek(0, model.size))
     os.close(memory)
     for client in clients:
         check_requests(blob, client)
