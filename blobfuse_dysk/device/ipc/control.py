@@ -3,6 +3,7 @@
     {"op": "status"}                    -> {"ok": true, "status": {...}}
     {"op": "blank"}                     -> {"ok": true, "blank": bool}
     {"op": "set", "io_timeout_s": 60, "iops": 500, "mbps": null} -> {"ok": true}: those that are given; null: no limit
+    {"op": "grow", "size": 2199023255552} -> {"ok": true}: the file has so many bytes now, the device not yet
     {"op": "reload", "file": "..."}     -> {"ok": true, "credential": {...}}; file: null for the one it came from
     {"op": "upgrade", "id": "...", "worker": [...], "path": "..."} -> {"ok": true}: begun; state.json says how it ends
     {"op": "stop"}                      -> {"ok": true}: ends the attachment if no loop device is on it any more

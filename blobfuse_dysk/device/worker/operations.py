@@ -11,19 +11,22 @@ import trio
 from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.device.worker.controlserver import Answer
 from blobfuse_dysk.device.worker.geometry import Geometry, is_blank
+from blobfuse_dysk.device.worker.growth import grow
 from blobfuse_dysk.errors import DyskError, UsageError
 from blobfuse_dysk.options import LIVE_OPTIONS, Option
 from blobfuse_dysk.store.stack import Stack
 
 __all__ = ["Asked", "Questions"]
 
+GROW_S = 30.0  # what is written meanwhile waits for it (store/layers/order.py)
+
 
 class Asked(Protocol):
     """The worker, as its questioners see it.
 
     stack, geometry: None while the disk is not open. open_by: when a disk that cannot be opened again is given up, by
-    trio's clock. opening_error: why the last attempt failed. tell: sends an event to the holder. keep_credential: has
-    later workers begin with the credential as it is now.
+    trio's clock. opening_error: why the last attempt failed. tell: sends an event to the holder. show: has the device
+    show this geometry, a larger one. keep_credential: has later workers begin with the credential as it is now.
     """
 
     @property
@@ -36,7 +39,8 @@ class Asked(Protocol):
     def open_by(self) -> float: ...
     @property
     def opening_error(self) -> DyskError | None: ...
-    def tell(self, event: str, **fields: object) -> None: ...
+    def tell(self, event: str, **fields: object) -> bool: ...
+    def show(self, geometry: Geometry) -> None: ...
     def keep_credential(self) -> None: ...
 
 
@@ -45,10 +49,12 @@ class Questions:
 
     def __init__(self, worker: Asked) -> None:
         self._worker = worker
+        self._growing = trio.Lock()
         self.answers: dict[str, Answer] = {
             "status": self._status,
             "blank": self._blank,
             "set": self._set,
+            "grow": self._grow,
             "reload": self._reload,
             "upgrade": self._upgrade,
             "stop": self._stop,
@@ -91,6 +97,17 @@ class Questions:
         if "iops" in wanted or "mbps" in wanted:
             stack.set_limits(**{key: wanted.get(key, stack.limits[key]) for key in ("iops", "mbps")})
         self._worker.tell("state", **wanted)
+        return {}
+
+    async def _grow(self, question: dict[str, Any]) -> dict[str, Any]:
+        async with self._growing:
+            stack, geometry = self._worker.stack, self._worker.geometry
+            if not stack or not geometry:
+                raise DyskError("the disk is not open now", remedy="try again in a moment")
+            with trio.move_on_after(GROW_S) as scope:
+                self._worker.show(await grow(stack.store, geometry, question["size"]))
+            if scope.cancelled_caught:
+                raise DyskError(f"the disk did not grow within {GROW_S:g} s", remedy="see dyskctl status; try again")
         return {}
 
     async def _reload(self, question: dict[str, Any]) -> dict[str, Any]:

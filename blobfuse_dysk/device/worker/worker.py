@@ -46,7 +46,7 @@ from blobfuse_dysk.device.worker.briefing import Briefing, await_go, take_briefi
 from blobfuse_dysk.device.worker.controlserver import ControlServer
 from blobfuse_dysk.device.worker.geometry import Geometry, measure
 from blobfuse_dysk.device.worker.loghandler import LogHandler
-from blobfuse_dysk.device.worker.opening import OpenStack, open_real_stack, resume_state
+from blobfuse_dysk.device.worker.opening import OpenStack, leaves, open_real_stack, resume_state
 from blobfuse_dysk.device.worker.operations import Questions
 from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError
 from blobfuse_dysk.store.open import ResumeState
@@ -204,7 +204,7 @@ class Worker:
             except DyskError as error:
                 self._error = error
             except ExceptionGroup as group:
-                errors = _leaves(group)
+                errors = leaves(group)
                 self._error = next((error for error in errors if isinstance(error, DyskError)), None)
                 if not all(isinstance(error, DyskError) for error in errors):
                     raise
@@ -355,17 +355,17 @@ class Worker:
         message.send(self._channel, {"event": "config"}, [memfd], wait=False)
         os.close(memfd)
 
-    def tell(self, event: str, **fields: object) -> None:
-        """Say something to the holder."""
-        message.send(self._channel, {"event": event, **fields}, wait=False)
+    def show(self, geometry: Geometry) -> None:
+        """The disk is larger now: later workers learn it from the holder, then the kernel is told (growth.py)."""
+        if not self.tell("state", size=geometry.size, blob_size=geometry.blob_size):
+            raise DyskError("the holder does not listen now", remedy="try again in a moment")
+        self.geometry = geometry
+        if self._file:
+            self._file.grow(geometry.size)
 
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    """The exceptions in a group and the groups in it."""
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
+    def tell(self, event: str, **fields: object) -> bool:
+        """Say something to the holder; False if it cannot be said now."""
+        return message.send(self._channel, {"event": event, **fields}, wait=False)
 
 
 def main(opener: OpenStack = open_real_stack) -> int:
