@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +28,7 @@ from blobfuse_dysk.device.kernel.usage import mountpoints, users
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError
 from blobfuse_dysk.options import AttachOptions
+from blobfuse_dysk.timestamp import utc_text
 
 __all__ = [
     "Attachment",
@@ -41,7 +41,6 @@ __all__ = [
     "is_blank",
     "let_go",
     "status",
-    "wait_gone",
 ]
 
 _log = logging.getLogger(__name__)
@@ -180,19 +179,13 @@ def is_blank(target: str) -> bool:
         return bool(control.ask("blank")["blank"])
 
 
-def wait_gone(name: str, timeout_s: float | None = None) -> None:
-    """Wait for the end of an attachment that has been let go (by umount, losetup -d...): all durable, all gone.
-
-    Returns at once if there is none. Raises BusyError after timeout_s, and the error if the end was not clean and is
-    not over yet: to miss none, use `end_of`.
-    """
-    with end_of(name, timeout_s) as wait:
-        wait()
-
-
 @contextlib.contextmanager
 def end_of(name: str, timeout_s: float | None = None) -> Iterator[Callable[[], None]]:
-    """Watch an attachment from before it is let go: gives a function that waits for its end, as wait_gone does."""
+    """Watch an attachment from before it is let go (by umount, losetup -d...): gives a function that waits for its end.
+
+    That returns when all is durable and all gone, at once if there is none; it raises BusyError after timeout_s, and
+    what went wrong on the way.
+    """
     run = _run_dir()
     found = state.read(run, name)
     watch = teardown.watch(run, name) if found and state.alive(found["holder"]) else None
@@ -238,7 +231,7 @@ def _first_state(config: Config) -> dict[str, Any]:
         "io_timeout_s": options.io_timeout_s,
         "iops": options.iops,
         "mbps": options.mbps,
-        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "since": utc_text(),
     }
 
 

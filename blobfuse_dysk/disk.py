@@ -114,30 +114,34 @@ class DiskAddress:
     account_key: str | None = field(default=None, repr=False)
 
     @classmethod
-    def parse(cls, text: str) -> DiskAddress:
-        """Read the short form or a URL; raises UsageError that says what is wrong with it."""
+    def parse(cls, text: str, *, what: str = "") -> DiskAddress:
+        """Read the short form or a URL; raises UsageError that says what is wrong with it.
+
+        what: how to name the whole of it there, if not as the disk that it says.
+        """
         if "://" in text:
-            return cls._from_url(text)
+            return cls._from_url(text, what)
         path, _, query = text.partition("?")
         snapshot, sas = _split_query(query)
         if sas:
             raise UsageError("a SAS needs the URL form of the disk", remedy="write https://ACCOUNT.blob...?SAS")
         pieces = path.split("/", 2)
         if len(pieces) != 3:
-            raise UsageError(f"disk {path!r} is not complete", remedy=_ADDRESS_HELP)
+            raise UsageError(f"{what or f'disk {path!r}'} is not complete", remedy=_ADDRESS_HELP)
         return cls._checked(pieces[0], pieces[1], pieces[2], snapshot, None, None)
 
     @classmethod
-    def _from_url(cls, text: str) -> DiskAddress:
+    def _from_url(cls, text: str, what: str) -> DiskAddress:
         base, _, query = text.partition("?")
+        what = what or f"disk {base!r}"
         # urlsplit drops both in silence, and the rest would be the name of another blob.
         if any(ord(c) < 32 for c in base):
-            raise UsageError(f"disk {base!r} has a control character in it", remedy=_ADDRESS_HELP)
+            raise UsageError(f"{what} has a control character in it", remedy=_ADDRESS_HELP)
         if "#" in base:
-            raise UsageError(f"disk {base!r} has a '#', which is no part of a URL's path", remedy="write it as %23")
+            raise UsageError(f"{what} has a '#', which is no part of a URL's path", remedy="write it as %23")
         parts = urlsplit(base)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"disk {base!r} is not an http or https URL", remedy=_ADDRESS_HELP)
+            raise UsageError(f"{what} is not an http or https URL", remedy=_ADDRESS_HELP)
         snapshot, sas = _split_query(query)
         path = unquote(parts.path).lstrip("/")
         if _takes_account_in_path(parts.hostname):

@@ -3,12 +3,19 @@
 One small hierarchy. Each error carries two things a person needs: what was tried and failed (`str(error)`),
 and what to do about it (`error.remedy`). Front ends print `error.line()` and exit with `error.exit_code`.
 
+What a program has to know of it is in fields, which the constructor takes by keyword: nobody reads a message again.
+`type(error)(str(error), **error.fields())` is the same error once more, in another process, too: all of it is JSON.
+
 Messages never hold a secret: no account key, no SAS signature, no bearer token.
 """
 
 from __future__ import annotations
 
 import enum
+
+TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
+if TYPE_CHECKING:
+    from typing import Any, ClassVar
 
 __all__ = [
     "AttachedError",
@@ -27,13 +34,22 @@ __all__ = [
 
 
 class DyskError(Exception):
-    """The base of all: a message (what was tried, what happened) and a remedy (what to do)."""
+    """The base of all: a message (what was tried, what happened) and a remedy (what to do).
 
-    exit_code = 1
+    FIELDS: the names of what the constructor takes besides the message, all by keyword, which are attributes as well.
+    """
+
+    exit_code: ClassVar[int] = 1
+    FIELDS: ClassVar[tuple[str, ...]] = ("remedy",)
 
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
         super().__init__(message)
         self.remedy = remedy
+
+    def fields(self) -> dict[str, Any]:
+        """What it carries besides its message, as JSON types, to make it again from."""
+        values = {name: getattr(self, name) for name in self.FIELDS}
+        return {name: value.value if isinstance(value, enum.Enum) else value for name, value in values.items()}
 
     def line(self) -> str:
         """The one line a user sees: what, why, what to do."""
@@ -51,11 +67,32 @@ class CredentialError(DyskError):
 
 
 class NotFoundError(DyskError):
-    """The account, container, blob or attachment that was named does not exist."""
+    """The account, container, blob or attachment that was named does not exist.
+
+    missing: which of them the service does not have: account, container, disk, snapshot; None for anything else.
+    """
+
+    FIELDS = ("remedy", "missing")
+
+    def __init__(self, message: str, *, missing: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.missing = missing
 
 
 class LeasedError(DyskError):
-    """Another holder has the blob's lease."""
+    """Another holder has the blob's lease.
+
+    holder: the name of its node, and since when it has it (ISO 8601, UTC), as far as the blob's metadata says so.
+    """
+
+    FIELDS = ("remedy", "holder", "since")
+
+    def __init__(
+        self, message: str, *, holder: str | None = None, since: str | None = None, remedy: str | None = None
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.holder = holder
+        self.since = since
 
 
 class AttachedError(DyskError):
@@ -77,6 +114,8 @@ class ServiceError(DyskError):
     retry_after_s: seconds from Retry-After, or None.
     Source: https://learn.microsoft.com/rest/api/storageservices/status-and-error-codes2
     """
+
+    FIELDS = ("remedy", "status", "code", "retry_after_s")
 
     def __init__(
         self,
@@ -100,6 +139,8 @@ class TransportError(DyskError):
     stale: True when the connection had been idle and broke before any byte of the answer, the usual end of a
     keep-alive connection; a retry may start at once.
     """
+
+    FIELDS = ("remedy", "sent", "stale")
 
     def __init__(self, message: str, *, sent: bool, stale: bool = False, remedy: str | None = None) -> None:
         super().__init__(message, remedy=remedy)
@@ -143,10 +184,12 @@ class StoreError(DyskError):
     sent, or None when nobody knows.
     """
 
+    FIELDS = ("remedy", "kind", "unknown", "retry_after_s", "immediate", "epoch")
+
     def __init__(
         self,
         message: str,
-        kind: Kind,
+        kind: Kind | str,
         *,
         unknown: bool = False,
         retry_after_s: float | None = None,
@@ -155,7 +198,7 @@ class StoreError(DyskError):
         remedy: str | None = None,
     ) -> None:
         super().__init__(message, remedy=remedy)
-        self.kind = kind
+        self.kind = Kind(kind)  # by its value where it comes from another process
         self.unknown = unknown
         self.retry_after_s = retry_after_s
         self.immediate = immediate

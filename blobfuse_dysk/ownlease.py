@@ -14,7 +14,7 @@ from typing import TypeVar
 from blobfuse_dysk import environment
 from blobfuse_dysk.errors import LeasedError
 
-__all__ = ["patiently"]
+__all__ = ["wait_for_own_lease"]
 
 _T = TypeVar("_T")
 
@@ -23,7 +23,7 @@ _LONGEST_S = 65.0  # the longest lease that ends is one of 60 s
 _PAUSE_S = 2.0
 
 
-def patiently(attach: Callable[[], _T]) -> _T:
+def wait_for_own_lease(attach: Callable[[], _T]) -> _T:
     """What `attach` returns; it is called again while the lease is held in this node's own name, for up to its term."""
     deadline = time.monotonic() + _LONGEST_S
     said = False
@@ -31,8 +31,7 @@ def patiently(attach: Callable[[], _T]) -> _T:
         try:
             return attach()
         except LeasedError as error:
-            # The error names the holder as azure/explain.py writes it.
-            if f" is leased by node {environment.node_name()} " not in f"{error} " or time.monotonic() > deadline:
+            if error.holder != environment.node_name() or time.monotonic() > deadline:
                 raise
             if not said:
                 _log.warning("%s: most likely before this node was restarted; waiting for the lease to end", error)

@@ -6,17 +6,19 @@ is a failure.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Protocol, cast
 
 import pytest
+import trio
 
 from blobfuse_dysk.testing import PageBlobServer
 from blobfuse_dysk.testing.azurite import Azurite
@@ -25,6 +27,9 @@ from tests.leaks import RunDirs, find_leaks, remove_leaks, wait_for_leaks
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts jobs in the background like this, and what tests start, and then interrupt, would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+LONGEST_SIMULATED_S = 20_000.0  # of a test on simulated time
 
 
 class Service(Protocol):
@@ -45,13 +50,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests marked `long`, unless they are asked for."""
+    """Leave out the tests marked `long`, unless they are asked for; put an end to simulated waits."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "autojump_clock" in item.fixturenames:
+            end_simulated_waits(item)
     if config.getoption("--long"):
         return
     left_out = [item for item in items if item.get_closest_marker("long")]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+def end_simulated_waits(item: pytest.Function) -> None:
+    """Let a test on simulated time fail once it has waited for longer than it may: LONGEST_SIMULATED_S.
+
+    When all its tasks wait for each other the clock jumps there, so that it fails at once and with the place; in real
+    time it would stand still until pytest's timeout.
+    """
+
+    def ending(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        @functools.wraps(test)
+        async def run(*args: object, **kwargs: object) -> None:
+            with trio.fail_after(LONGEST_SIMULATED_S):
+                await test(*args, **kwargs)
+
+        return run
+
+    hypothesis = getattr(item.obj, "hypothesis", None)
+    if hypothesis is not None:
+        hypothesis.inner_test = ending(hypothesis.inner_test)
+    else:
+        item.obj = ending(item.obj)
 
 
 def need(present: object, reason: str) -> None:

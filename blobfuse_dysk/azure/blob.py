@@ -17,8 +17,9 @@ import trio
 
 from blobfuse_dysk.azure import wire
 from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential, check_transport
-from blobfuse_dysk.azure.pool import HttpPool, tls_context
+from blobfuse_dysk.azure.pool import HttpPool
 from blobfuse_dysk.azure.signing import Signer
+from blobfuse_dysk.azure.tls import tls_context
 from blobfuse_dysk.azure.wire import BlobProperties, Buffer, Condition, PageList, Reply, Request, SequenceNumber
 from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.disk import DiskAddress

@@ -13,10 +13,11 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from functools import partial
 
-from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential, untrusted
+from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential
 from blobfuse_dysk.azure.credential.sas import RIGHTS
+from blobfuse_dysk.azure.tls import untrusted
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
     CredentialError,
@@ -27,8 +28,9 @@ from blobfuse_dysk.errors import (
     TransportError,
     UsageError,
 )
+from blobfuse_dysk.timestamp import utc_text
 
-__all__ = ["HOLDER_NODE", "HOLDER_SINCE", "explain", "leased", "not_a_page_blob"]
+__all__ = ["HOLDER_NODE", "HOLDER_SINCE", "explain", "leased", "leased_by", "not_a_page_blob"]
 
 HOLDER_NODE = "dysk_node"
 HOLDER_SINCE = "dysk_since"
@@ -39,6 +41,7 @@ _NETWORK_RULES = (
     "the account's firewall may not let this machine in: allow its network under Networking in the portal, "
     "or add a service endpoint for its virtual network"
 )
+_TAKE_OVER = "detach it there, or take it over with --break-lease if that node is gone for good"
 _ROLE = "give it the role Storage Blob Data Contributor on the account or the container; a new role takes minutes"
 
 
@@ -61,12 +64,15 @@ def explain(
 
 def leased(address: DiskAddress, metadata: Mapping[str, str]) -> LeasedError:
     """The error for a disk that another has; metadata: the blob's own, which may name the holder."""
-    node, since = metadata.get(HOLDER_NODE), metadata.get(HOLDER_SINCE)
+    node = metadata.get(HOLDER_NODE) or None
+    since = metadata.get(HOLDER_SINCE) or None if node else None
+    return LeasedError(f"disk {address} is {leased_by(node, since)}", holder=node, since=since, remedy=_TAKE_OVER)
+
+
+def leased_by(node: str | None, since: str | None) -> str:
+    """Who has it, in words: the fields of a LeasedError."""
     holder = f"node {node}" if node else "an unknown holder"
-    return LeasedError(
-        f"disk {address} is leased by {holder}{f' since {since}' if node and since else ''}",
-        remedy="detach it there, or take it over with --break-lease if that node is gone for good",
-    )
+    return f"leased by {holder}{f' since {since}' if since else ''}"
 
 
 def not_a_page_blob(address: DiskAddress, blob_type: str) -> UsageError:
@@ -95,6 +101,7 @@ def _unreachable(error: TransportError, address: DiskAddress) -> DyskError | Non
         if name.errno in (socket.EAI_NONAME, socket.EAI_NODATA):
             return NotFoundError(
                 f"account {address.account} does not exist: no DNS name {host}",
+                missing="account",
                 remedy="check the account's name, and --realm for another cloud than the public one",
             )
         return _again(error, text, f"the name {host} cannot be resolved now; check this machine's DNS")
@@ -124,11 +131,13 @@ def _refused(error: ServiceError, address: DiskAddress, credential: Credential |
     if error.status == 404 and address.snapshot:
         return NotFoundError(
             f"snapshot {address.snapshot} of disk {replace(address, snapshot=None)} does not exist",
+            missing="snapshot",
             remedy="az storage blob list --include s shows those that there are",
         )
     if error.status == 404:
         return NotFoundError(
             f"disk {address} does not exist",
+            missing="disk",
             remedy="create it with dyskctl create; dyskctl list --remote shows those that there are",
         )
     if error.status in (401, 403):
@@ -175,10 +184,10 @@ def _denied_sas(error: ServiceError, address: DiskAddress, credential: Credentia
     assert sas is not None
     what = credential.describe()
     if sas.expires_at is not None and sas.expires_at <= now:
-        return CredentialError(f"the {what} expired at {_time(sas.expires_at)}", remedy="make a new one")
+        return CredentialError(f"the {what} expired at {utc_text(sas.expires_at)}", remedy="make a new one")
     if sas.starts_at is not None and sas.starts_at > now:
         return CredentialError(
-            f"the {what} is not valid before {_time(sas.starts_at)}", remedy="wait, or check this machine's clock"
+            f"the {what} is not valid before {utc_text(sas.starts_at)}", remedy="wait, or check this machine's clock"
         )
     missing = [RIGHTS[right] for right in needs if not sas.has(right)]
     unknown = error.code in ("AuthenticationFailed", "AuthorizationFailure")
@@ -200,10 +209,6 @@ def _denied_sas(error: ServiceError, address: DiskAddress, credential: Credentia
     )
 
 
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 _NO_PAGE_BLOBS = (
     UsageError,
     "account {account} has no page blobs",
@@ -212,22 +217,23 @@ _NO_PAGE_BLOBS = (
 _HELD = (
     LeasedError,
     "disk {disk} is leased by another holder",
-    "detach it there, or take it over with --break-lease if that node is gone for good",
+    _TAKE_OVER,
 )
 _KEYS_OFF = (
     CredentialError,
     "account {account} does not allow account keys",
     "write auth = entra into the credential file, or use a user delegation SAS",
 )
-# code -> class of the error, message, remedy
-_SIMPLE: Mapping[str, tuple[type[DyskError], str, str]] = {
+_NO_CONTAINER = partial(NotFoundError, missing="container")
+# code -> what makes the error, message, remedy
+_SIMPLE: Mapping[str, tuple[Callable[..., DyskError], str, str]] = {
     "ContainerNotFound": (
-        NotFoundError,
+        _NO_CONTAINER,
         "container {container} of account {account} does not exist",
         "dyskctl create makes the container with the disk",
     ),
     "ContainerBeingDeleted": (
-        NotFoundError,
+        _NO_CONTAINER,
         "container {container} of account {account} is being deleted",
         "wait half a minute, or use another container",
     ),

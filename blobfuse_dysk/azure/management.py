@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from blobfuse_dysk.azure import explain
-from blobfuse_dysk.azure.credential.credential import Credential, check_ca_file
+from blobfuse_dysk.azure.credential.credential import Credential
+from blobfuse_dysk.azure.tls import check_ca_file
 from blobfuse_dysk.azure.wire import API_VERSION
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError, ServiceError, TransportError
@@ -125,8 +126,8 @@ def delete_disk(
             blob.delete_blob()
 
 
-def list_disks(address: DiskAddress, credential: Credential, prefix: str = "") -> list[DiskRow]:
-    """List the page blobs of the address's container (its blob is not used) whose names begin with prefix.
+def list_disks(address: DiskAddress, credential: Credential) -> list[DiskRow]:
+    """List the page blobs of the address's container (its blob is not used).
 
     Asks for the page map of each, to add up what is allocated.
     """
@@ -136,7 +137,7 @@ def list_disks(address: DiskAddress, credential: Credential, prefix: str = "") -
     with _sdk(listed, credential, "list", needs="rl") as service:
         container = service.get_container_client(address.container)
         rows = []
-        for item in container.list_blobs(name_starts_with=prefix or None, include=["metadata"]):
+        for item in container.list_blobs(include=["metadata"]):
             if item.blob_type != BlobType.PAGEBLOB:
                 continue
             metadata = item.metadata or {}

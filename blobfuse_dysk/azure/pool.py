@@ -14,32 +14,20 @@ import ssl
 import trio
 
 from blobfuse_dysk.azure.connection import Connection, TlsConnection
-from blobfuse_dysk.azure.credential.credential import check_ca_file, untrusted
 from blobfuse_dysk.azure.signing import Signer
+from blobfuse_dysk.azure.tls import tls_context, untrusted
 from blobfuse_dysk.azure.wire import Reply, Request
 from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import TransportError
 
-__all__ = ["HttpPool", "tls_context"]
+__all__ = ["HttpPool"]
 
 MAX_CONNECTIONS = 256
 IDLE_S = 60.0  # an idle connection is closed after this, or earlier if the server's Keep-Alive header says so
 _SCRATCH = 64 << 10  # bytes
 _LOOK_S = 5.0  # the keeper looks at least this often while connections are open
 _EXPIRY_REPEAT_S = 0.05
-
-
-def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """Make a context that checks certificate and host name. ca_file: PEM, trusted in place of the system's authorities.
-
-    Raises CredentialError if the file cannot be read.
-    """
-    check_ca_file(ca_file)
-    context = ssl.create_default_context(cafile=ca_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 class HttpPool(trio.abc.AsyncResource):

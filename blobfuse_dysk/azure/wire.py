@@ -204,8 +204,6 @@ class BlobProperties:
     blob_type: str
     sequence_number: int | None
     lease_state: str
-    lease_status: str
-    lease_duration: str
     metadata: dict[str, str]
     etag: str
     last_modified: str
@@ -343,8 +341,6 @@ def parse_properties(reply: Reply) -> BlobProperties:
             blob_type=headers.get("x-ms-blob-type", ""),
             sequence_number=None if number is None else int(number),
             lease_state=headers.get("x-ms-lease-state", ""),
-            lease_status=headers.get("x-ms-lease-status", ""),
-            lease_duration=headers.get("x-ms-lease-duration", ""),
             metadata={name[10:]: value for name, value in headers.items() if name.startswith("x-ms-meta-")},
             etag=headers.get("etag", ""),
             last_modified=headers.get("last-modified", ""),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -21,11 +22,11 @@ __all__ = [
     "attach_options",
     "complete_attachment",
     "connection_options",
-    "connection_settings",
     "credentials_option",
     "parse_disk",
 ]
 
+_CONNECTION = ("credentials", "endpoint", "realm", "allow-http")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -100,12 +101,18 @@ def parse_disk(text: str) -> DiskAddress:
 
 def attach_options(function: _Function) -> _Function:
     """All options of an attachment; the parameters are the fields of AttachOptions."""
-    return _options(function, list(ATTACH_OPTIONS))
+    return _options(function, tuple(ATTACH_OPTIONS))
 
 
 def connection_options(function: _Function) -> _Function:
-    """The options that say how to reach the account; `connection_settings` makes AttachOptions of them."""
-    return _options(function, ["credentials", "endpoint", "realm", "allow-http"])
+    """The options that say how to reach the account. The verb gets `connection`: AttachOptions with just these."""
+    names = [ATTACH_OPTIONS[key].field for key in _CONNECTION]
+
+    @functools.wraps(function)
+    def packed(*words: Any, **given: Any) -> Any:
+        return function(*words, connection=AttachOptions(**{name: given.pop(name) for name in names}), **given)
+
+    return _options(cast(_Function, packed), _CONNECTION)
 
 
 def credentials_option(help: str) -> Callable[[_Function], _Function]:
@@ -113,7 +120,7 @@ def credentials_option(help: str) -> Callable[[_Function], _Function]:
     return _option(replace(ATTACH_OPTIONS["credentials"], help=help))
 
 
-def _options(function: _Function, keys: list[str]) -> _Function:
+def _options(function: _Function, keys: Sequence[str]) -> _Function:
     for key in reversed(keys):
         function = _option(ATTACH_OPTIONS[key])(function)
     return function
@@ -131,13 +138,6 @@ def _option(row: Option) -> Callable[[_Function], _Function]:
         show_default=row.default is not None,
         help=row.help,
     )
-
-
-def connection_settings(
-    credentials: str | None, endpoint: str | None, realm: str | None, allow_http: bool
-) -> AttachOptions:
-    """AttachOptions with just the connection set."""
-    return AttachOptions(credentials=credentials, endpoint=endpoint, realm=realm, allow_http=allow_http)
 
 
 def complete_attachment(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -49,6 +49,8 @@ class Volume:
                 f"{self.name!r} cannot be made the name of a PersistentVolume",
                 remedy="choose one with --name: lower-case letters, digits, '-' and '.'",
             )
+        if self.disk.snapshot:  # neither driver's fields have a place for it: they would name the disk itself
+            raise UsageError("a PersistentVolume is of a disk, not a snapshot of it", remedy="leave ?snapshot= out")
         if self.size < 1:
             raise UsageError("the disk's size is not known", remedy="say it, for example --size 32GiB")
 

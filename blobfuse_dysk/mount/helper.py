@@ -24,9 +24,8 @@ from types import FrameType
 from blobfuse_dysk import attachment, ownlease
 from blobfuse_dysk.device.kernel.usage import mounted_elsewhere, mountpoints
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError, UsageError
-from blobfuse_dysk.mount import tools
+from blobfuse_dysk.mount import filesystem, tools
 from blobfuse_dysk.mount.options import (
-    DEFAULT_FILE_SYSTEM,
     MOUNT_USAGE,
     UMOUNT_USAGE,
     MountRequest,
@@ -73,7 +72,7 @@ def mount(request: MountRequest) -> int:
         _log.warning("others can read the SAS in the disk's URL: put it into /etc/dysk/%s.conf", request.disk.account)
     with _interruptible():
         try:
-            attached = ownlease.patiently(lambda: attachment.attach(request.disk, request.attach))
+            attached = ownlease.wait_for_own_lease(lambda: attachment.attach(request.disk, request.attach))
         except NotFoundError as error:
             if not request.nofail:
                 raise
@@ -118,7 +117,7 @@ def _mounted_still(device: str) -> str | None:
         # A bind mount knows no helper unless it was given one, and umount(8) alone does not wait for the service.
         return f"it is mounted on {points[0]} (end that with umount.dysk {points[0]})"
     elsewhere = mounted_elsewhere(device)
-    return elsewhere[0] if elsewhere else None
+    return str(elsewhere[0]) if elsewhere else None
 
 
 def _inner_umount(request: UmountRequest, target: str) -> int:
@@ -232,51 +231,17 @@ def _interruptible() -> Iterator[None]:
 
 def _mount_attached(request: MountRequest, attached: attachment.Attachment, directory: str) -> None:
     """The steps between attaching and leaving. Until then attachment.py keeps the device open, so that it stays."""
-    device = _partition(request, attached)
-    fstype = _file_system(request, attached, device)
+    wanted = filesystem.Wanted(
+        fstype=request.fstype,
+        make_blank=request.make_blank,
+        mkfs_options=request.mkfs_options,
+        partition=request.partition,
+        read_only=request.read_only,
+    )
+    device, fstype = filesystem.prepare(
+        attached, wanted, lambda fstype: _say(request, f"{attached.disk} is blank: making {fstype}")
+    )
     _inner_mount(request, fstype, device, directory)
-
-
-def _partition(request: MountRequest, attached: attachment.Attachment) -> str:
-    """The device to mount: the attachment's, or that of the partition asked for."""
-    if request.partition is None:
-        return attached.device
-    path = f"{attached.device}p{request.partition}"
-    if path not in attached.partitions:
-        there = ", ".join(each.removeprefix(f"{attached.device}p") for each in attached.partitions)
-        raise DyskError(
-            f"{request.disk} has no partition {request.partition}",
-            remedy=f"it has {there}" if there else "it has none: mount it without partition=",
-        )
-    return path
-
-
-def _file_system(request: MountRequest, attached: attachment.Attachment, device: str) -> str:
-    """The file system on the device; made first if the disk is blank and that is wanted."""
-    # A partition is never formatted: that the kernel found it is content, should the page map say what it will.
-    if request.partition is None and attachment.is_blank(attached.name):
-        fstype = DEFAULT_FILE_SYSTEM if request.fstype == "auto" else request.fstype
-        if request.read_only:
-            raise DyskError(f"{attached.disk} is blank", remedy="mount it once without ro, so that it can be formatted")
-        if not request.make_blank:
-            raise DyskError(f"{attached.disk} is blank, and mkfs=never", remedy=f"mkfs.{fstype} it, or use mkfs=blank")
-        _say(request, f"{attached.disk} is blank: making {fstype}")
-        tools.make_file_system(fstype, device, request.mkfs_options)
-        return fstype
-    found = tools.probe(device)
-    fstype = found.get("TYPE", "")
-    if not fstype and "PTTYPE" in found:
-        raise DyskError(f"{attached.disk} has a partition table", remedy="name the partition: -o partition=1")
-    what = attached.disk if request.partition is None else f"partition {request.partition} of {attached.disk}"
-    if not fstype:
-        partscan = "" if request.partition is None else " --partscan"
-        raise DyskError(
-            f"{what} is not blank, and has no file system that blkid knows; it was not formatted",
-            remedy=f"if nothing on it is wanted: dyskctl attach {attached.disk}{partscan}, then mkfs by hand",
-        )
-    if request.fstype not in ("auto", fstype):
-        raise DyskError(f"{what} has {fstype} on it, not {request.fstype}", remedy=f"use fstype={fstype}")
-    return fstype
 
 
 def _inner_mount(request: MountRequest, fstype: str, device: str, directory: str) -> None:

@@ -22,7 +22,6 @@ from blobfuse_dysk.keyvalue import suggest
 from blobfuse_dysk.options import MOUNT_OPTIONS, AttachOptions, FileSystem, MountOptions
 
 __all__ = [
-    "DEFAULT_FILE_SYSTEM",
     "MOUNT_USAGE",
     "UMOUNT_USAGE",
     "MountRequest",
@@ -33,7 +32,6 @@ __all__ = [
 ]
 
 _DEFAULTS = MountOptions()
-DEFAULT_FILE_SYSTEM = "ext4"  # what a blank disk gets when fstype= does not say it
 
 # For mount(8), libmount, init systems and people; neither the kernel nor a file system knows them. `nofail` and `user`
 # have been acted upon before a helper is started; `helper` is ours to set.

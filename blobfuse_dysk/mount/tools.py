@@ -1,4 +1,4 @@
-"""The system's own tools and tables that mounting needs: mkfs, blkid, mount(8), umount(8), /proc/self/mountinfo.
+"""The system's own tools and tables that mounting needs: how they are started, what is mounted where.
 
 A mount helper may be started with an empty PATH (by the kernel, by automounters), so tools are looked for where the
 file system hierarchy has them, and they get an environment of their own.
@@ -8,45 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
+from blobfuse_dysk.device.kernel.mountinfo import Mount, mounts
 from blobfuse_dysk.errors import DeviceError
 
-__all__ = [
-    "Mounted",
-    "find_mounted",
-    "find_tool",
-    "make_file_system",
-    "mounted",
-    "probe",
-    "run_tool",
-    "top_mount",
-    "whole_device",
-]
+__all__ = ["find_mounted", "find_tool", "run_tool", "top_mount", "whole_device"]
 
 _DIRECTORIES = ("/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin")
 _ENVIRONMENT = {"PATH": ":".join(_DIRECTORIES), "LC_ALL": "C.UTF-8"}
-# Debian's names; other systems' differ little, and a wrong name still tells what to look for.
-_PACKAGES = {"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs-progs"}
-_BLKID_NOTHING, _BLKID_AMBIGUOUS = 2, 8
 _KILLED_S = 2.0  # for a killed tool to be gone, if it is not stuck in I/O
-_BANNER = re.compile(r"(mke2fs|btrfs-progs) v?\d")  # what some tools print before they say what is wrong
-_OCTAL = re.compile(r"\\([0-7]{3})")
-
-
-@dataclass(frozen=True, slots=True)
-class Mounted:
-    """A line of /proc/self/mountinfo. device: `major:minor`."""
-
-    device: str
-    directory: str
-    options: tuple[str, ...]
-    fstype: str
-    source: str
 
 
 def find_tool(name: str, remedy: str | None = None) -> str:
@@ -83,64 +55,15 @@ def run_tool(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(arguments, tool.returncode, out, err)
 
 
-def make_file_system(fstype: str, device: str, options: Sequence[str]) -> None:
-    """Make a file system on a device known to be blank; raises DeviceError with the tool's own words."""
-    package = _PACKAGES.get(fstype, f"the package with mkfs.{fstype}")
-    tool = find_tool(f"mkfs.{fstype}", remedy=f"install {package}, or give the disk a file system elsewhere")
-    result = run_tool([tool, "-q", *options, device])
-    if result.returncode:
-        words = _first_line(result.stderr) or _first_line(result.stdout) or f"exit code {result.returncode}"
-        words = words.removeprefix(f"{tool}: ").removeprefix(f"mkfs.{fstype}: ").rstrip(".")
-        raise DeviceError(
-            f"mkfs.{fstype} on {device} failed: {words}",
-            remedy="see mkfs.options in mount.dysk(8)" if options else f"is the disk large enough for {fstype}?",
-        )
-
-
-def probe(device: str) -> dict[str, str]:
-    """What blkid(8) finds on the device itself, not in its cache: TYPE, PTTYPE, ...; empty if it finds nothing."""
-    result = run_tool([find_tool("blkid", remedy="install util-linux"), "-p", "-o", "export", device])
-    if result.returncode == _BLKID_NOTHING:
-        return {}
-    if result.returncode == _BLKID_AMBIGUOUS:
-        raise DeviceError(
-            f"{device} has traces of more than one file system",
-            remedy=f"look with wipefs {device}, remove the wrong one, or name the right one with fstype=",
-        )
-    if result.returncode:
-        raise DeviceError(f"blkid on {device} failed: {_first_line(result.stderr) or result.returncode}")
-    pairs = (line.partition("=") for line in result.stdout.splitlines())
-    return {name: value for name, _, value in pairs}
-
-
-def mounted() -> list[Mounted]:
-    """Everything mounted in this mount namespace, in the order of mounting. Source: proc(5), /proc/pid/mountinfo."""
-    found = []
-    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            before, _, after = line.rstrip("\n").partition(" - ")
-            fields, tail = before.split(" "), after.split(" ")
-            found.append(
-                Mounted(
-                    device=fields[2],
-                    directory=_unescape(fields[4]),
-                    options=tuple(fields[5].split(",")),
-                    fstype=tail[0],
-                    source=_unescape(tail[1]),
-                )
-            )
-    return found
-
-
-def top_mount(directory: str) -> Mounted | None:
+def top_mount(directory: str) -> Mount | None:
     """What is mounted on this directory, the uppermost if several are."""
-    found = [entry for entry in mounted() if entry.directory == directory]
+    found = [entry for entry in mounts() if entry.directory == directory]
     return found[-1] if found else None
 
 
-def find_mounted(target: str) -> Mounted | None:
+def find_mounted(target: str) -> Mount | None:
     """The mount that umount's argument means: a directory, or a device, whose last mount goes first."""
-    everything = mounted()
+    everything = mounts()
     # Resolving a path looks at the file system, which may be the one that does not answer: only if it must be.
     for path in (target, os.path.realpath(target)):
         found = [entry for entry in everything if entry.directory == path]
@@ -154,14 +77,3 @@ def whole_device(source: str) -> str:
     """`/dev/loop3p1` -> `/dev/loop3`"""
     head, mark, tail = source.rpartition("p")
     return head if mark and tail.isdigit() and head[-1:].isdigit() else source
-
-
-def _unescape(text: str) -> str:
-    """mountinfo writes blanks, tabs, line ends and backslashes as `\\040`."""
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
-
-
-def _first_line(text: str) -> str:
-    """What a tool says is wrong; most follow it up with their usage."""
-    lines = [line.strip() for line in text.splitlines()]
-    return next((line for line in lines if line and not _BANNER.match(line)), "")

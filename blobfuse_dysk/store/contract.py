@@ -38,11 +38,10 @@ from typing import TypeAlias
 
 import trio
 
-__all__ = ["MAX_BLOB", "MAX_WRITE", "PAGE", "Buffer", "Extent", "Store"]
+__all__ = ["MAX_WRITE", "PAGE", "Buffer", "Extent", "Store"]
 
 PAGE = 512  # bytes; the unit of a page blob
 MAX_WRITE = 4 << 20  # bytes; the most one Put Page takes
-MAX_BLOB = 8 << 40  # bytes; the largest page blob
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Extent: TypeAlias = tuple[int, int]

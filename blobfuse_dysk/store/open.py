@@ -1,9 +1,12 @@
-"""Opens a disk: looks at the blob, takes it for this node, and keeps its stack open."""
+"""Opens a disk: looks whether the blob can be one, takes it for this node, and keeps its stack open.
+
+What goes wrong meanwhile is said in the words of who typed the command.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
@@ -11,11 +14,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from blobfuse_dysk.azure.blob import BlobClient
+from blobfuse_dysk.azure.explain import explain, not_a_page_blob
 from blobfuse_dysk.azure.wire import BlobProperties
-from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.store.admit import check_blob, errors_for_people
+from blobfuse_dysk.disk import MAX_SIZE, DiskAddress
+from blobfuse_dysk.errors import Kind, StoreError, UsageError
 from blobfuse_dysk.store.blobapi import BlobApi
-from blobfuse_dysk.store.contract import Store
+from blobfuse_dysk.store.contract import PAGE, Store
 from blobfuse_dysk.store.lease.attempts import Attempts
 from blobfuse_dysk.store.lease.claim import Claim, Claiming
 from blobfuse_dysk.store.lease.release import take_back
@@ -26,7 +30,7 @@ from blobfuse_dysk.store.stack import Stack, StackOptions
 if TYPE_CHECKING:
     from blobfuse_dysk.azure.credential.credential import Credential
 
-__all__ = ["ResumeState", "open_stack"]
+__all__ = ["ResumeState", "check_blob", "errors_for_people", "open_stack"]
 
 CLOSE_S = 5.0
 ATTACH_BUDGET_S = 8.0  # for each request of an attach: long enough for a hiccup, short enough for a person
@@ -97,6 +101,30 @@ async def open_stack(
                 nursery.cancel_scope.cancel()
     finally:
         await _close(client)
+
+
+def check_blob(blob: BlobProperties, address: DiskAddress) -> None:
+    """Raise UsageError unless the blob can be a disk."""
+    if blob.blob_type != "PageBlob":
+        raise not_a_page_blob(address, blob.blob_type)
+    if blob.size <= 0 or blob.size % PAGE:
+        raise UsageError(f"{address} has {blob.size} bytes", remedy="resize it to a multiple of 512 bytes")
+    if blob.size > MAX_SIZE:
+        raise UsageError(f"{address} has {blob.size} bytes, above the 8 TiB of a page blob")
+
+
+@contextmanager
+def errors_for_people(address: DiskAddress, credential: Credential | None, *, read_only: bool) -> Iterator[None]:
+    """While attaching: what the service refused becomes a CredentialError, NotFoundError and so on, with a remedy."""
+    try:
+        yield
+    except StoreError as error:
+        if error.kind is Kind.FENCED:
+            raise  # about this attachment's past, not about the request that brought it to light
+        found = explain(error, address, credential, needs="r" if read_only else "rw")
+        if found is error:
+            raise
+        raise found from error
 
 
 async def _look(

@@ -127,17 +127,19 @@ class SimBlob:
                 ranges.append((at, PAGE))
         return PageList(ranges, None)
 
+    @property
+    def lease_duration(self) -> str:
+        """infinite, fixed, or '' without a lease."""
+        return "" if self.lease_state != "leased" else "infinite" if self._lease_s == math.inf else "fixed"
+
     def properties(self) -> BlobProperties:
         """Get Blob Properties."""
         self._exists()
-        locked = self.lease_state == "leased"
         return BlobProperties(
             size=self.size,
             blob_type=self.blob_type,
             sequence_number=self.number,
             lease_state=self.lease_state,
-            lease_status="locked" if locked else "unlocked",
-            lease_duration="" if not locked else "infinite" if self._lease_s == math.inf else "fixed",
             metadata=dict(self.metadata),
             etag=self.etag,
             last_modified=http_date(self.modified_at),

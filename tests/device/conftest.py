@@ -91,6 +91,12 @@ def node(run_dirs: RunDirs, server: PageBlobServer, container: str, monkeypatch:
     assert not left, f"the test left {left} attached"
 
 
+def wait_end(timeout_s: float | None = None) -> None:
+    """Wait for the end of the attachment `data`, which is let go of already, or was by then; raises how it was."""
+    with attachment.end_of("data", timeout_s) as wait:
+        wait()
+
+
 def fill(path: str | Path, seed: int, size: int) -> bytes:
     """Write `size` bytes that depend on the seed to the start of a device; return them."""
     data = b"".join((seed * 1_000_003 + n).to_bytes(8, "little") for n in range(size // 8))

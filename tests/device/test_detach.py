@@ -18,7 +18,7 @@ from blobfuse_dysk import attachment
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, NotFoundError
-from tests.device.conftest import MIB, Node, fill, wait_for
+from tests.device.conftest import MIB, Node, fill, wait_end, wait_for
 from tests.namespaces import need_private_mounts
 
 
@@ -144,7 +144,7 @@ def test_the_service_does_not_answer(node: Node) -> None:
     detaching.start()
     wait_for(lambda: attachment.status("data")["requests"]["in_flight"], "the first write")
     with pytest.raises(BusyError, match="not detached after 0 s"):
-        attachment.wait_gone("data", timeout_s=0.1)
+        wait_end(timeout_s=0.1)
     node.server.outage(None)
     detaching.join(60)
     assert node.blob()["allocated"] == MIB

@@ -15,14 +15,14 @@ from blobfuse_dysk import attachment
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.kernel import loop
 from blobfuse_dysk.errors import BusyError
-from tests.device.conftest import MIB, Node, fill, wait_for
+from tests.device.conftest import MIB, Node, fill, wait_end, wait_for
 
 
 def test_losetup_d(node: Node) -> None:
     attached = node.attach(node.create())
     fill(attached.device, 1, 4 * MIB)
     subprocess.run(["losetup", "-d", attached.device], check=True)
-    attachment.wait_gone("data")
+    wait_end()
     assert node.blob()["allocated"] == 4 * MIB
     node.assert_nothing_left()
 
@@ -32,10 +32,10 @@ def test_losetup_d_of_a_device_in_use_takes_effect_on_its_last_close(node: Node)
     user = os.open(attached.device, os.O_RDWR)
     subprocess.run(["losetup", "-d", attached.device], check=True)
     with pytest.raises(BusyError, match="not detached after"):
-        attachment.wait_gone("data", timeout_s=0.2)
+        wait_end(timeout_s=0.2)
     assert attachment.get("data").state == "attached"
     os.close(user)
-    attachment.wait_gone("data")
+    wait_end()
     node.assert_nothing_left()
 
 
@@ -47,7 +47,7 @@ def test_bare_umount2_of_an_autoclear_device(node: Node, tmp_path: Path) -> None
     assert attachment.get("data").mountpoints == [str(tmp_path)]
     (tmp_path / "file").write_bytes(b"x" * MIB)
     assert ctypes.CDLL(None).umount2(os.fsencode(tmp_path), 0) == 0
-    attachment.wait_gone("data")
+    wait_end()
     node.assert_nothing_left()
 
 

@@ -10,8 +10,10 @@ from blobfuse_dysk import attachment, live
 from blobfuse_dysk.azure import management
 from blobfuse_dysk.azure.credential import resolve
 from blobfuse_dysk.azure.credential.credential import Credential, Proof
+from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.cli.main import main
 from blobfuse_dysk.disk import DiskAddress, Endpoint
+from blobfuse_dysk.disks import look
 from blobfuse_dysk.errors import DyskError, NotFoundError
 from blobfuse_dysk.options import AttachOptions
 
@@ -102,9 +104,15 @@ class Machine:
         self._note("delete", str(address), options)
         del self.disks[str(address)]
 
-    def list_disks(self, address: DiskAddress, credential: Credential, prefix: str = "") -> list[management.DiskRow]:
-        self._note("list", f"{address.account}/{address.container}", prefix)
-        return [row for row in self.rows if row.disk.startswith(f"{address.account}/{address.container}/{prefix}")]
+    def list_disks(self, address: DiskAddress, credential: Credential) -> list[management.DiskRow]:
+        self._note("list", f"{address.account}/{address.container}")
+        return [row for row in self.rows if row.disk.startswith(f"{address.account}/{address.container}/")]
+
+    def blob_properties(self, address: DiskAddress, credential: Credential) -> BlobProperties:
+        self._note("properties", str(address))
+        if str(address) not in self.disks:
+            raise NotFoundError(f"disk {address} does not exist", missing="disk")
+        return BlobProperties(self.disks[str(address)], "PageBlob", 0, "available", {}, "", "")
 
     def resolve(self, address: DiskAddress, options: AttachOptions) -> tuple[DiskAddress, Credential]:
         self.secrets.append((address.account_key, address.sas))
@@ -148,5 +156,6 @@ def machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         monkeypatch.setattr(live, name, getattr(fake, name))
     for name in ("create_disk", "delete_disk", "list_disks"):
         monkeypatch.setattr(management, name, getattr(fake, name))
+    monkeypatch.setattr(look, "blob_properties", fake.blob_properties)
     monkeypatch.setattr(resolve, "resolve", fake.resolve)
     return fake

@@ -13,11 +13,12 @@ import pytest
 
 from blobfuse_dysk import attachment
 from blobfuse_dysk.attachment import Attachment
+from blobfuse_dysk.device.kernel.mountinfo import Mount
+from blobfuse_dysk.device.kernel.usage import Use
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import NotFoundError
+from blobfuse_dysk.mount import filesystem, tools
 from blobfuse_dysk.mount import helper as helpers
-from blobfuse_dysk.mount import tools
-from blobfuse_dysk.mount.tools import Mounted
 from blobfuse_dysk.options import AttachOptions
 from tests.unit.cli_fakes import EXAMPLE
 
@@ -40,7 +41,7 @@ class Machine:
     partitions: list[str] = field(default_factory=list)
     probed: dict[str, str] = field(default_factory=dict)
     attached: list[Attachment] = field(default_factory=list)
-    mounts: list[Mounted] = field(default_factory=list)
+    mounts: list[Mount] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
     fails: dict[str, BaseException | int] = field(default_factory=dict)
     after: dict[str, BaseException] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class Machine:
 
     def put(self, source: str, fstype: str = "ext4", directory: str | None = None) -> None:
         """Something is mounted."""
-        self.mounts.append(Mounted("7:7", directory or str(self.directory), ("rw",), fstype, source))
+        self.mounts.append(Mount("7:7", directory or str(self.directory), fstype, source))
 
     def have(self, **changes: object) -> Attachment:
         """An attachment is there."""
@@ -124,15 +125,16 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     for name in ("attach", "detach", "let_go", "is_blank", "get", "end_of"):
         monkeypatch.setattr(attachment, name, getattr(fake, name))
     monkeypatch.setattr(attachment, "attachments", lambda: fake.attached)
-    for name in ("probe", "make_file_system", "run_tool"):
-        monkeypatch.setattr(tools, name, getattr(fake, name))
+    for name in ("probe", "make_file_system"):
+        monkeypatch.setattr(filesystem, name, getattr(fake, name))
+    monkeypatch.setattr(tools, "run_tool", fake.run_tool)
     monkeypatch.setattr(tools, "find_tool", lambda name: name)
-    monkeypatch.setattr(tools, "mounted", lambda: fake.mounts)
+    monkeypatch.setattr(tools, "mounts", lambda: fake.mounts)
     monkeypatch.setattr(
         helpers,
         "mountpoints",
         lambda device: [each.directory for each in fake.mounts if tools.whole_device(each.source) == device],
     )
-    monkeypatch.setattr(helpers, "mounted_elsewhere", lambda device: fake.elsewhere)
+    monkeypatch.setattr(helpers, "mounted_elsewhere", lambda device: [Use("mount", text) for text in fake.elsewhere])
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return fake

@@ -222,8 +222,9 @@ async def test_resuming_after_the_lease_lapsed_unclaimed(
     async with attached(client) as old:
         state = ResumeState(old.lease_id or "", old.epoch or 0, old.lease_s)
     await trio.sleep(1000)
-    async with attached(client, resume=state) as new:
-        await new.store.write(0, DATA)
+    with trio.fail_after(60):
+        async with attached(client, resume=state) as new:
+            await new.store.write(0, DATA)
 
 
 async def test_resuming_what_somebody_had_meanwhile_is_fenced(

@@ -250,18 +250,14 @@ def test_convert_pv_of_a_dysk(machine: Machine, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_convert_pv_of_a_disk_asks_the_service_for_its_size(machine: Machine) -> None:
-    from blobfuse_dysk.azure.management import DiskRow
-
-    machine.rows = [
-        DiskRow("mystore/disks/data2", 9 * GIB, 0, "available", None, None),
-        DiskRow("mystore/disks/data", 3 * GIB, 0, "available", None, None),
-    ]
+    machine.disks = {"mystore/disks/data": 3 * GIB}
     words = ["convert-pv", "mystore/disks/data", "--secret-name", "creds", "--csi"]
     spec = json.loads(machine.run(*words).out)["spec"]
     assert spec["csi"]["volumeHandle"] == "mystore/disks/data"
     assert spec["capacity"] == {"storage": "3Gi"}
     assert "  csi:\n    driver: csi-dysk\n" in machine.run(*words, "--yaml").out
-    machine.rows = machine.rows[:1]
+    assert machine.calls == [("properties", "mystore/disks/data")] * 2
+    machine.disks = {}
     assert "does not exist" in machine.run(*words).err
     assert json.loads(machine.run(*words, "--size", "7GiB").out)["spec"]["capacity"] == {"storage": "7Gi"}
 
@@ -274,6 +270,10 @@ def test_convert_pv_of_a_disk_asks_the_service_for_its_size(machine: Machine) ->
         (["mystore/disks/data", "--secret-name", "s", "--size", "1GiB", "--labels", "x"], "is not KEY=VALUE"),
         (["mystore/disks/data", "--secret-name", "s", "--access-mode", "Any"], "'ReadWriteOnce'"),
         (["mystore/disks/b?d", "--secret-name", "s"], "unknown word"),
+        (
+            ["mystore/disks/b?snapshot=2026-01-31T12:00:00.0000000Z", "--secret-name", "s", "--size", "1GiB"],
+            "not a snapshot",
+        ),
     ],
 )
 def test_convert_pv_of_words_that_do_not_fit(machine: Machine, words: list[str], says: str) -> None:

@@ -83,7 +83,7 @@ def test_delete_with_yes_asks_nobody_and_hands_on_break_lease(machine: Machine) 
     machine.disks[DISK] = GIB
     result = machine.run("delete", DISK, "--yes", "--break-lease", "-o", "json")
     assert json.loads(result.out) == {"disk": DISK, "deleted": True}
-    assert machine.calls == [("delete", DISK, {"break_lease": True})]
+    assert machine.calls == [("delete", DISK, {"break_lease": True, "lease_id": None})]
 
 
 def test_attach_prints_the_device_and_nothing_else(machine: Machine) -> None:
@@ -218,7 +218,19 @@ def test_list_remote(machine: Machine) -> None:
 def test_list_remote_of_what_is_no_container(machine: Machine, text: str) -> None:
     result = machine.run("list", "--remote", text)
     assert result.code == 2 and "--remote ACCOUNT/CONTAINER" in result.err
-    assert "/any" not in result.err
+    assert "/any" not in result.err and "disk '" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("mystore", "container 'mystore' is not complete"),
+        ("https://mystore/d#x", "container 'https://mystore/d#x' has a '#'"),
+        ("ftp://mystore.test/disks/", "container 'ftp://mystore.test/disks' is not an http or https URL"),
+    ],
+)
+def test_list_remote_names_the_container_as_it_was_given(machine: Machine, text: str, says: str) -> None:
+    assert says in machine.run("list", "--remote", text).err
 
 
 def test_options_of_an_account_are_for_remote(machine: Machine) -> None:

@@ -20,17 +20,11 @@ from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.log import WARNING, Log
-from blobfuse_dysk.device.kernel import fuse, loop, usage
+from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
     AttachedError,
     DeviceError,
-    DyskError,
-    Kind,
-    LeasedError,
-    ServiceError,
-    StoreError,
-    UsageError,
 )
 from blobfuse_dysk.options import AttachOptions
 
@@ -140,21 +134,6 @@ def test_a_message_that_is_not_taken_does_not_wait() -> None:
             pass
         with pytest.raises(ValueError, match="bytes"):
             message.send(ours, {"text": "x" * message.MOST_BYTES})
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (LeasedError("leased by node b", remedy="--break-lease"), LeasedError),
-        (UsageError("size"), UsageError),
-        (StoreError("gone", Kind.GONE), DyskError),
-        (ServiceError("refused", status=403, remedy="see the key"), DyskError),
-    ],
-)
-def test_errors_cross_processes(error: DyskError, kind: type[DyskError]) -> None:
-    again = message.message_to_error(json.loads(json.dumps(message.error_to_message(error))))
-    assert type(again) is kind
-    assert (str(again), again.remedy) == (str(error), error.remedy)
 
 
 def test_config_survives_the_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,18 +283,6 @@ def test_no_fuse_device(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="No such file") as caught:
         fuse.open_device(str(tmp_path / "fuse"))
     assert caught.value.remedy == "modprobe fuse"
-
-
-def test_mountpoints_by_number_and_by_source(tmp_path: Path) -> None:
-    info = tmp_path / "mountinfo"
-    info.write_text(
-        "1 0 7:3 / /a\\040b rw - ext4 /dev/loop3 rw\n"
-        "2 0 0:44 / /btrfs rw shared:1 - btrfs /dev/loop3p1 rw\n"
-        "3 0 7:30 / /other rw - ext4 /dev/loop30 rw\n"
-    )
-    nodes = {"/dev/loop3": "7:3", "/dev/loop3p1": "259:1"}
-    assert usage._mountpoints(str(info), nodes) == ["/a b", "/btrfs"]
-    assert usage._mountpoints(str(tmp_path / "ended"), nodes) == []
 
 
 def test_log_goes_to_the_system_log_or_to_a_bounded_file(tmp_path: Path) -> None:

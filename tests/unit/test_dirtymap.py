@@ -164,3 +164,14 @@ def test_a_run_goes_and_comes_back_whole() -> None:
             assert not flight.overlaps(runs[index][0].start, runs[index][-1].end)
         assert len(flight) == flight.bytes == 0
     assert ledger.oldest_generation() is None
+
+
+def test_what_covers_several_is_as_old_as_the_oldest_of_them() -> None:
+    """The oldest lies behind a younger one: a flush that waits for it must wait for what takes its place."""
+    cache = Cache()
+    for first, count in ((3, 1), (1, 1), (0, 5)):
+        cache.accept(first, count, zeros=False)
+        cache.check()
+        cache.generation += 1
+    assert cache.ledger.has(0)
+    assert cache.ledger.oldest_generation() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -143,9 +144,26 @@ def test_what_needs_no_better_words_is_returned_as_it_is() -> None:
         assert explain(error, DISK, KEY) is error
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "disk", "missing"),
+    [
+        (404, "BlobNotFound", DISK, "disk"),
+        (404, "", replace(DISK, snapshot="2026-01-31T12:00:00Z"), "snapshot"),
+        (404, "ContainerNotFound", DISK, "container"),
+        (409, "ContainerBeingDeleted", DISK, "container"),
+    ],
+)
+def test_what_is_missing_is_said_to_programs_too(status: int, code: str, disk: DiskAddress, missing: str) -> None:
+    found = explain(ServiceError("x", status=status, code=code), disk, KEY)
+    assert isinstance(found, NotFoundError) and found.missing == missing
+
+
 def test_who_holds_a_disk_and_of_what_type_it_is() -> None:
     named = leased(DISK, {"dysk_node": "n1", "dysk_since": "2026-01-01T00:00:00Z"})
     assert str(named) == "disk acc/disks/data is leased by node n1 since 2026-01-01T00:00:00Z"
-    assert "an unknown holder" in str(leased(DISK, {}))
+    assert (named.holder, named.since) == ("n1", "2026-01-01T00:00:00Z")
+    unnamed = leased(DISK, {"dysk_node": "", "dysk_since": "2026-01-01T00:00:00Z"})
+    assert str(unnamed) == "disk acc/disks/data is leased by an unknown holder"
+    assert (unnamed.holder, unnamed.since) == (None, None)
     assert "is a block blob, not a page blob" in str(not_a_page_blob(DISK, "BlockBlob"))
     assert "of type 'X'" in str(not_a_page_blob(DISK, "X"))

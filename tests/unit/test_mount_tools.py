@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,21 +21,20 @@ def test_a_tool_that_is_missing_is_named_with_where_it_was_looked_for() -> None:
 @pytest.fixture
 def mountinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """What stands for /proc/self/mountinfo."""
-    table = tmp_path / "mountinfo"
-    real = Path.open
-    monkeypatch.setattr(Path, "open", lambda path, *more, **options: real(table, *more, **options))
+    monkeypatch.setattr("blobfuse_dysk.device.kernel.mountinfo._PROC", str(tmp_path))
+    table = tmp_path / "self" / "mountinfo"
+    table.parent.mkdir()
     return table
 
 
-def test_mountinfo_is_read_with_its_escapes(mountinfo: Path) -> None:
+def test_the_uppermost_mount_of_a_directory_counts(mountinfo: Path) -> None:
     mountinfo.write_text(
         "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
-        "40 22 7:1 /sub /mnt/with\\040blank\\134 ro,noatime master:2 shared:3 - xfs /dev/loop1p2 ro,attr2\n"
-        "41 22 0:40 / /mnt/with\\040blank\\134 rw - tmpfs none rw\n"
+        "40 22 7:1 /sub /mnt/with\\040blank ro,noatime master:2 shared:3 - xfs /dev/loop1p2 ro,attr2\n"
+        "41 22 0:40 / /mnt/with\\040blank rw - tmpfs none rw\n"
     )
-    found = mounttools.mounted()
-    assert found[1] == mounttools.Mounted("7:1", "/mnt/with blank\\", ("ro", "noatime"), "xfs", "/dev/loop1p2")
-    assert mounttools.top_mount("/mnt/with blank\\") == found[2]
+    found = mounttools.top_mount("/mnt/with blank")
+    assert found and found.source == "none"
     assert mounttools.top_mount("/elsewhere") is None
 
 
@@ -62,63 +60,11 @@ def test_a_mount_is_found_by_its_directory_or_its_device_and_the_last_goes_first
         "41 22 7:1 / /srv rw - xfs /dev/loop1 rw\n"
         "42 40 7:2 / /mnt rw - ext4 /dev/loop2 rw\n"
     )
-    found = mounttools.mounted()
-    assert mounttools.find_mounted("/mnt") == mounttools.top_mount("/mnt") == found[3]
-    assert mounttools.find_mounted("/dev/loop1") == found[2]
+    for found in (mounttools.find_mounted("/mnt"), mounttools.top_mount("/mnt")):
+        assert found and (found.source, found.directory) == ("/dev/loop2", "/mnt")
+    found = mounttools.find_mounted("/dev/loop1")
+    assert found and found.directory == "/srv"
     assert mounttools.find_mounted("/dev/loop9") is None
-
-
-class Tools:
-    """Answers for the tools; asked: each command line, the program without its directory."""
-
-    def __init__(self) -> None:
-        self.asked: list[list[str]] = []
-        self.answer = (0, "", "")
-
-    def run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        self.asked.append([arguments[0].rpartition("/")[2], *arguments[1:]])
-        return subprocess.CompletedProcess(arguments, *self.answer)
-
-
-@pytest.fixture
-def tools(monkeypatch: pytest.MonkeyPatch) -> Tools:
-    fake = Tools()
-    monkeypatch.setattr(mounttools, "run_tool", fake.run)
-    monkeypatch.setattr(mounttools, "find_tool", lambda name, remedy=None: f"/usr/sbin/{name}")
-    return fake
-
-
-@pytest.mark.parametrize(("fstype", "options"), [("ext4", []), ("xfs", ["-K"]), ("btrfs", ["-L", "data"])])
-def test_mkfs_is_not_forced(tools: Tools, fstype: str, options: list[str]) -> None:
-    """What finds a file system all the same (mkfs.xfs and mkfs.btrfs look) may refuse."""
-    mounttools.make_file_system(fstype, "/dev/loop3", options)
-    assert tools.asked == [[f"mkfs.{fstype}", "-q", *options, "/dev/loop3"]]
-
-
-def test_mkfs_that_fails_is_a_failure_in_its_own_words(tools: Tools) -> None:
-    tools.answer = (1, "", "mke2fs 1.47.0 (5-Feb-2023)\nmkfs.ext4: it is full.\n")
-    with pytest.raises(DeviceError, match=r"mkfs.ext4 on /dev/loop3 failed: it is full$"):
-        mounttools.make_file_system("ext4", "/dev/loop3", [])
-
-
-def test_blkid_looks_at_the_device_and_not_into_its_cache(tools: Tools) -> None:
-    tools.answer = (0, "DEVNAME=/dev/loop3\nUUID=1\nTYPE=ext4\nLABEL=a=b\n", "")
-    found = mounttools.probe("/dev/loop3")
-    assert (found["TYPE"], found["LABEL"]) == ("ext4", "a=b")
-    (asked,) = tools.asked
-    assert "-p" in asked and asked[-1] == "/dev/loop3"
-
-
-def test_what_blkid_does_not_find_is_not_what_it_cannot_tell(tools: Tools) -> None:
-    tools.answer = (2, "", "")
-    assert mounttools.probe("/dev/loop3") == {}
-    tools.answer = (8, "", "")
-    with pytest.raises(DeviceError, match="more than one file system"):
-        mounttools.probe("/dev/loop3")
-    for code in (1, 4, 16, -9):
-        tools.answer = (code, "TYPE=ext4\n", "error: cannot open")
-        with pytest.raises(DeviceError, match="blkid on /dev/loop3 failed"):
-            mounttools.probe("/dev/loop3")
 
 
 def test_a_tool_does_not_outlive_who_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:

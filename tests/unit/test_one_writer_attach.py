@@ -89,7 +89,7 @@ async def test_a_late_acquire_leaves_no_lease_for_ever_behind(
 ) -> None:
     for fates in ([LATE], [Fate(), LATE], [LATE, LATE, LATE]):
         async with attached(node("1", acquire=fates), lease_s=None) as stack:
-            assert blob.properties().lease_duration == "infinite"
+            assert blob.lease_duration == "infinite"
             assert stack._held is not None
             assert stack._held.guard.expires_in_s is None
             await stack.store.write(0, DATA)
@@ -202,7 +202,7 @@ async def test_an_attach_that_fails_under_a_shared_lease_id_leaves_the_holder_it
     async with attached(one, lease_id=LEASE, lease_s=60.0) as stack:
         denied = Fate(error=refuse(403, "AuthorizationFailure"))
         await refused(node("2", **{"raise": [denied]}), DyskError, lease_id=LEASE, lease_s=lease_s, seed=2)
-        assert blob.properties().lease_duration == "fixed"
+        assert blob.lease_duration == "fixed"
         await trio.sleep(15.5)
         assert stack.state == "attached"
         assert blob.lease_state == "leased"

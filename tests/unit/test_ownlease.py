@@ -8,8 +8,9 @@ import pytest
 
 from blobfuse_dysk import ownlease
 from blobfuse_dysk.azure.explain import HOLDER_NODE, HOLDER_SINCE, leased
+from blobfuse_dysk.device.ipc.message import error_to_message, message_to_error
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import LeasedError
+from blobfuse_dysk.errors import DyskError, LeasedError
 
 DISK = DiskAddress.parse("store/disks/data")
 
@@ -28,8 +29,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def held_by(node: str, since: str | None = "2026-01-31T12:00:00Z") -> LeasedError:
-    return leased(DISK, {HOLDER_NODE: node} | ({HOLDER_SINCE: since} if since else {}))
+def held_by(node: str | None, since: str | None = "2026-01-31T12:00:00Z") -> DyskError:
+    """As it comes from the worker, through the holder."""
+    names = {HOLDER_NODE: node, HOLDER_SINCE: since}
+    error = leased(DISK, {name: value for name, value in names.items() if value is not None})
+    return message_to_error(error_to_message(error))
 
 
 @pytest.mark.parametrize("since", ["2026-01-31T12:00:00Z", None])
@@ -39,7 +43,7 @@ def test_our_own_is_waited_for(clock: list[float], since: str | None) -> None:
             raise held_by("here", since)
         return "attached"
 
-    assert ownlease.patiently(attach) == "attached"
+    assert ownlease.wait_for_own_lease(attach) == "attached"
     assert 58 <= clock[0] < 61
 
 
@@ -48,15 +52,15 @@ def test_but_not_for_ever(clock: list[float]) -> None:
         raise held_by("here")
 
     with pytest.raises(LeasedError):
-        ownlease.patiently(attach)
+        ownlease.wait_for_own_lease(attach)
     assert 60 < clock[0] < 90
 
 
-@pytest.mark.parametrize("node", ["there", "here-too", "not-here"])
-def test_anothers_is_an_error_at_once(clock: list[float], node: str) -> None:
+@pytest.mark.parametrize("node", ["there", "here-too", "not-here", "", None])
+def test_anothers_is_an_error_at_once(clock: list[float], node: str | None) -> None:
     def attach() -> None:
         raise held_by(node)
 
     with pytest.raises(LeasedError):
-        ownlease.patiently(attach)
+        ownlease.wait_for_own_lease(attach)
     assert clock[0] == 0

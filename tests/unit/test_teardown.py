@@ -21,8 +21,11 @@ from blobfuse_dysk.device.attacher import teardown
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.kernel import fuse, loop
+from blobfuse_dysk.device.kernel.usage import Use
 from blobfuse_dysk.errors import BusyError, DeviceError
 
+MOUNTED = Use("mount", "it is mounted on /mnt")
+OPEN = Use("process", "udevd (process 7) has it open")
 GONE = {"pid": 1, "start": 1}  # an id that was used again
 
 
@@ -269,25 +272,28 @@ def test_what_went_wrong_at_the_end_is_raised(dead: Dead, tmp_path: Path) -> Non
         teardown.await_end(dead.found, control, None)
 
 
-@pytest.mark.parametrize(("uses", "waits"), [(["mounted on /mnt"], False), (["open by udevd (7)"], True)])
+@pytest.mark.parametrize(
+    ("use", "waits"), [(MOUNTED, False), (OPEN, True), (Use("process", "is-it-mounted (process 7) has it open"), True)]
+)
 def test_who_has_the_device_is_waited_for_unless_it_is_mounted(
-    monkeypatch: pytest.MonkeyPatch, uses: list[str], waits: bool
+    monkeypatch: pytest.MonkeyPatch, use: Use, waits: bool
 ) -> None:
     asked: list[str] = []
 
-    def users(device: str) -> list[str]:
+    def users(device: str) -> list[Use]:
         asked.append(device)
-        return uses
+        return [use, use]
 
     monkeypatch.setattr(teardown, "_BUSY_S", 0.1)
     monkeypatch.setattr(teardown, "users", users)
-    with pytest.raises(BusyError, match="in use"):
+    with pytest.raises(BusyError) as caught:
         teardown.refuse_busy("data", "/dev/loop7")
+    assert str(caught.value) == f"/dev/loop7 (data) is in use: {use.text}; {use.text}"
     assert (len(asked) > 1) is waits
 
 
 def test_a_device_that_is_used_for_a_moment_is_not_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [["open by udevd (7)"], ["open by udevd (7)"], []]
+    answers = [[OPEN], [OPEN], []]
     monkeypatch.setattr(teardown, "users", lambda device: answers.pop(0))
     teardown.refuse_busy("data", "/dev/loop7")
     assert answers == []

@@ -217,7 +217,7 @@ class TestSimBlob:
         self.refused("LeaseIsBrokenAndCannotBeRenewed", blob.renew, A)
         blob.acquire(-1, B)
         await trio.sleep(10_000)
-        assert blob.properties().lease_duration == "infinite"
+        assert blob.lease_duration == "infinite"
         blob.release(B)
         self.refused("LeaseNotPresentWithLeaseOperation", blob.break_now)
         assert blob.raise_number(5, None).number == blob.raise_number(3, None).number == 5

@@ -12,8 +12,9 @@ import trio.testing
 from trio.testing import MockClock
 
 from blobfuse_dysk.azure.connection import TlsConnection
-from blobfuse_dysk.azure.pool import HttpPool, tls_context
+from blobfuse_dysk.azure.pool import HttpPool
 from blobfuse_dysk.azure.signing import AnonymousSigner
+from blobfuse_dysk.azure.tls import tls_context
 from blobfuse_dysk.azure.wire import Reply, Request
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import CredentialError, TransportError

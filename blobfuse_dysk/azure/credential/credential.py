@@ -22,55 +22,27 @@ from blobfuse_dysk.azure.credential.tokencommand import Token, fetch_token, own_
 from blobfuse_dysk.azure.signing import AnonymousSigner, BearerSigner, SasSigner, ServiceClock, SharedKeySigner, Signer
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import CredentialError, UsageError
+from blobfuse_dysk.timestamp import utc_text
 
 if TYPE_CHECKING:
-    import ssl
-
     import trio
 
 __all__ = [
     "NO_CREDENTIAL",
     "Credential",
     "Proof",
-    "check_ca_file",
     "check_transport",
     "credential_from_config",
-    "untrusted",
 ]
 
 log = logging.getLogger(__name__)
 
 NO_CREDENTIAL = "CredentialUnavailable"
 """ServiceError.code when no request was sent because the credential could not be had (no token)."""
-_NOT_YET_VALID, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64  # openssl/x509_vfy.h, X509_V_ERR_*
 _SOON_S = 86400.0
 _SPARE_S = 300.0  # a SAS from a file is read again when this little of it is left
 _AGAIN_S = 60.0  # and then, as after a failed renewal, this often
 _REFUSED_S = 5.0  # a refusal by the service causes a renewal at most this often
-
-
-def check_ca_file(path: str | None) -> None:
-    """Raise CredentialError unless the file of the authorities to trust, if one is named, can be used."""
-    import ssl
-
-    try:
-        if path:
-            ssl.create_default_context(cafile=path)
-    except OSError as error:
-        reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
-        raise CredentialError(
-            f"certificate authorities {path!r} cannot be loaded: {reason}",
-            remedy="name a readable PEM file as ca_file",
-        ) from error
-
-
-def untrusted(error: ssl.SSLCertVerificationError) -> str:
-    """What to do about a certificate that is not accepted."""
-    if error.verify_code in (_NOT_YET_VALID, _EXPIRED):
-        return "check this machine's clock; if it is right, the endpoint's owner has to renew the certificate"
-    if error.verify_code in (_OTHER_NAME, _OTHER_ADDRESS):
-        return "name the endpoint as its certificate does"
-    return "install ca-certificates, or name the authority's PEM file as ca_file in the credential file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +218,7 @@ class Credential:
         expires_at = self.expires_at
         if self.kind != "sas" or expires_at is None or expires_at > time.time() + _SOON_S:
             return
-        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(expires_at))
+        when = utc_text(expires_at)
         verb = "expires" if expires_at > time.time() else "expired"
         log.warning("the %s for account %s %s at %s", self.describe(), self.account, verb, when)
 

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 async def watch(credential: Credential) -> None:
     """Run until cancelled."""
     seen = _signature(credential.file)
-    warned = _stage(credential)  # of that the client warned when it was made
+    warned = _stage(credential)  # the client, when it was made, warned of the stage that the credential is in now
     while True:
         await trio.sleep(LOOK_S)
         now = _signature(credential.file)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.credential.credential import untrusted
 from blobfuse_dysk.azure.credential.resolve import Credential, resolve
-from blobfuse_dysk.azure.explain import explain, leased, not_a_page_blob
-from blobfuse_dysk.azure.pool import tls_context
-from blobfuse_dysk.azure.wire import BlobProperties
+from blobfuse_dysk.azure.explain import explain, leased, leased_by, not_a_page_blob
+from blobfuse_dysk.azure.tls import tls_context, untrusted
 from blobfuse_dysk.cli.doctor.findings import Finding, fail, ok, warn
 from blobfuse_dysk.cli.output import size_text
 from blobfuse_dysk.disk import DiskAddress, Endpoint
+from blobfuse_dysk.disks.look import blob_properties
 from blobfuse_dysk.errors import CredentialError, DyskError, NotFoundError
 from blobfuse_dysk.options import AttachOptions
+from blobfuse_dysk.timestamp import utc_text
 
 __all__ = ["account_checks", "parse_target"]
 
@@ -62,6 +62,8 @@ def account_checks(target: str, options: AttachOptions, *, write_test: bool) -> 
     except CredentialError as error:
         yield _failed(name, error)
         return
+    except DyskError as error:
+        yield _failed(name, error)
     yield _rights(credential)
     if write_test and parts >= 2:
         yield _write_test(address, credential)
@@ -71,7 +73,7 @@ def _credential(endpoint: Endpoint, credential: Credential) -> Finding:
     expires_at = credential.expires_at
     if expires_at is None:
         return ok("credential", credential.describe())
-    moment = datetime.fromtimestamp(expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = utc_text(expires_at)
     left_s = expires_at - time.time()
     if left_s <= 0:
         return fail("credential", f"{credential.describe()}, expired at {moment}", "make a new one")
@@ -149,38 +151,27 @@ def _clock(endpoint: Endpoint, credential: Credential) -> Finding:
 
 
 def _account(address: DiskAddress, credential: Credential) -> Finding:
-    """The account takes the credential. Raises CredentialError if not, as the next two do."""
+    """The account takes the credential. Raises DyskError if not, as the next two do."""
     if credential.kind != "key":
         what = f"not tried: the {credential.describe()} may be for one container, or one disk"
         return warn("account", what, f"name it: dyskctl doctor {address.account}/CONTAINER[/DISK]")
-    try:
-        _properties(address, credential)
-    except NotFoundError:
-        pass  # which the service says to those that it knows
-    except CredentialError:
-        raise
-    except DyskError as error:
-        return _failed("account", error)
+    with contextlib.suppress(NotFoundError):  # which the service says to those that it knows
+        blob_properties(address, credential)
     return ok("account", f"{address.account} takes the {credential.describe()}")
 
 
 def _blob(address: DiskAddress, credential: Credential) -> Finding:
     """The disk is a page blob that can be read, and who has it."""
-    try:
-        found = _properties(address, credential)
-    except CredentialError:
-        raise
-    except DyskError as error:
-        return _failed("disk", error)
+    found = blob_properties(address, credential)
     if found.blob_type != "PageBlob":
-        return _failed("disk", not_a_page_blob(address, found.blob_type))
+        raise not_a_page_blob(address, found.blob_type)
     what = f"{address}, {size_text(found.size)}"
     if found.lease_state != "leased":
         return ok("disk", f"{what}, not leased")
     if here := _attached_here(address):
         return ok("disk", f"{what}, attached here as {here}")
     holder = leased(address, found.metadata)
-    return warn("disk", f"{what}, {str(holder).removeprefix(f'disk {address} is ')}", holder.remedy or "")
+    return warn("disk", f"{what}, {leased_by(holder.holder, holder.since)}", holder.remedy or "")
 
 
 def _attached_here(address: DiskAddress) -> str | None:
@@ -197,20 +188,6 @@ def _failed(check: str, error: DyskError) -> Finding:
     return fail(check, str(error), error.remedy or "check the names, and the credential's rights")
 
 
-def _properties(address: DiskAddress, credential: Credential) -> BlobProperties:
-    """The blob's properties. Raises DyskError, in the words for people."""
-    import trio
-
-    async def ask() -> BlobProperties:
-        async with BlobClient(address, credential) as client:
-            return await client.properties(timeout_s=_TIMEOUT_S)
-
-    try:
-        return trio.run(ask)
-    except DyskError as error:
-        raise explain(error, address, credential, needs="r") from error
-
-
 def _container(address: DiskAddress, credential: Credential) -> Finding:
     """The container is there, and can be listed if the credential is for that."""
     from blobfuse_dysk.azure import management
@@ -220,12 +197,7 @@ def _container(address: DiskAddress, credential: Credential) -> Finding:
         return warn("container", "not tried: the SAS is for one blob", f"name the disk: dyskctl doctor {name}/DISK")
     if credential.sas and not credential.sas.has("l"):
         return _container_unlisted(address, credential)
-    try:
-        rows = management.list_disks(address, credential)
-    except CredentialError:
-        raise
-    except DyskError as error:
-        return _failed("container", error)
+    rows = management.list_disks(address, credential)
     return ok("container", f"{name} can be listed; page blobs: {len(rows)}")
 
 
@@ -233,14 +205,10 @@ def _container_unlisted(address: DiskAddress, credential: Credential) -> Finding
     """The same by asking for a blob that is not there: attaching needs no right to list."""
     assert credential.sas
     try:
-        _properties(address, credential)
+        blob_properties(address, credential)
     except NotFoundError as error:
-        if f"container {address.container}" in str(error):
-            return _failed("container", error)
-    except CredentialError:
-        raise
-    except DyskError as error:
-        return _failed("container", error)
+        if error.missing != "disk":
+            raise
     what = f"{address.account}/{address.container} is there; no list --remote with sp={credential.sas.rights}"
     return ok("container", what)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from blobfuse_dysk import environment
 from blobfuse_dysk.cli.doctor.findings import Check, Finding, fail, ok, warn
 from blobfuse_dysk.cli.doctor.leftovers import leftovers
+from blobfuse_dysk.device.kernel import mountinfo
 from blobfuse_dysk.disk import format_size
 from blobfuse_dysk.errors import CredentialError, DyskError, UsageError
 
@@ -58,8 +59,7 @@ def fuse_control() -> Finding:
     connections = Path("/sys/fs/fuse/connections")
     if not connections.is_dir():
         return warn("fusectl", f"there is no {connections}", "modprobe fuse; mount /sys")
-    mounted = any(" - fusectl " in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    if not mounted:
+    if not any(mount.fstype == "fusectl" for mount in mountinfo.mounts()):
         return ok("fusectl", "not mounted; attach mounts it")
     return ok("fusectl", f"mounted on {connections}")
 

@@ -11,7 +11,7 @@ from blobfuse_dysk.cli.doctor.findings import Finding
 from blobfuse_dysk.cli.doctor.machine import MACHINE_CHECKS
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import hold_warnings, print_json
-from blobfuse_dysk.cli.types import connection_options, connection_settings
+from blobfuse_dysk.cli.types import connection_options
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.options import AttachOptions
 
@@ -27,10 +27,7 @@ def doctor(
     context: click.Context,
     target: str | None,
     write_test: bool,
-    credentials: str | None,
-    endpoint: str | None,
-    realm: str | None,
-    allow_http: bool,
+    connection: AttachOptions,
 ) -> int:
     """Check this machine, and if you name one an account, a container or a disk; say what to do about each finding.
 
@@ -45,10 +42,9 @@ def doctor(
     """
     if write_test and (target is None or "/" not in target):
         raise UsageError("--write-test needs a container", remedy="name it: dyskctl doctor ACCOUNT/CONTAINER")
-    options = connection_settings(credentials, endpoint, realm, allow_http)
     found = []
     with hold_warnings():
-        for finding in _findings(target, options, write_test):
+        for finding in _findings(target, connection, write_test):
             found.append(finding)
             if not settings(context).json:
                 _print(finding)

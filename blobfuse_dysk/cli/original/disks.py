@@ -7,23 +7,22 @@ import click
 from blobfuse_dysk import attachment
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.original.style import (
+    Account,
     Dysk,
     account_options,
-    address_of,
     flag,
     of_attachment,
     print_dysk,
     print_status,
     random_name,
-    realm_option,
 )
 from blobfuse_dysk.cli.types import complete_attachment
 from blobfuse_dysk.disk import DEFAULT_REALM, DiskAddress
+from blobfuse_dysk.disks.create import create_within
+from blobfuse_dysk.disks.delete import delete_disk
 from blobfuse_dysk.errors import UsageError
-from blobfuse_dysk.options import AttachOptions
-from blobfuse_dysk.vhd import footer
 
-__all__ = ["DEFAULT_SIZE_GIB", "blob_name", "create", "create_blob", "delete", "get"]
+__all__ = ["DEFAULT_SIZE_GIB", "blob_name", "create", "delete", "get"]
 
 DEFAULT_SIZE_GIB = 2
 
@@ -31,16 +30,6 @@ DEFAULT_SIZE_GIB = 2
 def blob_name(name: str, with_footer: bool) -> str:
     """The original appends .vhd to the name of a blob that it gives a footer."""
     return name if not with_footer or name.endswith(".vhd") else f"{name}.vhd"
-
-
-def create_blob(disk: DiskAddress, size_gib: int, with_footer: bool, options: AttachOptions) -> None:
-    """Create a blob in the original's layout: the footer lies inside the size asked for."""
-    from blobfuse_dysk.azure import management
-    from blobfuse_dysk.azure.credential import resolve
-
-    size = size_gib << 30
-    address, credential = resolve.resolve(disk, options)
-    management.create_disk(address, credential, size, footer(size) if with_footer else None)
 
 
 @click.command(cls=Verb)
@@ -53,12 +42,7 @@ def create_blob(disk: DiskAddress, size_gib: int, with_footer: bool, options: At
 @click.pass_context
 def create(
     context: click.Context,
-    account: str,
-    key: str | None,
-    sas: str | None,
-    realm: str,
-    pageblob_name: str | None,
-    container_name: str,
+    at: Account,
     device_name: str | None,
     vhd: bool,
     read_only: bool,
@@ -74,12 +58,12 @@ def create(
     if auto_lease:
         raise UsageError("create takes no lease", remedy="use mount auto-create, which takes one and keeps it")
     name = device_name or random_name()
-    disk = address_of(account, container_name, blob_name(pageblob_name or name, vhd), key, sas)
-    create_blob(disk, size, vhd, AttachOptions(realm=realm_option(realm)))
+    disk = at.disk(blob_name(at.pageblob_name or name, vhd))
+    create_within(disk, size << 30, at.connection, vhd=vhd)
     dysk = Dysk(
         Type="R" if read_only else "RW",
         Name=name,
-        AccountName=account,
+        AccountName=at.account,
         Sas="",
         Path=f"/{disk.container}/{disk.blob}",
         LeaseId="",
@@ -87,7 +71,7 @@ def create(
         Minor=0,
         Vhd=vhd,
         SizeGB=size,
-        AccountRealm=realm,
+        AccountRealm=at.realm,
     )
     print_dysk(dysk, as_json=settings(context).json)
 
@@ -99,12 +83,7 @@ def create(
 @click.pass_context
 def delete(
     context: click.Context,
-    account: str,
-    key: str | None,
-    sas: str | None,
-    realm: str,
-    pageblob_name: str | None,
-    container_name: str,
+    at: Account,
     lease_id: str | None,
     break_lease: bool,
 ) -> None:
@@ -114,16 +93,10 @@ def delete(
     Example:
       dyskctl delete -a mystore -k - -p data.vhd < key
     """
-    from blobfuse_dysk.azure import management as azure_account
-    from blobfuse_dysk.azure.credential import resolve
-    from blobfuse_dysk.cli.verbs.disks import refuse_if_attached
-
-    if not pageblob_name:
+    if not at.pageblob_name:
         raise UsageError("the page blob's name is missing", remedy="add -p NAME")
-    disk = address_of(account, container_name, pageblob_name, key, sas)
-    refuse_if_attached(disk)
-    address, credential = resolve.resolve(disk, AttachOptions(realm=realm_option(realm)))
-    azure_account.delete_disk(address, credential, break_lease=break_lease, lease_id=lease_id)
+    disk = at.disk(at.pageblob_name)
+    delete_disk(disk, at.connection, break_lease=break_lease, lease_id=lease_id)
     print_status(f"Deleted page blob {disk}")
 
 

@@ -6,15 +6,16 @@ key Sas held the secret; here it is empty.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
 import string
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -22,12 +23,14 @@ from blobfuse_dysk.cli.output import warn
 from blobfuse_dysk.cli.types import GO_BOOL
 from blobfuse_dysk.disk import DEFAULT_REALM, DiskAddress
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import FOOTER_SIZE
 
 if TYPE_CHECKING:
     from blobfuse_dysk.attachment import Attachment
 
 __all__ = [
+    "Account",
     "Dysk",
     "account_options",
     "address_of",
@@ -94,8 +97,34 @@ def _secret(context: click.Context, parameter: click.Parameter, value: str | Non
     return line
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The options that name an account and a page blob in it, as they were given."""
+
+    account: str
+    key: str | None = field(repr=False)
+    sas: str | None = field(repr=False)
+    realm: str
+    pageblob_name: str | None
+    container_name: str
+
+    def disk(self, blob: str) -> DiskAddress:
+        """A blob of the container."""
+        return address_of(self.account, self.container_name, blob, self.key, self.sas)
+
+    @property
+    def connection(self) -> AttachOptions:
+        """How to reach the account."""
+        return AttachOptions(realm=realm_option(self.realm))
+
+
 def account_options(function: _Function) -> _Function:
-    """The options that name an account and a page blob in it, in the original's words."""
+    """The options that name an account and a blob in it, in the original's words. The verb gets `at`, an Account."""
+
+    @functools.wraps(function)
+    def packed(*words: Any, **given: Any) -> Any:
+        return function(*words, at=Account(**{name: given.pop(name) for name in Account.__slots__}), **given)
+
     for option in reversed(
         [
             click.option("-a", "--account", required=True, help="Storage account."),
@@ -106,8 +135,8 @@ def account_options(function: _Function) -> _Function:
             click.option("-c", "--container-name", default="dysks", show_default=True, help="Container."),
         ]
     ):
-        function = option(function)
-    return function
+        packed = option(packed)
+    return cast(_Function, packed)
 
 
 def address_of(account: str, container: str, blob: str, key: str | None, sas: str | None) -> DiskAddress:

@@ -9,10 +9,10 @@ import click
 
 from blobfuse_dysk import attachment
 from blobfuse_dysk.cli.frame import Verb, settings
-from blobfuse_dysk.cli.original.disks import DEFAULT_SIZE_GIB, blob_name, create_blob
+from blobfuse_dysk.cli.original.disks import DEFAULT_SIZE_GIB, blob_name
 from blobfuse_dysk.cli.original.style import (
+    Account,
     account_options,
-    address_of,
     flag,
     of_attachment,
     print_dysk,
@@ -24,6 +24,7 @@ from blobfuse_dysk.cli.original.style import (
 )
 from blobfuse_dysk.cli.types import complete_attachment
 from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.disks.create import create_within
 from blobfuse_dysk.environment import dev_dir
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.options import AttachOptions
@@ -58,12 +59,7 @@ def _device_options(function: _Function) -> _Function:
 def mount(
     context: click.Context,
     variant: str | None,
-    account: str,
-    key: str | None,
-    sas: str | None,
-    realm: str,
-    pageblob_name: str | None,
-    container_name: str,
+    at: Account,
     device_name: str | None,
     lease_id: str | None,
     vhd: bool | None,
@@ -82,7 +78,7 @@ def mount(
       dyskctl mount auto-create -a mystore -d dysk02 -n 4
     """
     name = random_name() if device_name is None else device_name
-    if variant is None and not pageblob_name:
+    if variant is None and not at.pageblob_name:
         raise UsageError(
             "mounting an existing page blob needs its name", remedy="add -p NAME, or use mount auto-create"
         )
@@ -96,15 +92,15 @@ def mount(
         break_lease=break_lease,
         lease_id=lease_id,
         vhd="auto" if vhd is None else "yes" if vhd else "no",
-        realm=realm_option(realm),
+        realm=realm_option(at.realm),
     )
     if variant:
         with_footer = vhd is not False
-        disk = address_of(account, container_name, blob_name(pageblob_name or name, with_footer), key, sas)
-        create_blob(disk, size or DEFAULT_SIZE_GIB, with_footer, options)
+        disk = at.disk(blob_name(at.pageblob_name or name, with_footer))
+        create_within(disk, (size or DEFAULT_SIZE_GIB) << 30, options, vhd=with_footer)
     else:
-        disk = address_of(account, container_name, pageblob_name or "", key, sas)
-    _attach(context, disk, options, realm)
+        disk = at.disk(at.pageblob_name or "")
+    _attach(context, disk, options, at.realm)
 
 
 @click.command(cls=Verb)

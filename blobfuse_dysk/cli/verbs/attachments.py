@@ -11,11 +11,11 @@ from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import attachment_json, print_json
 from blobfuse_dysk.cli.types import DISK, SIZE, attach_options, complete_attachment
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import NotFoundError, UsageError
+from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.options import AttachOptions
 
 if TYPE_CHECKING:
-    from blobfuse_dysk.attachment import Attachment
+    pass
 
 __all__ = ["attach", "attach_disk", "detach"]
 
@@ -52,25 +52,14 @@ def attach(context: click.Context, /, disk: DiskAddress, create: bool, size: int
 def attach_disk(context: click.Context, disk: DiskAddress, options: AttachOptions, size: int | None = None) -> None:
     """Attach it, and print its device or what `get` shows. size: of the disk to create if it does not exist."""
     from blobfuse_dysk import attachment
+    from blobfuse_dysk.disks.create import attach_or_create
 
     options = replace(options, read_only=options.read_only or disk.snapshot is not None)
-    attached = attachment.attach(disk, options) if size is None else _attach_or_create(disk, size, options)
+    attached = attachment.attach(disk, options) if size is None else attach_or_create(disk, size, options)
     if settings(context).json:
         print_json(attachment_json(attached))
     else:
         print(attached.device)
-
-
-def _attach_or_create(disk: DiskAddress, size: int, options: AttachOptions) -> Attachment:
-    """An existing disk is attached as it is, whatever its size."""
-    from blobfuse_dysk import attachment
-    from blobfuse_dysk.cli.verbs.disks import create_disk
-
-    try:
-        return attachment.attach(disk, options)
-    except NotFoundError:
-        create_disk(disk, size, options.vhd == "yes", options)
-    return attachment.attach(disk, options)
 
 
 @click.command(cls=Verb)

@@ -53,7 +53,7 @@ def attach_file(context: click.Context, file: Path) -> None:
                 )
             print_json(attachment_json(found)) if settings(context).json else print(found.device)
             return
-    ownlease.patiently(lambda: attach_disk(context, disk, options))
+    ownlease.wait_for_own_lease(lambda: attach_disk(context, disk, options))
 
 
 @click.command(cls=Verb)

@@ -7,9 +7,9 @@ import click
 from blobfuse_dysk.cli.frame import Verb
 from blobfuse_dysk.cli.original.style import flag, read_dysk, read_text
 from blobfuse_dysk.cli.output import print_json
-from blobfuse_dysk.cli.types import DISK, SIZE, connection_options, connection_settings
+from blobfuse_dysk.cli.types import DISK, SIZE, connection_options
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import NotFoundError, UsageError
+from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.kubernetes.convert_pv import (
     ACCESS_MODES,
     RECLAIM_POLICIES,
@@ -57,10 +57,7 @@ def convert_pv(
     as_yaml: bool,
     name: str | None,
     size: int | None,
-    credentials: str | None,
-    endpoint: str | None,
-    realm: str | None,
-    allow_http: bool,
+    connection: AttachOptions,
 ) -> None:
     """Turn a disk, or the JSON that `mount -o json` printed, into a Kubernetes PersistentVolume.
 
@@ -76,7 +73,9 @@ def convert_pv(
         disk, read_only = dysk.address, read_only or dysk.Type == "R"
         name, size = name or dysk.Name, size or dysk.SizeGB << 30
     elif size is None:
-        size = _size_of(disk, connection_settings(credentials, endpoint, realm, allow_http))
+        from blobfuse_dysk.disks.look import blob_size
+
+        size = blob_size(disk, connection)
     volume = Volume(
         disk=disk,
         name=name or disk.blob.rpartition("/")[2],
@@ -106,15 +105,3 @@ def _labels(text: str) -> dict[str, str]:
             raise UsageError(f"label {piece!r} is not KEY=VALUE", remedy="write for example --labels app=web,tier=db")
         labels[key] = value
     return labels
-
-
-def _size_of(disk: DiskAddress, options: AttachOptions) -> int:
-    """Ask the service for the blob's size in bytes."""
-    from blobfuse_dysk.azure import management
-    from blobfuse_dysk.azure.credential import resolve
-
-    address, credential = resolve.resolve(disk, options)
-    for row in management.list_disks(address, credential, prefix=disk.blob):
-        if row.disk == disk.key:
-            return row.size
-    raise NotFoundError(f"{disk} does not exist", remedy=f"see dyskctl list --remote {disk.account}/{disk.container}")

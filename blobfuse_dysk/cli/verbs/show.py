@@ -9,7 +9,7 @@ import click
 
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import attachment_json, print_json, print_pairs, print_table, size_text
-from blobfuse_dysk.cli.types import complete_attachment, connection_options, connection_settings
+from blobfuse_dysk.cli.types import complete_attachment, connection_options
 from blobfuse_dysk.disk import DiskAddress, format_size
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.options import AttachOptions
@@ -27,10 +27,7 @@ __all__ = ["get", "list_", "status"]
 def list_(
     context: click.Context,
     remote: str | None,
-    credentials: str | None,
-    endpoint: str | None,
-    realm: str | None,
-    allow_http: bool,
+    connection: AttachOptions,
 ) -> None:
     """List this machine's attachments, or with --remote the disks of a container and who has them.
 
@@ -40,13 +37,12 @@ def list_(
       dyskctl list --remote mystore/disks
       dyskctl -o json list
     """
-    options = connection_settings(credentials, endpoint, realm, allow_http)
     if remote is None:
-        if options != AttachOptions():
+        if connection != AttachOptions():
             raise UsageError("an account's options go with --remote", remedy="add --remote ACCOUNT/CONTAINER")
         _list_local(settings(context).json)
     else:
-        _list_remote(remote, options, settings(context).json)
+        _list_remote(remote, connection, settings(context).json)
 
 
 def _list_local(as_json: bool) -> None:
@@ -74,11 +70,9 @@ def _list_local(as_json: bool) -> None:
 
 
 def _list_remote(remote: str, options: AttachOptions, as_json: bool) -> None:
-    from blobfuse_dysk.azure import management
-    from blobfuse_dysk.azure.credential import resolve
+    from blobfuse_dysk.disks.look import list_disks
 
-    address, credential = resolve.resolve(container_address(remote), options)
-    rows = management.list_disks(address, credential)
+    rows = list_disks(container_address(remote), options)
     if as_json:
         print_json([dataclasses.asdict(row) for row in rows])
         return
@@ -91,12 +85,12 @@ def _list_remote(remote: str, options: AttachOptions, as_json: bool) -> None:
 def container_address(text: str) -> DiskAddress:
     """Read ACCOUNT/CONTAINER or the container's URL. The blob of the address stands for all and is not used."""
     base, mark, query = text.partition("?")
+    base = base.rstrip("/")
     remedy = "write --remote ACCOUNT/CONTAINER"
     try:
-        address = DiskAddress.parse(f"{base.rstrip('/')}/any{mark}{query}")
+        address = DiskAddress.parse(f"{base}/any{mark}{query}", what=f"container {base!r}")
     except UsageError as error:
-        what = str(error).replace("/any'", "'")
-        raise UsageError(what.replace("disk '", "container '"), remedy=remedy) from None
+        raise UsageError(str(error), remedy=remedy) from None
     if address.blob != "any":
         raise UsageError(f"{base} is a disk, not a container", remedy=remedy)
     return address

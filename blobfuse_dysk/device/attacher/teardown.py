@@ -43,8 +43,9 @@ def refuse_busy(name: str, device: str) -> None:
     deadline = time.monotonic() + _BUSY_S
     pause_s = 0.01
     while found := users(device):
-        if time.monotonic() > deadline or any("mounted" in use for use in found):
-            raise BusyError(f"{device} ({name}) is in use: {'; '.join(found)}", remedy="end that first, or use --force")
+        if time.monotonic() > deadline or any(use.kind == "mount" for use in found):
+            uses = "; ".join(map(str, found))
+            raise BusyError(f"{device} ({name}) is in use: {uses}", remedy="end that first, or use --force")
         time.sleep(pause_s)
         pause_s *= 2
 
@@ -84,7 +85,7 @@ def _reason(found: dict[str, Any]) -> str:
     """What a detach that takes long is waiting for."""
     device = found["device"]
     if device and loop.backing_file(device):
-        return "; ".join(users(device)) or f"{device} is still being written to"
+        return "; ".join(map(str, users(device))) or f"{device} is still being written to"
     return "the service has not taken the last writes yet"
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import time
+
+from blobfuse_dysk.timestamp import utc_text
 
 __all__ = ["ERROR", "INFO", "WARNING", "Log"]
 
@@ -47,7 +48,6 @@ class Log:
         try:
             if os.fstat(fd).st_size > _MOST_BYTES:
                 os.rename(self._file, f"{self._file}.1")
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            os.write(fd, f"{stamp} {self._tag}: {line}\n".encode())
+            os.write(fd, f"{utc_text()} {self._tag}: {line}\n".encode())
         finally:
             os.close(fd)

@@ -28,17 +28,6 @@ __all__ = ["MOST_BYTES", "PROTOCOL", "channel", "error_to_message", "message_to_
 PROTOCOL = 2
 MOST_BYTES = 128 << 10  # of one message; the system's default send buffer holds 208 KiB
 _MOST_FDS = 8
-# Error classes that are made from a message and a remedy alone; any other crosses as DyskError.
-_PLAIN = (
-    "AttachedError",
-    "BusyError",
-    "CredentialError",
-    "DeviceError",
-    "DyskError",
-    "LeasedError",
-    "NotFoundError",
-    "UsageError",
-)
 
 
 def channel() -> tuple[socket.socket, socket.socket]:
@@ -76,14 +65,22 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     return message, fds
 
 
-def error_to_message(error: errors.DyskError) -> dict[str, str | None]:
-    """An error as JSON: the nearest class that can be made again from text, the message, the remedy."""
-    kind = next(cls.__name__ for cls in type(error).__mro__ if cls.__name__ in _PLAIN)
-    return {"type": kind, "message": str(error), "remedy": error.remedy}
+def error_to_message(error: errors.DyskError) -> dict[str, Any]:
+    """An error as JSON: its class, its message, its fields."""
+    kind = next(cls.__name__ for cls in type(error).__mro__ if cls.__name__ in errors.__all__)
+    return {"type": kind, "message": str(error), **error.fields()}
 
 
 def message_to_error(message: dict[str, Any]) -> errors.DyskError:
-    """The error that `error_to_message` described."""
-    kind = message.get("type")
-    cls: type[errors.DyskError] = getattr(errors, kind) if kind in _PLAIN else errors.DyskError
-    return cls(str(message.get("message")), remedy=message.get("remedy"))
+    """The error that `error_to_message` described, also one of another version: with the fields that are known here.
+
+    A class that is not known, or that cannot be made without what is missing, becomes a DyskError.
+    """
+    cls = getattr(errors, str(message.get("type")), None)
+    text = str(message.get("message"))
+    if isinstance(cls, type) and issubclass(cls, errors.DyskError):
+        try:
+            return cls(text, **{name: message[name] for name in cls.FIELDS if name in message})
+        except (TypeError, ValueError):
+            pass
+    return errors.DyskError(text, remedy=message.get("remedy"))

@@ -71,7 +71,7 @@ def launch_path(run: str, name: str) -> str:
 
 @contextlib.contextmanager
 def lock(run: str) -> Iterator[None]:
-    """Exclude every other process that makes or clears directories under `run`. The end of the holder frees it."""
+    """Exclude every other process that makes or clears directories under `run`. At the latest it ends with us."""
     fd = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

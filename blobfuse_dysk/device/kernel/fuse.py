@@ -18,11 +18,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 import select
 import socket
 import struct
 
+from blobfuse_dysk.device.kernel import mountinfo
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = [
@@ -40,9 +40,8 @@ __all__ = [
     "wait_aborted",
 ]
 
-MAX_BACKGROUND = (
-    256  # requests in flight; the kernel's default of 12 caps a disk at 4000 IOPS with 3 ms of service time
-)
+# Requests in flight; the kernel's default of 12 caps a disk at 4000 IOPS with 3 ms of service time.
+MAX_BACKGROUND = 256
 _CONNECTIONS = "/sys/fs/fuse/connections"
 _SYSCTL = "/proc/sys/fs/fuse"
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
@@ -54,7 +53,6 @@ _INIT_EXT = 1 << 30  # in flags: flags2 is valid
 _HAS_RESEND = 1 << (39 - 32)  # in flags2
 _RESEND = struct.pack("<IiQ", 16, 7, 0)  # struct fuse_out_header: len, FUSE_NOTIFY_RESEND, unique 0
 _MOST_INIT = 128 << 10  # the kernel refuses reads with less than 8 KiB of room
-_ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 def open_device(path: str = "/dev/fuse") -> int:
@@ -138,17 +136,9 @@ async def wait_aborted(fd: int) -> None:
 
 
 def connection(path: str) -> int | None:
-    """The number of the connection mounted on `path`; None if nothing is. Never waits for the worker.
-
-    Source: proc_pid_mountinfo(5), field 3: a FUSE mount's device number is 0:N, N the connection's name in fusectl.
-    """
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        found = None
-        for line in file:
-            fields = line.split(" ", 5)
-            if _unescape(fields[4]) == path and " - fuse" in line:
-                found = int(fields[2].partition(":")[2])
-        return found
+    """The number of the connection mounted on `path`; None if nothing is. Never waits for the worker."""
+    found = [each.device for each in mountinfo.mounts() if each.directory == path and each.fstype.startswith("fuse")]
+    return int(found[-1].partition(":")[2]) if found else None
 
 
 def set_background(number: int, limit: int = MAX_BACKGROUND) -> list[str]:
@@ -191,8 +181,3 @@ def _write_setting(number: int, setting: str, value: str) -> None:
             raise OSError(ctypes.get_errno(), f"mount fusectl: {os.strerror(ctypes.get_errno())}")
     with open(f"{directory}/{setting}", "w") as file:
         file.write(value)
-
-
-def _unescape(text: str) -> str:
-    """Undo mountinfo's octal escapes of blanks and backslashes."""
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)

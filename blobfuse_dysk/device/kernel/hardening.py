@@ -4,13 +4,14 @@ Dirty pages are written back through this process, so it must not wait for memor
 its pages stay in memory (mlockall), its allocations do not start writing to disks (PR_SET_IO_FLUSHER), and the OOM
 killer looks elsewhere (oom_score_adj). At the end of a shutdown systemd kills every process and only then unmounts what
 is still mounted; it spares those whose command line begins with @. Sources: mlockall(2), PR_SET_IO_FLUSHER(2const),
-proc_pid_oom_score_adj(5), https://systemd.io/ROOT_STORAGE_DAEMONS. (That page wants it for daemons of an initrd only,
-lest they keep the root file system from being unmounted. These two hold no file there open for writing.)
+proc_pid_oom_score_adj(5), https://systemd.io/ROOT_STORAGE_DAEMONS. (That page reserves the @ for daemons of an initrd,
+because a process that is spared could keep the root file system busy. Holder and worker have no file there open for
+writing, so they do not.)
 
-Memory that is had after `harden` is there at once, all of it, not page by page as it is touched. This is not for speed.
-The kernel copies a request into a buffer of the worker; if a page of that has yet to be brought in while the worker is
-being killed, the copy fails, and so does the request: with EIO, and it is not sent again to the next worker. What was
-mapped before, and what is mapped within `when_touched`, comes in page by page.
+What a process maps after `harden` is in memory at once, as a whole; what it mapped before, or maps within
+`when_touched`, comes in page by page as it is touched. This is not for speed. The kernel copies a request into a buffer
+of the worker. If a page of that buffer is not in memory yet, and the worker is being killed, the copy fails. Then the
+request fails with EIO: it is not sent again to the next worker.
 """
 
 from __future__ import annotations

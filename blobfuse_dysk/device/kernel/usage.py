@@ -8,42 +8,55 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
-from blobfuse_dysk.device.kernel import loop
+from blobfuse_dysk.device.kernel import loop, mountinfo
 
-__all__ = ["mounted_elsewhere", "mountpoints", "users"]
+__all__ = ["Use", "mounted_elsewhere", "mountpoints", "users"]
 
-_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One use of a block device. text: for people. kind: what uses it; `claim` says the kernel, not for whom."""
+
+    kind: Literal["mount", "swap", "device", "process", "claim"]
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def mountpoints(device: str) -> list[str]:
     """Where the device or a partition of it is mounted, as this process sees it."""
-    return _mountpoints("/proc/self/mountinfo", _nodes(device))
+    with contextlib.suppress(OSError):
+        return _mountpoints("self", _nodes(device))
+    return []
 
 
-def mounted_elsewhere(device: str) -> list[str]:
-    """One text for each mount of the device, or of a partition, in another mount namespace, as a container has it."""
-    return [f"process {pid} has it mounted on {point}" for pid, point in _mounts_elsewhere(_nodes(device))]
+def mounted_elsewhere(device: str) -> list[Use]:
+    """Each mount of the device, or of a partition, in another mount namespace, as a container has it."""
+    found = _mounts_elsewhere(_nodes(device))
+    return [Use("mount", f"process {pid} has it mounted on {point}") for pid, point in found]
 
 
-def users(device: str) -> list[str]:
-    """One text for each use of the device or of a partition, for people; empty if nobody uses it.
+def users(device: str) -> list[Use]:
+    """Each use of the device or of a partition; empty if nobody uses it.
 
     Looks into every mount namespace that has a process, and asks the kernel for claims that are none of these.
     """
     nodes = _nodes(device)
-    found = [f"it is mounted on {point}" for point in mountpoints(device)]
+    found = [Use("mount", f"it is mounted on {point}") for point in mountpoints(device)]
     if not found:
         found = mounted_elsewhere(device)
-    found += [f"{node} is swap space" for node in nodes if node in _swaps()]
+    found += [Use("swap", f"{node} is swap space") for node in nodes if node in _swaps()]
     for node in nodes:
-        found += [f"{holder} is built on {node}" for holder in _holders(node)]
-    found += [f"{command} (process {pid}) has it open" for pid, command in _openers(nodes)]
+        found += [Use("device", f"{holder} is built on {node}") for holder in _holders(node)]
+    found += [Use("process", f"{command} (process {pid}) has it open") for pid, command in _openers(nodes)]
     if not found and _is_claimed(device):
-        found.append("the kernel has it in use")
+        found.append(Use("claim", "the kernel has it in use"))
     return found
 
 
@@ -57,17 +70,11 @@ def _nodes(device: str) -> dict[str, str]:
     return nodes
 
 
-def _mountpoints(mountinfo: str, nodes: dict[str, str]) -> list[str]:
-    """By device number, or by source: btrfs shows a number of its own."""
-    found = []
+def _mountpoints(process: int | str, nodes: dict[str, str]) -> list[str]:
+    """By device number, or by source: btrfs shows a number of its own. Raises OSError, also if the process ended."""
     numbers = set(nodes.values())
-    with contextlib.suppress(OSError), open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            left, _, right = line.partition(" - ")
-            fields = left.split()
-            if fields[2] in numbers or right.split()[1] in nodes:
-                found.append(_ESCAPE.sub(lambda match: chr(int(match[1], 8)), fields[4]))
-    return found
+    found = mountinfo.mounts(process)
+    return [mount.directory for mount in found if mount.device in numbers or mount.source in nodes]
 
 
 def _mounts_elsewhere(nodes: dict[str, str]) -> Iterator[tuple[int, str]]:
@@ -77,8 +84,9 @@ def _mounts_elsewhere(nodes: dict[str, str]) -> Iterator[tuple[int, str]]:
         with contextlib.suppress(OSError):
             namespace = os.readlink(f"/proc/{pid}/ns/mnt")
             if namespace not in seen:
-                seen.add(namespace)
-                for point in _mountpoints(f"/proc/{pid}/mountinfo", nodes):
+                points = _mountpoints(pid, nodes)
+                seen.add(namespace)  # not before: a process that ends meanwhile tells nothing, but another may
+                for point in points:
                     yield pid, point
 
 

@@ -61,7 +61,6 @@ class BlockFile(pyfuse3.Operations):
         self._store: Store | None = None
         self._refusal: StoreError | None = None
         self._decided = trio.Event()
-        self._since_ns = 0
         self.lost: Exception | None = None
 
     def provide(self, store: Store) -> None:
@@ -110,9 +109,9 @@ class BlockFile(pyfuse3.Operations):
         return pyfuse3.FileInfo(fh=DISK_INODE, direct_io=True, keep_cache=False)
 
     async def statfs(self, ctx: RequestContext) -> NoReturn:
-        """Not told. With an answer the loop driver would offer discard, which pyfuse3 cannot carry out.
+        """Always refused: a loop device over a file system that answers offers discard, which pyfuse3 cannot carry out.
 
-        Of all errors this is the one that makes df(1) pass over the mount in silence.
+        EACCES is the one error for which df(1) leaves the mount out without a message.
         """
         raise pyfuse3.FUSEError(errno.EACCES)
 

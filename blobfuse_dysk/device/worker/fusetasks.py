@@ -12,17 +12,18 @@ pyfuse3 finds what it waits with in a module attribute, `pyfuse3.trio` (its asyn
 Under load a task that has sent an answer thus finds the next request and begins it in the same step. Worth 4 to 8
 microseconds of 76 a request (random 4 KiB reads at depth 32, with and without `install`, in turns).
 
-Each task has a buffer for requests of its own, of 1 MiB and all in memory from its first request on (see armour). So
-tasks are woken last parked, first woken, which leaves those beyond the load's depth without one, and `shed` ends tasks
-that were not needed for a while. (pyfuse3 has a rule for that, too: a task that has answered ends when too many wait.
-Under bursts it would end and start tasks all the time.)
+Each task has a buffer of its own for requests: 1 MiB, all of it in memory from the task's first request on (see
+kernel/hardening.py). To keep the number of buffers near the number of requests in flight, the task that was parked last
+is woken first, so that those beyond the load's depth never get a request; and `shed` ends tasks that were not needed
+for a while. (pyfuse3 has a rule of its own: a task that has answered ends when too many wait. Under bursts that would
+end and start tasks all the time.)
 
 Invariants
-1. No task returns from waiting unless a request is there in that moment, and it takes it before anything else runs:
-   pyfuse3 takes a read that finds nothing for the end. (The watcher's wake-up alone does not say it: another task may
-   have taken the request since.)
-2. While any task is parked, there is a watcher, or a task was unparked to become it. A task that was unparked and takes
-   a request instead unparks the next. (Those that `shed` unparks were not meant: it changes nothing for the others.)
+1. A task returns from waiting only if a request is there at that moment, and takes it before anything else runs:
+   pyfuse3 takes a read that finds nothing for the end of the connection. (That the watcher was woken does not suffice:
+   another task may have taken the request since.)
+2. While any task is parked, there is a watcher, or a task was unparked to become the watcher. If that task finds a
+   request and takes it instead, it unparks the next one. (A task that `shed` unparks is to end, not to watch.)
 3. Requests that are answered without waiting cannot keep trio from its other work: after MOST_IN_A_ROW there is a
    checkpoint.
 4. While held (`Turnstile.hold`) no task returns from waiting, so no request is taken. A task of the pool that is not

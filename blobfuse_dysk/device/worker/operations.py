@@ -15,6 +15,7 @@ from blobfuse_dysk.device.worker.growth import grow
 from blobfuse_dysk.errors import DyskError, UsageError
 from blobfuse_dysk.options import LIVE_OPTIONS, Option
 from blobfuse_dysk.store.stack import Stack
+from blobfuse_dysk.timestamp import utc_text
 
 __all__ = ["Asked", "Questions"]
 
@@ -139,6 +140,6 @@ def _describe(credential: Credential) -> dict[str, object]:
     at = credential.expires_at
     return {
         "what": credential.describe(),
-        "expires": None if at is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)),
+        "expires": None if at is None else utc_text(at),
         "expires_in_s": None if at is None else at - time.time(),
     }

@@ -95,7 +95,7 @@ class WriteBack(Store):
         self._flushing = -1  # the youngest generation that a flush waits for
         self._since_flush = 0  # records accepted since a flush began
         self._newest: Extent = (0, 0)  # start and end of the last record accepted
-        self._log: Extent = (0, 0)  # likewise of the last record that was alone before its flush
+        self._last_log_write: Extent = (0, 0)  # likewise of the last record that was alone before its flush
         self._singles = 0  # flushes in a row that came after one record each, of one log
         self._send_until = 0  # records that begin before this position are to be sent now
         self._urgency = Priority.READ  # of what is to be sent now
@@ -151,7 +151,7 @@ class WriteBack(Store):
         record = self._room.accept_now(append)
         if record is None:
             await self._wait_for_room(append)
-        elif self._singles >= SINGLES and self._since_flush == 1 and self._goes_on(offset):
+        elif self._singles >= SINGLES and self._since_flush == 1 and self._continues_log(offset):
             await self._send_through(record)
 
     async def zero(self, offset: int, length: int) -> None:
@@ -171,7 +171,7 @@ class WriteBack(Store):
             # Without anything accepted since the last flush began, the generation is new already.
             target = self._generation - 1
             self._flushing = target  # none of an earlier flush is younger
-            self._send_all(Priority.FLUSH)
+            self._mark_all_due(Priority.FLUSH)
             self._start_runs()
             while (oldest := self._ledger.oldest_generation()) is not None and oldest <= target:
                 await self._progress.park()
@@ -204,9 +204,9 @@ class WriteBack(Store):
         self._since_flush += 1
         self._newest = (record.offset, record.offset + record.length)
         if generation <= self._flushing:
-            self._send_all(Priority.FLUSH)  # it replaced content that a flush waits for (invariant 5)
+            self._mark_all_due(Priority.FLUSH)  # it replaced content that a flush waits for (invariant 5)
         elif self._ring.used * _SHARE > self._ring.capacity:
-            self._send_all(Priority.READ)
+            self._mark_all_due(Priority.READ)
         elif self._due == math.inf:
             self._due = trio.current_time() + self._idle_s
             self._wake.set()
@@ -216,15 +216,15 @@ class WriteBack(Store):
         if self._since_flush > 1:
             self._singles = 0
         else:
-            self._singles = self._singles + 1 if self._goes_on(self._newest[0]) else 1
-            self._log = self._newest
+            self._singles = self._singles + 1 if self._continues_log(self._newest[0]) else 1
+            self._last_log_write = self._newest
         self._since_flush = 0
 
-    def _goes_on(self, offset: int) -> bool:
+    def _continues_log(self, offset: int) -> bool:
         """Whether what begins here is in the place of the log's last record, or right behind it."""
-        return self._log[0] <= offset <= self._log[1]
+        return self._last_log_write[0] <= offset <= self._last_log_write[1]
 
-    def _send_all(self, urgency: Priority) -> None:
+    def _mark_all_due(self, urgency: Priority) -> None:
         older = self._blocked or (self._queue and self._queue[0].position < self._send_until)
         self._urgency = min(self._urgency, urgency) if older else urgency
         self._send_until = self._ring.head
@@ -249,13 +249,13 @@ class WriteBack(Store):
 
     async def _wait_for_room(self, append: Append) -> None:
         """Wait for room and acceptance. What waits is told of a failure, wherever in the line."""
-        self._send_all(Priority.FLUSH)
+        self._mark_all_due(Priority.FLUSH)
         await self._room.wait(append)
         self._raise_if_failed()
 
     async def _send_through(self, record: Record) -> None:
         """Return when the record is durable, or was replaced by newer content."""
-        self._send_all(Priority.FLUSH)
+        self._mark_all_due(Priority.FLUSH)
         self._start_runs()
         while self._ledger.is_live(record):
             await self._progress.park()
@@ -271,7 +271,7 @@ class WriteBack(Store):
                 with trio.move_on_at(self._due) as timer:
                     await self._wake.wait()
                 if timer.cancelled_caught:
-                    self._send_all(Priority.DRAIN)
+                    self._mark_all_due(Priority.DRAIN)
 
     def _start_runs(self) -> None:
         """Begin to send what is to be sent now, as far as that may be in flight. No await."""
@@ -375,7 +375,7 @@ class WriteBack(Store):
             if self._room and self._ring.used < used:
                 self._room.serve()
                 if self._room:
-                    self._send_all(Priority.FLUSH)
+                    self._mark_all_due(Priority.FLUSH)
 
 
 def _covered(extents: list[DirtyExtent], offset: int, end: int) -> bool:

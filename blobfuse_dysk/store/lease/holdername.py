@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 from blobfuse_dysk.azure.explain import HOLDER_NODE, HOLDER_SINCE
 from blobfuse_dysk.azure.wire import Condition
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.lease.requests import BlobLease
+from blobfuse_dysk.timestamp import utc_text
 
 __all__ = ["sign", "unsign"]
 
@@ -23,9 +23,8 @@ async def sign(lease: BlobLease, lease_id: str, metadata: Mapping[str, str], eta
     missing, so whatever fails is a warning.
     """
     name = "".join(c for c in node if c.isascii() and c.isprintable()).strip() or "unnamed"
-    since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return await _write(
-        lease, {**metadata, HOLDER_NODE: name, HOLDER_SINCE: since}, lease_id, etag, "writing the holder's name"
+        lease, {**metadata, HOLDER_NODE: name, HOLDER_SINCE: utc_text()}, lease_id, etag, "writing the holder's name"
     )
 
 

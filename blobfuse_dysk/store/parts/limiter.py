@@ -188,7 +188,7 @@ class Limiter:
             return trio.lowlevel.Abort.SUCCEEDED
 
         if self.waiting == 1:
-            self._hand_out(now)  # the answer is that of `enter`: wait; it starts the timer if that is for time
+            self._hand_out(now)  # starts nothing, as `enter` found that this one must wait; sets the timer if for time
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def _hand_out(self, now: float) -> bool:

@@ -1,0 +1,57 @@
+"""Which blobs can be disks, and what went wrong while attaching, in the words of who typed the command."""
+
+from __future__ import annotations
+
+import pytest
+
+from blobfuse_dysk.azure.wire import BlobProperties
+from blobfuse_dysk.disk import MAX_SIZE, DiskAddress
+from blobfuse_dysk.errors import DyskError, Kind, NotFoundError, ServiceError, StoreError, UsageError
+from blobfuse_dysk.store.open import check_blob, errors_for_people
+
+DISK = DiskAddress.parse("mystore/disks/data")
+
+
+def blob(size: int, blob_type: str = "PageBlob") -> BlobProperties:
+    return BlobProperties(size, blob_type, 0, "available", {}, "", "")
+
+
+@pytest.mark.parametrize("size", [512, 1 << 30, MAX_SIZE])
+def test_a_page_blob_of_whole_pages_can_be_a_disk(size: int) -> None:
+    check_blob(blob(size), DISK)
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (blob(1 << 20, "BlockBlob"), "is a block blob, not a page blob"),
+        (blob(0), "has 0 bytes"),
+        (blob(511), "has 511 bytes"),
+        (blob(1025), "has 1025 bytes"),
+        (blob(MAX_SIZE + 512), "above the 8 TiB"),
+    ],
+)
+def test_what_can_be_no_disk(found: BlobProperties, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        check_blob(found, DISK)
+
+
+def said(error: StoreError, cause: Exception | None) -> DyskError:
+    with pytest.raises(DyskError) as caught, errors_for_people(DISK, None, read_only=False):
+        raise error from cause
+    return caught.value
+
+
+def test_a_refusal_is_explained() -> None:
+    error = StoreError("asking for it", Kind.GONE)
+    assert isinstance(said(error, ServiceError("no", status=404, code="BlobNotFound")), NotFoundError)
+
+
+def test_what_nobody_knows_better_stays_as_it_is() -> None:
+    error = StoreError("asking for it", Kind.TIMEOUT)
+    assert said(error, None) is error
+
+
+def test_that_another_node_has_the_disk_is_not_said_as_the_refusal_that_brought_it_to_light() -> None:
+    error = StoreError("another node has it", Kind.FENCED)
+    assert said(error, ServiceError("no", status=404, code="BlobNotFound")) is error
