@@ -59,7 +59,7 @@ def upgrade(target: str, *, timeout_s: float = 60.0) -> Upgrade:
 
 
 def change(target: str, **settings: float | None) -> list[str]:
-    """Change io_timeout_s, iops or mbps (see AttachOptions; None: no limit) of an attachment while it is in use.
+    """Change io_timeout_s, iops, mbps or trace_s (see options.py; None: no limit) of an attachment while it is in use.
 
     I/O that waits already is measured by the new io_timeout_s. Returns warnings. Raises NotFoundError or DyskError.
     """

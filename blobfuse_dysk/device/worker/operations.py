@@ -84,7 +84,7 @@ class Questions:
         return {"blank": await is_blank(stack.store, geometry)}
 
     async def _set(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Later workers learn of it from the state that the holder keeps."""
+        """Later workers learn of it from the state that the holder keeps, but do not go on with a trace."""
         wanted = {
             option.field: _setting(option, question[option.field])
             for option in LIVE_OPTIONS.values()
@@ -97,7 +97,10 @@ class Questions:
             stack.set_io_timeout(wanted["io_timeout_s"])
         if "iops" in wanted or "mbps" in wanted:
             stack.set_limits(**{key: wanted.get(key, stack.limits[key]) for key in ("iops", "mbps")})
-        self._worker.tell("state", **wanted)
+        if (trace_s := wanted.pop("trace_s", None)) is not None:
+            stack.trace(trace_s)
+        if wanted:
+            self._worker.tell("state", **wanted)
         return {}
 
     async def _grow(self, question: dict[str, Any]) -> dict[str, Any]:

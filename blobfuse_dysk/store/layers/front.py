@@ -28,6 +28,10 @@ class Front(Store):
         """The inner one's."""
         return self._inner.size
 
+    def stand_on(self, inner: Store) -> None:
+        """Pass calls to this store from the next one on. It has the same content: Trace, or what is below that."""
+        self._inner = inner
+
     def latch(self, reason: str) -> None:
         """Let every call from now on fail with Kind.FENCED."""
         if self._latched is None:
