@@ -23,6 +23,7 @@ from blobfuse_dysk.device.attacher.launch import Launch
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.control import Control
+from blobfuse_dysk.device.ipc.statefile import FirstState, Lease, StateFile, StateSeen
 from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.device.kernel.usage import mountpoints, users
 from blobfuse_dysk.disk import DiskAddress
@@ -53,10 +54,8 @@ class Attachment:
     """A disk attached on this node. Sizes in bytes.
 
     device: /dev/loopN; empty while it is being attached. disk: ACCOUNT/CONTAINER/BLOB[?snapshot=TIME].
-    state: `starting`, `attached`, `recovering` (a new worker takes over, or the service does not answer), `paused` (the
-    lease cannot be renewed now), `fenced` (another node has the disk), `failed` (all I/O fails, for another reason),
-    `dead` (the holder is gone; detach clears it away). lease: {id, epoch, seconds}, None for a read-only attachment.
-    since: ISO 8601, UTC. link: /dev/dysk/NAME.
+    state: one of the words that device/ipc/statefile.py explains. lease: {id, epoch, seconds}, None for a read-only
+    attachment. since: ISO 8601, UTC. link: /dev/dysk/NAME.
     """
 
     name: str
@@ -64,9 +63,9 @@ class Attachment:
     disk: str
     size: int
     read_only: bool
-    state: str
+    state: StateSeen
     mountpoints: list[str]
-    lease: dict[str, Any] | None
+    lease: Lease | None
     cache: str
     vhd: bool
     since: str
@@ -98,7 +97,7 @@ def attach(disk: DiskAddress | str, options: AttachOptions = AttachOptions()) ->
             continue
         try:
             config = _configure(address, options, dead)
-            launch.order(_first_state(config), config.encode())
+            launch.begin(_first_state(config), config.encode())
             return _finish(launch, name, run, dev, config.options)
         except AttachedError:
             launch.take_back()
@@ -125,21 +124,15 @@ def detach(target: str, *, force: bool = False, timeout_s: float | None = None) 
     not written is lost, and users get I/O errors.
     """
     run, dev = _run_dir(), _dev_dir()
-    try:
-        found = find_state(target)
-    except (DeviceError, NotFoundError):
-        if not force or target not in state.names(run):
-            raise
-        found = {"name": target, "device": None, "holder": None, "worker": None}  # no state that can be read
+    if force:
+        _detach_by_force(target, run, dev)
+        return
+    found = find_state(target)
     name = found["name"]
     device = teardown.device_of(run, found)
-    if not force and device:
+    if device:
         teardown.refuse_busy(name, device)
     let_go(name)
-    if force:
-        with _explained(name):
-            teardown.by_force(run, dev, found)
-        return
     if not state.alive(found["holder"]):
         with _explained(name):
             teardown.clear_dead(run, dev, found)
@@ -150,6 +143,19 @@ def detach(target: str, *, force: bool = False, timeout_s: float | None = None) 
     if device:
         loop.clear(device)
     teardown.await_end(found, watching, timeout_s)
+
+
+def _detach_by_force(target: str, run: str, dev: str) -> None:
+    found: StateFile | teardown.Unreadable
+    try:
+        found = find_state(target)
+    except (DeviceError, NotFoundError):
+        if target not in state.names(run):
+            raise
+        found = {"name": target, "device": None, "holder": None, "worker": None, "connection": None}
+    let_go(found["name"])
+    with _explained(found["name"]):
+        teardown.by_force(run, dev, found)
 
 
 def attachments() -> list[Attachment]:
@@ -198,7 +204,7 @@ def end_of(name: str, timeout_s: float | None = None) -> Iterator[Callable[[], N
         yield wait
 
 
-def _configure(address: DiskAddress, options: AttachOptions, dead: list[dict[str, Any]]) -> Config:
+def _configure(address: DiskAddress, options: AttachOptions, dead: list[StateFile]) -> Config:
     """Find the credential, and put into the options what follows from the disk and from the machine."""
     from blobfuse_dysk.azure.credential.resolve import resolve
 
@@ -216,7 +222,7 @@ def _configure(address: DiskAddress, options: AttachOptions, dead: list[dict[str
     return Config(address, credential.to_config(), options, environment.node_name(), variables, held)
 
 
-def _first_state(config: Config) -> dict[str, Any]:
+def _first_state(config: Config) -> FirstState:
     """What others are to know of the attachment from its beginning."""
     options = config.options
     return {
@@ -235,7 +241,7 @@ def _first_state(config: Config) -> dict[str, Any]:
     }
 
 
-def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str | None) -> list[dict[str, Any]]:
+def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str | None) -> list[StateFile]:
     """Clear away dead attachments that are in the way; return the states of those that had this disk."""
     dead = []
     for found in _present(run):
@@ -283,7 +289,8 @@ def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOption
         _held[name] = loop_fd
     else:
         os.close(loop_fd)
-    return _describe({**fields, "device": device, "state": "attached"})
+    fields["device"], fields["state"] = device, "attached"
+    return _describe(fields)
 
 
 def _open_disk(path: str, read_only: bool) -> int:
@@ -293,7 +300,7 @@ def _open_disk(path: str, read_only: bool) -> int:
         raise DeviceError(f"cannot open {path}: {error.strerror}", remedy="see the log") from None
 
 
-def _describe(fields: dict[str, Any]) -> Attachment:
+def _describe(fields: StateFile) -> Attachment:
     device = fields["device"] or ""
     alive = state.alive(fields["holder"])
     return Attachment(
@@ -317,7 +324,7 @@ def _describe(fields: dict[str, Any]) -> Attachment:
     )
 
 
-def _present(run: str) -> list[dict[str, Any]]:
+def _present(run: str) -> list[StateFile]:
     """The states of all attachments that can be read, by name."""
     found = []
     for name in state.names(run):
@@ -331,7 +338,7 @@ def _present(run: str) -> list[dict[str, Any]]:
     return found
 
 
-def find_state(target: str) -> dict[str, Any]:
+def find_state(target: str) -> StateFile:
     """What state.json says of the attachment meant by name, device, second name of the device, or disk.
 
     Raises NotFoundError; AttachedError if several are meant.
@@ -340,7 +347,7 @@ def find_state(target: str) -> dict[str, Any]:
     if target in state.names(run) and (named := state.read(run, target)):
         return named
     present = _present(run)
-    matches: list[dict[str, Any]] = []
+    matches: list[StateFile] = []
     if target.startswith("/"):
         device = os.path.realpath(target)
         matches = [fields for fields in present if fields["device"] and device == fields["device"]]

@@ -7,16 +7,15 @@ import os
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Any
 
 from blobfuse_dysk import environment
 from blobfuse_dysk.attachment import find_state
 from blobfuse_dysk.device.attacher.launch import worker_command, worker_path
 from blobfuse_dysk.device.ipc import state
-from blobfuse_dysk.device.ipc.control import Control
-from blobfuse_dysk.device.ipc.message import message_to_error
+from blobfuse_dysk.device.ipc.control import Control, CredentialSeen
+from blobfuse_dysk.device.ipc.message import PROTOCOLS, message_to_error
+from blobfuse_dysk.device.ipc.statefile import StateFile
 from blobfuse_dysk.device.kernel import fuse, loop
-from blobfuse_dysk.device.worker.briefing import PROTOCOLS
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = ["Upgrade", "change", "grow", "reload_credential", "upgrade"]
@@ -28,11 +27,11 @@ _LOOK_S = 0.02  # between looks at state.json
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """A worker was replaced. before, after: versions."""
+    """A worker was replaced. before, after: versions; None is one that has not served yet."""
 
     name: str
-    before: str
-    after: str
+    before: str | None
+    after: str | None
 
 
 def upgrade(target: str, *, timeout_s: float = 60.0) -> Upgrade:
@@ -44,7 +43,7 @@ def upgrade(target: str, *, timeout_s: float = 60.0) -> Upgrade:
     name, run = found["name"], _run_dir()
     if not state.alive(found["holder"]):
         raise DeviceError(f"{name} is dead, so there is nothing to upgrade", remedy=f"dyskctl detach {name}")
-    if found.get("protocol") not in PROTOCOLS:
+    if found["protocol"] not in PROTOCOLS:
         raise DeviceError(
             f"{name} is held by a version that speaks protocol {found.get('protocol')}, "
             f"this one knows {', '.join(map(str, PROTOCOLS))}",
@@ -84,10 +83,12 @@ def grow(target: str, size: int) -> None:
     name = found["name"]
     with Control(state.control_path(run, name), name, timeout_s=_GROW_S) as control:
         control.ask("grow", size=size)
+    if found["device"] is None:
+        raise DeviceError(f"{name} is being attached still", remedy="try again in a moment")
     loop.follow_size(found["device"], state.disk_path(run, name), size)
 
 
-def reload_credential(target: str, credentials: str | None = None) -> dict[str, Any]:
+def reload_credential(target: str, credentials: str | None = None) -> CredentialSeen:
     """Read an attachment's credential file again, or from now on `credentials`, while it is in use.
 
     The old credential stays in use if that fails. Returns {what, expires, expires_in_s}, without the secret. Raises
@@ -96,11 +97,11 @@ def reload_credential(target: str, credentials: str | None = None) -> dict[str, 
     found = find_state(target)
     path = None if credentials is None else os.path.realpath(credentials)
     with Control(state.control_path(_run_dir(), found["name"]), found["name"], timeout_s=_RELOAD_S) as control:
-        answer: dict[str, Any] = control.ask("reload", file=path)["credential"]
+        answer: CredentialSeen = control.ask("reload", file=path)["credential"]
     return answer
 
 
-def _await_upgrade(run: str, name: str, request_id: str, timeout_s: float) -> dict[str, Any]:
+def _await_upgrade(run: str, name: str, request_id: str, timeout_s: float) -> StateFile:
     """Wait for what the holder writes about it; see device/holder/handover.py."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -24,6 +24,7 @@ from blobfuse_dysk.store.lease.attempts import Attempts
 from blobfuse_dysk.store.lease.claim import Claim, Claiming
 from blobfuse_dysk.store.lease.release import take_back
 from blobfuse_dysk.store.lease.requests import CALL_TIMEOUT_S, BlobLease
+from blobfuse_dysk.store.lease.token import HoldState
 from blobfuse_dysk.store.parts.ring import Ring
 from blobfuse_dysk.store.stack import Stack, StackOptions
 
@@ -56,7 +57,7 @@ async def open_stack(
     *,
     resume: ResumeState | None = None,
     ring: Ring | None = None,
-    on_state: Callable[[str], None] = lambda state: None,
+    on_state: Callable[[HoldState], None] = lambda state: None,
     client: BlobApi | None = None,
     random: Random | None = None,
 ) -> AsyncIterator[Stack]:

@@ -46,6 +46,7 @@ from blobfuse_dysk.store.layers.writeback import WriteBack
 from blobfuse_dysk.store.lease.claim import Claim
 from blobfuse_dysk.store.lease.release import give_up
 from blobfuse_dysk.store.lease.requests import BlobLease
+from blobfuse_dysk.store.lease.token import HoldState
 from blobfuse_dysk.store.parts.backoff import MOST_RETRY_AFTER_S
 from blobfuse_dysk.store.parts.limiter import Limiter
 from blobfuse_dysk.store.parts.meter import Meter
@@ -118,7 +119,7 @@ class Stack:
         *,
         snapshot: bool,
         ring: Ring | None,
-        on_state: Callable[[str], None],
+        on_state: Callable[[HoldState], None],
         random: Random,
     ) -> None:
         self.blob = blob
@@ -127,7 +128,7 @@ class Stack:
         self._lease = lease
         self._held = held
         self._on_state = on_state
-        self._told = "attached"
+        self._told: HoldState = "attached"
         self._requests = Meter()
         self._io = Meter()
         self._fence: Fence | None = None
@@ -188,7 +189,7 @@ class Stack:
         self._trace: Trace | None = None
 
     @property
-    def state(self) -> str:
+    def state(self) -> HoldState:
         """`attached`, `recovering` (also: calls are stalled), `paused`, `fenced` or `released`: see fence.py."""
         state = self._fence.state if self._fence else "attached"
         return "recovering" if state == "attached" and self._retry.waiting else state

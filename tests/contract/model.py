@@ -1,115 +1,92 @@
-"""What each page of a disk may hold, by what was asked of it: the reference of the random tests.
-
-Overlapping modifying calls take effect in the order of arrival. So, for one page: the *base* is the last call that
-returned well; whatever came after it and has not (in flight, failed, cancelled) may have been applied or not. Nothing
-that came before the base may ever be seen again. A page that the disk got by growing begins as zeros.
-"""
+"""Random programs against a store: what they do, and the reference that says what each page may hold meanwhile."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Callable
 
 import trio
+from hypothesis import strategies as st
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.contract import PAGE, Store
-from blobfuse_dysk.testing import CheckedStore, SimBlob
+from blobfuse_dysk.store.contract import PAGE, Buffer, Store
+from blobfuse_dysk.testing import CheckedStore
+from blobfuse_dysk.testing.pages import PageModel, stamped, versions
 
-__all__ = ["PAGES", "SIZE", "Model", "Program", "Run", "Step", "content"]
+__all__ = ["CALLS", "PAGES", "SIZE", "Model", "Program", "Run", "Step", "check", "model_of", "programs"]
 
 PAGES = 24
-SIZE = PAGES * PAGE  # bytes, at the beginning
+SIZE = PAGES * PAGE  # bytes, where the store does not grow
 Step = tuple[str, int, int, float | None, float]
 """(name of the call, first page, pages, seconds after which it is cancelled or None, seconds of pause before it)"""
 Program = list[list[Step]]
+Model = PageModel[int, int]
+"""By number of the page, the version that is stamped into it; 0: zeros."""
+CALLS = ("write", "write", "zero", "blank", "read", "flush")
 
 
-@dataclass(slots=True)
-class _Op:
-    arrived: int
-    serial: int  # 0: zeros
-    done: bool = False
+def model_of(image: Buffer = b"") -> Model:
+    """Of a store that begins with these pages. Overlapping calls take effect in the order of arrival (contract, 1)."""
+    return Model(0, dict(enumerate(versions(bytes(image)))), ordered=True)
 
 
-def content(serial: int, page: int) -> bytes:
-    """The page's content after the write with this number; 0 means zeros."""
-    return struct.pack("<QQ", serial, page) * (PAGE // 16) if serial else bytes(PAGE)
+def check(model: Model, since: float, data: Buffer) -> None:
+    """Assert that each page of the store's beginning holds what it may, if all is guaranteed that ended before."""
+    model.check(enumerate(versions(bytes(data))), since)
 
 
-class Model:
-    """Told of each call as it starts and ends."""
-
-    def __init__(self, pages: int) -> None:
-        self._ops: list[list[_Op]] = []
-        self._arrivals = 0
-        self.grow(pages)
-
-    @property
-    def pages(self) -> int:
-        """How many the disk has, as far as a caller was told."""
-        return len(self._ops)
-
-    @property
-    def size(self) -> int:
-        """Bytes, likewise."""
-        return self.pages * PAGE
-
-    def grow(self, pages: int) -> None:
-        """The disk has so many now; no fewer than before."""
-        assert pages >= self.pages
-        self._ops += [[_Op(0, 0, done=True)] for _ in range(self.pages, pages)]
-
-    def data(self, serial: int, first: int, count: int) -> bytes:
-        """What to write."""
-        return b"".join(content(serial, page) for page in range(first, first + count))
-
-    @contextmanager
-    def modifying(self, serial: int, first: int, count: int) -> Iterator[None]:
-        """Around a write (or zero, serial 0); the call must be the first thing inside."""
-        self._arrivals += 1
-        ops = [_Op(self._arrivals, serial) for _ in range(count)]
-        for page, op in zip(range(first, first + count), ops, strict=True):
-            self._ops[page].append(op)
-        yield
-        for op in ops:
-            op.done = True
-
-    def bases(self, first: int, count: int) -> list[int]:
-        """Call when a read starts, and give the answer to `check` when it has ended."""
-        return [max(op.arrived for op in self._ops[page] if op.done) for page in range(first, first + count)]
-
-    def check(self, bases: list[int], first: int, data: bytes) -> None:
-        """Assert that each page is what it was at some moment of the read."""
-        for index, base in enumerate(bases):
-            page = first + index
-            found = data[index * PAGE : (index + 1) * PAGE]
-            allowed = {op.serial for op in self._ops[page] if op.arrived >= base}
-            assert any(found == content(serial, page) for serial in allowed), (
-                f"page {page} holds {struct.unpack('<QQ', found[:16])}, allowed are the writes {sorted(allowed)}"
-            )
+def programs(
+    seconds: st.SearchStrategy[float],
+    *,
+    calls: tuple[str, ...] = CALLS,
+    pages: int = PAGES,
+    most: int = 6,
+    tasks: int = 4,
+    steps: int = 10,
+) -> st.SearchStrategy[Program]:
+    """Programs that hypothesis can shrink. seconds: of pauses, and until a call is cancelled. most: pages of a call."""
+    step = st.tuples(
+        st.sampled_from(calls),
+        st.integers(0, pages - 1),
+        st.integers(1, most),
+        st.one_of(st.none(), seconds),
+        seconds,
+    )
+    return st.lists(st.lists(step, min_size=1, max_size=steps), min_size=1, max_size=tasks)
 
 
 class Run:
     """One program against one store. kinds: the errors that its calls may end with.
 
-    blob: what the store keeps its content in; after each flush that returned it is looked at.
-    durable: what the last such flush guarantees, as `Model.bases`.
+    image: the content of what the store keeps its pages in; after each flush that returned it is looked at.
+    apart: a modifying call that would overlap another is left out.
+    durable: the moment of the model from when the last such flush guarantees what had ended.
     """
 
-    def __init__(self, store: Store, model: Model, kinds: set[Kind], blob: SimBlob | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        model: Model,
+        kinds: set[Kind],
+        image: Callable[[], Buffer] | None = None,
+        *,
+        pages: int = PAGES,
+        apart: bool = False,
+    ) -> None:
         self.store = CheckedStore(store, overlaps=True)
-        self.blob = blob
+        self.image = image
         self.model = model
         self.kinds = kinds
         self.serial = 0
-        self.durable = model.bases(0, model.pages)
+        self.durable = model.now()
         self.alone = True  # False: another node writes too, so what is read says nothing
+        self._pages = self._most = pages  # that there are, and that were ever asked for
         self._growing = trio.Lock()
-        self._most = 0  # pages that were ever asked for
+        self._busy: set[int] | None = set() if apart else None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the store, as far as a caller was told."""
+        return self._pages * PAGE
 
     async def tasks(self, program: Program) -> None:
         """All tasks of the program at once."""
@@ -123,36 +100,44 @@ class Run:
             await trio.sleep(pause_s)
             with trio.move_on_after(float("inf") if cancel_s is None else cancel_s):
                 try:
-                    first %= self.model.pages
-                    await self.one(name, first, min(count, self.model.pages - first))
+                    first %= self._pages
+                    await self.one(name, first, min(count, self._pages - first))
                 except StoreError as error:
                     assert error.kind in self.kinds, f"{name}: {error}"
 
     async def one(self, name: str, first: int, count: int) -> None:
         """One call, told to the model; reads are checked. grow: by so many pages."""
-        offset, length = first * PAGE, count * PAGE
+        since = self.model.now()
         if name == "read":
-            bases = self.model.bases(first, count)
-            data = bytes(await self.store.read(offset, length))
+            data = bytes(await self.store.read(first * PAGE, count * PAGE))
             if self.alone:
-                self.model.check(bases, first, data)
+                self.model.check(enumerate(versions(data, first), first), since)
         elif name == "flush":
-            bases = self.model.bases(0, self.model.pages)
             await self.store.flush()
-            if self.alone and self.blob is not None:
-                self.model.check(bases, 0, self.blob.store.peek(0, len(bases) * PAGE))
-            self.durable = [max(pair) for pair in zip_longest(self.durable, bases, fillvalue=0)]
+            if self.alone and self.image is not None:
+                check(self.model, since, self.image())
+            self.durable = max(self.durable, since)
         elif name == "grow":
             async with self._growing:  # one at a time
                 # One that was cancelled may have been done: the blob has its size then, and none below is taken.
-                pages = self._most = max(self._most, self.model.pages + count)
-                await self.store.grow(pages * PAGE)
-                self.model.grow(pages)
-        elif name == "write":
+                pages_then = self._most = max(self._most, self._pages + count)
+                await self.store.grow(pages_then * PAGE)
+                self._pages = pages_then
+        elif self._busy is None:
+            await self._modify(name, range(first, first + count))
+        elif not self._busy.intersection(pages := range(first, first + count)):
+            self._busy.update(pages)
+            try:
+                await self._modify(name, pages)
+            finally:
+                self._busy.difference_update(pages)
+
+    async def _modify(self, name: str, pages: range) -> None:
+        version = 0
+        if name == "write":
             self.serial += 1
-            data = self.model.data(self.serial, first, count)
-            with self.model.modifying(self.serial, first, count):
-                await self.store.write(offset, data)
-        else:
-            with self.model.modifying(0, first, count):
-                await (self.store.zero(offset, length) if name == "zero" else self.store.write(offset, bytes(length)))
+            version = self.serial
+        offset, length = pages.start * PAGE, len(pages) * PAGE
+        data = b"".join(stamped(version, page) for page in pages)
+        with self.model.writing(dict.fromkeys(pages, version)):
+            await (self.store.zero(offset, length) if name == "zero" else self.store.write(offset, data))

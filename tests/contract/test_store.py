@@ -15,5 +15,5 @@ CASES = [(name, check) for name in FACTORIES for check in CHECKS if (name, check
 
 
 @pytest.mark.parametrize(("name", "check"), CASES, ids=[f"{name}-{check_name(check)}" for name, check in CASES])
-async def test_contract(name: str, check: Check, autojump_clock: MockClock) -> None:
+async def test_every_layer_keeps_the_contract(name: str, check: Check, autojump_clock: MockClock) -> None:
     await check(FACTORIES[name])

@@ -13,6 +13,7 @@ import pytest
 from blobfuse_dysk import attachment
 from blobfuse_dysk.attachment import Attachment
 from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.ipc.statefile import Lease
 from blobfuse_dysk.errors import DyskError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.testing import PageBlobServer
@@ -49,7 +50,13 @@ class Node:
         """state.json of an attachment that exists."""
         found = state.read(str(self.dirs.run), name)
         assert found is not None
-        return found
+        return dict(found)
+
+    def lease(self, target: str) -> Lease:
+        """The lease of an attachment that has one."""
+        lease = attachment.get(target).lease
+        assert lease is not None
+        return lease
 
     def blob(self, blob: str = "data") -> dict[str, Any]:
         """What the server knows of a disk."""

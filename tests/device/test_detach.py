@@ -32,7 +32,7 @@ def file_system(device: str, path: Path, kind: str = "ext4") -> Iterator[None]:
         subprocess.run(["umount", str(path)], check=True)
 
 
-def test_mounted(node: Node, tmp_path: Path) -> None:
+def test_a_disk_that_is_mounted_is_not_detached(node: Node, tmp_path: Path) -> None:
     attached = node.attach(node.create())
     with (
         file_system(attached.device, tmp_path),
@@ -69,7 +69,7 @@ def test_mounted_in_another_mount_namespace(node: Node, tmp_path: Path) -> None:
     attachment.detach("data")
 
 
-def test_swap(node: Node) -> None:
+def test_a_disk_that_is_swap_space_is_not_detached(node: Node) -> None:
     attached = node.attach(node.create())
     subprocess.run(["mkswap", attached.device], check=True, capture_output=True)
     subprocess.run(["swapon", attached.device], check=True)
@@ -81,7 +81,7 @@ def test_swap(node: Node) -> None:
     attachment.detach("data")
 
 
-def test_open(node: Node) -> None:
+def test_a_disk_that_a_process_has_open_is_not_detached(node: Node) -> None:
     attached = node.attach(node.create())
     with Path(attached.device).open("rb") as device, subprocess.Popen(["sleep", "1000"], stdin=device) as user:
         device.close()
@@ -128,7 +128,7 @@ def test_a_program_that_writes_and_closes_while_it_is_let_go(node: Node, monkeyp
     attachment.detach("data")
 
 
-def test_not_attached(node: Node) -> None:
+def test_what_is_not_attached_cannot_be_detached(node: Node) -> None:
     with pytest.raises(NotFoundError, match="not attached here"):
         attachment.detach("nothing")
     with pytest.raises(NotFoundError, match="not attached here"):
@@ -254,7 +254,7 @@ def test_both_processes_killed(node: Node) -> None:
     assert node.blob()["lease"]["state"] == "leased"
     attached = node.attach(disk)
     assert attached.state == "attached"
-    assert (attached.lease or {})["id"] == found["lease"]["id"]
+    assert node.lease("data")["id"] == found["lease"]["id"]
     attachment.detach("data")
     node.assert_nothing_left()
 

@@ -109,7 +109,7 @@ def test_two_attaches_of_one_disk_at_once(node: Node) -> None:
     assert sorted(start.returncode for start in starts) == [0, 1, 1, 1]
     assert all("AttachedError" in error for error in errors if error)
     assert len(attachment.attachments()) == 1
-    assert node.blob()["lease"]["id"] == (attachment.get(disk).lease or {})["id"]
+    assert node.blob()["lease"]["id"] == node.lease(disk)["id"]
     attachment.detach(disk)
     node.assert_nothing_left()
 
@@ -168,7 +168,7 @@ def test_no_dev_fuse(node: Node) -> None:
     node.assert_nothing_left()
 
 
-def test_not_root(node: Node) -> None:
+def test_attaching_needs_root(node: Node) -> None:
     disk = node.create()
     script = "import os, sys; from blobfuse_dysk.attachment import attach; os.seteuid(65534); attach(sys.argv[1])"
     result = subprocess.run([sys.executable, "-c", script, disk], capture_output=True, text=True)

@@ -16,7 +16,7 @@ from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.errors import NotFoundError
 from tests.device.conftest import MIB, Node, fill, wait_for
-from tests.device.test_worker_death import FIO
+from tests.device.test_worker_death import verifying
 from tests.namespaces import need_private_mounts
 
 
@@ -27,13 +27,13 @@ def kill_holder(node: Node) -> None:
 
 
 @pytest.mark.parametrize("service", ["well", "silent"])
-def test_under_load(node: Node, service: str) -> None:
+def test_a_load_gets_errors_when_the_holder_dies(node: Node, service: str) -> None:
     """Every request gets its error; attaching anew works at once, with what the service has."""
     node.server.configure(latency_ms=2)
     disk = node.create()
     attached = node.attach(disk, io_timeout_s=None)
     fio = subprocess.Popen(
-        [*FIO, "--loops=1000", f"--filename={attached.device}"],  # it does not end by itself, however slow we are
+        verifying(attached.device, loops=1000),  # it does not end by itself, however slow we are
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -56,7 +56,7 @@ def test_under_load(node: Node, service: str) -> None:
     node.assert_nothing_left()
 
 
-def test_mounted(node: Node, tmp_path: Path) -> None:
+def test_a_file_system_gets_errors_when_the_holder_dies_and_keeps_what_was_synced(node: Node, tmp_path: Path) -> None:
     """The file system reports errors and can be unmounted; what was synced is there afterwards."""
     disk = node.create()
     attached = node.attach(disk)

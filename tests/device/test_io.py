@@ -18,21 +18,20 @@ from blobfuse_dysk.vhd import footer
 from tests.device.conftest import MIB, Node, fill, wait_for
 from tests.device.programs import use_worker
 from tests.leaks import RunDirs
+from tools.fiojobs import command
 
 
-def fio(device: str, *arguments: str) -> None:
-    command = ["fio", "--name=verify", f"--filename={device}", "--rw=randrw", "--ioengine=libaio", "--direct=1"]
-    command += ["--verify=crc32c", "--verify_fatal=1", "--output-format=terse", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True)
+def fio(device: str, **changed: str | int | None) -> None:
+    result = subprocess.run(command("verify", device, **changed), capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("sector_size", [512, 4096])
-def test_fio_verify(node: Node, sector_size: int) -> None:
+def test_fio_reads_back_what_it_wrote(node: Node, sector_size: int) -> None:
     attached = node.attach(node.create(), sector_size=sector_size)
     queue = Path("/sys/block", Path(attached.device).name, "queue")
     assert int((queue / "logical_block_size").read_text()) == sector_size
-    fio(attached.device, f"--bsrange={sector_size}-128k", "--iodepth=32", "--size=32m", "--verify_backlog=128")
+    fio(attached.device, bsrange=f"{sector_size}-128k", size="32m", loops=1)
     attachment.detach("data")
 
 
@@ -48,7 +47,7 @@ def test_fio_verify_on_azurite(
     disk = DiskAddress.parse(f"{azurite.account}/{container}/data")
     create_disk(*resolve(disk, AttachOptions()), 16 * MIB)
     attached = attachment.attach(disk)
-    fio(attached.device, "--bs=16k", "--iodepth=8", "--size=4m")
+    fio(attached.device, bsrange="16k-16k", iodepth=8, size="4m", loops=1, verify_backlog=None)
     attachment.detach("data")
 
 
@@ -100,7 +99,7 @@ def test_reads_of_the_file_itself_need_no_alignment(node: Node) -> None:
     attachment.detach("data")
 
 
-def test_read_only(node: Node) -> None:
+def test_a_read_only_attachment_takes_no_lease_and_no_write(node: Node) -> None:
     disk = node.create()
     attached = node.attach(disk)
     written = fill(attached.device, 8, MIB)

@@ -17,7 +17,7 @@ from tests.device.conftest import MIB, Node, fill, wait_for
 from tests.device.test_worker_death import direct_read, kill_worker
 
 
-def test_limits(node: Node) -> None:
+def test_limits_change_while_the_disk_is_in_use(node: Node) -> None:
     node.attach(node.create(), iops=1000)
     assert attachment.status("data")["limits"] == {"iops": 1000, "mbps": None}
     live.change("data", iops=None, mbps=5.5)

@@ -18,7 +18,7 @@ from blobfuse_dysk.errors import BusyError
 from tests.device.conftest import MIB, Node, fill, wait_end, wait_for
 
 
-def test_losetup_d(node: Node) -> None:
+def test_losetup_d_ends_the_attachment_when_all_is_written(node: Node) -> None:
     attached = node.attach(node.create())
     fill(attached.device, 1, 4 * MIB)
     subprocess.run(["losetup", "-d", attached.device], check=True)

@@ -7,15 +7,17 @@ import signal
 import subprocess
 import threading
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from blobfuse_dysk import attachment, live
 from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.ipc.statefile import Process, StateFile
 from blobfuse_dysk.errors import BusyError, DeviceError, DyskError, NotFoundError
 from tests.device.conftest import MIB, Node, fill, wait_for
 from tests.device.programs import NO_RESEND, use_holder, use_worker
-from tests.device.test_worker_death import FIO, direct_read
+from tests.device.test_worker_death import direct_read, verifying
 
 
 @pytest.fixture(params=["this kernel", "before 6.9"])
@@ -46,13 +48,11 @@ def test_the_worker_is_another_one_and_nothing_else(node: Node) -> None:
     node.assert_nothing_left()
 
 
-def test_under_load(node: Node, kernel: str) -> None:
+def test_a_load_notices_nothing_of_upgrades(node: Node, kernel: str) -> None:
     """Writes, reads and flushes of fio, which checks each byte."""
     node.server.configure(latency_ms=2)
     attached = node.attach(node.create())
-    fio = subprocess.Popen(
-        [*FIO, "--fsync=20", f"--filename={attached.device}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    fio = subprocess.Popen(verifying(attached.device, fsync=20), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     upgrades = 0
     while fio.poll() is None and upgrades < 8:
         live.upgrade("data")
@@ -115,7 +115,7 @@ def test_a_new_worker_that_dies_when_it_is_its_turn(
     """It stood by well. Then the old program is started again, and nobody has seen anything."""
     node.server.configure(latency_ms=2)
     attached = node.attach(node.create())
-    fio = subprocess.Popen([*FIO, f"--filename={attached.device}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    fio = subprocess.Popen(verifying(attached.device), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     dies = "from blobfuse_dysk.device.worker import worker; worker.Worker.take_turn = lambda *_: sys.exit('my turn')"
     with monkeypatch.context() as patch:
         use_worker(patch, tmp_path, dies)
@@ -132,7 +132,7 @@ def test_a_worker_of_another_protocol(node: Node, monkeypatch: pytest.MonkeyPatc
     attached = node.attach(node.create())
     before = node.state("data")["worker"]
     with monkeypatch.context() as patch:
-        use_worker(patch, tmp_path, "from blobfuse_dysk.device.worker import briefing; briefing.PROTOCOLS = (98, 99)")
+        use_worker(patch, tmp_path, "from blobfuse_dysk.device.ipc import message; message.PROTOCOLS = (98, 99)")
         refusal = f"holder that speaks protocol {message.PROTOCOL}, it knows 98, 99"
         with pytest.raises(DeviceError, match=refusal) as caught:
             live.upgrade("data")
@@ -145,7 +145,7 @@ def test_a_worker_of_another_protocol(node: Node, monkeypatch: pytest.MonkeyPatc
 def test_a_holder_of_another_protocol(node: Node) -> None:
     node.attach(node.create())
     fields = node.state("data")
-    state.write(str(node.dirs.run), "data", {**fields, "protocol": 0})
+    state.write(str(node.dirs.run), "data", cast(StateFile, {**fields, "protocol": 0}))
     with pytest.raises(DeviceError, match=f"speaks protocol 0, this one knows {message.PROTOCOL}"):
         live.upgrade("data")
     attachment.detach("data")
@@ -159,7 +159,7 @@ def test_a_restarted_worker_of_another_protocol_says_so(
     attached = node.attach(node.create(), io_timeout_s=5.0)
     user = os.open(attached.device, os.O_RDONLY)
     program.write_text(
-        f"from blobfuse_dysk.device.worker import briefing\nbriefing.PROTOCOLS = (99,)\n{program.read_text()}"
+        f"from blobfuse_dysk.device.ipc import message\nmessage.PROTOCOLS = (99,)\n{program.read_text()}"
     )
     os.kill(node.state("data")["worker"]["pid"], signal.SIGKILL)
     wait_for(lambda: f"speaks protocol {message.PROTOCOL}" in str(attachment.get("data").detail), "the reason")
@@ -199,7 +199,7 @@ def test_the_old_worker_is_killed_at_any_moment(node: Node) -> None:
     """While the new one loads, while the old one drains: whoever takes over, no byte is wrong."""
     node.server.configure(latency_ms=2)
     attached = node.attach(node.create())
-    fio = subprocess.Popen([*FIO, f"--filename={attached.device}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    fio = subprocess.Popen(verifying(attached.device), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     for delay_s in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5):
         victim = node.state("data")["worker"]
         killer = threading.Timer(delay_s, _kill, (victim,))
@@ -216,8 +216,8 @@ def test_the_old_worker_is_killed_at_any_moment(node: Node) -> None:
     node.assert_nothing_left()
 
 
-def _kill(process: dict[str, int]) -> None:
-    if state.alive(process):
+def _kill(process: Process | None) -> None:
+    if process and state.alive(process):
         os.kill(process["pid"], signal.SIGKILL)
 
 

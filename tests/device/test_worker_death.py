@@ -19,12 +19,12 @@ from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.kernel import loop
 from tests.device.conftest import MIB, Node, fill, wait_for
 from tests.device.programs import use_worker
+from tools.fiojobs import command
 
-FIO = [
-    "fio", "--name=verify", "--rw=randrw", "--bsrange=4k-64k", "--bs_unaligned=0", "--ioengine=libaio", "--direct=1",
-    "--iodepth=16", "--size=32m", "--verify=crc32c", "--verify_fatal=1", "--verify_backlog=64",
-    "--output-format=terse",
-]  # fmt: skip
+
+def verifying(device: str, **changed: str | int | None) -> list[str]:
+    """fio, for some seconds, checking each byte."""
+    return command("verify", device, **{"bsrange": "4k-64k", "iodepth": 16, "size": "32m", "loops": 1, **changed})
 
 
 def kill_worker(node: Node, name: str = "data") -> None:
@@ -79,7 +79,7 @@ def test_the_lease_stays_the_same_and_the_epoch_is_raised(node: Node) -> None:
     assert attached.lease is not None
     assert node.blob()["lease"]["id"] == before["lease"]["id"] == attached.lease["id"]
     assert node.blob()["sequence_number"] > before["sequence_number"]
-    wait_for(lambda: (attachment.get("data").lease or {})["epoch"] == node.blob()["sequence_number"], "the new epoch")
+    wait_for(lambda: node.lease("data")["epoch"] == node.blob()["sequence_number"], "the new epoch")
     attachment.detach("data")
 
 
@@ -96,7 +96,7 @@ def test_killed_under_load(node: Node) -> None:
     """Requests that the dead worker had taken come again: no I/O error and no wrong byte."""
     node.server.configure(latency_ms=2)
     attached = node.attach(node.create())
-    fio = subprocess.Popen([*FIO, f"--filename={attached.device}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    fio = subprocess.Popen(verifying(attached.device), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     kills = 0
     while fio.poll() is None and kills < 4:
         kill_worker(node)

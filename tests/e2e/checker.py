@@ -2,7 +2,8 @@
 
 fio writes a place once per pass. The faults that matter most (a late copy of an older write, a write that was said to
 be done and was not) show when the same place is written again soon, so that is what this does: tasks (threads) with a
-stripe of their own each write, zero and read ranges in it at random, past the kernel's cache, with a model in memory.
+stripe of their own each write, zero and read ranges in it at random, past the kernel's cache, and a model of the pages
+(blobfuse_dysk/testing/pages.py) says what they may find. A write that failed may be there or not.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from blobfuse_dysk.testing.pages import PAGE, PageModel
+
 __all__ = ["Checker"]
 
-SECTOR = 512
 MOST = 64 << 10  # bytes of one operation
 STRIPE = 256 << 10
 
@@ -35,7 +37,7 @@ class Checker:
         self.errors: list[Exception] = []
         self._seed = seed
         self._kinds = kinds
-        self._model = bytearray(tasks * STRIPE)
+        self._model = PageModel[int, bytes](bytes(PAGE))
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -75,25 +77,26 @@ class Checker:
         fd = os.open(device or self.device, os.O_RDONLY | os.O_DIRECT)
         try:
             with mmap.mmap(-1, STRIPE) as buffer:
-                for offset in range(0, len(self._model), STRIPE):
+                for offset in range(0, self.size, STRIPE):
+                    since = self._model.now()
                     assert os.preadv(fd, [buffer], offset) == STRIPE
-                    self._compare(buffer, offset, STRIPE)
+                    self._compare(buffer, offset, STRIPE, since)
         finally:
             os.close(fd)
 
     def adopt(self, data: bytes) -> None:
         """Take over what somebody else wrote to the whole area."""
-        assert len(data) == len(self._model)
-        self._model[:] = data
+        assert len(data) == self.size
+        self._model = PageModel(bytes(PAGE), _pages(data, 0))
 
     def digest(self) -> str:
-        """SHA-256 of what the area must hold."""
-        return hashlib.sha256(self._model).hexdigest()
+        """SHA-256 of what the area must hold; a write that failed counts as not done."""
+        return hashlib.sha256(b"".join(map(self._model.settled, range(self.size // PAGE)))).hexdigest()
 
     @property
     def size(self) -> int:
         """Bytes of the area."""
-        return len(self._model)
+        return self.tasks * STRIPE
 
     def _task(self, number: int, operations: int | None) -> None:
         generator = random.Random(self._seed * 1000 + number)
@@ -113,24 +116,28 @@ class Checker:
             os.close(fd)
 
     def _operate(self, fd: int, buffer: mmap.mmap, start: int, generator: random.Random) -> None:
-        length = SECTOR * generator.choice((1, 8, 8, 8, 32, 128))
-        offset = start + SECTOR * generator.randrange((STRIPE - length) // SECTOR + 1)
+        length = PAGE * generator.choice((1, 8, 8, 8, 32, 128))
+        offset = start + PAGE * generator.randrange((STRIPE - length) // PAGE + 1)
         kind = generator.choice(self._kinds)
         if kind == "f":
             os.fsync(fd)
             return
         if kind == "r":
+            since = self._model.now()
             with memoryview(buffer)[:length] as view:
                 assert os.preadv(fd, [view], offset) == length
-            self._compare(buffer, offset, length)
+            self._compare(buffer, offset, length, since)
             return
-        buffer[:length] = generator.randbytes(length) if kind == "w" else bytes(length)
-        with memoryview(buffer)[:length] as view:
+        buffer[:length] = data = generator.randbytes(length) if kind == "w" else bytes(length)
+        pages = _pages(data, offset)
+        with memoryview(buffer)[:length] as view, self._model.writing(pages):
             assert os.pwritev(fd, [view], offset) == length
-        self._model[offset : offset + length] = buffer[:length]
+        self._model.forget(pages)  # nobody else reads this stripe now
 
-    def _compare(self, buffer: mmap.mmap, offset: int, length: int) -> None:
-        expected = self._model[offset : offset + length]
-        if buffer[:length] != bytes(expected):
-            first = next(n for n in range(length) if buffer[n] != expected[n])
-            raise AssertionError(f"wrong byte at {offset + first} in a read of {length} bytes at {offset}")
+    def _compare(self, buffer: mmap.mmap, offset: int, length: int, since: int) -> None:
+        self._model.check(_pages(buffer[:length], offset).items(), since, when=f"{length} bytes read at {offset}")
+
+
+def _pages(data: bytes, offset: int) -> dict[int, bytes]:
+    """Bytes that stand at `offset`, by the number of the page."""
+    return {(offset + at) // PAGE: data[at : at + PAGE] for at in range(0, len(data), PAGE)}

@@ -12,10 +12,11 @@ from typing import Any
 
 from blobfuse_dysk.testing import PageBlobServer
 from tests.e2e.kit import Node
+from tools.fiojobs import command
 
 __all__ = [
-    "FSCK", "MIB", "attached", "blob_digest", "call", "device_digest", "fio", "fio_command", "server_of",
-    "unsafe_writes", "used",
+    "FSCK", "MIB", "attached", "blob_digest", "call", "device_digest", "fio", "server_of", "unsafe_writes",
+    "used",
 ]  # fmt: skip
 
 MIB = 1 << 20
@@ -29,35 +30,9 @@ def call(*words: str, timeout_s: float = 100.0) -> str:
     return done.stdout
 
 
-def fio_command(target: str | Path, **more: str | int) -> list[str]:
-    """fio, which writes and reads at random, with mixed block sizes, and verifies while it goes and at the end.
-
-    It keeps its own files (*-verify.state) in the current directory, which is the test's own.
-    """
-    options: dict[str, str | int] = {
-        "name": "load",
-        "filename": str(target),
-        "rw": "randrw",
-        "bsrange": "4k-128k",
-        "ioengine": "libaio",
-        "iodepth": 32,
-        "direct": 1,
-        "size": "16m",
-        "loops": 2,
-        "verify": "crc32c",
-        "verify_fatal": 1,
-        "verify_backlog": 128,
-        "verify_state_save": 0,
-        "randseed": 4711,
-        "output-format": "terse",
-        **more,
-    }
-    return ["fio", *(f"--{name}={value}" for name, value in options.items())]
-
-
-def fio(target: str | Path, **more: str | int) -> None:
-    """Run fio to its end: no I/O error, and nothing read that was not written."""
-    call(*fio_command(target, **more))
+def fio(target: str | Path, **changed: str | int) -> None:
+    """Run tools/fio/verify.fio to its end: no I/O error, and nothing read that was not written."""
+    call(*command("verify", target, **changed))
 
 
 def attached(node: Node, name: str = "data", *words: str, size: int = 64 * MIB) -> str:

@@ -98,7 +98,7 @@ def test_a_credential_of_another_account(node: Node, attempt: Attempt) -> None:
     refused(node, attempt(node, disk), "is not the key of account", "rotated")
 
 
-def test_no_credential(node: Node, attempt: Attempt) -> None:
+def test_without_a_credential_it_is_told_where_one_is_looked_for(node: Node, attempt: Attempt) -> None:
     disk = node.create()
     node.write_credentials().unlink()
     refused(node, attempt(node, disk), f"no credential for account {node.service.account}", "0600", "AZURE_STORAGE_")
@@ -286,7 +286,7 @@ def test_plain_http_to_another_machine(node: Node, attempt: Attempt) -> None:
     refused(node, attempt(node, node.disk()), "plain HTTP", "https://", "allow_http", code=(1, 2, 32))
 
 
-def test_only_root(node: Node) -> None:
+def test_another_user_than_root_is_refused(node: Node) -> None:
     """Another user, who may read everything (as this interpreter may lie in root's home) but is not root."""
     disk = node.create()
     caps = "-all,+dac_read_search"
@@ -320,14 +320,18 @@ mount --move . /dev; cd /
 
 
 @pytest.mark.parametrize("command", ["attach", "mount"])
-def test_no_fuse(node: Node, without: Callable[..., Done], command: str) -> None:
+def test_a_machine_without_dev_fuse_is_told_what_to_load(
+    node: Node, without: Callable[..., Done], command: str
+) -> None:
     disk = node.create()
     words = ["mount", "-t", "dysk", disk, str(node.mountpoint)] if command == "mount" else ["dyskctl", "attach", disk]
     done = without(NO_FUSE, *words)
     refused(node, done, "/dev/fuse", "modprobe fuse", code=(1, 2))
 
 
-def test_no_mkfs(node: Node, without: Callable[..., Done]) -> None:
+def test_a_file_system_whose_tool_is_missing_is_refused_and_nothing_written(
+    node: Node, without: Callable[..., Done]
+) -> None:
     disk = node.create()
     hide = "for tool in /usr/sbin/mkfs.xfs /sbin/mkfs.xfs; do mount --bind /dev/null $tool; done"
     done = without(hide, "mount", "-t", "dysk", "-o", "fstype=xfs", disk, str(node.mountpoint))

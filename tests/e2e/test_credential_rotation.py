@@ -66,7 +66,7 @@ def finish(node: Node, server: PageBlobServer, checker: Checker) -> None:
 
 @pytest.mark.parametrize("how", ["watched", "dyskctl reload"])
 @pytest.mark.parametrize("kind", ["key", "account SAS", "blob SAS"])
-def test_rotation(node: Node, server: PageBlobServer, kind: str, how: str) -> None:
+def test_a_key_that_is_rotated_costs_not_one_request(node: Node, server: PageBlobServer, kind: str, how: str) -> None:
     """As it is done well: both work for a while. Then not one request is refused."""
     lines = proofs(node, kind)
     conf = node.dirs.config / f"{node.service.account}.conf"

@@ -81,7 +81,7 @@ def settle(node: Node, checker: Checker) -> None:
 
 @pytest.mark.parametrize("cache", ["none", "readwrite"])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_while_writing(node: Node, server: PageBlobServer, rule: Rule, cache: str) -> None:
+def test_no_fault_while_writing_costs_data(node: Node, server: PageBlobServer, rule: Rule, cache: str) -> None:
     checker = Checker(attached(node, "data", "--cache", cache, *rule.options))
     checker.run(10)
     server.fault(**rule.fields)
@@ -135,7 +135,7 @@ def wait_until_still(checker: Checker) -> None:
 
 
 @pytest.mark.parametrize("kind", ["silent", "refuse"])
-def test_an_outage(node: Node, server: PageBlobServer, kind: str) -> None:
+def test_after_an_outage_io_goes_on_and_nothing_is_lost(node: Node, server: PageBlobServer, kind: str) -> None:
     checker = Checker(attached(node))
     checker.start()
     until(checker.progress(200), "I/O before the outage")

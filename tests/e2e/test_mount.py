@@ -180,7 +180,7 @@ def test_umount_of_a_busy_mount_fails_and_changes_nothing(node: Node) -> None:
     assert node.nothing_left()
 
 
-def test_read_only(node: Node) -> None:
+def test_a_disk_that_is_mounted_read_only_is_attached_read_only(node: Node) -> None:
     disk = node.create()
     assert node.mount(disk).code == 0
     (node.mountpoint / "file").write_text("content")

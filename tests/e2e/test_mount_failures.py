@@ -97,7 +97,7 @@ def test_another_file_system_than_the_one_named(node: Node) -> None:
     failed(node, node.mount(disk, "fstype=ext4"), "has xfs on it, not ext4", "use fstype=xfs")
 
 
-def test_mkfs_fails(node: Node) -> None:
+def test_an_mkfs_that_fails_is_told_in_its_own_words(node: Node) -> None:
     disk = node.create()
     done = node.mount(disk, 'fstype=ext4,mkfs.options="-Z"')
     failed(node, done, "failed: invalid option -- 'Z': see mkfs.options in mount.dysk(8)", code=2)

@@ -24,9 +24,10 @@ from tests.conftest import need
 from tests.e2e.checker import Checker
 from tests.e2e.hosts import Host, Network, network
 from tests.e2e.kit import BIN, Done, Node, until
-from tests.e2e.loads import MIB, blob_digest, call, fio_command, unsafe_writes
+from tests.e2e.loads import MIB, blob_digest, call, unsafe_writes
 from tests.leaks import RunDirs
 from tests.namespaces import need_private_mounts
+from tools.fiojobs import command
 
 
 @dataclass
@@ -236,7 +237,7 @@ def test_force_ends_it_while_the_service_is_away(far: Far, away: Away, timeout: 
         until(far.gone, "the end of the attachment")
 
 
-def test_never_waits(far: Far) -> None:
+def test_io_timeout_never_waits_as_long_as_it_takes(far: Far) -> None:
     """Far longer than attempts last, and than the lease; a change of mind is taken at once."""
     device = far.host.ok("attach", far.disk, "--io-timeout", "never", "--lease", "15").strip()
     checker = Checker(device)
@@ -280,7 +281,7 @@ def test_the_name_service_is_dead(far: Far) -> None:
 def test_a_database_of_blocks_over_many_short_outages(far: Far) -> None:
     """fio, which verifies, while the cable is pulled again and again."""
     device = far.host.ok("attach", far.disk, "--lease", "15").strip()
-    fio = subprocess.Popen(fio_command(device, loops=4), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    fio = subprocess.Popen(command("verify", device, loops=4), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     outages = 0
     while fio.poll() is None and outages < 6:
         with link_down(far):

@@ -12,7 +12,6 @@ import pytest
 
 from tests.conftest import need
 from tools.soaklib.history import Finding, History
-from tools.soaklib.pages import FOREIGN, PAGE, make, versions
 from tools.soaklib.report import MODES, FaultRow, Report
 
 ROUNDS = 15  # with SEED every mode comes at least twice
@@ -90,13 +89,3 @@ def test_each_fault_gets_what_its_rounds_saw() -> None:
         total.add(report)
     assert total.faults == {"kills of a worker": FaultRow(3, 1, 0, 1, 0.25), "service: error": FaultRow(7)}
     assert "| kills of a worker | 3 | 1 | 0 | 1 | 0.25 s |" in total.text()
-
-
-def test_pages_tell_where_they_belong() -> None:
-    pages = make(0, 1024, 5) + make(0, 1536, 6)
-    assert versions(pages, 0, 1024) == [5, 6]
-    assert versions(pages, 0, 0) == [FOREIGN, FOREIGN]
-    assert versions(pages, 1, 1024) == [FOREIGN, FOREIGN]
-    torn = pages[:256] + make(0, 1024, 7)[256:PAGE] + bytes(PAGE)
-    assert versions(torn, 0, 1024) == [FOREIGN, 0]
-    assert versions(pages[16:528], 0, 1024) == [FOREIGN]

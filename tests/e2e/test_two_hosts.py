@@ -17,8 +17,9 @@ from tests.conftest import need
 from tests.e2e.checker import Checker
 from tests.e2e.hosts import Host, network
 from tests.e2e.kit import Node, until
-from tests.e2e.loads import MIB, blob_digest, call, fio_command, unsafe_writes
+from tests.e2e.loads import MIB, blob_digest, call, unsafe_writes
 from tests.leaks import RunDirs
+from tools.fiojobs import command
 
 LEASE = ("--lease", "15")
 
@@ -153,7 +154,7 @@ def test_taken_over_while_the_first_writes(two: Two) -> None:
 
 def test_taken_over_from_under_fio(two: Two) -> None:
     device = two.first.ok("attach", two.disk, *LEASE).strip()
-    words = fio_command(device, time_based=1, runtime=100)
+    words = command("verify", device, time_based=1, runtime=100)
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as fio:
         until(lambda: two.server.stats()["requests"].get("put_page", 0) > 200, "I/O of the first")
         there = two.second.ok("attach", two.disk, "--break-lease", *LEASE).strip()

@@ -27,7 +27,7 @@ def served_by_another_than(node: Node, old: dict[str, int]) -> bool:
     return bool(now["worker"]) and now["worker"] != old and now["state"] == "attached"
 
 
-def test_postgresql(node: Node) -> None:
+def test_postgresql_notices_nothing_of_workers_that_die(node: Node) -> None:
     node.dirs.root.chmod(0o711)  # the user postgres has to come through
     sockets = node.dirs.root / "pg"
     sockets.mkdir()

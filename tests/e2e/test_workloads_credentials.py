@@ -132,7 +132,7 @@ def test_a_read_only_sas(service_node: Node) -> None:
 
 @pytest.mark.parametrize("where", ["file", "variable"])
 @pytest.mark.parametrize("proof", ["key", "sas"])
-def test_connection_string(node: Node, where: str, proof: str) -> None:
+def test_a_connection_string_is_enough_wherever_it_stands(node: Node, where: str, proof: str) -> None:
     node.create(size="8MiB")
     sas = account_sas(node.service.account, node.service.key, "rw", "o")
     text = f"AccountKey={node.service.key}" if proof == "key" else f"SharedAccessSignature={sas}"
@@ -146,7 +146,7 @@ def test_connection_string(node: Node, where: str, proof: str) -> None:
 
 
 @pytest.mark.parametrize("proof", ["KEY", "SAS_TOKEN"])
-def test_variables(node: Node, proof: str) -> None:
+def test_the_variables_of_azure_s_own_tools_are_enough(node: Node, proof: str) -> None:
     node.create(size="8MiB")
     node.write_credentials().unlink()
     sas = account_sas(node.service.account, node.service.key, "rw", "o")
@@ -258,7 +258,7 @@ def conf_of(node: Node, more: str) -> None:
     endpoint_only(node, f"ca_file = {ca_file}\n{more}")
 
 
-def test_token_command(secure_node: Node) -> None:
+def test_a_token_command_is_asked_again_before_a_token_ends(secure_node: Node) -> None:
     node = secure_node
     server = server_of(node)
     path = node.dirs.root / "token"

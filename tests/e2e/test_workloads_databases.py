@@ -68,7 +68,7 @@ class Postgres:
                 self.stop("immediate")
 
 
-def test_postgresql(service_node: Node) -> None:
+def test_a_postgresql_that_was_killed_has_all_it_committed(service_node: Node) -> None:
     node = service_node
     node.dirs.root.chmod(0o711)  # the user postgres has to come through
     sockets = node.dirs.root / "pg"
@@ -152,7 +152,7 @@ def look(path: Path, last: int) -> int:
 
 
 @pytest.mark.parametrize("mode", ["WAL", "DELETE", "TRUNCATE"])
-def test_sqlite(node: Node, mode: str) -> None:
+def test_an_sqlite_that_was_killed_has_all_it_committed(node: Node, mode: str) -> None:
     disk = node.create()
     path = node.mountpoint / "entries.db"
     last = -1

@@ -36,7 +36,7 @@ def test_every_block_size_and_several_jobs(faulty_node: Node) -> None:
 
 
 @pytest.mark.parametrize("size", [512, 4096])
-def test_sector_sizes(faulty_node: Node, size: int) -> None:
+def test_a_disk_takes_requests_of_its_sector_size(faulty_node: Node, size: int) -> None:
     device = attached(faulty_node, "data", "--sector-size", str(size))
     assert call("blockdev", "--getss", device).strip() == str(size)
     fio(device, bsrange=f"{size}-64k", size="8m")

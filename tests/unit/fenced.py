@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -17,11 +17,10 @@ from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.store.lease.token import Guard
 from blobfuse_dysk.testing import Fault, FaultyStore, MemoryStore, RecordingStore, SimBlob, SimClient, in_turn
 
-__all__ = ["DATA", "OURS", "THEIRS", "Setting", "Suspend", "fails", "opened"]
+__all__ = ["DATA", "OURS", "THEIRS", "Setting", "fails", "opened"]
 
 OURS, THEIRS = "1" * 8 + "-1111-1111-1111-" + "1" * 12, "2" * 8 + "-2222-2222-2222-" + "2" * 12
 DATA = b"x" * 512
-Suspend = Callable[[float], None]
 
 
 class Setting:

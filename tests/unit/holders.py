@@ -16,14 +16,22 @@ from typing import Any, cast
 
 import pytest
 
-from blobfuse_dysk.device.holder import crew, systemd
-from blobfuse_dysk.device.holder import holder as holders
+from blobfuse_dysk.device.holder import actions, reservation, systemd, workers
+from blobfuse_dysk.device.holder.actions import Actions
+from blobfuse_dysk.device.holder.handover import Handover
+from blobfuse_dysk.device.holder.holder import Holder
+from blobfuse_dysk.device.holder.keeper import SystemdKeeper, read_life
+from blobfuse_dysk.device.holder.lifecycle import Lifecycle
+from blobfuse_dysk.device.holder.machine import Worker as Known
+from blobfuse_dysk.device.holder.record import Record
 from blobfuse_dysk.device.holder.reservation import Reservation
 from blobfuse_dysk.device.holder.sdnotify import Notify
-from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.ipc import door, message, state
+from blobfuse_dysk.device.ipc.messages import Begin, Program
 from blobfuse_dysk.device.kernel import fuse
+from tests.unit.states import a_first_state
 
-COMMAND = {"worker": ["old"], "environment": {"PYTHONPATH": ""}}
+COMMAND: Program = {"worker": ["old"], "environment": {"PYTHONPATH": ""}}
 
 
 class Killed(BaseException):
@@ -44,7 +52,7 @@ class Channel:
 
 
 class Copies:
-    """In the place of os and socket in service.py: what systemd gives back is not there for real."""
+    """In the place of os and socket in systemd.py: what systemd gives back is not there for real."""
 
     close = staticmethod(lambda fd: None)
     socket = staticmethod(lambda fileno: Channel(Worker(fileno)))
@@ -70,18 +78,20 @@ class Process:
 
     machine: Machine
 
-    def __init__(self, argv: list[str], environment: dict[str, str]) -> None:
-        self._take(self.machine.spawn())
-
-    def _take(self, worker: Worker) -> None:
-        self.worker = worker
-        self.pid = self.pidfd = self.stderr = worker.pid
-        self.channel = Channel(worker)
-        self.started = time.monotonic()
+    def __init__(self, pid: int, pidfd: int, channel: Any, stderr: int, *, ours: bool = True) -> None:
+        self.worker = self.machine.workers[pid]
+        self.pid = self.pidfd = self.stderr = pid
+        self.channel = Channel(self.worker)
+        self.ours = ours
         self.listening = False
-        self.served = False
-        self.reason = None
-        self.machine.channels.add(worker.pid)
+        self.reason: str | None = None
+        self.machine.channels.add(pid)
+
+    @classmethod
+    def start(cls, command: dict[str, Any]) -> Process:
+        cls.machine.commands.append(command)
+        pid = cls.machine.spawn().pid
+        return cls(pid, pid, None, pid)
 
     def kill(self) -> None:
         self.machine.step()
@@ -96,14 +106,6 @@ class Process:
 
     def end_text(self) -> str:
         return "killed"
-
-
-class Adopted(Process):
-    """In the place of AdoptedWorker."""
-
-    def __init__(self, pid: int, pidfd: int, channel: int, stderr: int) -> None:
-        self._take(self.machine.workers[pid])
-        self.served = True
 
 
 class Machine:
@@ -124,6 +126,11 @@ class Machine:
         self.full = False  # /run/dysk
         self.resends = True  # the kernel
         self.let_go: list[str | None] = []
+        self.lines: list[str] = []  # of the log
+        self.commands: list[dict[str, Any]] = []  # of which workers were started
+
+    def log(self, text: str, priority: int = 0) -> None:
+        self.lines.append(text)
 
     def step(self) -> None:
         if self.steps == self.killed_at:
@@ -172,8 +179,10 @@ class Machine:
             raise OSError(28, "No space left on device")
         self.state = json.loads(json.dumps(fields))
 
-    def receive(self, channel: Channel) -> tuple[dict[str, Any] | None, list[int]]:
-        return (self.events.popleft() if self.events else None), self.fds
+    def receive(self, channel: Channel, at: door.Door[Any], refuse: Any) -> door.Received[Any]:
+        data = json.dumps(self.events.popleft()).encode() if self.events else b""
+        fds, self.fds = self.fds, []
+        return at.admit(data, fds, refuse)
 
     def end_process(self, process: dict[str, int] | None) -> None:
         self.step()
@@ -196,19 +205,19 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     machine = Machine()
     monkeypatch.setattr(Process, "machine", machine, raising=False)
-    for module in (systemd, crew):
+    for module in (systemd, workers, actions):
         monkeypatch.setattr(module, "WorkerProcess", Process)
-    monkeypatch.setattr(systemd, "AdoptedWorker", Adopted)
     monkeypatch.setattr(systemd, "end_process", machine.end_process)
     monkeypatch.setattr(message, "send", machine.send)
-    monkeypatch.setattr(message, "receive", machine.receive)
+    monkeypatch.setattr(door, "receive", machine.receive)
     monkeypatch.setattr(state, "write", machine.write)
     monkeypatch.setattr(state, "identity", lambda pid: {"pid": pid, "start": 1})
     monkeypatch.setattr(state, "alive", lambda process: machine.workers[process["pid"]].alive)
     monkeypatch.setattr(state, "open_process", lambda process: process["pid"])
-    monkeypatch.setattr(holders, "Log", lambda *arguments: lambda text, priority=0: None)
-    monkeypatch.setattr(systemd, "os", Copies())
-    monkeypatch.setattr(systemd, "socket", Copies())
+    monkeypatch.setattr(systemd, "Log", lambda *arguments: machine.log)
+    for module in (systemd, reservation):
+        monkeypatch.setattr(module, "os", Copies())
+        monkeypatch.setattr(module, "socket", Copies())
     monkeypatch.setattr(Reservation, "bound", lambda place, device=None: machine.device)
     monkeypatch.setattr(Reservation, "let_go", lambda place, device: machine.let_go.append(device))
     monkeypatch.setattr(fuse, "can_resend", lambda init: machine.resends)
@@ -218,70 +227,114 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
 
 def first_holder(
     machine: Machine, directory: Path, *, io_timeout_s: float | None = None, attached: bool = True
-) -> systemd.KeptHolder:
+) -> Holder:
     """One with an attachment that is committed, or has a worker that was just told to serve."""
-    first = {"disk": "a/b/c", "io_timeout_s": io_timeout_s}
-    order = {"name": "data", "run": str(directory), "dev": "dev", "log": str(directory), "state": first}
-    place = Reservation(str(directory), "dev", "data")
+    run = str(directory)
+    first = a_first_state(io_timeout_s=io_timeout_s)
+    order: Begin = {"op": "begin", "name": "data", "run": run, "dev": "dev", "log": run, "state": first}
+    place = Reservation(run, "dev", "data")
     place.control = cast(Any, Channel(Worker(-1)))
-    members = systemd.KeptCrew(order, place, cast(Notify, machine), -1, -1, machine.life)
-    worker = Process([], {})
-    first_one = systemd.KeptHolder(None, COMMAND, order, cast(Any, worker), place, members)
-    members.brief(cast(Any, worker), None)
-    if not attached:
-        return first_one
-    worker.served = first_one._ready = True
-    assert first_one._commit("/dev/loop0") is None
-    return first_one
+    record = Record(run, "data", first, cast(Any, machine.log))
+    worker = cast(Any, Process.start({}))
+    record.fields["worker"] = state.identity(worker.pid)
+    crew = workers.Crew("data", run, place, -1, -1)
+    keeper = SystemdKeeper(cast(Notify, machine), order, place)
+    os.close(keeper._life_fd)
+    keeper._life_fd = machine.life
+    known = Known(worker.pid, time.monotonic(), first=True)
+    lifecycle = Lifecycle(record.fields, known, Handover(COMMAND, {}))
+    holder = Holder(Actions(None, record, cast(Any, machine.log), worker, place, crew, keeper), lifecycle)
+    holder._feed("made", machine.resends)
+    if attached:
+        serves(machine, holder)
+        commits(holder)
+        assert holder._lifecycle.phase == "attached"
+    return holder
 
 
-def next_holder(machine: Machine) -> systemd.KeptHolder:
+def next_holder(machine: Machine) -> Holder:
     """Started by systemd, with copies of what it keeps."""
     fds = dict.fromkeys(machine.kept, machine.life)  # life is the only one that is used
     fds["fuse"] = -1
-    life = systemd._read_life(machine.life)
-    follower = systemd.KeptHolder.again(cast(Notify, machine), fds, life, machine.state)
-    assert follower._begin()
-    orders = cast(Any, follower._worker).worker.orders
+    life = read_life(machine.life)
+    follower = systemd._follow(cast(Notify, machine), fds, life, cast(Any, machine.state))
+    follower._begin()
+    orders = the_worker(follower).orders
     assert orders[-2:] == ["start", "resume"], "it may not have been told, or stand still since it was told to drain"
     return follower
 
 
-def settle(machine: Machine, holder: systemd.KeptHolder) -> None:
+def settle(machine: Machine, holder: Holder) -> None:
     """Everything that the holder hears of takes its course, until its worker serves."""
     for _ in range(10):
-        worker = cast(Any, holder._worker)
+        worker = cast(Any, holder._has.worker)
         if worker and not worker.worker.alive:
             holder._on_worker_death(worker)
         elif worker is None:
-            holder._on_time(time.monotonic())
+            holder._feed("time")
         else:
-            worker.served = True
+            served(holder)
             return
     raise AssertionError("no worker serves")
 
 
-def the_worker(holder: systemd.KeptHolder) -> Any:
+def served(holder: Holder, *, yes: bool = True) -> None:
+    """The worker has taken requests of the kernel, though it was not heard to be ready; or has not."""
+    cast(Any, holder._lifecycle._worker).served = yes
+
+
+def the_worker(holder: Holder) -> Any:
     """The holder's worker, as the process."""
-    return cast(Any, holder._worker).worker
+    return cast(Any, holder._has.worker).worker
 
 
-def says(machine: Machine, holder: systemd.KeptHolder, **event: Any) -> None:
+def says(machine: Machine, holder: Holder, **event: Any) -> None:
     """The worker says something."""
     machine.events.append(event)
-    assert holder._worker
-    holder._on_worker(holder._worker)
+    assert holder._has.worker
+    lines = len(machine.lines)
+    holder._on_worker(holder._has.worker)
+    assert not [line for line in machine.lines[lines:] if "refused" in line]
 
 
-def dies(machine: Machine, holder: systemd.KeptHolder) -> Any:
+def dies(machine: Machine, holder: Holder) -> Any:
     """The worker dies; return the next one, which is started at once, if there is one."""
     the_worker(holder).alive = False
-    assert holder._worker
-    holder._on_worker_death(holder._worker)
-    holder._on_time(time.monotonic())
-    return the_worker(holder) if holder._worker else None
+    assert holder._has.worker
+    holder._on_worker_death(holder._has.worker)
+    holder._feed("time")
+    return the_worker(holder) if holder._has.worker else None
 
 
-def serves(machine: Machine, holder: systemd.KeptHolder) -> None:
+def serves(machine: Machine, holder: Holder) -> None:
     """The worker is ready."""
-    says(machine, holder, event="ready", size=512)
+    says(machine, holder, event="ready", size=512, blob_size=512, vhd=False, worker_version="1")
+
+
+def later(holder: Holder, seconds: float) -> None:
+    """So long from now."""
+    holder._feed("time", now=time.monotonic() + seconds)
+
+
+def commits(holder: Holder) -> dict[str, Any]:
+    """The attaching process has set the device up; return what it is answered."""
+    attacher = cast(Any, Channel(Worker(-1)))
+    holder._has.attacher = attacher
+    holder._feed("commit", "/dev/loop0", holder._has.place.bound())
+    holder._has.attacher = None
+    answer: dict[str, Any] = attacher.worker.sent[-1]
+    return answer
+
+
+def stands_by(holder: Holder) -> Any:
+    """The new worker read its briefing; return it, as the process."""
+    holder._feed("standing_by")
+    return cast(Any, holder._has.new).worker
+
+
+def asked_to_replace(machine: Machine, holder: Holder) -> Any:
+    """The worker asks for another program; return its worker, as the holder has it."""
+    says(machine, holder, event="upgrade", id="1", worker=["new"], path="")
+    new = cast(Any, holder._has.new)
+    new.stderr, new.pidfd, new.listening = -2, -3, True
+    return new

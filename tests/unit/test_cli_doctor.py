@@ -34,7 +34,9 @@ __all__ = ["machine"]
         ("?", "fail"),
     ],
 )
-def test_kernel(monkeypatch: pytest.MonkeyPatch, release: str, level: str) -> None:
+def test_a_kernel_that_is_too_old_is_told_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, release: str, level: str
+) -> None:
     monkeypatch.setattr(platform, "release", lambda: release)
     found = doctor_machine.kernel()
     assert found.level == level and release in found.found
@@ -64,7 +66,7 @@ def files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str,
     yield wanted
 
 
-def test_fuse_timeouts(files: dict[str, str]) -> None:
+def test_a_kernel_that_aborts_slow_fuse_requests_is_warned_of(files: dict[str, str]) -> None:
     files["/proc/sys/fs/fuse/default_request_timeout"] = "0\n"
     files["/proc/sys/fs/fuse/max_request_timeout"] = "0\n"
     assert doctor_machine.fuse_timeouts().level == "ok"
@@ -74,7 +76,7 @@ def test_fuse_timeouts(files: dict[str, str]) -> None:
     assert found.remedy and "sysctl fs.fuse.max_request_timeout=0" in found.remedy
 
 
-def test_capabilities(files: dict[str, str]) -> None:
+def test_a_missing_capability_is_warned_of(files: dict[str, str]) -> None:
     status = "/proc/self/status"
     files[status] = "Name:\tx\nCapEff:\t000001ffffffffff\n"
     assert doctor_machine.capabilities().level == "ok"
@@ -87,7 +89,7 @@ def test_capabilities(files: dict[str, str]) -> None:
     assert found.level == "fail" and "CAP_SYS_ADMIN" in found.found
 
 
-def test_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tool_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     from blobfuse_dysk.mount import tools
 
     missing: set[str] = set()
@@ -105,7 +107,7 @@ def test_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor_machine.tools().level == "fail"
 
 
-def test_mount_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mount_helpers_that_are_not_in_place_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: True)
     assert doctor_machine.mount_helpers().level == "ok"
     monkeypatch.setattr(os, "access", lambda path, mode: False)
@@ -113,7 +115,7 @@ def test_mount_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.level == "warn" and found.remedy and "ln -s" in found.remedy
 
 
-def test_run_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_run_directory_that_is_full_or_read_only_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DYSK_RUN_DIR", str(tmp_path / "not" / "there"))
     assert doctor_machine.run_directory().level == "ok"
     monkeypatch.setattr(os, "access", lambda path, mode: False)
@@ -124,7 +126,7 @@ def test_run_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert found.level == "fail" and "12KiB left" in found.found
 
 
-def test_credential_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_credential_file_that_others_can_read_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DYSK_CONFIG_DIR", str(tmp_path))
     assert doctor_machine.credential_files() == ok("credential files", f"0 in {tmp_path}")
     path = tmp_path / "mystore.conf"
@@ -157,7 +159,7 @@ def test_attachments_that_may_not_be_looked_at(monkeypatch: pytest.MonkeyPatch) 
     assert doctor_machine.attachments() == fail("attachments", "/run/dysk may not be read", "run it as root")
 
 
-def test_attachments(machine: Machine) -> None:
+def test_an_attachment_that_is_not_in_order_is_told(machine: Machine) -> None:
     machine.attached = {"data": EXAMPLE}
     assert doctor_machine.attachments() == ok("attachments", "1, all in order")
     machine.attached["x"] = replace(EXAMPLE, name="x", state="fenced")

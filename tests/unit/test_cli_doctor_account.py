@@ -36,7 +36,7 @@ def sas_ending(in_s: float) -> str:
 
 
 @pytest.mark.parametrize(("in_s", "level"), [(-60, "fail"), (3600, "warn"), (30 * 86400, "ok")])
-def test_expiry(in_s: float, level: str) -> None:
+def test_a_sas_that_has_ended_fails_and_one_that_ends_soon_warns(in_s: float, level: str) -> None:
     endpoint = Endpoint("https", "mystore.test.invalid", 443)
     found = doctor_account._credential(endpoint, credential(sas_ending(in_s)))
     assert found.level == level and "hush" not in str(found)
@@ -53,7 +53,7 @@ def test_expiry(in_s: float, level: str) -> None:
         ("si=policy&sig=x", "warn"),
     ],
 )
-def test_rights(sas: str | None, level: str) -> None:
+def test_a_sas_with_too_few_rights_is_found(sas: str | None, level: str) -> None:
     assert doctor_account._rights(credential(sas)).level == level
 
 

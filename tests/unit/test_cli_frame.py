@@ -176,7 +176,7 @@ def wait_until_reading(pid: int) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts(machine: Machine, shell: str) -> None:
+def test_there_is_a_completion_script_for_each_shell(machine: Machine, shell: str) -> None:
     result = machine.run("completion", shell)
     assert result.code == 0
     assert "_DYSKCTL_COMPLETE" in result.out
@@ -222,7 +222,7 @@ def test_help_tells_of_the_original_s_words(machine: Machine, verb: str) -> None
     assert "original dysk's words" in machine.run(verb, "-a", "mystore", "--help").out
 
 
-def test_version(machine: Machine) -> None:
+def test_version_names_the_package_and_its_number(machine: Machine) -> None:
     found = json.loads(machine.run("version", "-o", "json").out)
     assert found["blobfuse-dysk"] == __version__
     assert f"blobfuse-dysk {__version__}" in machine.run("version").out

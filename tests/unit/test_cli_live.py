@@ -22,7 +22,7 @@ def two(machine: Machine) -> None:
     }
 
 
-def test_upgrade_one(machine: Machine) -> None:
+def test_upgrade_tells_the_version_before_and_after(machine: Machine) -> None:
     two(machine)
     result = machine.run("upgrade", "db")
     assert (result.code, result.out, result.err) == (0, "db: version 0.2.0 (was 0.1.0)\n", "")
@@ -64,7 +64,7 @@ def test_upgrade_says_what_to_give(machine: Machine) -> None:
     assert machine.calls == []
 
 
-def test_set(machine: Machine) -> None:
+def test_set_changes_what_is_named_and_nothing_else(machine: Machine) -> None:
     two(machine)
     result = machine.run("set", "data", "io-timeout=10m", "iops=500", "mbps=none")
     assert (result.code, result.out, result.err) == (0, "", "")
@@ -86,14 +86,14 @@ def test_set(machine: Machine) -> None:
         ("io-timeout=soon", "is not a time"),
     ],
 )
-def test_set_refuses(machine: Machine, word: str, says: str) -> None:
+def test_set_refuses_what_cannot_be_changed_and_changes_nothing(machine: Machine, word: str, says: str) -> None:
     two(machine)
     result = machine.run("set", "data", word)
     assert result.code == 2 and says in result.err
     assert machine.calls == []
 
 
-def test_reload(machine: Machine) -> None:
+def test_reload_tells_which_credential_is_in_use_now(machine: Machine) -> None:
     two(machine)
     result = machine.run("reload", "data", "--credentials", "/etc/dysk/new.conf")
     assert (result.code, result.out) == (0, "data: SAS from a test, expires 2026-01-31T12:00:00Z\n")

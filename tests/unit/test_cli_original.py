@@ -27,7 +27,7 @@ def given(machine: Machine, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
 
 
-def test_mount(machine: Machine) -> None:
+def test_mount_prints_the_table_of_the_original(machine: Machine) -> None:
     machine.disks[DISK] = 2 * GIB
     result = machine.run("mount", "-a", "mystore", "-k", KEY, "-p", "data.vhd", "-d", "dysk01")
     assert result.code == 0
@@ -213,7 +213,7 @@ def test_files_that_are_no_dysk(machine: Machine, monkeypatch: pytest.MonkeyPatc
     assert result.code == 2 and says in result.err
 
 
-def test_unmount(machine: Machine) -> None:
+def test_unmount_detaches_and_says_so_as_the_original_does(machine: Machine) -> None:
     machine.attached["data"] = EXAMPLE
     result = machine.run("unmount", "-d", "data", "-b")
     assert (result.code, result.out, result.err) == (0, "", "Status:\nDevice:data unmounted\n")

@@ -21,7 +21,7 @@ GIB = 1 << 30
 DISK = "mystore/disks/data"
 
 
-def test_create(machine: Machine) -> None:
+def test_create_makes_a_disk_of_the_size_asked_for(machine: Machine) -> None:
     result = machine.run("create", DISK, "--size", "32GiB")
     assert (result.code, result.out, result.err) == (0, f"created {DISK}, 32GiB\n", "")
     assert machine.calls == [("create", DISK, 32 * GIB, None)]
@@ -176,7 +176,7 @@ def test_a_sas_in_the_url_is_taken_with_a_warning_that_does_not_repeat_it(machin
     assert machine.secrets == [(None, "sv=1&sig=hush%3D")]
 
 
-def test_detach(machine: Machine) -> None:
+def test_detach_takes_a_name_or_a_disk(machine: Machine) -> None:
     machine.attached["data"] = EXAMPLE
     assert machine.run("detach", "data").out == ""
     assert machine.calls == [("detach", "data", False)]
@@ -186,7 +186,7 @@ def test_detach(machine: Machine) -> None:
     assert machine.calls[1:] == [("detach", DISK, True)]
 
 
-def test_list(machine: Machine) -> None:
+def test_list_shows_each_attachment_in_a_line(machine: Machine) -> None:
     machine.attached = {
         "data": EXAMPLE,
         "x": replace(EXAMPLE, name="x", read_only=True, mountpoints=[], state="fenced", size=1536),
@@ -199,7 +199,7 @@ def test_list(machine: Machine) -> None:
     assert [row["name"] for row in json.loads(machine.run("list", "-o", "json").out)] == ["data", "x"]
 
 
-def test_list_remote(machine: Machine) -> None:
+def test_list_remote_shows_the_disks_of_a_container(machine: Machine) -> None:
     machine.rows = [
         DiskRow(DISK, 32 * GIB, 4096, "leased", "node1", "2026-01-31T12:00:00Z"),
         DiskRow("mystore/disks/other", GIB, 0, "available", None, None),

@@ -62,7 +62,7 @@ async def test_a_large_request_body_is_sent_whole_even_if_the_server_is_slow_to_
 
 
 @pytest.mark.parametrize("step", [1, 5, 1000])
-async def test_chunked(step: int) -> None:
+async def test_a_chunked_answer_is_put_together_wherever_it_is_cut(step: int) -> None:
     data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n3;x=y\r\nefg\r\n0\r\n\r\n"
 
     async def script(peer: Peer) -> None:

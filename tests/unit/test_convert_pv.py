@@ -54,7 +54,7 @@ def test_csi_names_the_volume_and_where_the_secret_is() -> None:
     }
 
 
-def test_optional_fields() -> None:
+def test_what_is_optional_is_in_the_volume_if_it_is_given() -> None:
     volume = replace(
         VOLUME,
         namespace="web",
@@ -89,7 +89,7 @@ def test_an_unknown_size_is_an_error() -> None:
         replace(VOLUME, size=0)
 
 
-def test_yaml() -> None:
+def test_text_that_yaml_would_take_for_something_else_is_quoted() -> None:
     volume = replace(VOLUME, labels={"app": "yes", "version": "1.10", "what": 'a "b"', "plain": "web"})
     text = to_yaml(persistent_volume(volume))
     assert text.startswith("apiVersion: v1\nkind: PersistentVolume\nmetadata:\n  name: dyskab-1\n  labels:\n")

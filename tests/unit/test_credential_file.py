@@ -27,7 +27,7 @@ def conf(directory: Path, text: str) -> Conf:
     return read_conf(write(directory, text))
 
 
-def test_all_keys(tmp_path: Path) -> None:
+def test_every_key_of_a_file_is_read(tmp_path: Path) -> None:
     found = conf(
         tmp_path,
         f"# the key\n\naccount_key = {KEY}\nendpoint=http://127.0.0.1:10000\n realm = core.chinacloudapi.cn \n"
@@ -50,7 +50,7 @@ def test_all_keys(tmp_path: Path) -> None:
         ("", ""),
     ],
 )
-def test_which_kind(tmp_path: Path, text: str, auth: str) -> None:
+def test_what_a_file_holds_says_which_kind_of_credential_it_is(tmp_path: Path, text: str, auth: str) -> None:
     found = conf(tmp_path, text)
     assert found.auth == auth
     assert "SECRET" not in repr(found)
@@ -89,7 +89,9 @@ def test_which_kind(tmp_path: Path, text: str, auth: str) -> None:
         ("token_command = 'x", "line 1: token_command cannot be split", None),
     ],
 )
-def test_mistakes(tmp_path: Path, text: str, message: str, remedy: str | None) -> None:
+def test_a_mistake_in_a_file_is_told_with_its_place_and_without_the_secret(
+    tmp_path: Path, text: str, message: str, remedy: str | None
+) -> None:
     with pytest.raises(CredentialError) as caught:
         conf(tmp_path, text)
     line = caught.value.line().replace(str(tmp_path), "DIR")
@@ -143,7 +145,7 @@ def test_a_file_that_may_not_be_read_takes_root(tmp_path: Path, monkeypatch: pyt
     assert caught.value.remedy == "run it as root"
 
 
-def test_connection_strings() -> None:
+def test_a_connection_string_gives_account_proof_and_endpoint() -> None:
     full = ConnectionString.parse(
         f"DefaultEndpointsProtocol=https;AccountName=acc;AccountKey={KEY};EndpointSuffix=core.usgovcloudapi.net", "here"
     )

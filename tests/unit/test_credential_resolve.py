@@ -41,7 +41,9 @@ def find(disk: str = SHORT, **options: object) -> tuple[DiskAddress, Credential]
     return resolve(DiskAddress.parse(disk), AttachOptions(**options))  # type: ignore[arg-type]
 
 
-def test_the_order(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_nearest_credential_is_taken_in_the_order_of_the_manual(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", f"?{SAS}")
     assert find()[1].describe() == "SAS from AZURE_STORAGE_SAS_TOKEN"
     monkeypatch.setenv("AZURE_STORAGE_KEY", KEY)
@@ -75,7 +77,9 @@ def test_a_key_given_with_the_disk(write: Write) -> None:
         (URL, "endpoint = http://127.0.0.1:1", {"endpoint": "https://e.example"}, "https://acc.blob.core.windows.net"),
     ],
 )
-def test_the_endpoint(write: Write, disk: str, conf: str, options: dict[str, str], expected: str) -> None:
+def test_the_endpoint_comes_from_the_disk_the_option_or_the_file(
+    write: Write, disk: str, conf: str, options: dict[str, str], expected: str
+) -> None:
     write(f"account_key = {KEY}\n{conf}")
     assert str(find(disk, **options)[0].endpoint) == expected
 
@@ -112,7 +116,7 @@ def test_connection_strings_bring_their_endpoint(write: Write, monkeypatch: pyte
         ({"SAS_TOKEN": "SECRET"}, "AZURE_STORAGE_SAS_TOKEN: the SAS has no signature"),
     ],
 )
-def test_nothing_usable(
+def test_variables_that_are_no_credential_are_told_without_their_secret(
     write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str], message: str
 ) -> None:
     for name, value in variables.items():

@@ -15,14 +15,14 @@ from typing import Any, cast
 import pytest
 
 from blobfuse_dysk.device.holder import systemd
-from blobfuse_dysk.device.holder.child import WorkerProcess
-from blobfuse_dysk.device.holder.crew import Crew
+from blobfuse_dysk.device.holder.keeper import kept_names, process_of
 from blobfuse_dysk.device.holder.record import Record
 from blobfuse_dysk.device.holder.reservation import Reservation
-from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.holder.workers import Crew, WorkerProcess
+from blobfuse_dysk.device.ipc import door, message, state
 from blobfuse_dysk.device.ipc.log import Log
-from blobfuse_dysk.device.worker.briefing import await_go, take_briefing
-from blobfuse_dysk.device.worker.opening import resume_state
+from blobfuse_dysk.device.worker.startup import await_go, resume_state, take_briefing
+from tests.unit.states import a_first_state, a_state
 
 
 class Told:
@@ -59,7 +59,7 @@ def name_of(fd: int) -> str:
 
 @pytest.mark.parametrize("standby", [False, True])
 def test_a_briefing_says_it_all(crew: Crew, told: Told, standby: bool) -> None:
-    crew.brief(cast(WorkerProcess, told), {"size": 512}, resend=True, standby=standby)
+    crew.brief(cast(WorkerProcess, told), a_state(size=512), resend=True, standby=standby)
     briefing = take_briefing(told.peer)
     assert briefing
     fds = (briefing.config_fd, briefing.fuse_fd, briefing.control_fd, briefing.ring_fd)
@@ -68,23 +68,23 @@ def test_a_briefing_says_it_all(crew: Crew, told: Told, standby: bool) -> None:
     assert names[2].startswith("socket:")
     assert names[3].startswith("/memfd:dysk-ring")
     assert base64.b64decode(briefing.init) == b"init"
-    assert (briefing.name, briefing.log, briefing.resume) == ("data", "/log", {"size": 512})
+    assert (briefing.name, briefing.log, briefing.resume) == ("data", "/log", a_state(size=512))
     assert (briefing.resend, briefing.standby) == (True, standby)
     for fd in fds:
         os.close(fd)
 
 
 def test_a_worker_that_stands_by_goes_on_when_it_is_told(crew: Crew, told: Told) -> None:
-    message.send(told.channel, {"op": "go", "resume": {"size": 1}, "resend": True})
-    assert await_go(told.peer) == ({"size": 1}, True)
-    assert message.receive(told.channel)[0] == {"event": "standing-by"}
+    message.send(told.channel, {"op": "go", "resume": a_state(size=1), "resend": True})
+    assert await_go(told.peer) == (a_state(size=1), True)
+    assert door.receive(told.channel, door.WORKER_TO_HOLDER, pytest.fail).message == {"event": "standing-by"}
 
 
 def test_a_worker_that_stands_by_is_told_to_serve_by_the_next_holder(crew: Crew, told: Told) -> None:
     """It did not hear the word of the one before. The descriptors of the second briefing are those it has."""
-    message.send(told.channel, {"op": "start", "resume": {"size": 1}, "resend": False}, [told.peer.fileno()])
     before = len([*Path("/proc/self/fd").iterdir()])
-    assert await_go(told.peer) == ({"size": 1}, False)
+    crew.brief(cast(WorkerProcess, told), cast(Any, a_state(size=1)))
+    assert await_go(told.peer) == (a_state(size=1), False)
     assert len([*Path("/proc/self/fd").iterdir()]) == before
 
 
@@ -97,8 +97,9 @@ def test_a_worker_whose_holder_is_gone_before_it_is_told_does_nothing(told: Told
 def test_a_worker_serves_no_holder_that_it_does_not_know(told: Told) -> None:
     message.send(told.channel, {"op": "start", "protocol": 99})
     assert take_briefing(told.peer) is None
-    said, _ = message.receive(told.channel)
+    said = door.receive(told.channel, door.WORKER_TO_HOLDER, pytest.fail).message
     assert said
+    assert said["event"] == "error"
     assert "protocol 99" in said["error"]["message"]
 
 
@@ -108,17 +109,28 @@ def test_later_workers_get_the_later_configuration(crew: Crew, told: Told) -> No
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(old)
     crew.brief(cast(WorkerProcess, told), None)
-    _, fds = message.receive(told.peer)
+    fds = door.receive(told.peer, door.HOLDER_TO_WORKER, pytest.fail).fds
     assert name_of(fds[0]).startswith("/memfd:later")
     for fd in fds:
         os.close(fd)
 
 
-def test_a_worker_that_is_started_is_told_nothing(crew: Crew) -> None:
-    """Not before it is known where its next holder would look: see service.py."""
+def test_a_worker_that_is_started_is_told_nothing() -> None:
+    """Not before it is known where its next holder would look: see systemd.py."""
     code = "import socket, sys; s = socket.socket(fileno=0); s.settimeout(0.3); sys.stderr.write(repr(s.recv(99)))"
-    worker = crew.start({"worker": [sys.executable, "-c", code], "environment": {}})
+    worker = start([sys.executable, "-c", code], {})
     assert "timed out" in worker.reap()[-1]
+
+
+def test_a_program_that_cannot_be_started_costs_no_descriptor() -> None:
+    before = sorted(Path("/proc/self/fd").iterdir())
+    with pytest.raises(FileNotFoundError):
+        start(["/none"], {})
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+def start(argv: list[str], environment: dict[str, str]) -> WorkerProcess:
+    return WorkerProcess.start({"worker": argv, "environment": environment})
 
 
 def wait_for_line(worker: WorkerProcess) -> None:
@@ -129,7 +141,7 @@ def wait_for_line(worker: WorkerProcess) -> None:
 
 
 def test_a_process_is_ended_and_its_end_awaited() -> None:
-    worker = WorkerProcess(
+    worker = start(
         ["/bin/sh", "-c", "trap '' TERM; echo x >&2; while :; do sleep 1; done"], {"PATH": os.environ["PATH"]}
     )
     wait_for_line(worker)
@@ -144,10 +156,18 @@ def test_a_process_is_ended_and_its_end_awaited() -> None:
     systemd.end_process(known)
 
 
+def test_last_words_without_end_fit_into_a_message() -> None:
+    worker = start(["/bin/sh", "-c", "head -c 60000 /dev/zero | tr '\\0' x >&2"], {"PATH": os.environ["PATH"]})
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+    worker.reap()
+    assert worker.end_text().startswith("exit status 0: xxx")
+    assert len(worker.end_text()) < 3000
+
+
 def test_an_end_is_awaited_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """As that of a process which is in the middle of something that cannot be interrupted."""
     real = signal.pidfd_send_signal
-    worker = WorkerProcess(["/bin/sh", "-c", "sleep 0.5"], {"PATH": os.environ["PATH"]})
+    worker = start(["/bin/sh", "-c", "sleep 0.5"], {"PATH": os.environ["PATH"]})
     monkeypatch.setattr(signal, "pidfd_send_signal", lambda pidfd, number: real(pidfd, signal.SIGCONT))
     systemd.end_process(state.identity(worker.pid))
     assert os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -157,20 +177,21 @@ def test_an_end_is_awaited_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) 
 def test_a_worker_is_taken_up_if_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = message.channel()
     read_end, write_end = os.pipe()
-    worker = WorkerProcess(["/bin/sh", "-c", "sleep 60"], {"PATH": os.environ["PATH"]})
+    worker = start(["/bin/sh", "-c", "sleep 60"], {"PATH": os.environ["PATH"]})
     known = state.identity(worker.pid)
     fds = (ours.fileno(), read_end)
     assert systemd._adopt(known, None, read_end) is systemd._adopt(known, ours.fileno(), None) is None
     assert systemd._adopt({**known, "start": 1}, *fds) is None
     adopted = systemd._adopt(known, *fds)
     assert adopted
-    assert adopted.served, "it has requests of the kernel"
     adopted.kill()
     worker.reap()  # as init does
     adopted.kill()
     os.write(write_end, b"last words\n")
     assert adopted.reap() == ["last words"]
     assert adopted.end_text() == "not seen how: last words"
+    adopted.reason = "no lease"
+    assert adopted.end_text() == "not seen how: no lease", "its own word says more than its last line"
     assert systemd._adopt(known, *fds) is None
     ours.detach()
     theirs.close()
@@ -178,15 +199,15 @@ def test_a_worker_is_taken_up_if_it_is_there(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_names_under_which_a_worker_is_kept_say_which_it_is() -> None:
-    for name in systemd._kept_names({"pid": 12, "start": 345}):
-        assert systemd._process_of(name) == {"pid": 12, "start": 345}
+    for name in kept_names({"pid": 12, "start": 345}):
+        assert process_of(name) == {"pid": 12, "start": 345}
 
 
 def test_a_change_that_must_be_written_is_not_made_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
     lines: list[str] = []
     log = cast(Log, lambda text, priority=0: lines.append(text))
-    record = Record(str(tmp_path), "data", {"disk": "a/b/c"}, log)
+    record = Record(str(tmp_path), "data", cast(Any, a_first_state()), log)
     record.write({"state": "attached"})
     found = state.read(str(tmp_path), "data")
     assert found == record.fields
@@ -198,9 +219,10 @@ def test_a_change_that_must_be_written_is_not_made_otherwise(tmp_path: Path, mon
     monkeypatch.setattr(state, "write", full)
     with pytest.raises(OSError, match="No space"):
         record.write({"state": "failed"})
-    assert record["state"] == "attached"
+    fields: Any = record.fields
+    assert fields["state"] == "attached"
     record.save({"state": "failed"})
-    assert record["state"] == "failed"
+    assert fields["state"] == "failed"
     assert lines == ["cannot write state.json: No space left on device"]
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from blobfuse_dysk.azure.credential.resolve import resolve
 from blobfuse_dysk.device.attacher import naming
-from blobfuse_dysk.device.holder.child import Pauses, WorkerProcess
 from blobfuse_dysk.device.holder.reservation import Reservation, explain
+from blobfuse_dysk.device.holder.workers import Pauses, WorkerProcess
 from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.control import Control
@@ -27,14 +27,15 @@ from blobfuse_dysk.errors import (
     DeviceError,
 )
 from blobfuse_dysk.options import AttachOptions
+from tests.unit.states import a_state
 
 
 def test_state_is_written_and_read(tmp_path: Path) -> None:
     run = str(tmp_path)
     (tmp_path / "db").mkdir()
     assert state.read(run, "db") is None
-    state.write(run, "db", {"version": state.VERSION, "name": "db"})
-    assert state.read(run, "db") == {"version": 1, "name": "db"}
+    state.write(run, "db", a_state(name="db"))
+    assert state.read(run, "db") == a_state(name="db")
     assert (tmp_path / "db" / "state.json").stat().st_mode & 0o777 == 0o600
     (tmp_path / "begun").mkdir()
     (tmp_path / ".db.launch").touch()
@@ -51,7 +52,7 @@ def test_a_directory_that_is_half_removed_still_says_whose_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "db").mkdir()
-    state.write(str(tmp_path), "db", {"version": state.VERSION})
+    state.write(str(tmp_path), "db", a_state())
     (tmp_path / "db" / "control.sock").touch()
 
     def killed(path: str) -> None:
@@ -67,7 +68,21 @@ def test_a_directory_that_is_half_removed_still_says_whose_it_is(
 
 
 @pytest.mark.parametrize(
-    ("content", "match"), [("{", "is damaged"), (json.dumps({"version": 2}), "has version 2"), ("[]", "is damaged")]
+    ("content", "match"),
+    [
+        ("{", r"is damaged \(it is not JSON: "),
+        ("[" * 100_000, r"is damaged \(it is too deep\)"),
+        ("[]", r"is damaged \(it is no object\)"),
+        ("{}", "has version None"),
+        (json.dumps({**a_state(), "version": 2, "state": "new"}), "has version 2"),
+        (json.dumps({"version": 1}), r"is damaged \(disk is missing\)"),
+        (json.dumps(a_state(version=True)), r"is damaged \(version is true, not a whole number\)"),
+        (json.dumps(a_state(state="odd")), r"is damaged \(state is 'odd', not 'starting' or"),
+        (json.dumps(a_state(io_timeout_s=float("nan"))), r"is damaged \(it is not JSON: NaN is no number\)"),
+        (json.dumps(a_state(holder=None)), r"is damaged \(holder is null, not an object\)"),
+        (json.dumps(a_state(worker={"pid": 1 << 31, "start": 1})), r"is damaged \(worker.pid is 2147483648, not "),
+        (json.dumps(a_state(upgrades={"1": {"done": True}})), r"is damaged \(upgrades\['1'\].error is missing\)"),
+    ],
 )
 def test_state_of_another_program_is_refused(tmp_path: Path, content: str, match: str) -> None:
     (tmp_path / "db").mkdir()
@@ -77,9 +92,15 @@ def test_state_of_another_program_is_refused(tmp_path: Path, content: str, match
     assert caught.value.remedy
 
 
+def test_what_a_later_version_added_to_a_state_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db" / "state.json").write_text(json.dumps({**a_state(), "color": "blue"}))
+    assert state.read(str(tmp_path), "db") == a_state()
+
+
 def test_a_full_disk_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "db").mkdir()
-    state.write(str(tmp_path), "db", {"version": 1})
+    state.write(str(tmp_path), "db", a_state())
 
     def full(source: str, target: str) -> None:
         assert json.loads(Path(source).read_text())["name"] == "new", "it takes the old one's place before it is whole"
@@ -87,8 +108,8 @@ def test_a_full_disk_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "rename", full)
     with pytest.raises(OSError, match="No space"):
-        state.write(str(tmp_path), "db", {"version": 1, "name": "new"})
-    assert state.read(str(tmp_path), "db") == {"version": 1}
+        state.write(str(tmp_path), "db", a_state(name="new"))
+    assert state.read(str(tmp_path), "db") == a_state()
     assert sorted(path.name for path in (tmp_path / "db").iterdir()) == ["state.json"]
 
 
@@ -116,13 +137,13 @@ def test_messages_carry_descriptors_and_ends() -> None:
     ours, theirs = message.channel()
     with ours, theirs, Path("/proc/self/stat").open() as file:
         assert message.send(ours, {"op": "start", "name": "ü"}, [file.fileno()])
-        received, fds = message.receive(theirs)
-        assert received == {"op": "start", "name": "ü"}
+        received, fds, whole = message.receive_packet(theirs)
+        assert (json.loads(received), whole) == ({"op": "start", "name": "ü"}, True)
         assert os.path.samestat(os.fstat(fds[0]), os.fstat(file.fileno()))
         assert not os.get_inheritable(fds[0])
         os.close(fds[0])
         ours.close()
-        assert message.receive(theirs) == (None, [])
+        assert message.receive_packet(theirs) == (b"", [], True)
         assert not message.send(theirs, {"op": "end"})
 
 
@@ -143,7 +164,9 @@ def test_config_survives_the_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
         DiskAddress.parse("devstoreaccount1/disks/a/b?snapshot=2026-01-31T12:00:00.0000000Z"), options
     )
     secrets = json.loads(json.dumps(credential.to_config()))
-    config = Config(address, secrets, options, "node-a", {"AZURE_CLIENT_ID": "x"}, {"id": "i", "epoch": 3})
+    config = Config(
+        address, secrets, options, "node-a", {"AZURE_CLIENT_ID": "x"}, {"id": "i", "epoch": 3, "seconds": None}
+    )
     assert Config.decode(config.encode()) == config
     assert secrets["proof"]["account_key"] not in repr(config)
 
@@ -158,7 +181,7 @@ def test_config_survives_the_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
         ("x" * 80, [], ["x" * 50, "x" * 50 + "-2"]),
     ],
 )
-def test_names(blob: str, taken: list[str], names: list[str]) -> None:
+def test_a_name_comes_from_the_blob_and_is_not_one_that_is_taken(blob: str, taken: list[str], names: list[str]) -> None:
     address = DiskAddress("account", "container", blob)
     candidates = naming.candidates(address, None, taken=taken)
     found = [next(candidates), next(candidates)]
@@ -168,7 +191,7 @@ def test_names(blob: str, taken: list[str], names: list[str]) -> None:
     assert list(naming.candidates(address, "mine", taken=["mine"])) == ["mine"]
 
 
-def test_link(tmp_path: Path) -> None:
+def test_a_link_is_replaced_and_nothing_that_is_no_link_of_ours(tmp_path: Path) -> None:
     naming.link(str(tmp_path / "dysk"), "db", "/dev/loop7")
     naming.link(str(tmp_path / "dysk"), "db", "/dev/loop8")
     assert (tmp_path / "dysk" / "db").readlink().name == "loop8"
@@ -296,6 +319,8 @@ def test_log_goes_to_the_system_log_or_to_a_bounded_file(tmp_path: Path) -> None
         log("three", WARNING)
         assert syslog.recv(1000).decode() == f"<28>dysk-test[{os.getpid()}]: db: three"
     (tmp_path / "dev-log").unlink()
+    log("/a\udcff \ud800")
+    assert (tmp_path / "log" / "db.log").read_text().endswith(r": /a\udcff \ud800" + "\n")
     (tmp_path / "log" / "db.log").write_bytes(bytes((1 << 20) + 1))
     log("four")
     log("five")
@@ -305,11 +330,11 @@ def test_log_goes_to_the_system_log_or_to_a_bounded_file(tmp_path: Path) -> None
 
 
 def test_what_a_worker_says_last_is_kept() -> None:
-    worker = WorkerProcess(["/bin/sh", "-c", "echo one >&2; echo two >&2; exit 3"], {})
+    worker = WorkerProcess.start({"worker": ["/bin/sh", "-c", "echo one >&2; echo two >&2; exit 3"], "environment": {}})
     os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
     assert worker.reap() == ["one", "two"]
     assert worker.end_text() == "exit status 3: two"
-    worker = WorkerProcess(["/bin/sh", "-c", "read never"], {})
+    worker = WorkerProcess.start({"worker": ["/bin/sh", "-c", "read never"], "environment": {}})
     worker.kill()
     worker.reap()
     assert worker.end_text() == "signal SIGKILL"
@@ -348,8 +373,7 @@ def test_refused_system_calls_for_people() -> None:
 
 
 def test_a_name_is_taken_once(tmp_path: Path) -> None:
-    mine = {"version": 1, "disk": "a/b/c", "endpoint": "e", "read_only": False, "holder": state.identity(os.getpid())}
-    mine["device"] = "/dev/loop3"
+    mine = a_state(device="/dev/loop3", holder=state.identity(os.getpid()))
     first = Reservation(str(tmp_path), str(tmp_path), "db")
     first._take_name(mine)
     for name, match in (("db", "the name db is taken"), ("other", r"attached here already, as db \(/dev/loop3\)")):

@@ -135,7 +135,7 @@ steps = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(steps)
-def test_model(program: list[tuple[str, int, int]]) -> None:
+def test_the_map_and_the_ledger_agree_with_a_page_by_page_account(program: list[tuple[str, int, int]]) -> None:
     cache = Cache()
     for name, first, count in program:
         if name == "flush":

@@ -121,7 +121,7 @@ def test_bad_addresses_say_what_is_wrong(text: str, about: str) -> None:
         ("64MB", 64_000_000),
     ],
 )
-def test_sizes(text: str, size: int) -> None:
+def test_a_size_is_bytes_or_has_a_unit(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
@@ -140,7 +140,7 @@ def test_sizes(text: str, size: int) -> None:
         ("1PiB", "not a number"),
     ],
 )
-def test_bad_sizes(text: str, about: str) -> None:
+def test_a_size_that_makes_no_sense_is_refused_with_the_reason(text: str, about: str) -> None:
     with pytest.raises(UsageError, match=about):
         parse_size(text)
 
@@ -151,14 +151,14 @@ def test_an_exact_number_of_bytes_is_always_taken(pages: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "text"), [(512, "512B"), (32 << 30, "32GiB"), (1536, "1.5KiB"), (MAX_SIZE, "8TiB")])
-def test_format_size(size: int, text: str) -> None:
+def test_a_size_is_shown_in_the_largest_unit_that_fits(size: int, text: str) -> None:
     assert format_size(size) == text
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("300", 300.0), ("5m", 300.0), ("90s", 90.0), ("1h", 3600.0), ("never", None)]
 )
-def test_durations(text: str, seconds: float | None) -> None:
+def test_a_duration_is_seconds_or_has_a_unit(text: str, seconds: float | None) -> None:
     assert parse_duration(text) == seconds
 
 
@@ -201,12 +201,12 @@ def test_bad_options_are_refused_at_once(bad: dict[str, object]) -> None:
     ("host", "loopback"),
     [("127.0.0.1", True), ("[::1]", True), ("localhost", True), ("10.0.0.1", False), ("azurite", False)],
 )
-def test_loopback_endpoints(host: str, loopback: bool) -> None:
+def test_an_endpoint_on_this_machine_is_known_as_such(host: str, loopback: bool) -> None:
     assert Endpoint.parse(f"http://{host}:10000").is_loopback is loopback
 
 
 @pytest.mark.parametrize("text", ["ftp://x", "https://", "https://h/?q=1", "https://user@h", "http://h:0x1"])
-def test_bad_endpoints(text: str) -> None:
+def test_an_endpoint_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         Endpoint.parse(text)
 

@@ -20,7 +20,7 @@ from blobfuse_dysk import environment
         (environment.dev_dir, "DYSK_DEV_DIR", "/dev/dysk"),
     ],
 )
-def test_directories(
+def test_a_directory_may_be_named_by_a_variable_that_is_not_empty(
     monkeypatch: pytest.MonkeyPatch, function: Callable[[], Path], variable: str, default: str
 ) -> None:
     monkeypatch.delenv(variable, raising=False)
@@ -31,14 +31,14 @@ def test_directories(
     assert function() == Path("/elsewhere")
 
 
-def test_node_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_has_the_name_of_its_host_or_of_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DYSK_NODE", raising=False)
     assert environment.node_name() == socket.gethostname()
     monkeypatch.setenv("DYSK_NODE", "node-7")
     assert environment.node_name() == "node-7"
 
 
-def test_azure_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_azure_that_are_empty_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ACCOUNT", "KEY", "SAS_TOKEN", "CONNECTION_STRING", "AUTH_MODE"):
         monkeypatch.delenv(f"AZURE_STORAGE_{name}", raising=False)
     assert environment.azure_variables() == {}

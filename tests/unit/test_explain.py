@@ -74,7 +74,7 @@ def sas(text: str) -> Credential:
         (403, "AuthenticationFailed", None, CredentialError, "is refused", None),
     ],
 )
-def test_refusals(
+def test_a_refusal_is_explained_in_the_words_of_who_has_to_do_something(
     status: int, code: str, credential: Credential | None, kind: type[DyskError], message: str, remedy: str | None
 ) -> None:
     error = ServiceError("no token came", status=status, code=code)
@@ -128,7 +128,9 @@ def test_a_clock_that_is_off() -> None:
         (None, DISK, TransportError, "dyskctl doctor"),
     ],
 )
-def test_nobody_answers(cause: OSError | None, disk: DiskAddress, kind: type[DyskError], text: str) -> None:
+def test_a_service_that_does_not_answer_is_told_by_the_reason(
+    cause: OSError | None, disk: DiskAddress, kind: type[DyskError], text: str
+) -> None:
     error = TransportError("cannot connect", sent=False)
     error.__cause__ = cause
     found = explain(error, disk, KEY)

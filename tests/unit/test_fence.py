@@ -10,7 +10,8 @@ from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.layers.fence import Fence
 from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.testing import Fate, Fault
-from tests.unit.fenced import DATA, OURS, THEIRS, Setting, Suspend, fails, opened
+from tests.suspension import Suspend
+from tests.unit.fenced import DATA, OURS, THEIRS, Setting, fails, opened
 
 GOOD = Fate()
 
@@ -179,7 +180,7 @@ async def test_a_doubt_that_arises_during_a_renewal_is_not_ended_by_it(autojump_
         await trio.sleep(0.004)
         assert it.fence.state == "paused"
         await trio.sleep(1)
-        assert it.fence.state == "attached"
+        assert str(it.fence.state) == "attached"
 
 
 async def test_a_blob_that_is_gone_is_an_error_not_a_wait(autojump_clock: MockClock) -> None:

@@ -10,7 +10,8 @@ from blobfuse_dysk.azure.wire import Condition
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError
 from blobfuse_dysk.testing import Fate, Fault
 from blobfuse_dysk.testing.fates import refuse
-from tests.unit.fenced import DATA, OURS, THEIRS, Setting, Suspend, fails, opened
+from tests.suspension import Suspend
+from tests.unit.fenced import DATA, OURS, THEIRS, Setting, fails, opened
 
 LOST = Fault(Kind.UNREACHABLE, "lost")
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import time
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from blobfuse_dysk.device.holder import systemd
+from blobfuse_dysk.device.holder.keeper import newest_config, read_life
 from blobfuse_dysk.device.ipc import state
 from tests.unit.holders import (
+    COMMAND,
+    Killed,
     Machine,
+    asked_to_replace,
     dies,
     first_holder,
+    later,
     machine,
     next_holder,
     says,
+    serves,
     settle,
+    stands_by,
     the_worker,
 )
 
@@ -27,13 +34,36 @@ __all__ = ["machine"]
 
 def test_a_configuration_is_for_later_workers_of_later_holders_too(machine: Machine, tmp_path: Path) -> None:
     holder = first_holder(machine, tmp_path)
-    machine.kept.discard("config")
-    holder._crew._config_fd = os.dup(machine.life)
-    machine.fds = [os.dup(machine.life)]
+    holder._has.crew._config_fd = os.dup(machine.life)
+    later_one = os.dup(machine.life)
+    machine.fds = [later_one]
     says(machine, holder, event="config")
-    assert holder._crew._config_fd == machine.fds[0]
-    assert "config" in machine.kept
-    os.close(machine.fds[0])
+    assert holder._has.crew._config_fd == later_one
+    assert {name for name in machine.kept if name.startswith("config")} == {"config-1"}
+    os.close(later_one)
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_holder_is_killed_while_it_replaces_the_configuration(machine: Machine, tmp_path: Path, step: int) -> None:
+    """There is always one, or the next holder would give the attachment up; the later one counts."""
+    holder = first_holder(machine, tmp_path)
+    holder._has.crew._config_fd = os.dup(machine.life)
+    machine.fds = [os.dup(machine.life)]
+    later_one = machine.fds[0]
+    machine.steps, machine.killed_at = 0, step
+    with pytest.raises(Killed):
+        says(machine, holder, event="config")
+    os.close(later_one)
+    machine.holder_dies()
+    next_holder(machine)
+    kept = {name for name in machine.kept if name.startswith("config")}
+    assert kept == ({"config-1"} if step else {"config"})
+
+
+def test_a_later_configuration_has_a_larger_number() -> None:
+    assert newest_config(["ring", "config-9", "config", "config-10"]) == "config-10"
+    assert newest_config(["config", "life"]) == "config"
+    assert newest_config(["life"]) is None
 
 
 def test_the_next_holder_without_room_for_its_state(machine: Machine, tmp_path: Path) -> None:
@@ -45,7 +75,7 @@ def test_the_next_holder_without_room_for_its_state(machine: Machine, tmp_path: 
     settle(machine, holder)
     assert the_worker(holder).alive
     assert len(machine.workers) == 1
-    assert holder._state["state"] == "attached"
+    assert holder._has.state.fields["state"] == "attached"
 
 
 @pytest.mark.parametrize("served", [True, False])
@@ -71,7 +101,7 @@ def test_the_next_holder_counts_io_timeout_when_both_died(machine: Machine, tmp_
     the_worker(holder).alive = False
     machine.holder_dies()
     follower = next_holder(machine)
-    follower._on_time(time.monotonic() + 31)
+    later(follower, 31)
     assert machine.state["state"] == "failed"
 
 
@@ -80,8 +110,8 @@ def test_the_next_holder_of_a_device_that_was_let_go_meanwhile(machine: Machine,
     machine.holder_dies()
     machine.device = None
     fds = dict.fromkeys(machine.kept, machine.life)
-    follower = systemd.KeptHolder.again(cast(Any, machine), fds, systemd._read_life(machine.life), machine.state)
-    assert follower._begin()
+    follower = systemd._follow(cast(Any, machine), fds, read_life(machine.life), cast(Any, machine.state))
+    follower._begin()
     assert the_worker(follower).orders[-1] == "end"
 
 
@@ -93,6 +123,53 @@ def test_the_next_holder_says_that_a_replacement_did_not_happen(machine: Machine
     answer = machine.state["upgrades"]["1"]
     assert answer["done"]
     assert "the holder died meanwhile" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_program_that_cannot_start_is_not_started_again_by_the_next_holder(
+    machine: Machine, tmp_path: Path, together: bool
+) -> None:
+    """The holder dies between `go` and `ready`, and the new worker with it, or after it: the old program goes on."""
+    holder = first_holder(machine, tmp_path)
+    asked_to_replace(machine, holder)
+    stands_by(holder)
+    says(machine, holder, event="drain", id="1", drained=True)
+    new = dies(machine, holder)
+    assert new.orders == ["standby", "go"]
+    if together:
+        new.alive = False
+    machine.holder_dies()
+    follower = next_holder(machine)
+    if not together:
+        assert the_worker(follower) is new
+        dies(machine, follower)
+    assert machine.commands[-1] == COMMAND
+    assert read_life(machine.life)["command"] == COMMAND
+    assert read_life(machine.life)["former"] is None
+
+
+def test_a_program_that_serves_is_that_of_the_next_holder(machine: Machine, tmp_path: Path) -> None:
+    holder = first_holder(machine, tmp_path)
+    asked_to_replace(machine, holder)
+    stands_by(holder)
+    says(machine, holder, event="drain", id="1", drained=True)
+    dies(machine, holder)
+    assert read_life(machine.life)["former"] == COMMAND
+    serves(machine, holder)
+    machine.holder_dies()
+    dies(machine, next_holder(machine))
+    assert machine.commands[-1]["worker"] == ["new"]
+
+
+def test_the_life_is_kept_last(machine: Machine, tmp_path: Path) -> None:
+    """It says to the next holder that all the rest is there."""
+    holder = first_holder(machine, tmp_path, attached=False)
+    serves(machine, holder)
+    for step in range(20):
+        machine.kept, machine.steps, machine.killed_at = set(), 0, step
+        with contextlib.suppress(Killed):
+            holder._has.keeper.keep_all({"fuse": 1, "config": 1, "ring": 1, "control": 1})
+        assert ("life" in machine.kept) is (len(machine.kept) == 5)
 
 
 def test_the_next_holder_has_requests_of_a_dead_worker_sent_again(machine: Machine, tmp_path: Path) -> None:
@@ -113,7 +190,7 @@ def test_the_next_holder_has_requests_of_a_dead_worker_sent_again(machine: Machi
 def test_an_attachment_is_not_taken_up_in_part(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "read", lambda run, name: {"worker": None})
     fds = dict.fromkeys(("fuse", "config", "control", "life"), machine.life)
-    assert systemd._resume(cast(Any, machine), "run", "data", fds) == 0
+    assert systemd.later_holder(cast(Any, machine), "run", "data", fds) is None
     assert machine.workers == {}
 
 
@@ -122,13 +199,13 @@ def test_an_attachment_that_was_ended_meanwhile_is_not_taken_up(
 ) -> None:
     monkeypatch.setattr(state, "read", lambda run, name: None)
     fds = dict.fromkeys(("fuse", "config", "ring", "control", "life"), machine.life)
-    assert systemd._resume(cast(Any, machine), "run", "data", fds) == 0
+    assert systemd.later_holder(cast(Any, machine), "run", "data", fds) is None
     assert machine.workers == {}
 
 
 def test_a_life_is_the_first_line_and_of_a_known_version(machine: Machine) -> None:
     os.pwrite(machine.life, b'{"version": 1, "init": "new"}\n of the one before, that was longer"}\n', 0)
-    assert systemd._read_life(machine.life) == {"version": 1, "init": "new"}
+    assert read_life(machine.life) == {"version": 1, "init": "new"}
     os.pwrite(machine.life, b'{"version": 2}\n', 0)
     with pytest.raises(ValueError, match="version 2"):
-        systemd._read_life(machine.life)
+        read_life(machine.life)

@@ -8,6 +8,7 @@ in it keep the walls between them. The source is read as text (ast), so imports 
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,22 +74,34 @@ def name_of(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
+def told(wrong: dict[str, set[str]]) -> dict[str, set[str]]:
+    """What is wrong with which file, without the files that are well."""
+    return {name: found for name, found in wrong.items() if found}
+
+
 def part_of(path: Path) -> str:
     """The part of the house a file belongs to: `store/contract.py` -> `store`, `vhd.py` -> `vhd`."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported(path: Path) -> Iterator[str]:
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """The source as a tree; most tests want it of every file."""
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def imported(path: Path) -> tuple[str, ...]:
     """Each module that a file imports, as a dotted name; names imported from a package count as its modules."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    names = []
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import; this project writes names in full"
             assert node.module
-            for alias in node.names:
-                yield f"{node.module}.{alias.name}"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return tuple(names)
 
 
 def own_parts(path: Path) -> set[str]:
@@ -106,29 +119,31 @@ def is_layer(path: Path) -> bool:
     """Whether a file of store/ defines a Store."""
     return any(
         isinstance(node, ast.ClassDef) and any(isinstance(base, ast.Name) and base.id == "Store" for base in node.bases)
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
     )
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=name_of)
-def test_imports_point_one_way_and_never_to_testing(path: Path) -> None:
-    part = part_of(path)
-    if part in ("__init__", "__main__"):
-        assert own_parts(path) <= {"attachment", "disk", "errors", "options"}
-        return
-    wrong = {other for other in own_parts(path) - {part} if other == "testing" or RANK[other] >= RANK[part]}
-    assert not wrong, f"{part} imports {wrong}"
+def test_imports_point_one_way_and_never_to_testing() -> None:
+    wrong = {}
+    for path in SHIPPED:
+        part, others = part_of(path), own_parts(path)
+        if part in ("__init__", "__main__"):
+            wrong[name_of(path)] = others - {"attachment", "disk", "errors", "options"}
+        else:
+            up = {other for other in others - {part} if other == "testing" or RANK[other] >= RANK[part]}
+            wrong[name_of(path)] = up
+    assert told(wrong) == {}
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=name_of)
-def test_the_folders_of_a_part_keep_their_walls(path: Path) -> None:
-    folder = path.parent.relative_to(PACKAGE).as_posix()
-    if folder not in WALLS:
-        return
-    part = part_of(path)
-    names = [name.split(".")[1:] for name in imported(path) if name.startswith(f"blobfuse_dysk.{part}.")]
-    wrong = {"/".join(name[:2]) for name in names} - WALLS[folder] - {folder}
-    assert not wrong, f"{folder} imports {wrong}"
+def test_the_folders_of_a_part_keep_their_walls() -> None:
+    wrong = {}
+    for path in SHIPPED:
+        folder = path.parent.relative_to(PACKAGE).as_posix()
+        if folder in WALLS:
+            part = part_of(path)
+            names = [name.split(".")[1:] for name in imported(path) if name.startswith(f"blobfuse_dysk.{part}.")]
+            wrong[name_of(path)] = {"/".join(name[:2]) for name in names} - WALLS[folder] - {folder}
+    assert told(wrong) == {}
 
 
 def test_every_folder_with_walls_is_there() -> None:
@@ -137,51 +152,61 @@ def test_every_folder_with_walls_is_there() -> None:
     assert inside - {"store", "device"} == set(WALLS)
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "store").rglob("*.py")), ids=name_of)
-def test_only_stack_knows_the_layers(path: Path) -> None:
-    if path.name == "stack.py":
-        return
-    files = (PACKAGE / "store").rglob("*.py")
-    layers = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files if is_layer(file)}
+def test_only_stack_knows_the_layers() -> None:
+    files = sorted((PACKAGE / "store").rglob("*.py"))
+    layers = tuple(".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files if is_layer(file))
     assert len(layers) >= 9
-    wrong = [name for name in imported(path) if any(name.startswith(f"{layer}.") or name == layer for layer in layers)]
-    assert not wrong, f"{path.name} knows other layers: {wrong}"
+    wrong = {
+        name_of(path): {
+            name for name in imported(path) if name in layers or name.startswith(tuple(f"{layer}." for layer in layers))
+        }
+        for path in files
+        if path.name != "stack.py"
+    }
+    assert told(wrong) == {}
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=name_of)
-def test_slow_packages_stay_where_they_are_needed(path: Path) -> None:
-    for name in imported(path):
-        allowed = ONLY_IN.get(name.partition(".")[0])
-        if allowed:
-            assert name_of(path).startswith(allowed), f"{name_of(path)} imports {name}"
+def test_slow_packages_stay_where_they_are_needed() -> None:
+    wrong = {
+        name_of(path): {
+            name
+            for name in imported(path)
+            if (allowed := ONLY_IN.get(name.partition(".")[0])) and not name_of(path).startswith(allowed)
+        }
+        for path in SHIPPED
+    }
+    assert told(wrong) == {}
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=name_of)
-def test_environment_variables_are_read_in_one_place(path: Path) -> None:
-    if name_of(path) == "environment.py":
-        return
+def test_environment_variables_are_read_in_one_place() -> None:
     readers = {"environ", "environb", "getenv", "getenvb"}
-    tree = ast.parse(path.read_text())
-    wrong = [
-        node.lineno
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute)
-        and node.attr in readers
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "os"
-    ]
-    assert not wrong, f"lines {wrong} of {name_of(path)} read the environment"
-    assert not {f"os.{reader}" for reader in readers} & set(imported(path))
+    wrong = {
+        name_of(path): {
+            f"line {node.lineno}"
+            for node in ast.walk(parsed(path))
+            if isinstance(node, ast.Attribute)
+            and node.attr in readers
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "os"
+        }
+        | ({f"os.{reader}" for reader in readers} & set(imported(path)))
+        for path in SHIPPED
+        if name_of(path) != "environment.py"
+    }
+    assert told(wrong) == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_says_what_is_public(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    defines = any(isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) for node in tree.body)
-    targets = [node.target if isinstance(node, ast.AnnAssign) else node.targets[0] for node in assignments(tree)]
-    names = {target.id for target in targets if isinstance(target, ast.Name)}
-    assert not defines or "__all__" in names
-    assert not tree.body or ast.get_docstring(tree)
+def test_a_module_says_what_it_is_and_what_is_public() -> None:
+    wrong = {}
+    for path in MODULES:
+        tree = parsed(path)
+        defines = any(isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) for node in tree.body)
+        targets = [node.target if isinstance(node, ast.AnnAssign) else node.targets[0] for node in assignments(tree)]
+        names = {target.id for target in targets if isinstance(target, ast.Name)}
+        wrong[name_of(path)] = {"no __all__"} if defines and "__all__" not in names else set()
+        if tree.body and not ast.get_docstring(tree):
+            wrong[name_of(path)].add("no docstring")
+    assert told(wrong) == {}
 
 
 def test_no_file_is_too_long() -> None:
@@ -228,3 +253,12 @@ def test_options_are_read_without_anything_slow() -> None:
 def test_the_holder_needs_the_standard_library_only() -> None:
     foreign = loaded_by("blobfuse_dysk.device.holder.holder") - loaded_by("sys") - set(sys.stdlib_module_names)
     assert foreign <= {"blobfuse_dysk"}
+
+
+@pytest.mark.parametrize("module", ["holder", "systemd"])
+def test_the_holder_does_without_typing(module: str) -> None:
+    """It would cost half a MiB in each; see device/ipc/shapes.py."""
+    program = f"import sys; sys.path.append({str(ROOT)!r}); import blobfuse_dysk.device.holder.{module}"
+    program += "; import blobfuse_dysk.device.ipc.door; print('typing' in sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n", done.stderr

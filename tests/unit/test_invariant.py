@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from trio.testing import MockClock
 
-from blobfuse_dysk.device.worker.opening import BROKEN_STATUS
+from blobfuse_dysk.device.worker.startup import BROKEN_STATUS
 from blobfuse_dysk.store import invariant
 from blobfuse_dysk.store.contract import Buffer
 from blobfuse_dysk.store.invariant import InvariantError, broken
@@ -107,11 +107,11 @@ def test_a_worker_ends_on_the_spot_with_a_line_in_the_log() -> None:
     """No `finally`, no other task, no exit handler of it runs."""
     program = (
         "import atexit, logging\n"
-        "from blobfuse_dysk.device.worker import opening\n"
+        "from blobfuse_dysk.device.worker import startup\n"
         "from blobfuse_dysk.store import invariant\n"
         "logging.basicConfig(level=logging.INFO)\n"
         "atexit.register(print, 'tidied up')\n"
-        "invariant.end_by(opening._die)\n"
+        "invariant.end_by(startup._die)\n"
         "try:\n"
         "    invariant.broken('two of them')\n"
         "finally:\n"

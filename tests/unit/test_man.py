@@ -13,6 +13,7 @@ import pytest
 from blobfuse_dysk.cli import frame
 from blobfuse_dysk.cli.frame import SECTIONS
 from blobfuse_dysk.cli.main import root
+from blobfuse_dysk.device.ipc import shapes, statefile
 from blobfuse_dysk.mount.options import MOUNT_USAGE, UMOUNT_USAGE
 from blobfuse_dysk.options import LIVE_OPTIONS, MOUNT_OPTIONS
 from tests.conftest import need
@@ -22,6 +23,7 @@ DYSKCTL = (MAN / "dyskctl.8").read_text()
 MOUNT = (MAN / "mount.dysk.8").read_text()
 VERBS = [verb for verbs in SECTIONS.values() for verb in verbs]
 ORIGINAL = {verb: target for verb, (target, _) in frame._ORIGINAL.items()}  # verbs with other options behind -a or -d
+STATES = shapes.values_of(statefile.StateSeen)
 NOT_OURS = {"ro", "remount", "helper"}  # options of mount(8) that the page mentions
 
 
@@ -52,6 +54,11 @@ def test_every_option_of_a_verb_is_in_the_page(verb: str) -> None:
 @pytest.mark.parametrize("verb", ORIGINAL)
 def test_every_option_of_the_original_s_verbs_is_in_the_page(verb: str) -> None:
     assert not missing(options_of(frame._load(ORIGINAL[verb])))
+
+
+def test_every_state_of_an_attachment_is_in_the_page() -> None:
+    text = DYSKCTL.partition("The state of an attachment is\n")[2].partition("\n.It ")[0]
+    assert re.findall(r"^\.Ql (\w+)$", text, re.MULTILINE) == [*STATES]
 
 
 def test_the_page_has_no_option_that_no_verb_has() -> None:

@@ -22,7 +22,7 @@ WORDS = ["mystore/disks/data", "/mnt"]
         (RuntimeError("boom"), 4, "mount.dysk: unexpected RuntimeError: boom: please report it\n"),
     ],
 )
-def test_exit_codes(
+def test_an_error_ends_mount_with_the_exit_code_that_mount_documents(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, says: str
 ) -> None:
     def fail(request: MountRequest) -> int:
@@ -40,7 +40,7 @@ def test_words_that_cannot_be_taken(capsys: pytest.CaptureFixture[str], words: l
     assert captured.err.startswith("mount.dysk: ") and captured.err.count("\n") == 1
 
 
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_the_usage_of_each_helper(capsys: pytest.CaptureFixture[str]) -> None:
     assert helpers.mount_main(["--help"]) == 0
     assert capsys.readouterr().out.startswith("usage: mount.dysk DISK DIR")
     assert helpers.umount_main(["-h"]) == 0

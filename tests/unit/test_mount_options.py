@@ -37,7 +37,7 @@ def options(text: str, *, flags: tuple[str, ...] = ()) -> MountRequest:
     return parse_mount([DISK, "/mnt", *flags, "-o", text])
 
 
-def test_defaults() -> None:
+def test_a_disk_and_a_directory_are_enough() -> None:
     request = parse_mount([DISK, "/mnt"])
     assert str(request.disk) == DISK
     assert request.directory == "/mnt"
@@ -210,7 +210,7 @@ def test_remount_is_noticed() -> None:
     assert request.remount and request.read_only and request.options == ("noatime",)
 
 
-def test_umount_words() -> None:
+def test_the_words_of_umount_are_taken_as_umount_gives_them() -> None:
     request = parse_umount(["/mnt", "-l", "-nrv", "-t", "dysk"])
     assert request.target == "/mnt"
     assert request.flags == ("-l", "-n", "-r", "-v")

@@ -37,7 +37,9 @@ async def stalling(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("script", [silent, stalling])
-async def test_timeout(script: Script, autojump_clock: MockClock) -> None:
+async def test_an_answer_that_does_not_come_runs_into_the_time_limit_and_costs_the_connection(
+    script: Script, autojump_clock: MockClock
+) -> None:
     async with pool_to(script) as pool:
         start = trio.current_time()
         with pytest.raises(TransportError, match="time limit") as caught:

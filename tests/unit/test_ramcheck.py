@@ -18,7 +18,7 @@ def meminfo(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_available(meminfo: str, tmp_path: Path) -> None:
+def test_the_memory_that_is_available_is_read_from_meminfo(meminfo: str, tmp_path: Path) -> None:
     assert ramcheck.available(meminfo) == 512 << 20
     assert ramcheck.available(str(tmp_path / "none")) is None
     assert (ramcheck.available() or 0) > 0

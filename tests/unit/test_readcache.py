@@ -9,11 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from blobfuse_dysk.errors import StoreError
-from blobfuse_dysk.store.contract import PAGE, Buffer, Store
+from blobfuse_dysk.store.contract import Buffer, Store
 from blobfuse_dysk.store.layers.readcache import CHUNK, ReadCache
 from tests.slowservice import SIZE, SlowService
 
@@ -131,60 +129,3 @@ async def test_memory_is_bounded(autojump_clock: trio.testing.MockClock) -> None
         for offset in range(0, SIZE, 65536):
             await cache.read(offset, 65536)
         assert len(cache._chunks) <= (1 << 20) // CHUNK
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(0, 1 << 32))
-def test_model(seed: int) -> None:
-    """Sequential readers, random readers and writers at once: no read is older than a write that had returned."""
-    trio.run(_model, seed, clock=trio.testing.MockClock(autojump_threshold=0))
-
-
-async def _model(seed: int) -> None:
-    rng = random.Random(seed)
-    service = SlowService(seed, size=2 << 20)
-    pages = service.size // PAGE
-    history = [[0] for _ in range(pages)]
-    accepted = [0] * pages
-    busy: set[int] = set()
-    numbers = iter(range(1, 1 << 30))
-
-    def check(data: Buffer, first: int, floor: list[int]) -> None:
-        view = memoryview(data)
-        assert len(view) == len(floor) * PAGE
-        for index, low in enumerate(floor):
-            stamp = int.from_bytes(view[index * PAGE : index * PAGE + 8], "little")
-            assert stamp in history[first + index][low:]
-
-    async def reader(cache: ReadCache) -> None:
-        first = rng.randrange(pages)
-        for _ in range(20):
-            count = min(rng.choice((8, 64, 256)), pages - first)
-            floor = accepted[first : first + count]
-            check(await cache.read(first * PAGE, count * PAGE), first, floor)
-            first = first + count if first + count < pages and rng.random() < 0.9 else rng.randrange(pages)
-
-    async def writer(cache: ReadCache) -> None:
-        for _ in range(20):
-            first = rng.randrange(pages - 16)
-            touched = range(first, first + rng.randint(1, 16))
-            if busy.intersection(touched):
-                continue
-            busy.update(touched)
-            stamp = next(numbers)
-            for page in touched:
-                history[page].append(stamp)
-            try:
-                with trio.move_on_after(rng.choice((0.001, 1000))) as scope:
-                    await cache.write(first * PAGE, stamp.to_bytes(8, "little") * 64 * len(touched))
-                if not scope.cancelled_caught:
-                    for page in touched:
-                        accepted[page] = len(history[page]) - 1
-            finally:
-                busy.difference_update(touched)
-            await trio.sleep(rng.expovariate(300))
-
-    async with opened(service, capacity=1 << 20, window=512 << 10) as cache, trio.open_nursery() as nursery:
-        for _ in range(rng.randint(1, 3)):
-            nursery.start_soon(reader, cache)
-            nursery.start_soon(writer, cache)

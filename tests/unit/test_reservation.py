@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from blobfuse_dysk.device.holder.reservation import Reservation
 from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.ipc.statefile import StateFile
 from blobfuse_dysk.device.kernel import fuse
 from blobfuse_dysk.errors import AttachedError
+from tests.unit.states import a_state
+
+ONE = "https://one"
 
 
 class Places:
@@ -21,11 +24,12 @@ class Places:
     def __init__(self, run: Path) -> None:
         self.run = str(run)
 
-    def take(self, name: str, *, read_only: bool = False, alive: bool = True, endpoint: str = "e") -> Reservation:
+    def take(
+        self, name: str, *, read_only: bool = False, alive: bool = True, endpoint: str = "https://e"
+    ) -> Reservation:
         place = Reservation(self.run, self.run, name)
         holder = state.identity(os.getpid()) if alive else {"pid": 1, "start": 1}
-        mine: dict[str, Any] = {"version": 1, "disk": "a/b/c", "endpoint": endpoint, "read_only": read_only}
-        place._take_name({**mine, "holder": holder, "device": None})
+        place._take_name(a_state(endpoint=endpoint, read_only=read_only, holder=holder, device=None))
         return place
 
 
@@ -50,7 +54,7 @@ def test_readers_may_be_many(places: Places) -> None:
 
 def test_the_same_name_at_another_service_is_another_disk(places: Places) -> None:
     places.take("one")
-    places.take("two", endpoint="f")
+    places.take("two", endpoint="https://another")
 
 
 def test_a_dead_attachment_keeps_its_name_and_not_its_disk(places: Places) -> None:
@@ -64,7 +68,7 @@ def test_who_was_refused_takes_nothing_away(places: Places) -> None:
     places.take("one")
     refused = Reservation(places.run, places.run, "one")
     with pytest.raises(AttachedError):
-        refused._take_name({"disk": "a/b/c", "endpoint": "e", "read_only": False})
+        refused._take_name(a_state(endpoint=ONE))
     refused.clear()
     assert state.read(places.run, "one")
 
@@ -86,7 +90,7 @@ def test_a_directory_that_was_begun_and_never_finished_is_taken_over(places: Pla
 def test_looking_and_taking_are_one_step(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     real = state.write
 
-    def excluded(run: str, name: str, fields: dict[str, Any]) -> None:
+    def excluded(run: str, name: str, fields: StateFile) -> None:
         real(run, name, fields)
         assert subprocess.run(["flock", "--nonblock", places.run, "true"]).returncode == 1
 

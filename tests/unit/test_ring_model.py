@@ -115,7 +115,9 @@ class Model:
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(4, 40), steps)
-def test_model(blocks: int, program: list[tuple[str, int]]) -> None:
+def test_the_ring_holds_what_a_list_of_records_holds_after_laps_deaths_and_new_workers(
+    blocks: int, program: list[tuple[str, int]]
+) -> None:
     descriptor = os.memfd_create("ring")
     try:
         with mock.patch.object(ring_module, "MIN_CAPACITY", HEADER):

@@ -103,7 +103,7 @@ def test_a_key_that_is_not_base64(key: str) -> None:
         SharedKeySigner("acc", key)
 
 
-def test_other_signers() -> None:
+def test_a_sas_goes_into_the_address_and_a_token_into_a_header() -> None:
     request = BlobRequests(DiskAddress.parse("https://acc.x.y/disks/d")).properties()
     assert fields(SasSigner("sv=1&sig=s%3D").head(request))[1] == "/disks/d?sv=1&sig=s%3D"
     bearer = fields(BearerSigner("to.ken").head(request))[2]
@@ -119,7 +119,7 @@ def test_no_repr_shows_a_secret() -> None:
 
 
 @given(st.integers(0, 4_000_000_000))
-def test_dates(seconds: int) -> None:
+def test_a_date_is_what_the_standard_library_makes_of_it(seconds: int) -> None:
     text = http_date(seconds)
     assert text == format_datetime(datetime.fromtimestamp(seconds, UTC), usegmt=True)
     assert parse_http_date(text) == seconds == parsedate_to_datetime(text).timestamp()

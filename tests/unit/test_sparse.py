@@ -322,7 +322,7 @@ async def test_flush_is_handed_on(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("length", [512, 4096, 64 * K, 64 * K + 512, 4 << 20])
-def test_recognises_zeros(length: int) -> None:
+def test_zeros_are_recognised_wherever_the_only_other_byte_is(length: int) -> None:
     for make in (bytes, bytearray, lambda n: memoryview(bytearray(n))):
         assert is_zero(make(length))
     for position in (0, 15, 16, length // 2, length - 1):

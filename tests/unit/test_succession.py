@@ -8,32 +8,31 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from blobfuse_dysk.device.holder import systemd
-from tests.unit.holders import Killed, Machine, first_holder, machine, next_holder, settle
+from blobfuse_dysk.device.holder.holder import Holder
+from tests.unit.holders import Killed, Machine, first_holder, machine, next_holder, settle, stands_by, the_worker
 
 __all__ = ["machine"]
 
 MOST_KILLS = 3
 
 
-def the_worker_dies(machine: Machine, holder: systemd.KeptHolder) -> None:
-    cast(Any, holder._worker).worker.alive = False
+def the_worker_dies(machine: Machine, holder: Holder) -> None:
+    the_worker(holder).alive = False
     settle(machine, holder)
 
 
-def an_upgrade(machine: Machine, holder: systemd.KeptHolder) -> None:
-    old = holder._worker
-    holder._handover.begin({"id": "1", "worker": ["new"], "path": ""}, old, can_resend=True)
-    holder._handover._drain()
-    holder._handover.on_drain("1", True)
+def an_upgrade(machine: Machine, holder: Holder) -> None:
+    holder._feed("upgrade", {"id": "1", "worker": ["new"], "path": ""})
+    stands_by(holder)
+    holder._feed("drained", "1", True)
     settle(machine, holder)
 
 
-def an_upgrade_whose_worker_dies(machine: Machine, holder: systemd.KeptHolder) -> None:
+def an_upgrade_whose_worker_dies(machine: Machine, holder: Holder) -> None:
     an_upgrade(machine, holder)
     the_worker_dies(machine, holder)
 
@@ -81,7 +80,7 @@ def live(machine: Machine, directory: Path, happens: Any, plan: tuple[int, ...],
             machine.holder_dies()
     machine.check()
     serving = [worker for worker in machine.workers.values() if worker.alive and worker.told]
-    assert [worker.pid for worker in serving] == [cast(Any, holder._worker).pid], plan
+    assert [worker.pid for worker in serving] == [the_worker(holder).pid], plan
     assert machine.full or machine.state["worker"]["pid"] == serving[0].pid, plan
     machine_keeps = {name for name in machine.kept if name.startswith("channel-")}
     dead = {name for name in machine_keeps if not machine.workers[int(name.split("-")[1])].alive}

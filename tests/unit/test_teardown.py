@@ -20,13 +20,15 @@ import pytest
 from blobfuse_dysk.device.attacher import teardown
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.control import Control
+from blobfuse_dysk.device.ipc.statefile import Process
 from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.device.kernel.usage import Use
-from blobfuse_dysk.errors import BusyError, DeviceError
+from blobfuse_dysk.errors import BusyError, DeviceError, DyskError
+from tests.unit.states import a_state
 
 MOUNTED = Use("mount", "it is mounted on /mnt")
 OPEN = Use("process", "udevd (process 7) has it open")
-GONE = {"pid": 1, "start": 1}  # an id that was used again
+GONE: Process = {"pid": 1, "start": 1}  # an id that was used again
 
 
 @contextlib.contextmanager
@@ -47,9 +49,7 @@ class Dead:
         (self.run / "data" / "fs").mkdir(parents=True)
         self.dev.mkdir()
         (self.dev / "data").symlink_to("/dev/loop7")
-        self.found: dict[str, Any] = {
-            "version": 1, "name": "data", "holder": GONE, "worker": None, "device": "/dev/loop7", "io_timeout_s": 1.0,
-        }  # fmt: skip
+        self.found = a_state(io_timeout_s=1.0)
         state.write(str(self.run), "data", self.found)
         self.done: list[str] = []
         patch.setattr(loop, "bound_to", lambda path, device, connection: device)
@@ -61,7 +61,7 @@ class Dead:
 
     def attached_again(self, holder: int) -> None:
         """By another process, under the same name."""
-        state.write(str(self.run), "data", {**self.found, "holder": state.identity(holder)})
+        state.write(str(self.run), "data", a_state(io_timeout_s=1.0, holder=state.identity(holder)))
 
     def left(self) -> list[str]:
         return sorted(path.name for path in (*self.run.iterdir(), *self.dev.iterdir()))
@@ -156,7 +156,7 @@ def test_a_worker_that_does_not_end_is_killed_before_its_mount_goes(
 
 def test_an_id_that_was_used_again_is_a_strangers() -> None:
     with process() as stranger:
-        gone = {"pid": stranger.pid, "start": state.identity(stranger.pid)["start"] - 1}
+        gone: Process = {"pid": stranger.pid, "start": state.identity(stranger.pid)["start"] - 1}
         assert teardown.wait_end(gone, 0.0)
         teardown._kill(gone, wait_s=0.0)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -258,14 +258,20 @@ def watched(tmp_path: Path, answer: bytes) -> Iterator[Control]:
         thread = threading.Thread(target=serve)
         thread.start()
         with Control(str(tmp_path / "control.sock"), "data", timeout_s=20) as control:
-            control.tell("watch")
+            control.send("watch")
             yield control
         thread.join()
 
 
 def test_what_went_wrong_at_the_end_is_raised(dead: Dead, tmp_path: Path) -> None:
-    lost = b'{"error": {"type": "DyskError", "message": "data was lost"}}\n'
-    with watched(tmp_path, lost) as control, pytest.raises(Exception, match="data was lost"):
+    lost = b'{"ok": false, "error": {"type": "DyskError", "message": "data was lost", "remedy": null}}\n'
+    with watched(tmp_path, lost) as control, pytest.raises(DyskError, match="data was lost"):
+        teardown.await_end(dead.found, control, None)
+    (tmp_path / "control.sock").unlink()
+    with (
+        watched(tmp_path, b'{"ok": false, "lost": true}\n') as control,
+        pytest.raises(DyskError, match="error is missing"),
+    ):
         teardown.await_end(dead.found, control, None)
     (tmp_path / "control.sock").unlink()
     with watched(tmp_path, b"") as control:
@@ -308,7 +314,7 @@ def test_a_worker_that_hangs_up_leaves_no_socket_open(tmp_path: Path, monkeypatc
         asked.append(control)
         raise DeviceError("the worker does not answer")
 
-    monkeypatch.setattr(Control, "tell", hung_up)
+    monkeypatch.setattr(Control, "send", hung_up)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(tmp_path / "data" / "control.sock"))
         listener.listen()

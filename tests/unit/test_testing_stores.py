@@ -27,7 +27,7 @@ from blobfuse_dysk.testing import (
     in_turn,
 )
 from tests.contract.factories import layer
-from tests.contract.model import PAGES, SIZE, Model, Run
+from tests.contract.model import PAGES, SIZE, Run, model_of
 
 A, B = "1" * 8 + "-1111-1111-1111-" + "1" * 12, "2" * 8 + "-2222-2222-2222-" + "2" * 12
 DATA = b"x" * 512
@@ -166,7 +166,7 @@ def test_faulty_store_keeps_the_contract(steps: list[tuple[str, int, int]], seed
         random = Random(seed)
         faults = [Fault(when=when) for when in ("before", "lost", "dropped", "late")]
         store = FaultyStore(MemoryStore(SIZE), at_random(random, 0.5, faults), random=random)
-        run = Run(store, Model(PAGES), {Kind.UNREACHABLE})
+        run = Run(store, model_of(), {Kind.UNREACHABLE})
         await run.task([(name, first, count, None, 0.0) for name, first, count in steps])
 
     trio.run(main, clock=MockClock(autojump_threshold=0))

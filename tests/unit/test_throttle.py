@@ -53,7 +53,7 @@ async def test_urgent_first_and_fair_within_a_priority(autojump_clock: MockClock
     assert order == sorted(order)
 
 
-async def test_nobody_starves(autojump_clock: MockClock) -> None:
+async def test_the_least_urgent_gets_its_turn_among_many_urgent_ones(autojump_clock: MockClock) -> None:
     limiter = Limiter(first=1, most=1)
     order: list[int] = []
 

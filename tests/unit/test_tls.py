@@ -163,7 +163,9 @@ async def test_a_closed_idle_connection_is_dropped_before_use(certificates: tupl
 
 
 @pytest.mark.parametrize("handshake", [True, False])
-async def test_timeout(handshake: bool, certificates: tuple[str, ssl.SSLContext], autojump_clock: MockClock) -> None:
+async def test_a_peer_that_falls_silent_runs_into_the_time_limit(
+    handshake: bool, certificates: tuple[str, ssl.SSLContext], autojump_clock: MockClock
+) -> None:
     ca_file, context = certificates
 
     async def script(peer: Peer) -> None:

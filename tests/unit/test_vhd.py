@@ -51,7 +51,7 @@ def test_checksum_is_the_complement_of_the_sum_of_the_other_bytes() -> None:
         (8 << 40, (65535, 16, 255)),
     ],
 )
-def test_geometry(size: int, expected: tuple[int, int, int]) -> None:
+def test_the_geometry_is_that_of_the_specification(size: int, expected: tuple[int, int, int]) -> None:
     assert geometry(size) == expected
 
 
@@ -120,7 +120,7 @@ def test_wrong_length_is_none() -> None:
     assert parse_footer(footer(GIB) + bytes(1)) is None
 
 
-def test_layouts() -> None:
+def test_a_footer_lies_behind_the_disk_or_inside_of_it() -> None:
     parsed = parse_footer(footer(GIB))
     assert parsed is not None
     assert parsed.layout(GIB + FOOTER_SIZE) is Layout.BEHIND

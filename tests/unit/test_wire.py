@@ -109,7 +109,7 @@ def test_no_value_can_add_a_header(value: str) -> None:
         requests().set_metadata({"node": value}, lease_id=None)
 
 
-def test_lease_actions() -> None:
+def test_a_lease_action_carries_what_it_was_given_and_nothing_else() -> None:
     head = lines(requests().lease("acquire", lease_duration=-1, proposed_lease_id=LEASE).head())
     assert head[0].endswith("?comp=lease HTTP/1.1")
     assert "x-ms-lease-action:acquire" in head
@@ -118,7 +118,7 @@ def test_lease_actions() -> None:
     assert "x-ms-proposed-lease-id" not in requests().lease("acquire", proposed_lease_id=None).after
 
 
-def test_header_lookup() -> None:
+def test_a_header_is_found_whatever_its_case() -> None:
     answer = reply(200, {"ETag": '"0x1"', "Content-Length": "12", "X-Ms-Meta-Content-Length": "13"})
     assert answer.header("etag") == '"0x1"'
     assert answer.header("content-length") == "12"
@@ -132,7 +132,7 @@ def test_a_header_is_not_found_at_the_end_of_anothers_name_or_within_a_value() -
     assert reply(200, {"X-Ms-Meta-Etag": "no"}).header("etag") == ""
 
 
-def test_properties() -> None:
+def test_the_properties_of_a_blob_are_read_from_its_headers() -> None:
     headers = {
         "Content-Length": "1048576",
         "x-ms-blob-type": "PageBlob",
@@ -165,7 +165,7 @@ def page_list(ranges: list[tuple[int, int]], marker: str | None, space: str = ""
     st.sampled_from([None, "", "abc", "a&amp;b"]),
     st.sampled_from(["", "\n  "]),
 )
-def test_page_list(gaps: list[tuple[int, int]], marker: str | None, space: str) -> None:
+def test_a_page_list_is_read_however_it_is_spaced(gaps: list[tuple[int, int]], marker: str | None, space: str) -> None:
     at, ranges = 0, []
     for gap, pages in gaps:
         ranges.append((at + gap * 512, pages * 512))
@@ -208,7 +208,7 @@ def test_an_empty_page_list(body: bytes) -> None:
     assert wire.parse_page_list(body) == wire.PageList([], None)
 
 
-def test_refusals() -> None:
+def test_a_refusal_carries_status_code_and_the_service_s_own_words() -> None:
     body = (
         b'<?xml version="1.0"?><Error><Code>ServerBusy</Code>'
         b"<Message>Slow down &amp; wait.\nRequestId:1\nTime:2</Message></Error>"

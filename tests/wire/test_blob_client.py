@@ -86,7 +86,7 @@ async def test_properties_and_metadata(client: BlobClient) -> None:
     assert after.etag != found.etag
 
 
-async def test_the_epoch(client: BlobClient) -> None:
+async def test_a_write_of_another_epoch_is_refused(client: BlobClient) -> None:
     assert (await client.raise_sequence_number(5, lease_id=None, timeout_s=T)).number == 5
     assert (await client.raise_sequence_number(3, lease_id=None, timeout_s=T)).number == 5
     await put(client, 0, b"a" * 512, epoch=5)
@@ -103,7 +103,7 @@ def lease_duration(service: Service, container: str) -> str | None:
         return blob.get_blob_properties().lease.duration
 
 
-async def test_the_lease(service: Service, client: BlobClient, container: str) -> None:
+async def test_a_lease_is_taken_kept_and_given_back(service: Service, client: BlobClient, container: str) -> None:
     assert await client.acquire_lease(15, proposed_id=LEASE, timeout_s=T) == LEASE
     assert (
         await client.acquire_lease(60, proposed_id=LEASE, timeout_s=T) == LEASE

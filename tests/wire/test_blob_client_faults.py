@@ -109,7 +109,9 @@ async def test_refusals_on_order(server: PageBlobServer, disk: DiskAddress) -> N
 
 
 @pytest.mark.parametrize("action", ["stall", "blackhole"])
-async def test_time_limits(server: PageBlobServer, disk: DiskAddress, action: str) -> None:
+async def test_a_request_that_gets_no_answer_ends_at_its_time_limit(
+    server: PageBlobServer, disk: DiskAddress, action: str
+) -> None:
     async with client_of(server, disk) as client:
         server.fault(action, operation="read", times=1)
         error = await lost(client.get_range(0, 65536, timeout_s=0.3))
@@ -185,7 +187,7 @@ async def test_a_rotated_key_is_read_from_its_file_under_load(
     assert done >= 400
 
 
-async def test_https(https: PageBlobServer) -> None:
+async def test_over_https_a_certificate_that_nobody_trusts_is_refused(https: PageBlobServer) -> None:
     data = os.urandom(4 << 20)
     disk = address_of(https, "disks")
     async with BlobClient(disk, by_key(https, ca_file=https.ca_file)) as client:
@@ -204,7 +206,7 @@ async def test_https_with_a_sas(https: PageBlobServer) -> None:
         await put(client)
 
 
-async def test_tokens(https: PageBlobServer) -> None:
+async def test_a_token_proves_who_asks_and_what_it_may(https: PageBlobServer) -> None:
     disk = address_of(https, "disks")
     good = by_token(https, printing("good.token"), ca_file=https.ca_file)
     async with BlobClient(disk, good) as client, trio.open_nursery() as nursery:

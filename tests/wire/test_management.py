@@ -70,7 +70,7 @@ def test_a_missing_container_can_be_an_error(service: Service, container: str) -
         create_disk(address_of(service, container), by_key(service), MIB, create_container=False)
 
 
-def test_delete(service: Service, container: str) -> None:
+def test_a_disk_that_was_deleted_is_gone(service: Service, container: str) -> None:
     address = address_of(service, container)
     create_disk(address, by_key(service), MIB)
     delete_disk(address, by_key(service))
@@ -104,7 +104,7 @@ def test_a_disk_with_snapshots_is_not_deleted(service: Service, container: str) 
         assert blob.exists()
 
 
-def test_list(service: Service, container: str) -> None:
+def test_a_list_has_size_allocation_and_holder_of_each_disk(service: Service, container: str) -> None:
     address, credential = address_of(service, container), by_key(service)
     create_disk(address, credential, MIB)
     create_disk(address_of(service, container, "sub/other"), credential, 2 * MIB)
@@ -240,7 +240,9 @@ def test_a_clock_that_is_off(container: str) -> None:
         ("no-such-account.invalid", DyskError, "DNS"),
     ],
 )
-def test_nobody_there(host: str, kind: type[DyskError], message: str, container: str, monkeypatch: Any) -> None:
+def test_an_endpoint_where_nobody_listens_is_told_as_that(
+    host: str, kind: type[DyskError], message: str, container: str, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(management, "_RETRIES", 0)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

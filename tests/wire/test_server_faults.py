@@ -61,7 +61,9 @@ def content(server: PageBlobServer) -> bytes:
         (503, "ServerBusy"),
     ],
 )
-def test_error(steered: PageBlobServer, status: int, code: str) -> None:
+def test_an_error_answer_has_the_status_asked_for_and_does_nothing(
+    steered: PageBlobServer, status: int, code: str
+) -> None:
     steered.fault("error", status=status, operation="write")
     with client(steered) as rest:
         reply = rest.put(PATH, 0, NEW)
@@ -86,7 +88,7 @@ def test_error_after_applying(steered: PageBlobServer) -> None:
 
 
 @pytest.mark.parametrize(("when", "left"), [("before", OLD), ("after", NEW)])
-def test_reset(steered: PageBlobServer, when: str, left: bytes) -> None:
+def test_a_reset_comes_before_or_after_the_write_is_done(steered: PageBlobServer, when: str, left: bytes) -> None:
     steered.fault("reset", when=when)
     with client(steered) as rest, pytest.raises(ConnectionResetError):
         rest.put(PATH, 0, NEW)
@@ -97,7 +99,9 @@ def test_reset(steered: PageBlobServer, when: str, left: bytes) -> None:
     ("connection", "error"),
     [("close", http.client.RemoteDisconnected), ("reset", ConnectionResetError), ("open", TimeoutError)],
 )
-def test_lost(steered: PageBlobServer, connection: str, error: type[Exception]) -> None:
+def test_a_lost_answer_is_of_a_write_that_was_done(
+    steered: PageBlobServer, connection: str, error: type[Exception]
+) -> None:
     steered.fault("lost", connection=connection)
     with client(steered, timeout_s=0.3) as rest, pytest.raises(error):
         rest.put(PATH, 0, NEW)
@@ -151,7 +155,7 @@ def test_late_is_refused_in_a_newer_epoch(steered: PageBlobServer) -> None:
     assert content(steered) == b"r" * PAGE
 
 
-def test_delay(steered: PageBlobServer) -> None:
+def test_a_request_that_is_held_waits_for_its_release(steered: PageBlobServer) -> None:
     steered.fault("delay", operation="write")
     with client(steered) as slow, client(steered) as other:
         slow.send("PUT", PATH, "comp=page", {"x-ms-page-write": "update", "x-ms-range": "bytes=0-511"}, NEW)
@@ -162,7 +166,7 @@ def test_delay(steered: PageBlobServer) -> None:
         assert other.get(PATH, 0, PAGE).body == NEW
 
 
-def test_stall(steered: PageBlobServer) -> None:
+def test_a_stalled_answer_stops_half_way_or_for_a_while(steered: PageBlobServer) -> None:
     steered.fault("stall", operation="read", times=1)
     with client(steered, timeout_s=0.3) as rest, pytest.raises(TimeoutError):
         rest.get(PATH, 0, 65536)
@@ -171,14 +175,14 @@ def test_stall(steered: PageBlobServer) -> None:
         assert rest.get(PATH, 0, PAGE).body == OLD
 
 
-def test_short(steered: PageBlobServer) -> None:
+def test_a_short_answer_ends_too_soon(steered: PageBlobServer) -> None:
     steered.fault("short")
     with client(steered) as rest, pytest.raises(http.client.IncompleteRead) as cut:
         rest.get(PATH, 0, PAGE)
     assert cut.value.partial == OLD[: PAGE // 2]
 
 
-def test_corrupt_answer(steered: PageBlobServer) -> None:
+def test_a_corrupt_answer_differs_in_one_byte_from_its_checksum(steered: PageBlobServer) -> None:
     steered.fault("corrupt", operation="read")
     with client(steered) as rest:
         reply = rest.get(PATH, 0, PAGE, x_ms_range_get_content_md5="true")
@@ -196,7 +200,7 @@ def test_corrupt_write_is_seen_with_a_checksum_only(steered: PageBlobServer) -> 
     assert content(steered) not in (OLD, NEW)
 
 
-def test_wrong_etag(steered: PageBlobServer) -> None:
+def test_a_wrong_etag_is_not_the_blob_s(steered: PageBlobServer) -> None:
     etag = steered.blob("disks", "disk")["etag"]
     steered.fault("wrong_etag")
     with client(steered) as rest:
@@ -204,7 +208,7 @@ def test_wrong_etag(steered: PageBlobServer) -> None:
     assert (reply.body, reply.headers["etag"] == etag) == (OLD, False)
 
 
-def test_blackhole(steered: PageBlobServer) -> None:
+def test_a_request_in_a_black_hole_is_not_done(steered: PageBlobServer) -> None:
     steered.fault("blackhole")
     with client(steered, timeout_s=0.3) as rest, pytest.raises(TimeoutError):
         rest.put(PATH, 0, NEW)
@@ -277,7 +281,7 @@ def test_first_rule_decides_and_one_can_be_taken_back(steered: PageBlobServer) -
         {"action": "reset", "colour": "red"},
     ],
 )
-def test_malformed_rules(steered: PageBlobServer, fields: dict[str, object]) -> None:
+def test_a_rule_that_makes_no_sense_is_refused(steered: PageBlobServer, fields: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"unknown|needs|not|unexpected"):
         steered.fault(**fields)  # type: ignore[arg-type]
     assert steered.faults() == []

@@ -130,7 +130,7 @@ def lease_in(state: str) -> Lease:
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("action", TABLE)
-def test_table(action: str, state: str) -> None:
+def test_a_lease_goes_from_state_to_state_as_the_service_documents(action: str, state: str) -> None:
     lease = lease_in(state)
     act, outcomes = TABLE[action]
     expected = outcomes[STATES.index(state)]

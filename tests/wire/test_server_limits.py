@@ -12,13 +12,13 @@ from blobfuse_dysk.testing.server.latency import parse_latency
 from blobfuse_dysk.testing.server.throttle import BURST_S, QUEUE_S, TIERS, Limiter, parse_tier
 
 
-def test_fixed_latency() -> None:
+def test_a_fixed_latency_is_always_the_same() -> None:
     assert parse_latency("2", random.Random(1))() == 0.002
     assert parse_latency("fixed:2.5", random.Random(1))() == 0.0025
 
 
 @pytest.mark.parametrize(("text", "centre"), [("normal:10,2", 0.010), ("lognormal:10,0.5", 0.010)])
-def test_distributions(text: str, centre: float) -> None:
+def test_a_latency_that_is_drawn_has_the_median_asked_for(text: str, centre: float) -> None:
     draw = parse_latency(text, random.Random(1))
     drawn = [draw() for _ in range(2000)]
     assert statistics.median(drawn) == pytest.approx(centre, rel=0.05)
@@ -29,7 +29,7 @@ def test_distributions(text: str, centre: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "often", "-1", "normal:1", "lognormal:0,1", "uniform:1,2"])
-def test_malformed_latency(text: str) -> None:
+def test_a_latency_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"latency|convert"):
         parse_latency(text, random.Random(1))
 
@@ -65,6 +65,6 @@ def test_idle_time_is_not_saved_up() -> None:
 
 
 @pytest.mark.parametrize("text", ["P99", "100", "0/1", "1/0", "a/b"])
-def test_malformed_tier(text: str) -> None:
+def test_a_tier_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"tier|convert"):
         parse_tier(text)

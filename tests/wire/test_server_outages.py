@@ -38,7 +38,7 @@ def test_lease_time_can_be_made_to_pass(server: PageBlobServer) -> None:
         assert rest("HEAD", PATH).headers["x-ms-lease-state"] == "expired"
 
 
-def test_silent_outage(server: PageBlobServer) -> None:
+def test_in_a_silent_outage_nothing_is_answered_and_nothing_done(server: PageBlobServer) -> None:
     server.create("disks", "disk", PAGE)
     with client(server, timeout_s=10) as before:
         assert before.get(PATH, 0, PAGE).status == 206
@@ -65,7 +65,7 @@ def test_outage_holds_back_what_was_due(server: PageBlobServer) -> None:
         assert rest.receive().status == 206
 
 
-def test_refusing_outage(server: PageBlobServer) -> None:
+def test_in_a_refusing_outage_connections_are_reset(server: PageBlobServer) -> None:
     server.create("disks", "disk", PAGE)
     with client(server) as before:
         assert before.get(PATH, 0, PAGE).status == 206
@@ -122,7 +122,7 @@ def test_tier_refuses_what_is_above_its_limit(server: PageBlobServer) -> None:
         assert rest.get(PATH, 0, PAGE).status == 206
 
 
-def test_tier_delays(server: PageBlobServer) -> None:
+def test_beyond_a_tier_s_limit_answers_are_delayed(server: PageBlobServer) -> None:
     server.create("disks", "disk", 1 << 20)
     server.configure(tier="0.001/1", throttle="delay")
     assert read(server).status == 206
@@ -131,7 +131,7 @@ def test_tier_delays(server: PageBlobServer) -> None:
     assert server.stats()["requests"] == {"get_blob": 1}
 
 
-def test_latency(server: PageBlobServer) -> None:
+def test_an_answer_takes_as_long_as_the_latency_says(server: PageBlobServer) -> None:
     server.create("disks", "disk", 1 << 20)
     server.configure(latency_ms=1e6)
     with pytest.raises(TimeoutError):

@@ -48,7 +48,9 @@ def apply(pages: Pages, actions: list[tuple[str, tuple[int, int], int]]) -> tupl
 
 @settings(max_examples=150, deadline=None)
 @given(steps, extents)
-def test_model(actions: list[tuple[str, tuple[int, int], int]], window: tuple[int, int]) -> None:
+def test_pages_hold_what_a_plain_model_holds(
+    actions: list[tuple[str, tuple[int, int], int]], window: tuple[int, int]
+) -> None:
     pages = Pages(SIZE)
     data, allocated = apply(pages, actions)
     assert pages.read(0, SIZE) == data
@@ -81,7 +83,7 @@ def test_file_is_taken_up_again(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_resize() -> None:
+def test_what_was_cut_off_comes_back_as_zeros() -> None:
     pages = Pages(4 * PAGE)
     pages.write(0, b"a" * 4 * PAGE)
     pages.resize(2 * PAGE)

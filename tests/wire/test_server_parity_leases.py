@@ -139,5 +139,7 @@ DEVIATIONS: Deviations = {
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_parity(name: str, azurite: Azurite, shared_server: PageBlobServer) -> None:
+def test_both_services_answer_alike_to_every_lease_action(
+    name: str, azurite: Azurite, shared_server: PageBlobServer
+) -> None:
     assert not compare(name, SCENARIOS[name], DEVIATIONS, azurite, shared_server)

@@ -54,7 +54,7 @@ def test_garbage_is_refused(shared_server: PageBlobServer, garbage: bytes) -> No
     assert raw(shared_server, garbage).startswith(b"HTTP/1.1 400")
 
 
-def test_expect_continue(shared_server: PageBlobServer) -> None:
+def test_a_client_that_waits_for_100_continue_is_told_to_go_on(shared_server: PageBlobServer) -> None:
     head = b"PUT /a/b/c HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
     assert raw(shared_server, head + b"abc").startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 ")
 

@@ -64,7 +64,7 @@ def test_writes_without_lease_or_epoch(server: PageBlobServer) -> None:
     assert stats["condition_failures"] == 1
 
 
-def test_overlapping_writes(server: PageBlobServer) -> None:
+def test_writes_that_overlap_in_flight_are_counted(server: PageBlobServer) -> None:
     server.create("disks", "disk", 1 << 20)
     server.fault("delay", operation="write", offset=0, length=4 * PAGE)
     with client(server) as first, client(server) as second, client(server) as third:

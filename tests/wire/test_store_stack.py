@@ -22,7 +22,7 @@ from blobfuse_dysk.store.stack import Stack, StackOptions
 from blobfuse_dysk.testing import CHECKS, PageBlobServer, check_name
 from blobfuse_dysk.testing.conformance import Check
 from tests.conftest import Service
-from tests.contract.model import PAGES, SIZE, Model, Program, Run
+from tests.contract.model import PAGES, SIZE, Program, Run, check, model_of
 from tests.wire.clients import address_of, by_key, client_of, new_disk
 
 DATA = b"x" * 512
@@ -45,7 +45,7 @@ async def fails(call: Any, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=check_name)
-async def test_contract(check: Check, service: Service, container: str) -> None:
+async def test_the_stack_keeps_the_contract_at_both_services(check: Check, service: Service, container: str) -> None:
     disk = new_disk(service, container)
 
     @asynccontextmanager
@@ -78,7 +78,9 @@ async def test_attach_refuse_take_over(service: Service, container: str) -> None
         assert "dysk_node" not in found.metadata
 
 
-async def test_resume(service: Service, container: str) -> None:
+async def test_a_worker_goes_on_with_the_lease_until_somebody_else_had_the_disk(
+    service: Service, container: str
+) -> None:
     disk = new_disk(service, container)
     async with attached(service, disk) as old:
         await old.store.write(0, DATA)
@@ -174,19 +176,19 @@ def program(random: Random, tasks: int, steps: int) -> Program:
 
 async def verified(server: PageBlobServer, disk: DiskAddress, **options: Any) -> dict[str, Any]:
     """Run a random program, then clear the faults, verify everything; returns the stack's status."""
-    random, model = Random(7), Model(PAGES)
+    random, model = Random(7), model_of()
     async with attached(server, disk, attempt_timeout_s=1.0, **options) as stack:
         run = Run(stack.store, model, set())
         await run.tasks(program(random, 12, 15))
         server.clear_faults()
         server.release()
-        bases = model.bases(0, PAGES)
-        model.check(bases, 0, bytes(await stack.store.read(0, SIZE)))
+        since = model.now()
+        check(model, since, bytes(await stack.store.read(0, SIZE)))
         for page in range(PAGES):
             await run.one("write", page, 1)
         await trio.sleep(0.1)
         async with client_of(server, disk) as client:
-            model.check(model.bases(0, PAGES), 0, bytes(await client.get_range(0, SIZE, timeout_s=30)))
+            check(model, model.now(), bytes(await client.get_range(0, SIZE, timeout_s=30)))
         assert stack.state == "attached"
         status = stack.status()
         await stack.release()
@@ -198,7 +200,9 @@ async def verified(server: PageBlobServer, disk: DiskAddress, **options: Any) ->
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=name_of)
-async def test_data_survives(fault: dict[str, Any], server: PageBlobServer, container: str) -> None:
+async def test_no_fault_of_the_service_costs_data(
+    fault: dict[str, Any], server: PageBlobServer, container: str
+) -> None:
     disk = new_disk(server, container)
     checksum = "md5" if fault["action"] == "corrupt" else "auto"
     server.fault(operation=["read", "write"], **fault)

@@ -1,4 +1,4 @@
-"""tools/bench: what a disk delivers and what it costs, beside its peers, in one run; as tables, JSON and plots."""
+"""tools/bench: what a disk delivers and what it costs, beside its peers, in one run; as tables and JSON."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from tools.benchlib import leftovers
 from tools.benchlib.bench import Bench, Section
 from tools.benchlib.figures import Report, report_from_json
 from tools.benchlib.plan import FULL, QUICK
-from tools.benchlib.plots import PlotsError, check_plots, write_plots
 from tools.benchlib.sections import SECTIONS
 from tools.benchlib.supervise import supervised
-from tools.benchlib.tables import goals_table, known_table, markdown, skipped_table
+from tools.benchlib.tables import markdown, skipped_table
 
 __all__ = ["main"]
 
@@ -30,11 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, run, show."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    try:
-        if options.plots:
-            check_plots()
-    except PlotsError as error:
-        parser.error(str(error))
     for path in (options.json, options.markdown):
         if path is not None and not path.absolute().parent.is_dir():
             parser.error(f"{path}: there is no directory {path.parent}")
@@ -67,10 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
-    parser.add_argument("--plots", type=Path, metavar="DIRECTORY", help="write plots (PNG) here; needs matplotlib")
-    parser.add_argument(
-        "--show", type=Path, metavar="FILE", help="measure nothing; make tables and plots of what --json wrote"
-    )
+    parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing; make tables of what --json wrote")
     return parser
 
 
@@ -115,23 +106,15 @@ def _chosen(only: Sequence[str] | None) -> list[Section]:
 
 
 def _write(report: Report, options: argparse.Namespace) -> None:
-    """What is asked for into files, the figures first; what was reached onto the terminal."""
+    """What is asked for into files, the figures first; what was left out onto the terminal."""
     if options.json:
         options.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
-    for title, text in {
-        "What was to be reached": goals_table(report),
-        "The table that dysk's users know": known_table(report),
-        "Left out": skipped_table(report),
-    }.items():
-        if text:
-            print(f"\n{title}\n\n{text}", flush=True)
+    if text := skipped_table(report):
+        print(f"\nLeft out\n\n{text}", flush=True)
     if options.markdown:
         options.markdown.write_text(
             markdown(report, [(section.name, section.title, section.columns) for section in SECTIONS])
         )
-    if options.plots:
-        for path in write_plots(report, options.plots):
-            print(path)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tools import fiojobs
 from tools.benchlib.meter import Meter, counted
 
 __all__ = ["Job", "command", "fill", "parse", "run", "run_whole", "settle"]
@@ -36,26 +37,21 @@ class Job:
 
 
 def command(target: str, job: Job, *, timed: bool = True) -> list[str]:
-    """The command line; timed=False: once over the whole size, job.seconds at most."""
-    words = [
-        *("fio", "--name=bench", f"--filename={target}", "--output-format=json", "--group_reporting"),
-        *(
-            f"--rw={job.pattern}",
-            f"--bs={job.block}",
-            f"--direct={job.direct:d}",
-            f"--runtime={job.seconds * 1000:.0f}ms",
-        ),
-        *(("--ioengine=libaio", f"--iodepth={job.depth}") if job.depth else ("--ioengine=psync",)),
-    ]
-    if timed:
-        words.append("--time_based")
-    if job.ramp_s:
-        words.append(f"--ramp_time={job.ramp_s * 1000:.0f}ms")
-    if job.fsync:
-        words.append(f"--fsync={job.fsync}")
-    if job.size:
-        words.append(f"--size={job.size}")
-    return words
+    """The command line: a file of tools/fio with the job's figures; timed=False: once over the whole size at most."""
+    return fiojobs.command(
+        "log" if job.fsync else job.pattern,
+        target,
+        "json",
+        bs=job.block,
+        direct=int(job.direct),
+        ioengine="libaio" if job.depth else "psync",
+        iodepth=job.depth or None,
+        runtime=f"{job.seconds * 1000:.0f}ms",
+        time_based=1 if timed else None,
+        ramp_time=f"{job.ramp_s * 1000:.0f}ms" if job.ramp_s else None,
+        fsync=job.fsync or None,
+        size=job.size or None,
+    )
 
 
 def run(target: str, job: Job, meter: Meter | None = None) -> dict[str, float]:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tools.benchlib.figures import Figure, Report
-from tools.benchlib.goals import GOALS, check, known_rows
 
-__all__ = ["Column", "column", "goals_table", "header", "known_table", "markdown", "row", "skipped_table"]
+__all__ = ["Column", "column", "header", "markdown", "row", "skipped_table"]
 
 # How a number is written, by unit.
 _FORMATS: dict[str, Callable[[float], str]] = {
@@ -60,27 +59,6 @@ def _cell(figure: Figure, shown: Column) -> str:
     return value if isinstance(value, str) else _FORMATS[shown.unit](value)
 
 
-def goals_table(report: Report) -> str:
-    """What was to be reached, and whether it was."""
-    lines = ["| what | measured | target | reached |", "|---|---|---|---|"]
-    for goal in GOALS:
-        outcome = check(goal, report)
-        measured = outcome.measured if outcome else "not measured in this run"
-        reached = ("yes" if outcome.reached else "**no**") if outcome else ""
-        lines.append(f"| {goal.what} | {measured} | {goal.target} | {reached} |")
-    return "\n".join(lines)
-
-
-def known_table(report: Report) -> str:
-    """The table of dysk's README with a row for this project; empty if P20 was not measured."""
-    rows = known_rows(report)
-    if not rows:
-        return ""
-    lines = ["| P20: 2,300 IOPS, 150 MB/s | IOPS | MB/s |", "|---|---|---|"]
-    lines += [f"| {each.what} | {each.iops} | {each.mbps} |" for each in rows]
-    return "\n".join(lines)
-
-
 def skipped_table(report: Report) -> str:
     """What is missing, why, and how to get it; empty if nothing is."""
     if not report.skipped:
@@ -96,10 +74,7 @@ def markdown(report: Report, sections: Iterable[tuple[str, str, tuple[Column, ..
     parts = [
         f"Linux {machine['kernel']}, {machine['cores']} cores, Python {machine['python']}, {machine['plan']} run of "
         f"{machine['minutes']:.0f} minutes, {machine['date']}; load average before it {machine['load_before']:.1f}.",
-        f"### What was to be reached\n\n{goals_table(report)}",
     ]
-    if known := known_table(report):
-        parts.append(f"### The table that dysk's users know\n\n{known}")
     for name, title, columns in sections:
         figures = report.section(name)
         if figures:

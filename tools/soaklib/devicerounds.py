@@ -9,11 +9,12 @@ from array import array
 from pathlib import Path
 from typing import Any
 
+from blobfuse_dysk.testing.pages import PAGE
 from tools.soaklib import weather
 from tools.soaklib.history import History
 from tools.soaklib.history import Place as PagePlace
 from tools.soaklib.journal import Journal, read_journal
-from tools.soaklib.pages import PAGE, read_all
+from tools.soaklib.pages import read_all
 from tools.soaklib.place import Node, apart
 from tools.soaklib.report import Round
 from tools.soaklib.workload import Child, DeviceLoad, Strike, device_load, start

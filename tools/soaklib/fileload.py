@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from blobfuse_dysk.testing.pages import PAGE, versions
 from tools.soaklib.history import Finding, History
 from tools.soaklib.history import Place as PagePlace
 from tools.soaklib.journal import Journal
-from tools.soaklib.pages import PAGE, PageBuffer, versions
+from tools.soaklib.pages import PageBuffer
 from tools.soaklib.workload import STRIDE, log_size, run_threads
 
 __all__ = ["FileLoad", "check_names", "file_load", "read_files"]
@@ -121,7 +122,7 @@ class _Files:
         except OSError as error:
             self._journal.failed(operation, error)
             raise
-        self._journal.end(operation, versions(data, space, 0))
+        self._journal.end(operation, versions(data, space=space))
 
     def _sync(self, space: int) -> None:
         fd = self._open[space]

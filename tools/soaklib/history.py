@@ -1,22 +1,18 @@
-"""What may stand in a page, by the journal: the model that the checks rest on.
+"""A journal as a history of a disk: what its reads may have seen, what its pages may hold after a crash.
 
-A write is [begun, ended): line numbers of the journal; it never ended if it failed or was cut off. Write `a` is older
-than `b` for certain if a.ended < b.begun; otherwise they ran at the same time, and any order will do.
-
-A write is *guaranteed* at a line if it ended before: for a look at what a reader saw, the line at which the read
-began; after a node's crash, the line at which the last flush that returned began; after a worker's crash, the end.
-A page may hold the content of any write that had begun, unless a guaranteed one is certainly newer. What the page held
-at the beginning counts as a write that ended before everything.
+The rule is that of blobfuse_dysk/testing/pages.py; its moments are the line numbers of the journal. A write is
+guaranteed, for a look at what a reader saw, at the line at which the read began; after a node's crash, at the line at
+which the last flush that returned began; after a worker's crash, at the end.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from blobfuse_dysk.testing.pages import PAGE, PageModel, Write
 from tools.soaklib.journal import Line
-from tools.soaklib.pages import PAGE
 
 __all__ = ["Finding", "History", "Place"]
 
@@ -37,7 +33,7 @@ class Finding:
 
 @dataclass(slots=True)
 class _Operation:
-    """kind: w, r or f. floors: of a read, the newest certain write of each page when it began."""
+    """kind: w, r or f. write: what the model knows a write as."""
 
     kind: str
     time_s: float
@@ -45,9 +41,7 @@ class _Operation:
     space: int
     first: int = 0
     count: int = 0
-    version: int = 0
-    ended: float = math.inf
-    floors: list[float] = field(default_factory=list)
+    write: Write[Place, int] | None = None
 
     @property
     def places(self) -> list[Place]:
@@ -63,15 +57,13 @@ class History:
     """
 
     def __init__(self, initial: Mapping[Place, int] | None = None) -> None:
-        self.initial = initial or {}
+        self._model = PageModel[Place, int](0, initial)
         self.findings: list[Finding] = []
         self.writes = self.reads = self.flushes = self.errors = self.errors_after = 0
         self.pause_s = 0.0
         self.flushed: dict[int, float] = {}
         self.names: dict[int, list[str]] = {}
         self.hanging = 0
-        self._pages: dict[Place, list[_Operation]] = {}
-        self._newest: dict[Place, float] = {}
         self._marked = False
 
     def follow(self, lines: Iterable[Line]) -> None:
@@ -95,18 +87,14 @@ class History:
 
     def places(self) -> set[Place]:
         """Every page that was written to, or held something before."""
-        return {*self._pages, *self.initial}
+        return self._model.places()
 
     def check(self, found: Mapping[Place, int], floors: Mapping[int, float] | float, when: str) -> list[Finding]:
         """Compare what stands in all pages now with what may. floors: the guaranteed line, by space or for all."""
         findings: list[Finding] = []
         for place in sorted({*found, *self.places()}):
             line = floors if isinstance(floors, float) else floors.get(place[0], -1.0)
-            writes = self._pages.get(place, [])
-            floor = max((write.begun for write in writes if write.ended < line), default=-1)
-            finding = self._judge(place, found.get(place, 0), float(floor), math.inf, when)
-            if finding and len(findings) < MOST_FINDINGS:
-                findings.append(finding)
+            self._judge(findings, place, found.get(place, 0), line, math.inf, when)
         return findings
 
     def _begin(self, number: int, line: Line) -> _Operation:
@@ -114,22 +102,15 @@ class History:
         if operation.kind != "f":
             operation.first, operation.count = int(line[4]) // PAGE, int(line[5]) // PAGE
         if operation.kind == "w":
-            operation.version = int(line[6])
-            for place in operation.places:
-                self._pages.setdefault(place, []).append(operation)
-        elif operation.kind == "r":
-            operation.floors = [self._newest.get(place, -1.0) for place in operation.places]
+            operation.write = self._model.begin(dict.fromkeys(operation.places, int(line[6])), at=number)
         return operation
 
     def _end(self, operation: _Operation, number: int, line: Line) -> None:
         if not self._marked:
             self.pause_s = max(self.pause_s, float(line[0]) - operation.time_s)
-        if operation.kind == "w":
+        if operation.write is not None:
             self.writes += 1
-            operation.ended = number
-            for place in operation.places:
-                if self._newest.get(place, -1.0) < operation.begun:
-                    self._newest[place] = operation.begun
+            self._model.end(operation.write, at=number)
         elif operation.kind == "f":
             self.flushes += 1
             self.flushed[operation.space] = max(operation.begun, self.flushed.get(operation.space, -1))
@@ -138,18 +119,20 @@ class History:
             if self._marked:
                 return  # a node that was taken over may show what is not current any more
             found = map(int, line[3].split(","))
-            for place, floor, version in zip(operation.places, operation.floors, found, strict=True):
-                finding = self._judge(place, version, floor, number, f"read at line {operation.begun + 1}")
-                if finding and len(self.findings) < MOST_FINDINGS:
-                    self.findings.append(finding)
+            for place, version in zip(operation.places, found, strict=True):
+                self._judge(
+                    self.findings, place, version, operation.begun, number, f"read at line {operation.begun + 1}"
+                )
 
-    def _judge(self, place: Place, version: int, floor: float, end: float, when: str) -> Finding | None:
-        """floor: where the newest guaranteed write of the page began."""
-        writes = [w for w in self._pages.get(place, ()) if w.version == version and w.begun < end]
-        first = self.initial.get(place, 0) == version
-        if any(write.ended > floor for write in writes) or (first and floor < 0):
-            return None
+    def _judge(
+        self, findings: list[Finding], place: Place, version: int, since: float, until: float, when: str
+    ) -> None:
+        doubt = self._model.doubt(place, version, since, until)
+        if doubt is None or len(findings) >= MOST_FINDINGS:
+            return
         where = f"page {place[1]} of {place[0]} holds version {version} ({when})"
-        if not writes and not first:
-            return Finding("foreign", f"{where}, which was never written there")
-        return Finding("lost", f"{where}, older than the write of line {int(floor) + 1}, which was guaranteed")
+        if doubt.lost:
+            text = f"{where}, older than the write of line {doubt.since + 1}, which was guaranteed"
+            findings.append(Finding("lost", text))
+        else:
+            findings.append(Finding("foreign", f"{where}, which was never written there"))

@@ -1,71 +1,30 @@
-"""512-byte pages that say of themselves where they belong and which write they come from.
-
-A page is 31 times the same cell (space, address, version, checksum) and an end mark, so that a page that lies
-elsewhere, is torn between two writes, or is shifted shows at once. Version 0 is a page of zeros.
-
-A space is a disk (0) or one file on it (its number); addresses count from the beginning of the space.
-"""
+"""Stamped pages (blobfuse_dysk/testing/pages.py) on devices and files, in memory for direct I/O."""
 
 from __future__ import annotations
 
+import mmap
 import os
-import struct
-import zlib
 from array import array
 
-__all__ = ["FOREIGN", "PAGE", "PageBuffer", "fill", "make", "read_all", "versions"]
+from blobfuse_dysk.testing.pages import PAGE, stamped, versions
 
-PAGE = 512
-FOREIGN = -1  # neither zeros nor a page that was ever meant for this place
-_BODY = struct.Struct("<IIQ")  # space and address together, checksum, version
-_CELLS = PAGE // 16 - 1
-_END = b"end of a page.  "
-_ZEROS = bytes(PAGE)
+__all__ = ["PageBuffer", "read_all"]
+
 _UNIT = 1 << 20  # bytes read at once
-
-
-def make(space: int, address: int, version: int) -> bytes:
-    """One page; `address` in bytes."""
-    place = (space << 20) ^ (address // PAGE)
-    check = zlib.crc32(struct.pack("<IQ", place, version))
-    return _BODY.pack(place, check, version) * _CELLS + _END
-
-
-def fill(buffer: memoryview, space: int, address: int, version: int) -> None:
-    """Fill a buffer with the pages that belong at `address` onwards; version 0: with zeros."""
-    length = len(buffer)
-    if version == 0:
-        buffer[:] = bytes(length)
-    else:
-        buffer[:] = b"".join(make(space, address + at, version) for at in range(0, length, PAGE))
-
-
-def versions(data: bytes | memoryview, space: int, address: int) -> list[int]:
-    """The version of each page, FOREIGN where it is none. A last page that is not whole counts if it is zeros."""
-    found = []
-    view = memoryview(data)
-    for at in range(0, len(view), PAGE):
-        page = bytes(view[at : at + PAGE])
-        if page == _ZEROS[: len(page)]:
-            found.append(0)
-            continue
-        version = _BODY.unpack_from(page)[2] if len(page) == PAGE else FOREIGN
-        found.append(version if version > 0 and page == make(space, address + at, version) else FOREIGN)
-    return found
 
 
 class PageBuffer:
     """Memory that direct I/O takes (aligned to pages of the machine), reused for every call of one thread."""
 
     def __init__(self, size: int) -> None:
-        import mmap
-
         self._memory = memoryview(mmap.mmap(-1, size))
 
     def prepared(self, space: int, address: int, length: int, version: int) -> memoryview:
-        """The first `length` bytes, filled."""
+        """The first `length` bytes, filled with the pages that belong at `address` onwards; version 0: with zeros."""
         view = self._memory[:length]
-        fill(view, space, address, version)
+        first = address // PAGE
+        pages = range(first, first + length // PAGE)
+        view[:] = b"".join(stamped(version, page, space) for page in pages) if version else bytes(length)
         return view
 
     def read(self, fd: int, address: int, length: int) -> memoryview:
@@ -84,7 +43,7 @@ def read_all(path: str, size: int) -> array[int]:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
     try:
         for address in range(0, size, _UNIT):
-            found.extend(versions(buffer.read(fd, address, min(_UNIT, size - address)), 0, address))
+            found.extend(versions(buffer.read(fd, address, min(_UNIT, size - address)), address // PAGE))
     finally:
         os.close(fd)
     return found

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from blobfuse_dysk.testing.pages import PAGE, versions
 from tools.soaklib.journal import Journal
-from tools.soaklib.pages import PAGE, PageBuffer, versions
+from tools.soaklib.pages import PageBuffer
 
 __all__ = ["Child", "DeviceLoad", "Strike", "device_load", "log_size", "start"]
 
@@ -204,7 +205,7 @@ def device_load(load: DeviceLoad, journal: Journal, tick: Callable[[], None], st
                     journal.end(operation)
                     tick()
                 elif dice > 0.85:
-                    journal.end(operation, versions(buffer.read(fd, offset, length), 0, offset))
+                    journal.end(operation, versions(buffer.read(fd, offset, length), offset // PAGE))
                 else:
                     done = os.pwrite(fd, view, offset)
                     if done != length:

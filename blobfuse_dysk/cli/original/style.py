@@ -165,14 +165,13 @@ def read_text(path: str) -> str:
 def of_attachment(attachment: Attachment, disk: DiskAddress, realm: str) -> Dysk:
     """An attachment in the original's words."""
     number = os.stat(attachment.device).st_rdev  # noqa: PTH116 - a device's number, not a file's properties
-    lease = attachment.lease or {}
     return Dysk(
         Type="R" if attachment.read_only else "RW",
         Name=attachment.name,
         AccountName=disk.account,
         Sas="",
         Path=f"/{disk.container}/{disk.blob}",
-        LeaseId=str(lease.get("id") or ""),
+        LeaseId=attachment.lease["id"] if attachment.lease else "",
         Major=os.major(number),
         Minor=os.minor(number),
         Vhd=attachment.vhd,

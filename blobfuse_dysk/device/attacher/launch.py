@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
 import sys
-from typing import Any
 
 from blobfuse_dysk.device.attacher import systemd
-from blobfuse_dysk.device.ipc import message
+from blobfuse_dysk.device.ipc import door, message
+from blobfuse_dysk.device.ipc.messages import Abandon, Begin, Command, Commit, Committed, Ready
+from blobfuse_dysk.device.ipc.statefile import FirstState, StateFile
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = ["HOLDER", "WORKER", "Launch", "worker_command", "worker_path"]
@@ -19,6 +21,7 @@ HOLDER = os.path.join(_DEVICE, "holder", "holder.py")
 WORKER = os.path.join(_DEVICE, "worker", "worker.py")
 _TAKE_BACK_S = 20.0  # the holder itself gives its worker 15 s
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_log = logging.getLogger(__name__)
 
 
 def worker_command(name: str) -> list[str]:
@@ -52,7 +55,8 @@ class Launch:
         else:
             self._channel = self._start_process(environment)
         worker = {**environment, "PYTHONPATH": worker_path()}
-        message.send(self._channel, {"worker": worker_command(name), "environment": worker})
+        command: Command = {"op": "command", "worker": worker_command(name), "environment": worker}
+        message.send(self._channel, command)
 
     def _start_process(self, environment: dict[str, str]) -> socket.socket:
         ours, theirs = message.channel()
@@ -71,12 +75,13 @@ class Launch:
                 raise DeviceError(f"cannot start {sys.executable}: {error.strerror}") from None
         return ours
 
-    def order(self, state: dict[str, Any], config: bytes) -> None:
-        """Say what to attach. state: the beginning of the attachment's state. config: for the worker, with secrets."""
+    def begin(self, state: FirstState, config: bytes) -> None:
+        """Order the attachment. state: the beginning of its state. config: for the worker, with secrets."""
         memfd = os.memfd_create("dysk-config")
         try:
             os.write(memfd, config)
-            order = {
+            order: Begin = {
+                "op": "begin",
                 "name": self._name,
                 "run": self._directories["DYSK_RUN_DIR"],
                 "dev": self._directories["DYSK_DEV_DIR"],
@@ -87,39 +92,46 @@ class Launch:
         finally:
             os.close(memfd)
 
-    def wait_ready(self) -> dict[str, Any]:
+    def wait_ready(self) -> StateFile:
         """Wait until the file can be opened; return the attachment's state. Raises what the holder reports."""
-        state: dict[str, Any] = self._wait("ready")["state"]
-        return state
+        answer = self._answer()
+        if answer["event"] != "ready":
+            raise _unexpected(answer)
+        return answer["state"]
 
     def commit(self, device: str) -> None:
         """Make the attachment independent of this process. Raises DeviceError, and it is not."""
-        message.send(self._channel, {"op": "commit", "device": device})
-        self._wait("committed")
+        order: Commit = {"op": "commit", "device": device}
+        message.send(self._channel, order)
+        answer = self._answer()
+        if answer["event"] != "committed":
+            raise _unexpected(answer)
         self._close()
 
     def take_back(self) -> None:
         """Give the attachment up and wait for its end, though not for ever."""
-        message.send(self._channel, {"op": "abandon"})
+        order: Abandon = {"op": "abandon"}
+        message.send(self._channel, order)
         self._channel.settimeout(_TAKE_BACK_S)
         try:
-            while message.receive(self._channel)[0] is not None:
+            while not door.receive(self._channel, door.HOLDER_TO_ATTACHER, _log.warning).gone:
                 pass
         except TimeoutError:
             pass  # the holder goes on taking it back without us
         self._close()
 
-    def _wait(self, event: str) -> dict[str, Any]:
-        answer, _ = message.receive(self._channel)
-        if answer is None:
+    def _answer(self) -> Ready | Committed:
+        """Wait for what the holder says next. Raises the error, if it is one."""
+        refused: list[str] = []
+        received = door.receive(self._channel, door.HOLDER_TO_ATTACHER, refused.append)
+        if received.gone:
             last = self._last_words()
             raise DeviceError(f"the holder process ended{last}", remedy="see the log, or run: dyskctl doctor")
+        answer = received.message
+        if answer is None:  # it says one thing at a time, so that there is nothing else to wait for
+            raise DeviceError("; ".join(refused), remedy="report this as a bug")
         if answer["event"] == "error":
             raise message.message_to_error(answer["error"])
-        if answer["event"] != event:
-            raise DeviceError(
-                f"the holder said {answer['event']!r} instead of {event!r}", remedy="report this as a bug"
-            )
         return answer
 
     def _last_words(self) -> str:
@@ -137,3 +149,7 @@ class Launch:
             self._process.stderr.close()
             self._process.wait()
         self._channel.close()
+
+
+def _unexpected(answer: Ready | Committed) -> DeviceError:
+    return DeviceError(f"the holder said {answer['event']!r} out of turn", remedy="report this as a bug")

@@ -7,25 +7,37 @@ import os
 import select
 import signal
 import time
-from typing import Any
+from typing import TypedDict
 
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.control import Control
+from blobfuse_dysk.device.ipc.statefile import Process, StateFile
 from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.device.kernel.usage import users
 from blobfuse_dysk.errors import BusyError, DeviceError
 
-__all__ = ["await_end", "by_force", "clear_dead", "device_of", "refuse_busy", "wait_end", "watch"]
+__all__ = ["Unreadable", "await_end", "by_force", "clear_dead", "device_of", "refuse_busy", "wait_end", "watch"]
 
 _SPARE_S = 60.0  # beyond io-timeout, for the last flush and the end of both processes
 _BUSY_S = 1.0  # for programs that look at every new device (udev) to be done with it
 _GRACE_S = 3.0  # for an orderly end once the FUSE connection is aborted: release of the lease
 _ORPHAN_S = 10.0  # for a worker without a holder, which gives itself 8 s
 _LOOK_S = 0.1  # between looks for a new holder
+_LONGEST_MS = (1 << 31) - 1  # that poll(2) takes; 24 days
 _KILLED_S = 5.0  # for a killed process to be gone
 
 
-def wait_end(process: dict[str, int] | None, timeout_s: float | None) -> bool:
+class Unreadable(TypedDict):
+    """What is known of an attachment whose state cannot be read, in the form of a state: its name."""
+
+    name: str
+    device: None
+    holder: None
+    worker: None
+    connection: None
+
+
+def wait_end(process: Process | None, timeout_s: float | None) -> bool:
     """Wait until a process that need not be a child has ended; False if it has not within `timeout_s`."""
     pidfd = state.open_process(process)
     if pidfd is None:
@@ -33,7 +45,7 @@ def wait_end(process: dict[str, int] | None, timeout_s: float | None) -> bool:
     try:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
+        return bool(poll.poll(None if timeout_s is None else min(max(0.0, timeout_s) * 1000, _LONGEST_MS)))
     finally:
         os.close(pidfd)
 
@@ -55,14 +67,14 @@ def watch(run: str, name: str) -> Control | None:
     with contextlib.ExitStack() as stack:
         try:
             control = stack.enter_context(Control(state.control_path(run, name), name, timeout_s=None))
-            control.tell("watch")
+            control.send("watch")
         except DeviceError:
             return None
         stack.pop_all()
         return control
 
 
-def await_end(found: dict[str, Any], watching: Control | None, timeout_s: float | None) -> None:
+def await_end(found: StateFile, watching: Control | None, timeout_s: float | None) -> None:
     """Wait for the holder's end, and raise what went wrong on the way; BusyError when it takes too long.
 
     timeout_s: None for io-timeout and a minute.
@@ -81,7 +93,7 @@ def await_end(found: dict[str, Any], watching: Control | None, timeout_s: float 
                 watching.answer()
 
 
-def _reason(found: dict[str, Any]) -> str:
+def _reason(found: StateFile) -> str:
     """What a detach that takes long is waiting for."""
     device = found["device"]
     if device and loop.backing_file(device):
@@ -89,12 +101,12 @@ def _reason(found: dict[str, Any]) -> str:
     return "the service has not taken the last writes yet"
 
 
-def device_of(run: str, found: dict[str, Any]) -> str | None:
+def device_of(run: str, found: StateFile | Unreadable) -> str | None:
     """The loop device that has an attachment's disk behind it now, by the kernel's own list; None if none has."""
-    return loop.bound_to(state.disk_path(run, found["name"]), found["device"], found.get("connection"))
+    return loop.bound_to(state.disk_path(run, found["name"]), found["device"], found["connection"])
 
 
-def clear_dead(run: str, dev: str, found: dict[str, Any], *, patience_s: float = _ORPHAN_S) -> None:
+def clear_dead(run: str, dev: str, found: StateFile | Unreadable, *, patience_s: float = _ORPHAN_S) -> None:
     """Take away what a dead holder left: loop device, mount, directory, /dev/dysk/NAME.
 
     patience_s: for its worker to write what it has, and to release the lease.
@@ -122,7 +134,7 @@ def clear_dead(run: str, dev: str, found: dict[str, Any], *, patience_s: float =
         state.remove(run, name)
 
 
-def by_force(run: str, dev: str, found: dict[str, Any]) -> None:
+def by_force(run: str, dev: str, found: StateFile | Unreadable) -> None:
     """End an attachment whatever state it is in, without waiting for the service. What was not written is lost.
 
     Aborting the FUSE connection fails all I/O that waits, so nothing waits for ever any more. The worker then tries to
@@ -131,7 +143,7 @@ def by_force(run: str, dev: str, found: dict[str, Any]) -> None:
     name = found["name"]
     connection = fuse.connection(state.mount_path(run, name))
     if connection is None and (state.alive(found["holder"]) or state.alive(found["worker"])):
-        connection = found.get("connection")  # the mount is in another mount namespace; its processes keep the number
+        connection = found["connection"]  # the mount is in another mount namespace; its processes keep the number
     with contextlib.suppress(OSError):
         if connection is not None:
             fuse.abort(connection)
@@ -144,15 +156,15 @@ def by_force(run: str, dev: str, found: dict[str, Any]) -> None:
         clear_dead(run, dev, found, patience_s=0.0)
 
 
-def _holder(run: str, name: str) -> dict[str, int] | None:
+def _holder(run: str, name: str) -> Process | None:
     try:
-        holder: dict[str, int] = (state.read(run, name) or {})["holder"]
-    except (DeviceError, KeyError):
+        found = state.read(run, name)
+    except DeviceError:
         return None
-    return holder
+    return found["holder"] if found else None
 
 
-def _wait_orphan(run: str, found: dict[str, Any], patience_s: float) -> bool:
+def _wait_orphan(run: str, found: StateFile | Unreadable, patience_s: float) -> bool:
     """Wait for the end of a worker whose holder is dead; False if it does not come."""
     deadline = time.monotonic() + patience_s
     while True:
@@ -166,14 +178,14 @@ def _wait_orphan(run: str, found: dict[str, Any], patience_s: float) -> bool:
             return False
 
 
-def _kill_holder(process: dict[str, int]) -> None:
+def _kill_holder(process: Process | None) -> None:
     """End it for good: SIGUSR2 tells systemd that nobody is to come back, and must be heard, whatever it is doing."""
     _kill(process, signal.SIGUSR2, signal.SIGCONT, wait_s=_GRACE_S)
     if not wait_end(process, 0.0):
         _kill(process)
 
 
-def _kill(process: dict[str, int], *signals: int, wait_s: float = _KILLED_S) -> None:
+def _kill(process: Process | None, *signals: int, wait_s: float = _KILLED_S) -> None:
     """Send the signals, SIGKILL by default, and wait for the end."""
     pidfd = state.open_process(process)
     if pidfd is None:

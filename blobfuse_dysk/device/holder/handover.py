@@ -1,7 +1,8 @@
-"""The replacement of a worker that lives by another program, as the holder goes about it. Standard library only.
+"""The replacement of a worker that lives by another program: events in, actions out. Standard library only.
 
-Nothing of it needs the kernel to send requests again, so it works on every kernel; where the kernel can, that is the
-way out when the old worker does not get done.
+A machine as machine.py has them, and a part of that of the attachment (lifecycle.py). Nothing of it needs the kernel to
+send requests again, so it works on every kernel; where the kernel can, that is the way out when the old worker does not
+get done.
 
     phase      what is going on                                    what comes next
     idle       one worker, or none for the moment                  asked for: loading
@@ -14,6 +15,8 @@ way out when the old worker does not get done.
     switching  the old one is killed, but not reaped               it is reaped: the new one is told to go: starting
     starting   the new one is the worker now                       ready: done
                                                                    death: failed, and the old program is started again
+    proving    as starting, in a holder after the one that began   as starting, but nobody waits for an answer; and
+               it; the new one may have been ready already         another replacement may be asked for
 
 Invariants
 1. Until the old worker is dead, the new one does not touch the FUSE connection, the ring or the service; until it is
@@ -26,23 +29,21 @@ Invariants
    counts for the drain that it is to (by its id), in that phase: a later one is about a drain that was undone.
 4. Done and failed both lead to idle, and say so once, in state.json: upgrades {id: {done, error}}. The answers to
    others who ask meanwhile stand beside it, so that nobody's is overwritten before he reads it.
+5. The old program is known until the new one's worker is ready, to later holders, too (keeper.py).
 """
 
 from __future__ import annotations
 
-import time
-
+from blobfuse_dysk.device.holder.machine import Machine, Worker, read_table
 from blobfuse_dysk.device.ipc import message
 from blobfuse_dysk.device.ipc.log import ERROR, INFO
 from blobfuse_dysk.errors import BusyError, DeviceError, DyskError
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-    from blobfuse_dysk.device.holder.child import WorkerProcess
-    from blobfuse_dysk.device.ipc.log import Log
+    from blobfuse_dysk.device.holder.machine import Action
+    from blobfuse_dysk.device.ipc.messages import Program, UpgradeAsked
+    from blobfuse_dysk.device.ipc.statefile import Failure, UpgradeAnswer
 
 __all__ = ["Handover"]
 
@@ -51,166 +52,145 @@ DRAIN_S = 5.0  # for the old one to answer what it has taken
 _MOST_ANSWERS = 16
 _SILENT_S = 3.0  # beyond that, for it to say so
 
+# What comes of each event in each phase; see machine.py.
+_TABLE = """
+event         idle     loading   draining   switching  starting  proving   (event, and what comes with it)
+upgrade       begin    busy      busy       busy       busy      begin     the request, Worker or None, can_resend
+standby       -        loads     -          -          -         -         process id: the new worker was started
+no_standby    -        missing   -          -          -         -         why: it was not
+standing_by   -        drain     .          .          -         -         it can go on at once
+gave_up       -        gives_up  gives_up   gives_up   -         -         the error that the new worker told
+new_died      -        no_start  no_start   no_start   -         -         how: it was reaped
+drained       .        .         drained    .          .         .         id, bool: what the old worker answered
+died          .        died_soon successor  successor  dies      dies      how, resend: the worker was reaped
+ready         .        .         .          .          done      proven    the worker serves
+stop          .        stop      stop       stop       .         .         why nobody is to be replaced now
+over          .        stop      stop       stop       dies      dies      the same, and the worker was reaped
+time          .        late      silent     .          .         .         the deadline has passed
+"""
 
-class Handover:
+
+class Handover(Machine):
     """The holder's one. command: {worker: argv, environment}, of which to start workers; changes when one is replaced.
 
-    start: a process of such a command, briefed to stand by. save: writes fields of state.json.
+    former: that of the program before, if the worker, which another holder had begun to use, may not have been ready.
+    answers: upgrades of state.json.
     """
 
-    def __init__(
-        self,
-        command: dict[str, Any],
-        start: Callable[[dict[str, Any]], WorkerProcess],
-        save: Callable[[dict[str, Any]], None],
-        log: Log,
-    ) -> None:
+    TABLE = read_table(_TABLE)
+
+    def __init__(self, command: Program, answers: dict[str, UpgradeAnswer], former: Program | None = None) -> None:
         self.command = command
-        self.deadline: float | None = None  # when on_time wants to be called
-        self._start = start
-        self._save = save
-        self._log = log
-        self._phase = "idle"
-        self._answers: dict[str, dict[str, Any]] = {}  # by the request's id; the last few, as several may ask at once
+        self.former = former  # what is started if the program of the worker, which is `command`, should not start
+        super().__init__("proving" if former else "idle")
+        self.deadline: float | None = None  # when `time` is to be told
+        self.new: Worker | None = None  # until it is the worker
+        self._answers = dict(answers)  # by the request's id; the last few, as several may ask at once
         self._id: str | None = None
-        self._new: WorkerProcess | None = None
-        self._old: WorkerProcess | None = None
-        self._old_command = command
-        self._drained: WorkerProcess | None = None  # and killed since
+        self._old: Worker | None = None
+        self._old_command = former or command
         self._can_resend = False
 
-    # What the holder asks.
-
-    def fds(self) -> list[int]:
-        """What to wait for, for `hear`. As the worker, the new one is listened to by the holder."""
-        return self._new.fds() if self._new and self._phase != "starting" else []
-
-    def drained(self, worker: WorkerProcess) -> bool:
-        """Whether this worker answered all that it had taken before it was killed."""
-        return worker is self._drained
-
-    def successor(self, *, resend: bool) -> WorkerProcess | None:
-        """The worker is reaped. The one that is the worker from now on, if it stood by; `go` tells it to go on."""
-        if self._phase not in ("draining", "switching") or (resend and not self._can_resend):
-            self.stop("the old worker died meanwhile")
-            return None
-        self._phase, self.deadline = "starting", None
-        return self._new
-
-    def go(self, resume: dict[str, Any], *, resend: bool) -> None:
-        """Tell the successor to go on."""
-        assert self._new
-        message.send(self._new.channel, {"op": "go", "resume": resume, "resend": resend}, wait=False)
-
-    # What happens.
-
-    def begin(self, request: dict[str, Any], old: WorkerProcess | None, *, can_resend: bool) -> None:
+    def _begin(self, now: float, request: UpgradeAsked, old: Worker | None, can_resend: bool) -> list[Action]:
         """Replace `old` by the program of the request {id, worker: argv, path: PYTHONPATH}. None: not now."""
-        if old is None or self._phase != "idle":
-            busy = "it is being attached or detached right now" if old is None else "it is being replaced already"
-            self._say(request["id"], BusyError(busy, remedy="try again"))
-            return
-        self._say(request["id"], None, done=False)
+        if old is None:
+            return self._busy(now, request, old, can_resend)
+        proven = self._proven(now) if self.former else []  # who asks does it by the worker
         self._id, self._old, self._can_resend = request["id"], old, can_resend
         self._old_command = self.command
         environment = {**self.command["environment"], "PYTHONPATH": request["path"]}
         self.command = {"worker": request["worker"], "environment": environment}
-        try:
-            self._new = self._start(self.command)
-        except OSError as error:
-            self._fail(DeviceError(f"cannot start {request['worker'][0]}: {error.strerror}"))
-            return
-        self._phase, self.deadline = "loading", time.monotonic() + LOAD_S
+        self.phase, self.deadline = "loading", now + LOAD_S
+        return [*proven, *self._say(request["id"], None, done=False), ("start_standby", self.command)]
 
-    def hear(self, happened: set[int]) -> list[str]:
-        """Some of `fds` can be read. Returns lines that the new worker wrote to its standard error."""
-        new = self._new
-        if new is None or self._phase == "starting":
+    def _busy(self, now: float, request: UpgradeAsked, old: Worker | None, can_resend: bool) -> list[Action]:
+        busy = "it is being attached or detached right now" if old is None else "it is being replaced already"
+        return self._say(request["id"], BusyError(busy, remedy="try again"))
+
+    def _loads(self, now: float, pid: int) -> list[Action]:
+        self.new = Worker(pid, now)
+        return []
+
+    def _missing(self, now: float, why: str) -> list[Action]:
+        return self._fail(DeviceError(f"cannot start {self.command['worker'][0]}: {why}"))
+
+    def _drain(self, now: float) -> list[Action]:
+        self.phase, self.deadline = "draining", now + DRAIN_S + _SILENT_S
+        return [("tell", {"op": "drain", "id": self._id, "limit_s": DRAIN_S})]
+
+    def _drained(self, now: float, request_id: str | None, drained: bool) -> list[Action]:
+        """All that the old worker had taken is answered, or is not."""
+        if request_id != self._id:
             return []
-        lines = new.read_stderr() if new.stderr in happened else []
-        if new.listening and new.channel.fileno() in happened:
-            event, _ = message.receive(new.channel)
-            if event is None:
-                new.hang_up()
-            elif event["event"] == "error":
-                self._fail(message.message_to_error(event["error"]))
-                return lines
-            elif event["event"] == "standing-by" and self._phase == "loading":
-                self._drain()
-        if new.pidfd in happened:
-            lines += new.reap()
-            self._new = None
-            self._fail(_no_start(new))
-        return lines
-
-    def on_time(self, now: float) -> None:
-        """Look at the clock."""
-        if self.deadline is None or now < self.deadline:
-            return
-        if self._phase == "loading":
-            self.stop(f"the new worker was not there within {LOAD_S:g} s")
-        elif self._phase == "draining":
-            self.on_drain(self._id, False)
-
-    def on_drain(self, request_id: str | None, drained: bool) -> None:
-        """What the old worker said: all that it had taken is answered, or is not."""
-        if self._phase != "draining" or request_id != self._id:
-            return
         if drained or self._can_resend:
             assert self._old
-            self._drained = self._old if drained else None
-            self._phase, self.deadline = "switching", None
-            self._old.kill()
-        else:
-            self.stop(f"requests have been waiting for the service for {DRAIN_S:g} s")
+            self._old.drained = drained
+            self.phase, self.deadline = "switching", None
+            return [("kill",)]
+        return self._stop(now, f"requests have been waiting for the service for {DRAIN_S:g} s")
 
-    def on_ready(self) -> None:
-        """The worker serves. If it is the new one, that was it."""
-        if self._phase == "starting":
-            self._new = None
-            self._finish(None)
+    def _silent(self, now: float) -> list[Action]:
+        return self._drained(now, self._id, False)
 
-    def on_death(self, worker: WorkerProcess) -> None:
-        """The worker was reaped. If it is the new one, it never served."""
-        if self._phase == "starting" and worker is self._new:
-            self._new = None
-            self._fail(_no_start(worker))
+    def _late(self, now: float) -> list[Action]:
+        return self._stop(now, f"the new worker was not there within {LOAD_S:g} s")
 
-    def stop(self, reason: str) -> None:
-        """Forget it, if there is one under way, and end the new worker unless it is the worker already."""
-        if self._phase not in ("idle", "starting"):
-            self._fail(DeviceError(reason, remedy="try again when dyskctl status shows that the disk is well"))
+    def _successor(self, now: float, how: str, resend: bool) -> list[Action]:
+        """The new one is the worker from now on, and is told to go on by whoever uses workers (lifecycle.py)."""
+        if resend and not self._can_resend:
+            return self._died_soon(now, how, resend)
+        self.phase, self.deadline = "starting", None
+        self.new, self.former = None, self._old_command
+        return [("promote",)]
 
-    def _drain(self) -> None:
-        self._phase, self.deadline = "draining", time.monotonic() + DRAIN_S + _SILENT_S
-        assert self._old
-        message.send(self._old.channel, {"op": "drain", "id": self._id, "limit_s": DRAIN_S}, wait=False)
+    def _died_soon(self, now: float, how: str, resend: bool) -> list[Action]:
+        return self._stop(now, "the old worker died meanwhile")
 
-    def _fail(self, error: DyskError) -> None:
-        if self._phase == "draining" and self._old:
-            message.send(self._old.channel, {"op": "resume"}, wait=False)
-        new, self._new = self._new, None
-        if new:
-            new.kill()
-            new.reap()
-        self.command = self._old_command
-        self._finish(error)
+    def _done(self, now: float) -> list[Action]:
+        self.former = None
+        return [("keep_program", self.command, None), *self._finish(None)]
 
-    def _finish(self, error: DyskError | None) -> None:
-        self._phase, self.deadline = "idle", None
+    def _proven(self, now: float) -> list[Action]:
+        self.phase, self.former = "idle", None
+        return [("keep_program", self.command, None)]
+
+    def _dies(self, now: float, how: str, *_: object) -> list[Action]:
+        """The worker was the new one, and was never ready."""
+        if self._id is not None:
+            return self._no_start(now, how)
+        self.command, self.former, self.phase = self._old_command, None, "idle"
+        return []
+
+    def _no_start(self, now: float, how: str) -> list[Action]:
+        self.new = None  # it was reaped
+        return self._fail(DeviceError(f"the new worker could not start ({how})", remedy="the old version goes on"))
+
+    def _gives_up(self, now: float, error: Failure) -> list[Action]:
+        return self._fail(message.message_to_error(error))
+
+    def _stop(self, now: float, reason: str, *_: object) -> list[Action]:
+        return self._fail(DeviceError(reason, remedy="try again when dyskctl status shows that the disk is well"))
+
+    def _fail(self, error: DyskError) -> list[Action]:
+        actions: list[Action] = [("tell", {"op": "resume"})] if self.phase == "draining" else []
+        if self.new:
+            actions.append(("end_standby",))
+        self.command, self.former = self._old_command, None
+        return [*actions, *self._finish(error)]
+
+    def _finish(self, error: DyskError | None) -> list[Action]:
         assert self._id
-        self._say(self._id, error)
+        request_id, self._id = self._id, None
+        self.phase, self.deadline = "idle", None
+        self.new = self._old = None
+        return self._say(request_id, error)
 
-    def _say(self, request_id: str, error: DyskError | None, *, done: bool = True) -> None:
-        if done:
-            text = f"the worker was not replaced: {error.line()}" if error else "the worker was replaced"
-            self._log(text, ERROR if error else INFO)
-        answer = message.error_to_message(error) if error else None
-        self._answers[request_id] = {"done": done, "error": answer}
+    def _say(self, request_id: str, error: DyskError | None, *, done: bool = True) -> list[Action]:
+        self._answers[request_id] = {"done": done, "error": message.error_to_message(error) if error else None}
         if len(self._answers) > _MOST_ANSWERS:
             del self._answers[next(iter(self._answers))]
-        self._save({"upgrades": self._answers})
-
-
-def _no_start(worker: WorkerProcess) -> DeviceError:
-    return DeviceError(f"the new worker could not start ({worker.end_text()})", remedy="the old version goes on")
+        save: list[Action] = [("save", {"upgrades": dict(self._answers)})]
+        if not done:
+            return save
+        text = f"the worker was not replaced: {error.line()}" if error else "the worker was replaced"
+        return [("log", text, ERROR if error else INFO), *save]

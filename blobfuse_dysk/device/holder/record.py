@@ -9,7 +9,7 @@ from blobfuse_dysk.device.ipc.log import WARNING, Log
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
-    from typing import Any
+    from blobfuse_dysk.device.ipc.statefile import Change, FirstState, StateFile
 
 __all__ = ["Record"]
 
@@ -17,23 +17,23 @@ __all__ = ["Record"]
 class Record:
     """The state of one attachment, in memory and, as far as /run has room, in state.json. The holder's alone.
 
-    fields: name, state, detail (why it is in that state), device, holder and worker ({pid, start}), connection (number
-    of the FUSE connection), restarts, protocol (see message.py), worker_version, upgrades (see handover.py), lease,
-    lost (why the first write that was refused was), size, blob_size, vhd, and what the attaching process gave: disk,
-    endpoint, read_only, sector_size, cache, io_timeout_s, since.
+    fields: see StateFile. Those that the worker changes come with its messages.
     """
 
-    def __init__(self, run: str, name: str, first: dict[str, Any], log: Log) -> None:
-        self._run = run
+    def __init__(self, run: str, name: str, first: FirstState, log: Log, earlier: StateFile | None = None) -> None:
+        """first: what the attaching process gave. earlier: what a holder before left in state.json."""
+        self.run = run
         self._name = name
         self._log = log
-        self.fields: dict[str, Any] = {
+        mine = state.identity(os.getpid())
+        self.fields: StateFile = {
+            **first,
             "version": state.VERSION,
             "name": name,
             "state": "starting",
             "detail": None,
             "device": None,
-            "holder": state.identity(os.getpid()),
+            "holder": mine,
             "worker": None,
             "connection": None,
             "restarts": 0,
@@ -42,21 +42,25 @@ class Record:
             "upgrades": {},
             "lease": None,
             "lost": None,
-            **first,
         }
+        if earlier:
+            self.fields = {
+                **earlier,
+                "version": state.VERSION,
+                "holder": mine,
+                "worker": None,
+                "protocol": message.PROTOCOL,
+            }
 
-    def __getitem__(self, field: str) -> Any:
-        return self.fields[field]
-
-    def write(self, change: dict[str, Any]) -> None:
+    def write(self, change: Change) -> None:
         """Make a change that must be in state.json, or is not made. Raises OSError."""
-        state.write(self._run, self._name, {**self.fields, **change})
-        self.fields.update(change)
+        state.write(self.run, self._name, {**self.fields, **change})
+        self.fields.update(change)  # type: ignore[typeddict-item]
 
-    def save(self, change: dict[str, Any]) -> None:
+    def save(self, change: Change) -> None:
         """Make a change, and write it if possible."""
-        self.fields.update(change)
+        self.fields.update(change)  # type: ignore[typeddict-item]
         try:
-            state.write(self._run, self._name, self.fields)
+            state.write(self.run, self._name, self.fields)
         except OSError as error:
             self._log(f"cannot write state.json: {error.strerror}", WARNING)

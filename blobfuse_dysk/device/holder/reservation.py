@@ -10,14 +10,14 @@ import errno
 import os
 import socket
 
-from blobfuse_dysk.device.holder.child import run_apart
+from blobfuse_dysk.device.holder.workers import run_apart
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.errors import AttachedError, DeviceError
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
-    from typing import Any
+    from blobfuse_dysk.device.ipc.statefile import StateFile
 
 __all__ = ["Reservation", "explain"]
 
@@ -35,7 +35,16 @@ class Reservation:
         self.init = b""
         self.control: socket.socket | None = None
 
-    def make(self, mine: dict[str, Any]) -> None:
+    @classmethod
+    def taken_over(cls, run: str, dev: str, name: str, fuse_fd: int, init: bytes, control_fd: int) -> Reservation:
+        """A place that a holder before made. The descriptors belong to this from now on."""
+        place = cls(run, dev, name)
+        place._made = True
+        place.fuse_fd, place.init = fuse_fd, init
+        place.control = socket.socket(fileno=control_fd)
+        return place
+
+    def make(self, mine: StateFile) -> None:
         """Take the name, write the first state, mount FUSE, take the kernel's INIT.
 
         Raises AttachedError when the name or the disk is in use, DeviceError when the machine cannot.
@@ -86,7 +95,7 @@ class Reservation:
             state.remove(self._run, self._name)
         self._made = False
 
-    def _take_name(self, mine: dict[str, Any]) -> None:
+    def _take_name(self, mine: StateFile) -> None:
         os.makedirs(self._run, mode=0o755, exist_ok=True)
         with state.lock(self._run):
             self._refuse_collisions(mine)
@@ -94,7 +103,7 @@ class Reservation:
             self._made = True
             state.write(self._run, self._name, mine)
 
-    def _refuse_collisions(self, mine: dict[str, Any]) -> None:
+    def _refuse_collisions(self, mine: StateFile) -> None:
         """Raise AttachedError if the name is taken, or the disk is attached and one of the two may write."""
         for name in state.names(self._run):
             if name == self._name:

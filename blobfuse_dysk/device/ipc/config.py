@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from blobfuse_dysk.device.ipc.statefile import Lease
 from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.options import AttachOptions
 
@@ -17,7 +18,7 @@ class Config:
     """credential: as Credential.to_config made it. node: what this node calls itself to others.
 
     variables: environment variables for programs that the worker runs to log in; they may hold secrets.
-    held: the lease {id, epoch} of a dead attachment of this disk, to be taken up again.
+    held: the lease of a dead attachment of this disk, to be taken up again.
     """
 
     address: DiskAddress
@@ -25,7 +26,7 @@ class Config:
     options: AttachOptions
     node: str
     variables: dict[str, str] = field(default_factory=dict)
-    held: dict[str, Any] | None = None
+    held: Lease | None = None
 
     def encode(self) -> bytes:
         """To be read by `decode` of the same or a later version."""

@@ -10,6 +10,10 @@
     {"op": "watch"}                     -> {"ok": true} when the disk's end was clean, which may be long after
     anything that failed                -> {"ok": false, "error": {"type": ..., "message": ..., "remedy": ...}}
 
+QUESTIONS has the same with all fields. A command may be of another version than the worker, so answers may have more
+fields than are known here; a question may not, since the worker would not do what it says. What does not fit is
+refused: a question with an answer that says why, and a line in the log; an answer as a DyskError.
+
 The holder keeps the listening socket, so a question to an attachment whose worker is being replaced waits for the new
 one.
 """
@@ -18,16 +22,134 @@ from __future__ import annotations
 
 import json
 import socket
-from typing import Any
 
+from blobfuse_dysk.device.ipc import shapes
 from blobfuse_dysk.device.ipc.message import message_to_error
-from blobfuse_dysk.errors import DeviceError
+from blobfuse_dysk.device.ipc.messages import Argument, Argv, RequestId
+from blobfuse_dysk.device.ipc.statefile import Failure
+from blobfuse_dysk.errors import DeviceError, DyskError
 
-__all__ = ["Control"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal, NotRequired, TypedDict
+else:
+    from blobfuse_dysk.device.ipc.shapes import Literal, NotRequired, TypedDict
+
+__all__ = [
+    "QUESTIONS",
+    "BlankAnswer",
+    "Control",
+    "CredentialAnswer",
+    "CredentialSeen",
+    "Done",
+    "GrowQuestion",
+    "Question",
+    "ReloadQuestion",
+    "SetQuestion",
+    "SimpleQuestion",
+    "StatusAnswer",
+    "UpgradeQuestion",
+]
+
+
+class SimpleQuestion(TypedDict):
+    """One without arguments."""
+
+    op: Literal["status", "blank", "stop", "watch"]
+
+
+class SetQuestion(TypedDict):
+    """The options that are changed, as in AttachOptions and LiveOptions, which say what may be (options.py)."""
+
+    op: Literal["set"]
+    io_timeout_s: NotRequired[float | None]
+    iops: NotRequired[float | None]
+    mbps: NotRequired[float | None]
+    trace_s: NotRequired[float | None]
+
+
+class GrowQuestion(TypedDict):
+    """size: of the device from now on, in bytes; see growth.py."""
+
+    op: Literal["grow"]
+    size: int
+
+
+class ReloadQuestion(TypedDict):
+    """file: the credential file from now on; None for the one it came from."""
+
+    op: Literal["reload"]
+    file: Argument | None
+
+
+class UpgradeQuestion(TypedDict):
+    """See messages.UpgradeAsked."""
+
+    op: Literal["upgrade"]
+    id: RequestId
+    worker: Argv
+    path: Argument
+
+
+class Done(TypedDict):
+    """It is done, or begun."""
+
+    ok: Literal[True]
+
+
+class StatusAnswer(Done):
+    """status: what the worker counts, see Stack.status."""
+
+    status: dict[str, object]
+
+
+class BlankAnswer(Done):
+    """blank: no page of the device is allocated."""
+
+    blank: bool
+
+
+class CredentialSeen(TypedDict):
+    """A credential, for people. expires: ISO 8601, UTC, if it is known that it ends."""
+
+    what: str
+    expires: str | None
+    expires_in_s: float | None
+
+
+class CredentialAnswer(Done):
+    """The credential that is in use now."""
+
+    credential: CredentialSeen
+
+
+class _Failed(TypedDict):
+    ok: Literal[False]
+    error: Failure
+
+
+class Question:
+    """A row: the class of a question, and that of its answer."""
+
+    def __init__(self, record: Any, answer: Any) -> None:
+        self.record = record
+        self.answer = answer
+
+
+QUESTIONS = {
+    "status": Question(SimpleQuestion, StatusAnswer),
+    "blank": Question(SimpleQuestion, BlankAnswer),
+    "set": Question(SetQuestion, Done),
+    "reload": Question(ReloadQuestion, CredentialAnswer),
+    "grow": Question(GrowQuestion, Done),
+    "upgrade": Question(UpgradeQuestion, Done),
+    "stop": Question(SimpleQuestion, Done),
+    "watch": Question(SimpleQuestion, Done),
+}
 
 
 class Control:
-    """A connection to one worker; a context manager. Errors of the connection are DeviceErrors."""
+    """A connection to one worker; a context manager. Errors of the connection are DeviceErrors, others DyskErrors."""
 
     def __init__(self, path: str, name: str, *, timeout_s: float | None = 10.0) -> None:
         self._name = name
@@ -39,6 +161,7 @@ class Control:
             self._socket.close()
             raise self._silent(error) from None
         self._answers = self._socket.makefile("rb")
+        self._asked: list[str] = []  # and not answered
 
     def __enter__(self) -> Control:
         return self
@@ -49,15 +172,16 @@ class Control:
 
     def ask(self, op: str, **arguments: object) -> dict[str, Any]:
         """Ask and wait for the answer. Raises the error that the worker answered with, or DeviceError."""
-        self.tell(op, **arguments)
+        self.send(op, **arguments)
         return self.answer()
 
-    def tell(self, op: str, **arguments: object) -> None:
+    def send(self, op: str, **arguments: object) -> None:
         """Ask without waiting."""
         try:
             self._socket.sendall(json.dumps({"op": op, **arguments}).encode() + b"\n")
         except OSError as error:
             raise self._silent(error) from None
+        self._asked.append(op)
 
     def answer(self) -> dict[str, Any]:
         """The answer to the oldest question that has none yet."""
@@ -67,10 +191,24 @@ class Control:
             raise self._silent(error) from None
         if not line.endswith(b"\n"):
             raise self._silent(ConnectionResetError("it ended"))
-        answer: dict[str, Any] = json.loads(line)
-        if not answer.get("ok"):
-            raise message_to_error(answer.get("error", {}))
-        return answer
+        return self._judge(line, self._asked.pop(0))
+
+    def _judge(self, line: bytes, op: str) -> dict[str, Any]:
+        try:
+            answer = shapes.parse(line)
+            failed = isinstance(answer, dict) and answer.get("ok") is False
+            record = _Failed if failed else QUESTIONS[op].answer if op in QUESTIONS else Done
+            problem = shapes.problem(answer, record, "the answer", surplus=True)
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            raise DyskError(
+                f"the worker of {self._name} does not answer {op} as this version expects it: {problem}",
+                remedy=f"dyskctl upgrade {self._name} makes them of one version",
+            )
+        if failed:
+            raise message_to_error(answer["error"])
+        return dict(answer)
 
     def _silent(self, error: OSError) -> DeviceError:
         return DeviceError(

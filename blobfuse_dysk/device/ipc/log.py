@@ -37,7 +37,7 @@ class Log:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:
                 channel.connect(self._syslog)
-                channel.send(f"<{_FACILITY_DAEMON | priority}>{self._tag}: {line}".encode())
+                channel.send(f"<{_FACILITY_DAEMON | priority}>{self._tag}: {line}".encode(errors="backslashreplace"))
         except OSError:
             return False
         return True
@@ -48,6 +48,6 @@ class Log:
         try:
             if os.fstat(fd).st_size > _MOST_BYTES:
                 os.rename(self._file, f"{self._file}.1")
-            os.write(fd, f"{utc_text()} {self._tag}: {line}\n".encode())
+            os.write(fd, f"{utc_text()} {self._tag}: {line}\n".encode(errors="backslashreplace"))
         finally:
             os.close(fd)

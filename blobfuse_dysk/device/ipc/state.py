@@ -1,7 +1,7 @@
 """The state of this node's attachments under /run/dysk, and who of their processes is alive.
 
-/run/dysk/NAME/ (0700) belongs to the attachment NAME: state.json (0600; what others may know about it), control.sock
-(its worker answers there), fs/ (the FUSE mount with the one file `disk`). The holder makes it, is the only one to write
+/run/dysk/NAME/ (0700) belongs to the attachment NAME: state.json (0600; see statefile.py), control.sock (its
+worker answers there), fs/ (the FUSE mount with the one file `disk`). The holder makes it, is the only one to write
 state.json, and takes it away as its last act. A directory whose holder is gone is *dead*: whoever attaches or detaches
 next clears it away. Making and clearing happen under a lock of /run/dysk itself (flock of the directory).
 
@@ -15,12 +15,15 @@ import fcntl
 import json
 import os
 
+from blobfuse_dysk.device.ipc import shapes
+from blobfuse_dysk.device.ipc.statefile import StateFile
 from blobfuse_dysk.errors import DeviceError
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+
+    from blobfuse_dysk.device.ipc.statefile import Process
 
 __all__ = [
     "VERSION",
@@ -94,30 +97,33 @@ def exists(run: str, name: str) -> bool:
     return os.path.exists(os.path.join(directory(run, name), _STATE))
 
 
-def read(run: str, name: str) -> dict[str, Any] | None:
-    """Read an attachment's state; None if there is none.
+def read(run: str, name: str) -> StateFile | None:
+    """Read an attachment's state; None if there is none. Fields that this version does not know are left out.
 
     Raises DeviceError for a file that is damaged or was written by a later version of this program.
     """
     path = os.path.join(directory(run, name), _STATE)
     try:
         with open(path, "rb") as file:
-            state: dict[str, Any] = json.loads(file.read())
+            fields = shapes.parse(file.read())
+        if not isinstance(fields, dict):
+            raise ValueError("it is no object")
+        if fields.get("version") != VERSION:
+            raise DeviceError(
+                f"{path} has version {fields.get('version')}, this program knows version {VERSION}",
+                remedy="use the blobfuse-dysk that attached the disk",
+            )
+        if problem := shapes.problem(fields, StateFile, surplus=True):
+            raise ValueError(problem)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise DeviceError(f"{path} is damaged ({error})", remedy=f"dyskctl detach {name} --force") from None
-    if not isinstance(state, dict):
-        raise DeviceError(f"{path} is damaged", remedy=f"dyskctl detach {name} --force")
-    if state.get("version") != VERSION:
-        raise DeviceError(
-            f"{path} has version {state.get('version')}, this program knows version {VERSION}",
-            remedy="use the blobfuse-dysk that attached the disk",
-        )
+    state: StateFile = {key: fields[key] for key in shapes.fields_of(StateFile) if key in fields}  # type: ignore[assignment]
     return state
 
 
-def write(run: str, name: str, state: dict[str, Any]) -> None:
+def write(run: str, name: str, state: StateFile) -> None:
     """Replace an attachment's state in one step; raises OSError (ENOSPC when /run is full)."""
     path = os.path.join(directory(run, name), _STATE)
     fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -141,17 +147,17 @@ def remove(run: str, name: str) -> None:
             os.rmdir(path)
 
 
-def identity(pid: int) -> dict[str, int]:
+def identity(pid: int) -> Process:
     """What names a process for ever: {pid, start}; start (clock ticks since boot) is 0 if there is no such process."""
     return {"pid": pid, "start": _start(pid)}
 
 
-def alive(process: dict[str, int] | None) -> bool:
+def alive(process: Process | None) -> bool:
     """Whether the process that `identity` named still runs. A zombie does not."""
     return process is not None and process["start"] != 0 and _start(process["pid"]) == process["start"]
 
 
-def open_process(process: dict[str, int] | None) -> int | None:
+def open_process(process: Process | None) -> int | None:
     """A pidfd of the process that `identity` named, which reads as ready once all its threads are gone.
 
     None if there is no such process any more. There is one until it is reaped: the first thread of one that is being

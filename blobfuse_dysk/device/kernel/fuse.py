@@ -141,7 +141,7 @@ def connection(path: str) -> int | None:
     return int(found[-1].partition(":")[2]) if found else None
 
 
-def set_background(number: int, limit: int = MAX_BACKGROUND) -> list[str]:
+def set_background(number: int | None, limit: int = MAX_BACKGROUND) -> list[str]:
     """Let `limit` requests be in flight on a connection; return a warning for each setting that was refused."""
     warnings = []
     for setting in ("max_background", "congestion_threshold"):
@@ -173,7 +173,7 @@ def abort(number: int) -> None:
     _write_setting(number, "abort", "1")
 
 
-def _write_setting(number: int, setting: str, value: str) -> None:
+def _write_setting(number: int | None, setting: str, value: str) -> None:
     directory = f"{_CONNECTIONS}/{number}"
     if not os.path.isdir(directory):
         libc = ctypes.CDLL(None, use_errno=True)

@@ -9,11 +9,20 @@ from typing import Any, Protocol
 import trio
 
 from blobfuse_dysk.azure.credential.credential import Credential
+from blobfuse_dysk.device.ipc.control import (
+    CredentialSeen,
+    GrowQuestion,
+    ReloadQuestion,
+    SetQuestion,
+    SimpleQuestion,
+    UpgradeQuestion,
+)
+from blobfuse_dysk.device.ipc.messages import StateChanged, UpgradeAsked, WorkerEvent
 from blobfuse_dysk.device.worker.controlserver import Answer
 from blobfuse_dysk.device.worker.geometry import Geometry, is_blank
 from blobfuse_dysk.device.worker.growth import grow
-from blobfuse_dysk.errors import DyskError, UsageError
-from blobfuse_dysk.options import LIVE_OPTIONS, Option
+from blobfuse_dysk.errors import DyskError
+from blobfuse_dysk.options import LIVE_OPTIONS
 from blobfuse_dysk.store.stack import Stack
 from blobfuse_dysk.timestamp import utc_text
 
@@ -26,8 +35,8 @@ class Asked(Protocol):
     """The worker, as its questioners see it.
 
     stack, geometry: None while the disk is not open. open_by: when a disk that cannot be opened again is given up, by
-    trio's clock. opening_error: why the last attempt failed. tell: sends an event to the holder. show: has the device
-    show this geometry, a larger one. keep_credential: has later workers begin with the credential as it is now.
+    trio's clock. opening_error: why the last attempt failed. send_event: to the holder. show: has the device show this
+    geometry, a larger one. keep_credential: has later workers begin with the credential as it is now.
     """
 
     @property
@@ -40,7 +49,7 @@ class Asked(Protocol):
     def open_by(self) -> float: ...
     @property
     def opening_error(self) -> DyskError | None: ...
-    def tell(self, event: str, **fields: object) -> bool: ...
+    def send_event(self, event: WorkerEvent) -> bool: ...
     def show(self, geometry: Geometry) -> None: ...
     def keep_credential(self) -> None: ...
 
@@ -61,7 +70,7 @@ class Questions:
             "stop": self._stop,
         }
 
-    async def _status(self, question: dict[str, Any]) -> dict[str, Any]:
+    async def _status(self, question: SimpleQuestion) -> dict[str, Any]:
         worker = self._worker
         if worker.stack:
             status = worker.stack.status()
@@ -77,33 +86,38 @@ class Questions:
         fails_in_s = None if open_by == math.inf else max(0.0, open_by - trio.current_time())
         return {"fails_in_s": fails_in_s, "reason": error.line()}
 
-    async def _blank(self, question: dict[str, Any]) -> dict[str, Any]:
+    async def _blank(self, question: SimpleQuestion) -> dict[str, Any]:
         stack, geometry = self._worker.stack, self._worker.geometry
         if not stack or not geometry:
             raise DyskError("the disk is not open now", remedy="try again in a moment")
         return {"blank": await is_blank(stack.store, geometry)}
 
-    async def _set(self, question: dict[str, Any]) -> dict[str, Any]:
+    async def _set(self, question: SetQuestion) -> dict[str, Any]:
         """Later workers learn of it from the state that the holder keeps, but do not go on with a trace."""
-        wanted = {
-            option.field: _setting(option, question[option.field])
-            for option in LIVE_OPTIONS.values()
-            if option.field in question
-        }
+        for option in LIVE_OPTIONS.values():
+            if option.field in question:
+                option.check(question.get(option.field))
         stack = self._worker.stack
         if not stack:
             raise DyskError("the disk is not open now", remedy="try again in a moment")
-        if "io_timeout_s" in wanted:
-            stack.set_io_timeout(wanted["io_timeout_s"])
-        if "iops" in wanted or "mbps" in wanted:
-            stack.set_limits(**{key: wanted.get(key, stack.limits[key]) for key in ("iops", "mbps")})
-        if (trace_s := wanted.pop("trace_s", None)) is not None:
-            stack.trace(trace_s)
-        if wanted:
-            self._worker.tell("state", **wanted)
+        event: StateChanged = {"event": "state"}
+        limits = {**stack.limits}
+        if "io_timeout_s" in question:
+            event["io_timeout_s"] = question["io_timeout_s"]
+            stack.set_io_timeout(question["io_timeout_s"])
+        if "iops" in question:
+            limits["iops"] = event["iops"] = None if question["iops"] is None else int(question["iops"])
+        if "mbps" in question:
+            limits["mbps"] = event["mbps"] = question["mbps"]
+        if "iops" in question or "mbps" in question:
+            stack.set_limits(**limits)
+        if "trace_s" in question and question["trace_s"] is not None:
+            stack.trace(question["trace_s"])
+        if len(event) > 1:
+            self._worker.send_event(event)
         return {}
 
-    async def _grow(self, question: dict[str, Any]) -> dict[str, Any]:
+    async def _grow(self, question: GrowQuestion) -> dict[str, Any]:
         async with self._growing:
             stack, geometry = self._worker.stack, self._worker.geometry
             if not stack or not geometry:
@@ -114,31 +128,29 @@ class Questions:
                 raise DyskError(f"the disk did not grow within {GROW_S:g} s", remedy="see dyskctl status; try again")
         return {}
 
-    async def _reload(self, question: dict[str, Any]) -> dict[str, Any]:
+    async def _reload(self, question: ReloadQuestion) -> dict[str, Any]:
         credential = self._worker.credential
         await credential.reload(question["file"] or "")
         self._worker.keep_credential()
         return {"credential": _describe(credential)}
 
-    async def _upgrade(self, question: dict[str, Any]) -> dict[str, Any]:
+    async def _upgrade(self, question: UpgradeQuestion) -> dict[str, Any]:
         """The holder goes about it, and says in state.json what became of it (device/holder/handover.py)."""
-        self._worker.tell("upgrade", id=question["id"], worker=question["worker"], path=question["path"])
+        event: UpgradeAsked = {
+            "event": "upgrade",
+            "id": question["id"],
+            "worker": question["worker"],
+            "path": question["path"],
+        }
+        self._worker.send_event(event)
         return {}
 
-    async def _stop(self, question: dict[str, Any]) -> dict[str, Any]:
-        self._worker.tell("released")
+    async def _stop(self, question: SimpleQuestion) -> dict[str, Any]:
+        self._worker.send_event({"event": "released"})
         return {}
 
 
-def _setting(option: Option, value: object) -> Any:
-    """A value of an option that can be changed in use, None included: for ever, or no limit."""
-    if value is not None and not isinstance(value, int | float):
-        raise UsageError(f"{option.key} of {value!r}", remedy="give a number")
-    option.check(value)
-    return value
-
-
-def _describe(credential: Credential) -> dict[str, object]:
+def _describe(credential: Credential) -> CredentialSeen:
     """For people, without the secret. expires: ISO 8601, UTC, if it is known that it ends."""
     at = credential.expires_at
     return {

@@ -15,17 +15,14 @@ crash and makes the holder start the next worker. Signals that ask for an end ar
 from __future__ import annotations
 
 import base64
-import json
 import logging
 import math
 import os
 import signal
 import socket
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
@@ -36,19 +33,30 @@ import trio
 from blobfuse_dysk import __version__, environment
 from blobfuse_dysk.azure.credential.resolve import credential_from_config
 from blobfuse_dysk.azure.credential.watch import watch
-from blobfuse_dysk.device.ipc import message
+from blobfuse_dysk.device.ipc import door, message
 from blobfuse_dysk.device.ipc.config import Config
+from blobfuse_dysk.device.ipc.messages import Drain, HolderOrder, WorkerEvent, WorkerReady
+from blobfuse_dysk.device.ipc.statefile import Lease, StateFile
 from blobfuse_dysk.device.kernel import hardening
 from blobfuse_dysk.device.kernel.fuse import MAX_BACKGROUND, Replay, wait_aborted
 from blobfuse_dysk.device.worker import fusetasks, serving
 from blobfuse_dysk.device.worker.blockfile import BlockFile
-from blobfuse_dysk.device.worker.briefing import Briefing, await_go, take_briefing
 from blobfuse_dysk.device.worker.controlserver import ControlServer
 from blobfuse_dysk.device.worker.geometry import Geometry, measure
-from blobfuse_dysk.device.worker.loghandler import LogHandler
-from blobfuse_dysk.device.worker.opening import OpenStack, leaves, open_real_stack, resume_state
 from blobfuse_dysk.device.worker.operations import Questions
+from blobfuse_dysk.device.worker.startup import (
+    Briefing,
+    OpenStack,
+    await_go,
+    holder_channel,
+    leaves,
+    open_real_stack,
+    prepare_process,
+    resume_state,
+    take_briefing,
+)
 from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError
+from blobfuse_dysk.store.lease.token import HoldState
 from blobfuse_dysk.store.open import ResumeState
 from blobfuse_dysk.store.parts.ring import is_empty
 from blobfuse_dysk.store.stack import Stack
@@ -60,8 +68,6 @@ _ORPHAN_S = 8.0  # for the last flush and the release of the lease when the hold
 _RELEASE_S = 5.0  # for the release of the lease when the attach fails
 _AGAIN_S = 2.0  # between attempts to open the block layer once more
 _MOST_TASKS = MAX_BACKGROUND + 32  # that serve FUSE requests; flushes and questions about the file come on top
-_STACK_BYTES = 1 << 20  # of a thread (for a name service, for instance), which is in memory whole, see armour
-_CAP_SYS_RESOURCE = 24
 _log = logging.getLogger(__name__)
 
 
@@ -91,7 +97,7 @@ class Worker:
         self._error: DyskError | None = None
         self._aborted = False
 
-    def take_turn(self, resume: dict[str, Any], resend: bool) -> None:
+    def take_turn(self, resume: StateFile | None, resend: bool) -> None:
         """The worker before this one is gone; so is what was known when this one was told to stand by."""
         self._resume, self._replay.resend = resume, resend
 
@@ -99,16 +105,16 @@ class Worker:
         """Return the exit status."""
         environment.restore(self._config.variables)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._hear_holder)
+            nursery.start_soon(self._listen)
             nursery.start_soon(self._control.run)
             nursery.start_soon(watch, self.credential)
             await (self._take_over(self._resume) if self._resume else self._start())
             if self._file is None:
                 error = self._error or DyskError("the attach was given up")
-                self.tell("error", error=message.error_to_message(error))
+                self.send_event({"event": "error", "error": message.error_to_message(error)})
             else:
-                await self._control.say_goodbye(self._error or self._lost())
-                self.tell("ended", aborted=self._aborted)
+                await self._control.answer_watchers(self._error or self._lost())
+                self.send_event({"event": "ended", "aborted": self._aborted})
             nursery.cancel_scope.cancel()
         return 1 if self._file is None else 0
 
@@ -127,7 +133,7 @@ class Worker:
             await self._hold_stack(None, _START_S)
         self._opened.set()
 
-    async def _take_over(self, earlier: dict[str, Any]) -> None:
+    async def _take_over(self, earlier: StateFile) -> None:
         self.geometry = Geometry(earlier["size"], earlier["blob_size"], earlier["vhd"])
         if earlier["io_timeout_s"] is not None:
             self.open_by = trio.current_time() + earlier["io_timeout_s"]
@@ -148,7 +154,8 @@ class Worker:
                 return
             _log.error("the disk cannot be opened again: %s", self._error)
             lost = isinstance(self._error, LeasedError) or getattr(self._error, "kind", None) is Kind.FENCED
-            self.tell("state", state="fenced" if lost else "recovering", detail=str(self._error))
+            detail = message.clip(str(self._error))
+            self.send_event({"event": "state", "state": "fenced" if lost else "recovering", "detail": detail})
             if lost:
                 self._refuse(StoreError(str(self._error), Kind.FENCED))
                 self._error = self._left_behind(self._error)
@@ -164,7 +171,7 @@ class Worker:
 
     def _lost(self) -> DyskError | None:
         """What to say at the end when a write was refused, by this worker or one before: maybe nobody was told."""
-        lost = (self._file and self._file.lost) or (self._resume or {}).get("lost")
+        lost = (self._file and self._file.lost) or (self._resume and self._resume["lost"])
         if not lost:
             return None
         return DyskError(
@@ -230,7 +237,8 @@ class Worker:
             stack.set_limits(self._resume["iops"], self._resume["mbps"])
         if self._file:
             self._file.provide(stack.store)
-            self.tell("state", state=stack.state, detail=None, lease=self._lease())
+            if (state := stack.state) != "released":
+                self.send_event({"event": "state", "state": state, "detail": None, "lease": self._lease()})
         await self._closing.wait()
         try:
             await stack.store.flush()
@@ -239,14 +247,14 @@ class Worker:
             self._error = self._left_behind(error) if error.kind is Kind.FENCED else error
         await stack.release()
 
-    def _on_state(self, state: str) -> None:
+    def _on_state(self, state: HoldState) -> None:
         """The fence changed its state. Until the disk is served, that is nobody's business."""
-        if self.stack and not self._closing.is_set():
+        if self.stack and not self._closing.is_set() and state != "released":
             _log.info("the attachment is %s", state)
-            self.tell("state", state=state, lease=self._lease())
+            self.send_event({"event": "state", "state": state, "lease": self._lease()})
 
-    def _lease(self) -> dict[str, object] | None:
-        if not self.stack or self.stack.lease_id is None:
+    def _lease(self) -> Lease | None:
+        if not self.stack or self.stack.lease_id is None or self.stack.epoch is None:
             return None
         return {"id": self.stack.lease_id, "epoch": self.stack.epoch, "seconds": self.stack.lease_s}
 
@@ -259,8 +267,8 @@ class Worker:
             geometry.size,
             read_only=options.read_only,
             on_init=self._on_init,
-            on_release=lambda: self.tell("released"),
-            on_loss=lambda error: self.tell("state", lost=str(error)),
+            on_release=lambda: self.send_event({"event": "released"}),
+            on_loss=lambda error: self.send_event({"event": "state", "lost": message.clip(str(error))}),
         )
         if self.stack:
             self._file.provide(self.stack.store)
@@ -279,14 +287,16 @@ class Worker:
         self._replay.connect()
         assert self.geometry
         geometry = self.geometry
-        self.tell(
-            "ready",
-            size=geometry.size,
-            blob_size=geometry.blob_size,
-            vhd=geometry.vhd,
-            worker_version=__version__,
-            **({"lease": self._lease()} if self.stack else {}),
-        )
+        event: WorkerReady = {
+            "event": "ready",
+            "size": geometry.size,
+            "blob_size": geometry.blob_size,
+            "vhd": geometry.vhd,
+            "worker_version": __version__,
+        }
+        if self.stack:
+            event["lease"] = self._lease()
+        self.send_event(event)
 
     async def _watch_connection(self) -> None:
         """Requests in progress would go on for up to io-timeout after the kernel gave the connection up."""
@@ -308,29 +318,27 @@ class Worker:
 
     # The holder, and questions.
 
-    async def _hear_holder(self) -> None:
-        channel = trio.socket.from_stdlib_socket(self._channel.dup())
-        async with trio.open_nursery() as nursery:
-            while True:
-                try:
-                    data = await channel.recv(message.MOST_BYTES)
-                except ConnectionError:
-                    data = b""
-                if not data:
-                    break
-                order = json.loads(data)
-                op = order["op"]
-                if op == "drain" and self._turnstile:
-                    nursery.start_soon(self._drain, self._turnstile, self._turnstile.hold(), order)
-                elif op == "resume" and self._turnstile:
-                    self._turnstile.resume()
-                elif op == "end":
-                    self._begin_end()
-                elif op == "flush" and self.stack:
-                    nursery.start_soon(self._flush, self.stack)
-            _log.error("the holder is gone; the attachment ends")
-            self._begin_end(limit_s=_ORPHAN_S)
-            self._fuse_scope.cancel()
+    async def _listen(self) -> None:
+        with trio.socket.from_stdlib_socket(self._channel.dup()) as channel:
+            async with trio.open_nursery() as nursery:
+                while not (received := await door.receive_async(channel, door.HOLDER_TO_WORKER, _log.error)).gone:
+                    for fd in received.fds:
+                        os.close(fd)  # they come with a briefing, and this worker has one
+                    if received.message:
+                        self._on_message(received.message, nursery)
+                _log.error("the holder is gone; the attachment ends")
+                self._begin_end(limit_s=_ORPHAN_S)
+                self._fuse_scope.cancel()
+
+    def _on_message(self, order: HolderOrder, nursery: trio.Nursery) -> None:
+        if order["op"] == "drain" and self._turnstile:
+            nursery.start_soon(self._drain, self._turnstile, self._turnstile.hold(), order)
+        elif order["op"] == "resume" and self._turnstile:
+            self._turnstile.resume()
+        elif order["op"] == "end":
+            self._begin_end()
+        elif order["op"] == "flush" and self.stack:
+            nursery.start_soon(self._flush, self.stack)
 
     async def _flush(self, stack: Stack) -> None:
         try:
@@ -338,9 +346,10 @@ class Worker:
         except StoreError as error:
             _log.error("the flush that the holder asked for failed: %s", error)
 
-    async def _drain(self, turnstile: fusetasks.Turnstile, hold: trio.Event, order: dict[str, Any]) -> None:
+    async def _drain(self, turnstile: fusetasks.Turnstile, hold: trio.Event, order: Drain) -> None:
         """Another worker is to take over: it may as soon as the kernel waits for nothing that this one has."""
-        self.tell("drain", id=order["id"], drained=await turnstile.drained(hold, order["limit_s"]))
+        drained = await turnstile.drained(hold, order["limit_s"])
+        self.send_event({"event": "drain", "id": order["id"], "drained": drained})
 
     @property
     def opening_error(self) -> DyskError | None:
@@ -352,40 +361,31 @@ class Worker:
         self._config = replace(self._config, credential=self.credential.to_config())
         memfd = os.memfd_create("dysk-config")
         os.write(memfd, self._config.encode())
-        message.send(self._channel, {"event": "config"}, [memfd], wait=False)
+        self.send_event({"event": "config"}, memfd)
         os.close(memfd)
 
     def show(self, geometry: Geometry) -> None:
         """The disk is larger now: later workers learn it from the holder, then the kernel is told (growth.py)."""
-        if not self.tell("state", size=geometry.size, blob_size=geometry.blob_size):
+        if not self.send_event({"event": "state", "size": geometry.size, "blob_size": geometry.blob_size}):
             raise DyskError("the holder does not listen now", remedy="try again in a moment")
         self.geometry = geometry
         if self._file:
             self._file.grow(geometry.size)
 
-    def tell(self, event: str, **fields: object) -> bool:
-        """Say something to the holder; False if it cannot be said now."""
-        return message.send(self._channel, {"event": event, **fields}, wait=False)
+    def send_event(self, event: WorkerEvent, *fds: int) -> bool:
+        """To the holder; False if it does not take it now."""
+        return message.send(self._channel, event, fds, wait=False)
 
 
 def main(opener: OpenStack = open_real_stack) -> int:
     """Take the briefing from standard input's channel, and work. Return the exit status."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    channel = socket.socket(fileno=os.dup(0))
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)  # children of this process must not keep the channel open
-    os.close(null)
+    channel = holder_channel()
     briefing = take_briefing(channel)
     if briefing is None:
         return 1
-    logging.basicConfig(level=logging.INFO, handlers=[LogHandler("dysk-worker", briefing.name, briefing.log)])
-    for warning in hardening.harden("dysk-worker"):
-        _log.warning("%s", warning)
-    # With it libfuse makes a pipe large enough for any request and splices each through that, which costs a small one a
-    # quarter of its time. Without it reads them into its buffers, whatever the machine.
-    hardening.forgo(_CAP_SYS_RESOURCE)
-    threading.stack_size(_STACK_BYTES)
+    prepare_process(briefing)
     worker = Worker(channel, briefing, opener)
     if briefing.standby:
         turn = await_go(channel)

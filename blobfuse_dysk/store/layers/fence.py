@@ -64,7 +64,7 @@ from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.invariant import broken
 from blobfuse_dysk.store.lease.epoch import next_number
 from blobfuse_dysk.store.lease.requests import BlobLease
-from blobfuse_dysk.store.lease.token import Guard, lease_time
+from blobfuse_dysk.store.lease.token import Guard, HoldState, lease_time
 from blobfuse_dysk.store.parts.backoff import Backoff
 
 __all__ = ["Fence"]
@@ -87,7 +87,7 @@ class Fence(Store):
         guard: Guard,
         *,
         lease_s: float | None,
-        on_state: Callable[[str], None] = lambda state: None,
+        on_state: Callable[[HoldState], None] = lambda state: None,
         random: Random | None = None,
     ) -> None:
         self.raises = 0
@@ -119,7 +119,7 @@ class Fence(Store):
         return self._inner.size
 
     @property
-    def state(self) -> str:
+    def state(self) -> HoldState:
         """One of the words at the top of this file."""
         if self._fenced is not None:
             return "fenced"

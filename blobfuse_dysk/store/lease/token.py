@@ -20,13 +20,16 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import trio
 
 from blobfuse_dysk.errors import Kind, StoreError
 
-__all__ = ["Guard", "lease_time", "slept_s"]
+__all__ = ["Guard", "HoldState", "lease_time", "slept_s"]
 
+# How this node holds the disk: see store/layers/fence.py.
+HoldState: TypeAlias = Literal["attached", "recovering", "paused", "fenced", "released"]
 
 PROOF_S = 5.0  # how old the proof of the lease may be that a flush rests on
 LEAST_SLEEP_S = 0.1  # what is shorter may be the time between reading two clocks

@@ -159,9 +159,11 @@ class DirtyMap:
 
     def put(self, extents: list[DirtyExtent]) -> None:
         """Insert extents that overlap nothing here; their counts come with them. The inverse of `take`."""
-        if self.overlaps(extents[0].start, extents[-1].end):
-            broken(f"two requests for {extents[0].start} to {extents[-1].end} would be in flight together")
-        self._insert(bisect_left(self._starts, extents[0].start), extents)
+        start, end = extents[0].start, extents[-1].end
+        at = bisect_left(self._starts, start)
+        if (at and self._extents[at - 1].end > start) or (at < len(self._starts) and self._starts[at] < end):
+            broken(f"two requests for {start} to {end} would be in flight together")
+        self._insert(at, extents)
 
     def remove(self, extents: list[DirtyExtent]) -> None:
         """Take a run that was put in whole out again."""
