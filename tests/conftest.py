@@ -30,6 +30,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 LONGEST_SIMULATED_S = 20_000.0  # of a test on simulated time
+SIMULATED = {"autojump_clock", "jumping_clock"}  # the fixtures that say so
 
 
 class Service(Protocol):
@@ -52,7 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests marked `long`, unless they are asked for; put an end to simulated waits."""
     for item in items:
-        if isinstance(item, pytest.Function) and "autojump_clock" in item.fixturenames:
+        if isinstance(item, pytest.Function) and SIMULATED.intersection(item.fixturenames):
             end_simulated_waits(item)
     if config.getoption("--long"):
         return

@@ -30,6 +30,6 @@ class JumpingClock(trio.abc.Clock):
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """Asked by trio's loop when there is nothing else to do."""
         if deadline == math.inf:
-            return _FOREVER_S  # a deadlock: pytest's timeout ends it
+            return _FOREVER_S  # all wait for each other; tests/conftest.py sets a deadline, so that this fails
         self._now = max(self._now, deadline)
         return 0.0

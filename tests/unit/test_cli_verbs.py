@@ -245,7 +245,7 @@ def test_get_and_status_for_people(machine: Machine) -> None:
     assert "read only:   no\n" in text
     assert "mountpoints: /data\n" in text
     assert "detail:      -\n" in text
-    assert "lease:\n  id: 00112233" in text
+    assert "lease:\n  id:      00112233-4455-6677-8899-aabbccddeeff\n  epoch:   7\n  seconds: 60\n" in text
     text = machine.run("status", "data").out
     assert "state:    attached\n" in text
     assert "requests:\n  read:  5\n  write: 0\n" in text
