@@ -203,3 +203,7 @@ class StoreError(DyskError):
         self.retry_after_s = retry_after_s
         self.immediate = immediate
         self.epoch = epoch
+
+    def afresh(self) -> StoreError:
+        """A copy for another call: one exception object raised by many tasks would collect all their tracebacks."""
+        return StoreError(str(self), self.kind, remedy=self.remedy)

@@ -15,12 +15,13 @@ from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.control import Control, CredentialSeen
 from blobfuse_dysk.device.ipc.message import PROTOCOLS, message_to_error
 from blobfuse_dysk.device.ipc.statefile import StateFile
-from blobfuse_dysk.device.kernel import fuse
+from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.errors import DeviceError
 
-__all__ = ["Upgrade", "change", "reload_credential", "upgrade"]
+__all__ = ["Upgrade", "change", "grow", "reload_credential", "upgrade"]
 
 _RELOAD_S = 70.0  # a program that fetches a token gets 60
+_GROW_S = 60.0  # the worker gives it 30, and there may be one before
 _LOOK_S = 0.02  # between looks at state.json
 
 
@@ -57,7 +58,7 @@ def upgrade(target: str, *, timeout_s: float = 60.0) -> Upgrade:
 
 
 def change(target: str, **settings: float | None) -> list[str]:
-    """Change io_timeout_s, iops or mbps (see AttachOptions; None: no limit) of an attachment while it is in use.
+    """Change io_timeout_s, iops, mbps or trace_s (see options.py; None: no limit) of an attachment while it is in use.
 
     I/O that waits already is measured by the new io_timeout_s. Returns warnings. Raises NotFoundError or DyskError.
     """
@@ -70,6 +71,21 @@ def change(target: str, **settings: float | None) -> list[str]:
     with Control(state.control_path(_run_dir(), found["name"]), found["name"]) as control:
         control.ask("set", **settings)
     return warnings
+
+
+def grow(target: str, size: int) -> None:
+    """Make an attached disk, its blob and its device `size` bytes large, while it is in use. It never becomes smaller.
+
+    What is on the device (partitions, a file system) stays as large as it is. Safe to repeat when it failed or was
+    interrupted. Raises NotFoundError or DyskError.
+    """
+    found, run = find_state(target), _run_dir()
+    name = found["name"]
+    with Control(state.control_path(run, name), name, timeout_s=_GROW_S) as control:
+        control.ask("grow", size=size)
+    if found["device"] is None:
+        raise DeviceError(f"{name} is being attached still", remedy="try again in a moment")
+    loop.follow_size(found["device"], state.disk_path(run, name), size)
 
 
 def reload_credential(target: str, credentials: str | None = None) -> CredentialSeen:

@@ -1,8 +1,8 @@
 """The table of options: what a user can say about an attachment, one row an option.
 
-A row is a field of AttachOptions or MountOptions: key, notation, what is refused, default in the user's own words,
-whether it can be changed while the disk is in use, help. Everything that takes options is made from the rows, so that
-all of it takes and refuses the same values with the same words:
+A row is a field of AttachOptions, MountOptions or LiveOptions: key, notation, what is refused, default in the user's
+own words, whether it can be changed while the disk is in use, help. Everything that takes options is made from the
+rows, so that all of it takes and refuses the same values with the same words:
 
     cli/types.py       the options of `dyskctl attach`, and of the verbs that reach an account
     mount/options.py    mount's -o
@@ -30,6 +30,7 @@ __all__ = [
     "AttachOptions",
     "Cache",
     "FileSystem",
+    "LiveOptions",
     "MountOptions",
     "Option",
 ]
@@ -331,6 +332,25 @@ class MountOptions:
     snapshot: str | None = _option("snapshot", "TIME", check=_snapshot)
 
 
+@dataclass(frozen=True, slots=True)
+class LiveOptions:
+    """What only `dyskctl set` takes: nothing that an attachment begins with, nor a later worker of it."""
+
+    trace_s: float = _option(
+        "trace",
+        "DURATION",
+        parse_duration,
+        _seconds(lambda s: 0 <= s <= 3600, "use at most 1 hour, or 0 to end it"),
+        default="0",
+        live=True,
+        in_mount=False,
+    )
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            each.metadata[Option].check(getattr(self, each.name))
+
+
 def _rows(*of: Field[Any]) -> dict[str, Option]:
     rows = [replace(each.metadata[Option], field=each.name) for each in of if Option in each.metadata]
     return {row.key: row for row in rows}
@@ -338,5 +358,5 @@ def _rows(*of: Field[Any]) -> dict[str, Option]:
 
 # Each by the key that users write.
 ATTACH_OPTIONS = _rows(*fields(AttachOptions))
-LIVE_OPTIONS = {key: row for key, row in ATTACH_OPTIONS.items() if row.live}
+LIVE_OPTIONS = {key: row for key, row in ATTACH_OPTIONS.items() if row.live} | _rows(*fields(LiveOptions))
 MOUNT_OPTIONS = {key: row for key, row in ATTACH_OPTIONS.items() if row.in_mount} | _rows(*fields(MountOptions))

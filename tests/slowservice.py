@@ -16,7 +16,6 @@ class SlowService(Store):
     """Pages in memory, each request taking `latency_s` or a random time; asserts that none overlap in flight."""
 
     def __init__(self, seed: int = 0, latency_s: float = 0.002, size: int = SIZE) -> None:
-        self.size = size
         self.image = bytearray(size)
         self.reads: list[tuple[int, int]] = []
         self.writes: list[tuple[int, int]] = []
@@ -25,6 +24,10 @@ class SlowService(Store):
         self._random = random.Random(seed)
         self._latency_s = latency_s
         self._flight: list[tuple[int, int]] = []
+
+    @property
+    def size(self) -> int:
+        return len(self.image)
 
     async def _take(self, offset: int, length: int) -> None:
         for low, high in self._flight:
@@ -63,6 +66,10 @@ class SlowService(Store):
         found = [p for p in range(offset, offset + length, PAGE) if any(self.image[p : p + PAGE])]
         await trio.sleep(self._latency_s)
         return [(p, PAGE) for p in found]
+
+    async def grow(self, size: int) -> None:
+        await trio.sleep(self._latency_s)
+        self.image += bytes(size - self.size)
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -136,6 +136,14 @@ class BlobClient(trio.abc.AsyncResource):
             raise self._damaged("raise of the sequence number", f"answered with {number!r} where {value} was asked for")
         return SequenceNumber(int(number), reply.header("etag"))
 
+    async def resize(self, size: int, *, lease_id: str | None, condition: Condition, timeout_s: float) -> None:
+        """Set Blob Properties: make the blob `size` bytes large, which cuts off what is above, whatever its size is.
+
+        Unlike a page write it cannot be made to depend on the sequence number, hence the condition.
+        """
+        request = self._requests.resize(size, lease_id=lease_id, condition=condition)
+        await self._ask(request, 200, "resize", timeout_s)
+
     async def acquire_lease(
         self, duration_s: int, *, proposed_id: str | None, condition: Condition | None = None, timeout_s: float
     ) -> str:

@@ -267,6 +267,12 @@ class BlobRequests:
         headers = {"x-ms-sequence-number-action": "max", "x-ms-blob-sequence-number": str(value)}
         return self._general("PUT", [("comp", "properties")], headers, lease_id, condition)
 
+    def resize(self, size: int, *, lease_id: str | None, condition: Condition) -> Request:
+        """Set Blob Properties: the blob gets `size` bytes; pages above are gone, new ones read as zeros."""
+        return self._general(
+            "PUT", [("comp", "properties")], {"x-ms-blob-content-length": str(size)}, lease_id, condition
+        )
+
     def lease(
         self,
         action: str,

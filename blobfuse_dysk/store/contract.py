@@ -19,6 +19,13 @@ The contract, for every layer and for the whole stack:
    A buffer returned by read is not changed by anybody.
 7. aclose ends background work and frees what the layer owns, then closes the layer below. It flushes nothing by
    itself: who wants durability calls flush. Calls after aclose are errors of the caller.
+8. A store can become larger, never smaller. The caller of grow keeps to whole pages, to no less than `size`, and to one
+   grow at a time. Every other call may be in flight meanwhile, and ends as it would have ended without it. PageBlob
+   has the service resize the blob; nobody else does, and no copy of a request makes a blob smaller, however late.
+   When grow returns, every call up to the new size is served; what is new reads as zeros, and extents does not name
+   it. A layer changes in the very step in which the call below returned, so that all sizes change in one step; where a
+   layer keeps nothing that depends on it, its size is the inner one's. When grow fails or is cancelled, size is what it
+   was; the blob may have the new size nevertheless, now or a moment later, and grow may be called again.
 
 All methods are abstract and there is no pass-through base class: a forgotten method must be a TypeError at
 construction, not silent corruption.
@@ -42,10 +49,12 @@ Extent: TypeAlias = tuple[int, int]
 
 
 class Store(trio.abc.AsyncResource):
-    """A fixed-size array of 512-byte pages. See the module's text for the contract."""
+    """An array of 512-byte pages. See the module's text for the contract."""
 
-    size: int
-    """Bytes; constant for the life of the store unless a resize is asked for through the attachment."""
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes. Only grow changes it."""
 
     @abstractmethod
     async def read(self, offset: int, length: int) -> Buffer:
@@ -70,6 +79,10 @@ class Store(trio.abc.AsyncResource):
         Sorted, not overlapping, clipped to the range asked for. Never misses a non-zero page; may name pages that
         are zeros. Source: Get Page Ranges.
         """
+
+    @abstractmethod
+    async def grow(self, size: int) -> None:
+        """Make the store `size` bytes large; nothing to do if it is. See point 8. Source: Set Blob Properties."""
 
     @abstractmethod
     async def aclose(self) -> None:

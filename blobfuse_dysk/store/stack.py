@@ -12,7 +12,7 @@ Bottom up, and why there:
                and by cache=none
     Order      above Sparse, whose map must not be raced by overlapping writes, and above ReadCache likewise
     WriteBack  acknowledges writes out of the dirty ring; only cache=readwrite has it
-    Front      the latch and the counters
+    Front      the latch and the counters; Trace is below it while calls are to be logged
 
 A read-only attachment (or a snapshot) takes no lease and sends none: there is no Guard, so PageBlob refuses to write,
 and no Fence.
@@ -41,6 +41,7 @@ from blobfuse_dysk.store.layers.readcache import ReadCache
 from blobfuse_dysk.store.layers.retry import Retry
 from blobfuse_dysk.store.layers.sparse import Sparse
 from blobfuse_dysk.store.layers.throttle import Throttle
+from blobfuse_dysk.store.layers.trace import Trace
 from blobfuse_dysk.store.layers.writeback import WriteBack
 from blobfuse_dysk.store.lease.claim import Claim
 from blobfuse_dysk.store.lease.release import give_up
@@ -184,6 +185,8 @@ class Stack:
                 slots=lambda: int(self._limiter.limit),
             )
         self.store = Front(store, self._io)
+        self._below_front = store
+        self._trace: Trace | None = None
 
     @property
     def state(self) -> HoldState:
@@ -204,8 +207,8 @@ class Stack:
     def status(self) -> dict[str, object]:
         """JSON-able: state, lease, epoch, `io` (what the device asked for), `requests` (what went to the service)."""
         lease: dict[str, object] | None = None
-        if self._fence is not None:
-            lease = {"term_s": self.lease_s, "expires_in_s": self._fence.expires_in_s}
+        if self._held is not None:
+            lease = {"term_s": self.lease_s, "expires_in_s": self._held.guard.expires_in_s}
         return {
             "state": self.state,
             "lease": lease,
@@ -214,6 +217,7 @@ class Stack:
             "io_timeout_s": self._retry.io_timeout_s,
             "waiting": self._retry.waiting,
             "limits": self.limits,
+            "trace_s": (self._trace and self._trace.left_s) or None,
             "io": self._io.status(),
             "requests": self._requests.status(),
             "retries": self._retry.retries,
@@ -240,6 +244,18 @@ class Stack:
         """Change them."""
         self._limits = {"iops": iops, "mbps": mbps}
         self._limiter.pacer.allow(iops, None if mbps is None else mbps * 1e6)
+
+    def trace(self, seconds: float) -> None:
+        """Log each call of the device for so long from now on; 0 for no longer. See trace.py."""
+        if self._trace is not None:
+            self._trace.end()
+        if seconds > 0:
+            self._trace = Trace(self._below_front, seconds, on_end=self._untrace)
+            self.store.stand_on(self._trace)
+
+    def _untrace(self) -> None:
+        self._trace = None
+        self.store.stand_on(self._below_front)
 
     async def release(self) -> None:
         """Clear the holder's name and release the lease, as far as that succeeds within a few seconds.

@@ -25,11 +25,16 @@ class CheckedStore(Store):
     """
 
     def __init__(self, inner: Store, *, overlaps: bool = False) -> None:
-        self.size = inner.size
         self._inner = inner
         self._overlaps = overlaps
         self._modifying: list[tuple[int, int]] = []
         self._closed = False
+        self._growing = False
+
+    @property
+    def size(self) -> int:
+        """The inner one's."""
+        return self._inner.size
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Check the range, and that as many bytes come back."""
@@ -74,6 +79,23 @@ class CheckedStore(Store):
             end = start + size
         assert end <= offset + length, f"extents beyond [{offset}, {offset + length}): {found}"
         return found
+
+    async def grow(self, size: int) -> None:
+        """Check the size, that there is one grow at a time, and what becomes of the size (8)."""
+        self._open("grow")
+        before = self.size
+        assert size % PAGE == 0 and size >= before, f"8: grow({size}) of {before} bytes"
+        assert not self._growing, f"8: grow({size}) while another one is in flight"
+        self._growing = True
+        try:
+            with self._only_store_errors("grow"):
+                await self._inner.grow(size)
+        except BaseException:
+            assert self.size == before, f"8: the size is {self.size} after grow({size}) of {before} bytes failed"
+            raise
+        finally:
+            self._growing = False
+        assert self.size == size, f"8: the size is {self.size} after grow({size})"
 
     async def aclose(self) -> None:
         """Idempotent; from now on every other call is wrong (7)."""

@@ -193,6 +193,91 @@ async def survives_cancellation(factory: Factory) -> None:
             assert bytes(await store.read(0, 8192)) == newest
 
 
+async def grows(factory: Factory) -> None:
+    """The new end is there, reads as zeros, is named by nobody, and holds what is written to it and across it (8)."""
+    async with _opened(factory) as store:
+        for number in range(3):
+            before = store.size
+            await store.write(before - 4096, _data(300 + number, 4096))
+            await store.grow(before)
+            assert store.size == before
+            await store.grow(before + (1 << 20) + 2560)
+            assert store.size == before + (1 << 20) + 2560
+            assert bytes(await store.read(before - 4096, 8192)) == _data(300 + number, 4096) + bytes(4096)
+            assert bytes(await store.read(store.size - PAGE, PAGE)) == bytes(PAGE)
+            assert await store.extents(before, store.size - before) == []
+            await store.zero(before + 8192, store.size - before - 8192)
+            for offset in (store.size - PAGE, before - 1024):
+                await store.write(offset, _data(offset, 4096)[: store.size - offset])
+            await store.flush()
+            data = bytes(await store.read(before - 4096, 8192))
+            across = _data(before - 1024, 4096)
+            assert data == _data(300 + number, 4096)[:3072] + across + bytes(1024)
+            assert bytes(await store.read(store.size - PAGE, PAGE)) == _data(store.size - PAGE, PAGE)
+            found = await store.extents(0, store.size)
+            assert any(start <= store.size - PAGE < start + size for start, size in found)
+
+
+async def grows_in_the_middle_of_everything(factory: Factory) -> None:
+    """Calls of all kinds go on while the store grows, none of them notices, and what is new is used at once (8)."""
+    async with _opened(factory) as store:
+
+        async def one(index: int) -> None:
+            base = index * 65536
+            for serial in range(12):
+                data = _data(1000 * index + serial, 8192)
+                await store.write(base, data)
+                await store.zero(base + 4096, PAGE)
+                expected = data[:4096] + bytes(PAGE) + data[4096 + PAGE :]
+                assert bytes(await store.read(base, 8192)) == expected
+                assert (await store.extents(base, 65536))[0][0] == base
+                await store.flush()
+
+        async def read_through() -> None:
+            for _ in range(6):
+                for offset in range(4 << 20, min(store.size, 6 << 20), 64 << 10):
+                    assert bytes(await store.read(offset, 64 << 10)) == bytes(64 << 10)
+                await trio.sleep(0.001)
+
+        async with trio.open_nursery() as nursery:
+            for index in range(4):
+                nursery.start_soon(one, index)
+            nursery.start_soon(read_through)
+            for number in range(4):
+                before = store.size
+                await store.grow(before + (300 << 10) + PAGE)
+                end = _data(400 + number, 8192)
+                assert bytes(await store.read(before - 4096, 8192)) == bytes(8192)
+                await store.write(before - 4096, end)
+                assert bytes(await store.read(before - 4096, 8192)) == end
+                assert bytes(await store.read(before + 4096, 256 << 10)) == bytes(256 << 10)
+
+
+async def keeps_its_size_when_growing_is_cancelled(factory: Factory) -> None:
+    """Cancelled at any of its awaits, grow leaves the old size, and a later one reaches the new (5, 8)."""
+    async with _opened(factory) as store:
+        for steps in range(12):
+            before = store.size
+            done = False
+
+            async def grow(to: int) -> None:
+                nonlocal done
+                await store.grow(to)
+                done = True
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(grow, before + 4096)
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+            assert store.size == (before + 4096 if done else before)
+            await store.write(0, _data(500 + steps, 4096))
+            await store.grow(before + 4096)
+            await store.write(before, _data(600 + steps, 4096))
+            assert bytes(await store.read(before, 4096)) == _data(600 + steps, 4096)
+            assert bytes(await store.read(0, 4096)) == _data(500 + steps, 4096)
+
+
 async def closes_twice(factory: Factory) -> None:
     """aclose is idempotent."""
     async with _opened(factory) as store:
@@ -215,6 +300,9 @@ CHECKS: tuple[Check, ...] = (
     runs_many_at_once,
     reads_old_or_new,
     survives_cancellation,
+    grows,
+    grows_in_the_middle_of_everything,
+    keeps_its_size_when_growing_is_cancelled,
     closes_twice,
 )
 

@@ -1,4 +1,4 @@
-"""What becomes of requests on their way to a simulated page blob: trouble of every kind, drawn at random."""
+"""What becomes of requests on their way to a simulated page blob, and what arrived: trouble drawn at random."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from random import Random
 
 from blobfuse_dysk.errors import ServiceError
 
-__all__ = ["FATE", "LATEST_S", "Fate", "refuse", "weather"]
+__all__ = ["FATE", "LATEST_S", "Fate", "Write", "refuse", "weather"]
 
 LATEST_S = 200.0  # seconds that a request stays on its way at most
 
@@ -38,6 +38,19 @@ class Fate:
 
 
 FATE = Fate()
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A modifying request as it reached the service. code: empty when it was done, else why not."""
+
+    client: str
+    offset: int
+    length: int
+    lease_id: str | None
+    epoch: int | None
+    at: float
+    code: str
 
 
 def weather(random: Random, *, bad: float) -> Callable[[str], Fate]:

@@ -67,13 +67,17 @@ class FaultyStore(Store):
     """Passes calls to `inner`, but for those that `choose` has a Fault for. random: when late writes land."""
 
     def __init__(self, inner: Store, choose: Chooser, *, random: Random | None = None) -> None:
-        self.size = inner.size
         self.injected = 0
         self._inner = inner
         self._choose = choose
         self._random = random or Random(0)
         self._landing = trio.Lock()
         self._late: list[tuple[int, bytes | None, int]] = []  # (offset, data or None for zeros, length)
+
+    @property
+    def size(self) -> int:
+        """The inner one's."""
+        return self._inner.size
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Read, or fail."""
@@ -105,6 +109,13 @@ class FaultyStore(Store):
         if fault is not None and fault.kind is not None:
             raise fault.error("page list", modifies=False)
         return await self._inner.extents(offset, length)
+
+    async def grow(self, size: int) -> None:
+        """Grow, or fail. One whose answer is lost is done all the same the next time, when it is nothing to do."""
+        fault = await self._meet("grow", 0, size)
+        if fault is not None and fault.kind is not None:
+            raise fault.error(f"growing to {size} bytes", modifies=True)
+        await self._inner.grow(size)
 
     async def aclose(self) -> None:
         """Close the layer below."""

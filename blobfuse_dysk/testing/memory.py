@@ -16,8 +16,12 @@ class MemoryStore(Store):
 
     def __init__(self, size: int) -> None:
         assert size > 0 and size % PAGE == 0
-        self.size = size
+        self._size = size
         self._chunks: dict[int, bytearray] = {}
+
+    @property
+    def size(self) -> int:
+        return self._size
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Return a copy."""
@@ -54,9 +58,21 @@ class MemoryStore(Store):
                     found.append((at, PAGE))
         return found
 
+    async def grow(self, size: int) -> None:
+        """Grow, in one step."""
+        await trio.lowlevel.checkpoint()
+        self.resize(size)
+
     async def aclose(self) -> None:
         """Nothing to free; the content stays for a test to look at."""
         await trio.lowlevel.checkpoint()
+
+    def resize(self, size: int) -> None:
+        """Without awaiting; what is cut off is gone."""
+        assert size > 0 and size % PAGE == 0
+        if size < self._size:
+            self.wipe(size, self._size - size)
+        self._size = size
 
     def peek(self, offset: int, length: int) -> bytes:
         """Read without awaiting, at any alignment."""

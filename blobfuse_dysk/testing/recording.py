@@ -32,9 +32,13 @@ class RecordingStore(Store):
     """Passes everything to `inner`; `calls` has what came, in the order in which it came."""
 
     def __init__(self, inner: Store) -> None:
-        self.size = inner.size
         self.calls: list[Call] = []
         self._inner = inner
+
+    @property
+    def size(self) -> int:
+        """The inner one's."""
+        return self._inner.size
 
     def named(self, *names: str) -> list[tuple[str, int, int]]:
         """The calls of these names."""
@@ -86,6 +90,17 @@ class RecordingStore(Store):
         call = self._start("extents", offset, length)
         try:
             return await self._inner.extents(offset, length)
+        finally:
+            call.ended = trio.current_time()
+
+    async def grow(self, size: int) -> None:
+        """Record, pass. length: the new size."""
+        call = self._start("grow", 0, size)
+        try:
+            await self._inner.grow(size)
+        except BaseException as error:
+            call.error = error
+            raise
         finally:
             call.ended = trio.current_time()
 

@@ -23,25 +23,12 @@ from blobfuse_dysk.azure.signing import http_date, parse_http_date
 from blobfuse_dysk.azure.wire import BlobProperties, Condition, PageList, SequenceNumber
 from blobfuse_dysk.errors import ServiceError, TransportError
 from blobfuse_dysk.store.contract import PAGE, Buffer, Extent
-from blobfuse_dysk.testing.fates import FATE, Fate, refuse
+from blobfuse_dysk.testing.fates import FATE, Fate, Write, refuse
 from blobfuse_dysk.testing.memory import MemoryStore
 
-__all__ = ["SimBlob", "SimClient", "Write"]
+__all__ = ["SimBlob", "SimClient"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """A modifying request as it reached the service. code: empty when it was done, else why not."""
-
-    client: str
-    offset: int
-    length: int
-    lease_id: str | None
-    epoch: int | None
-    at: float
-    code: str
 
 
 class SimBlob:
@@ -49,6 +36,7 @@ class SimBlob:
 
     def __init__(self, size: int, clock: Callable[[], float] = trio.current_time) -> None:
         self.size = size
+        self.shrunk = False  # whether a request made it smaller
         self._clock = clock
         self.store = MemoryStore(size)
         self.allocated: set[int] = set()
@@ -164,6 +152,16 @@ class SimBlob:
         self._modified()
         self.number = max(self.number, value)
         return SequenceNumber(self.number, self.etag)
+
+    def resize(self, size: int, lease_id: str | None, condition: Condition | None = None) -> None:
+        """Set Blob Properties with a size: smaller or larger, and what is cut off is gone."""
+        self._check(condition)
+        self._may_write(lease_id)
+        self._modified()
+        self.shrunk |= size < self.size
+        self.size = size
+        self.store.resize(size)
+        self.allocated = {page for page in self.allocated if page * PAGE < size}
 
     def set_metadata(
         self, metadata: Mapping[str, str], lease_id: str | None, condition: Condition | None = None
@@ -298,6 +296,9 @@ class SimClient:
         self, value: int, *, lease_id: str | None, condition: Condition | None = None, timeout_s: float
     ) -> SequenceNumber:
         return await self._ask("raise", lambda: self.blob.raise_number(value, lease_id, condition), timeout_s)
+
+    async def resize(self, size: int, *, lease_id: str | None, condition: Condition, timeout_s: float) -> None:
+        await self._ask("resize", lambda: self.blob.resize(size, lease_id, condition), timeout_s)
 
     async def acquire_lease(
         self, duration_s: int, *, proposed_id: str | None, condition: Condition | None = None, timeout_s: float

@@ -22,6 +22,7 @@ from blobfuse_dysk.store.layers.readcache import ReadCache
 from blobfuse_dysk.store.layers.retry import Retry
 from blobfuse_dysk.store.layers.sparse import Sparse
 from blobfuse_dysk.store.layers.throttle import Throttle
+from blobfuse_dysk.store.layers.trace import Trace
 from blobfuse_dysk.store.layers.writeback import WriteBack
 from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.store.lease.token import Guard
@@ -198,6 +199,8 @@ FACTORIES: dict[str, Callable[[], AbstractAsyncContextManager[Store]]] = {
     "sparse": layer(lambda inner, nursery: Sparse(inner, nursery)),
     "sparse-regions": layer(lambda inner, nursery: Sparse(inner, nursery, region=1 << 20)),
     "order": layer(lambda inner, nursery: Order(inner)),
+    "trace": layer(lambda inner, nursery: Trace(inner, 3600, on_end=lambda: None)),
+    "faulty-trace": layer(lambda inner, nursery: Trace(faulty(inner, nursery), 3600, on_end=lambda: None)),
     "front": layer(lambda inner, nursery: Front(inner, Meter())),
     "fence": fenced,
     "pageblob": page_blob,

@@ -12,10 +12,10 @@ from blobfuse_dysk.store.contract import PAGE, Buffer, Store
 from blobfuse_dysk.testing import CheckedStore
 from blobfuse_dysk.testing.pages import PageModel, stamped, versions
 
-__all__ = ["PAGES", "SIZE", "Model", "Program", "Run", "Step", "check", "model_of", "programs"]
+__all__ = ["CALLS", "PAGES", "SIZE", "Model", "Program", "Run", "Step", "check", "model_of", "programs"]
 
 PAGES = 24
-SIZE = PAGES * PAGE  # bytes that programs use
+SIZE = PAGES * PAGE  # bytes, where the store does not grow
 Step = tuple[str, int, int, float | None, float]
 """(name of the call, first page, pages, seconds after which it is cancelled or None, seconds of pause before it)"""
 Program = list[list[Step]]
@@ -79,8 +79,14 @@ class Run:
         self.serial = 0
         self.durable = model.now()
         self.alone = True  # False: another node writes too, so what is read says nothing
-        self._pages = pages
+        self._pages = self._most = pages  # that there are, and that were ever asked for
+        self._growing = trio.Lock()
         self._busy: set[int] | None = set() if apart else None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the store, as far as a caller was told."""
+        return self._pages * PAGE
 
     async def tasks(self, program: Program) -> None:
         """All tasks of the program at once."""
@@ -94,12 +100,13 @@ class Run:
             await trio.sleep(pause_s)
             with trio.move_on_after(float("inf") if cancel_s is None else cancel_s):
                 try:
+                    first %= self._pages
                     await self.one(name, first, min(count, self._pages - first))
                 except StoreError as error:
                     assert error.kind in self.kinds, f"{name}: {error}"
 
     async def one(self, name: str, first: int, count: int) -> None:
-        """One call, told to the model; reads are checked."""
+        """One call, told to the model; reads are checked. grow: by so many pages."""
         since = self.model.now()
         if name == "read":
             data = bytes(await self.store.read(first * PAGE, count * PAGE))
@@ -110,6 +117,12 @@ class Run:
             if self.alone and self.image is not None:
                 check(self.model, since, self.image())
             self.durable = max(self.durable, since)
+        elif name == "grow":
+            async with self._growing:  # one at a time
+                # One that was cancelled may have been done: the blob has its size then, and none below is taken.
+                pages_then = self._most = max(self._most, self._pages + count)
+                await self.store.grow(pages_then * PAGE)
+                self._pages = pages_then
         elif self._busy is None:
             await self._modify(name, range(first, first + count))
         elif not self._busy.intersection(pages := range(first, first + count)):

@@ -15,7 +15,8 @@ from blobfuse_dysk.device.ipc.state import control_path
 from blobfuse_dysk.errors import BusyError, UsageError
 from blobfuse_dysk.testing.azurite import Azurite
 from blobfuse_dysk.vhd import footer
-from tests.device.conftest import MIB, Node, fill
+from tests.device.conftest import MIB, Node, fill, wait_for
+from tests.device.programs import use_worker
 from tests.leaks import RunDirs
 from tools.fiojobs import command
 
@@ -185,3 +186,43 @@ def test_io_timeout_is_changed_while_attached(node: Node) -> None:
         control.ask("stop")  # the loop device has the file, so this changes nothing
         assert control.ask("blank")["blank"]
     attachment.detach("data")
+
+
+def test_pyfuse3_waits_for_each_request_by_our_turnstile(
+    node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It finds what to wait with in its module attribute `trio`, which no interface promises; an upgrade may move that.
+
+    Without it all would work but handing a disk on to another worker (device/worker/fusetasks.py), and be slower.
+    """
+    calls = tmp_path / "calls"
+    use_worker(
+        monkeypatch,
+        tmp_path,
+        "from blobfuse_dysk.device.worker import fusetasks\n"
+        "def noted(of, name):\n"
+        "    real = getattr(of, name)\n"
+        "    def call(self, *args):\n"
+        f"        with open({str(calls)!r}, 'a') as file:\n"
+        "            print(name, file=file)\n"
+        "        return real(self, *args)\n"
+        "    setattr(of, name, call)\n"
+        "noted(fusetasks._NoLock, '__aenter__')\n"
+        "noted(fusetasks.Turnstile, 'wait_readable')\n"
+        "noted(fusetasks.Turnstile, 'notify_closing')\n",
+    )
+    attached = node.attach(node.create())
+
+    def waits() -> int:
+        return calls.read_text().count("wait_readable")
+
+    before = waits()
+    with Path(attached.device).open("rb", buffering=0) as device:
+        os.posix_fadvise(device.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        for number in range(20):
+            os.pread(device.fileno(), 4096, number * MIB)
+    wait_for(lambda: waits() >= before + 20, "a wait for the request after each")
+    attachment.detach("data")
+    found = calls.read_text().split()
+    assert found.count("__aenter__") == found.count("wait_readable")
+    assert "notify_closing" in found

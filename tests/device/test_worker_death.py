@@ -18,6 +18,7 @@ from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.kernel import loop
 from tests.device.conftest import MIB, Node, fill, wait_for
+from tests.device.programs import use_worker
 from tools.fiojobs import command
 
 
@@ -295,3 +296,31 @@ def take_lease(node: Node) -> None:
         await client.aclose()
 
     trio.run(take)
+
+
+def test_a_worker_that_finds_itself_wrong_ends_and_the_next_one_goes_on(
+    node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A write meets a broken invariant, once; it reaches the disk by the next worker, and nobody sees an error."""
+    once = tmp_path / "once"
+    once.touch()
+    use_worker(
+        monkeypatch,
+        tmp_path,
+        "from blobfuse_dysk.store.parts.dirtymap import DirtyMap\n"
+        "def put(self, extents, real=DirtyMap.put):\n"
+        f"    if os.path.exists({str(once)!r}):\n"
+        f"        os.unlink({str(once)!r})\n"
+        "        real(self, extents)\n"
+        "    real(self, extents)\n"
+        "DirtyMap.put = put\n",
+    )
+    attached = node.attach(node.create())
+    data = fill(attached.device, 5, MIB)
+    with Path(attached.device).open("rb") as device:
+        os.fsync(device.fileno())
+    assert not once.exists()
+    assert node.state("data")["restarts"] == 1
+    assert direct_read(attached.device, MIB) == data
+    assert "this worker cannot be trusted any more" in node.log("data")
+    attachment.detach("data")

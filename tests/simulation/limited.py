@@ -28,8 +28,6 @@ class LimitedStore(Store):
     noise: the share of requests that is refused whatever their rate.
     """
 
-    size = 8 << 40
-
     def __init__(self, tier: str, how: str, *, retry_after_s: float | None = None, noise: float = 0.0) -> None:
         self.rates = parse_tier(tier)
         self.noise = noise
@@ -39,6 +37,10 @@ class LimitedStore(Store):
         self._tier = Tier()
         self._random = Random(5)
         self._second, self._left = -1, 0.0
+
+    @property
+    def size(self) -> int:
+        return 8 << 40
 
     async def read(self, offset: int, length: int) -> Buffer:
         await self._serve(length)
@@ -55,6 +57,9 @@ class LimitedStore(Store):
 
     async def extents(self, offset: int, length: int) -> list[Extent]:
         return []
+
+    async def grow(self, size: int) -> None:
+        await self._serve(0)
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -90,8 +90,8 @@ async def test_a_late_acquire_leaves_no_lease_for_ever_behind(
     for fates in ([LATE], [Fate(), LATE], [LATE, LATE, LATE]):
         async with attached(node("1", acquire=fates), lease_s=None) as stack:
             assert blob.lease_duration == "infinite"
-            assert stack._fence is not None
-            assert stack._fence.expires_in_s is None
+            assert stack._held is not None
+            assert stack._held.guard.expires_in_s is None
             await stack.store.write(0, DATA)
             await stack.release()
         await trio.sleep(3600)
@@ -170,8 +170,8 @@ async def test_slow_answers_alone_do_not_fail_an_attach(blob: SimBlob, node: Nod
         assert "renew" in slow.sent, "it took longer than the lease"
         assert blob.lease_state == "leased"
         assert stack.epoch == blob.number
-        assert stack._fence is not None
-        assert 0 < (stack._fence.expires_in_s or math.inf) <= 15
+        assert stack._held is not None
+        assert 0 < (stack._held.guard.expires_in_s or math.inf) <= 15
         await stack.store.write(0, DATA)
 
 

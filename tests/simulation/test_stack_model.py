@@ -1,10 +1,11 @@
 """Random programs against the whole stack and a simulated page blob, in all weathers.
 
-Several tasks write, clear, read and flush overlapping ranges at once; calls are cancelled, requests are refused, lost,
-delayed for minutes and done after their sender gave up; the network goes down for longer than the lease; another node
-takes the disk over. Checked: every read, the blob's content at the end, that nothing done by then was undone by a
-straggler, that no two overlapping requests were in flight at once, that every data request carried lease and epoch, and
-that after a take-over nothing of the first node was done any more.
+Several tasks write, clear, read and flush overlapping ranges at once and let the disk grow; calls are cancelled,
+requests are refused, lost, delayed for minutes and done after their sender gave up; the network goes down for longer
+than the lease; another node takes the disk over. Checked: every read, the blob's content and size at the end, that
+nothing done by then was undone by a straggler, that no two overlapping requests were in flight at once, that every data
+request carried lease and epoch, that after a take-over nothing of the first node was done any more, and that the blob
+never became smaller.
 """
 
 from __future__ import annotations
@@ -21,30 +22,32 @@ from hypothesis import strategies as st
 
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.options import Cache
+from blobfuse_dysk.store.contract import PAGE
 from blobfuse_dysk.store.open import ResumeState, open_stack
 from blobfuse_dysk.store.parts.ring import MIN_CAPACITY, Ring
 from blobfuse_dysk.store.stack import StackOptions
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient, weather
 from blobfuse_dysk.testing.fates import LATEST_S
 from tests.contract.factories import ADDRESS, NOBODY, ring_for
-from tests.contract.model import PAGES, SIZE, Program, Run, check, model_of, programs
+from tests.contract.model import CALLS, PAGES, SIZE, Program, Run, check, model_of, programs
 from tests.simulation.clocks import JumpingClock
 
 LONG_S = LATEST_S + 10  # by then every request on the network has arrived
 
 seconds = st.sampled_from([0.0, 0.001, 0.003, 0.01, 0.05, 1.0, 20.0])
-drawn = programs(seconds)
+drawn = programs(seconds, calls=(*CALLS, "grow"), pages=3 * PAGES)
 caches = st.sampled_from(get_args(Cache))
 outages = st.lists(st.tuples(st.floats(0, 200), st.floats(1, 400)), max_size=2)
 
 
 def image_of(blob: SimBlob) -> Callable[[], bytes]:
-    return lambda: blob.store.peek(0, SIZE)
+    return lambda: blob.store.peek(0, blob.size)
 
 
 def check_requests(blob: SimBlob, client: SimClient) -> None:
     assert not client.overlaps, f"overlapping requests in flight: {client.overlaps}"
     assert not client.stragglers, f"stragglers landed: {client.stragglers}"
+    assert not blob.shrunk
     for write in blob.writes:
         assert write.lease_id is not None and write.epoch is not None, write
 
@@ -97,17 +100,20 @@ async def one_node(
                 for name in ("write", "zero", "flush"):
                     with pytest.raises(StoreError, match="an earlier write was lost"):
                         await run.one(name, 0, 1)
-                check(model, run.durable, blob.store.peek(0, SIZE))
-                check(model, model.now(), bytes(await stack.store.read(0, SIZE)))
+                check(model, run.durable, blob.store.peek(0, run.size))
+                check(model, model.now(), bytes(await stack.store.read(0, run.size)))
                 return
             await stack.store.flush()
             since = model.now()
-            check(model, since, blob.store.peek(0, SIZE))
-            check(model, since, bytes(await stack.store.read(0, SIZE)))
-            for page in range(PAGES):
+            assert stack.store.size == run.size
+            check(model, since, blob.store.peek(0, run.size))
+            check(model, since, bytes(await stack.store.read(0, run.size)))
+            await run.one("grow", 0, 1)
+            assert stack.store.size == blob.size == run.size
+            for page in range(run.size // PAGE):
                 await run.one("write", page, 1)
             await stack.store.flush()
-            check(model, model.now(), blob.store.peek(0, SIZE))
+            check(model, model.now(), blob.store.peek(0, run.size))
             await stack.release()
         assert blob.lease_state == "available"
     check_requests(blob, client)
@@ -150,16 +156,17 @@ async def two_nodes(
             options = StackOptions(node="b", break_lease=True)
             async with open_stack(ADDRESS, NOBODY, options, client=b, random=random) as stack_b:
                 taken_at = trio.current_time()
-                run_b = Run(stack_b.store, model_b, set(), image_of(blob))
-                for page in range(PAGES):
+                run_b = Run(stack_b.store, model_b, set(), image_of(blob), pages=stack_b.store.size // PAGE)
+                for page in range(run_b.size // PAGE):
                     run_b.serial += 1000
                     await run_b.one("write", page, 1)
                 await trio.sleep(sum(start_s + length_s for start_s, length_s in down) + LONG_S)
-                check(model_b, model_b.now(), blob.store.peek(0, SIZE))
+                assert blob.size == run_b.size, "the first node grew it"
+                check(model_b, model_b.now(), blob.store.peek(0, run_b.size))
                 assert stack_a.state == "fenced"
                 assert stack_b.state == "attached"
                 assert not [w for w in blob.writes if w.client == "a" and not w.code and w.at > taken_at]
-                for name in ("read", "write", "zero", "flush"):
+                for name in ("read", "write", "zero", "flush", "grow"):
                     try:
                         await run_a.one(name, 0, 1)
                     except StoreError as error:
@@ -198,7 +205,7 @@ async def several_lives(
                 assert stack.lease_id is not None and stack.epoch is not None
                 resume = ResumeState(stack.lease_id, stack.epoch, stack.lease_s)
                 client.fate = weather(random, bad=bad)
-                run = Run(stack.store, model, set(), image_of(blob))
+                run = Run(stack.store, model, set(), image_of(blob), pages=stack.store.size // PAGE)
                 run.serial = number * 1000
                 with trio.move_on_after(kill_s):
                     async with trio.open_nursery() as nursery:
@@ -209,10 +216,11 @@ async def several_lives(
                 if number == len(lives):
                     client.fate = lambda name: Fate()
                     since = model.now()
-                    check(model, since, bytes(await stack.store.read(0, SIZE)))
+                    check(model, since, bytes(await stack.store.read(0, stack.store.size)))
                     await stack.store.flush()
                     await trio.sleep(LONG_S)
-                    check(model, since, blob.store.peek(0, SIZE))
+                    assert blob.size == stack.store.size
+                    check(model, since, blob.store.peek(0, blob.size))
     os.close(memory)
     for client in clients:
         check_requests(blob, client)

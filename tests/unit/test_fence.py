@@ -37,7 +37,7 @@ async def test_pauses_when_the_lease_runs_out_and_goes_on_when_it_is_renewed(aut
         it.client.down = True
         await trio.sleep(61)
         assert it.states == ["paused"]
-        assert it.fence.expires_in_s == 0
+        assert it.guard.expires_in_s == 0
         done = trio.Event()
 
         async def write() -> None:
@@ -63,7 +63,7 @@ async def test_the_lease_runs_on_while_the_machine_is_suspended(suspend: Suspend
     async with opened() as it:
         await it.fence.write(0, DATA)
         suspend(61.0)
-        assert it.fence.expires_in_s == 0
+        assert it.guard.expires_in_s == 0
         with pytest.raises(StoreError, match="ran out") as caught:
             it.guard.permit()
         assert caught.value.kind is Kind.LEASE
@@ -71,7 +71,7 @@ async def test_the_lease_runs_on_while_the_machine_is_suspended(suspend: Suspend
         await it.fence.write(0, DATA)
         assert it.client.sent == ["renew", "properties", "raise"]
         assert trio.current_time() - before < 1.0
-        assert it.fence.expires_in_s == pytest.approx(60, abs=0.1)
+        assert it.guard.expires_in_s == pytest.approx(60, abs=0.1)
         await trio.sleep(61)
         assert it.client.sent.count("renew") == 4
         assert it.fence.state == "attached"
@@ -161,7 +161,7 @@ async def test_a_refused_lease_id_that_is_ours_after_all_is_forgotten(autojump_c
 
 async def test_an_infinite_lease_that_is_broken_is_noticed(autojump_clock: MockClock) -> None:
     async with opened(lease_s=None) as it:
-        assert it.fence.expires_in_s is None
+        assert it.guard.expires_in_s is None
         await trio.sleep(1000)
         it.client.down = True
         await trio.sleep(1000)

@@ -46,9 +46,16 @@ RANK = {
 }
 # Folder inside a part -> what else of that part it may import: other folders, and files that lie above the folders.
 WALLS = {
-    "store/parts": {"store/contract"},
-    "store/lease": {"store/blobapi", "store/contract", "store/errormap", "store/parts"},
-    "store/layers": {"store/blobapi", "store/contract", "store/errormap", "store/lease", "store/parts"},
+    "store/parts": {"store/contract", "store/invariant"},
+    "store/lease": {"store/blobapi", "store/contract", "store/errormap", "store/invariant", "store/parts"},
+    "store/layers": {
+        "store/blobapi",
+        "store/contract",
+        "store/errormap",
+        "store/invariant",
+        "store/lease",
+        "store/parts",
+    },
     "device/kernel": set(),
     "device/ipc": set(),
     "device/holder": {"device/ipc", "device/kernel"},

@@ -19,7 +19,15 @@ from blobfuse_dysk.device.worker.operations import Asked, Questions
 from blobfuse_dysk.diskfile import read_disk_file
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.mount.options import parse_mount
-from blobfuse_dysk.options import ATTACH_OPTIONS, LIVE_OPTIONS, MOUNT_OPTIONS, AttachOptions, MountOptions, Option
+from blobfuse_dysk.options import (
+    ATTACH_OPTIONS,
+    LIVE_OPTIONS,
+    MOUNT_OPTIONS,
+    AttachOptions,
+    LiveOptions,
+    MountOptions,
+    Option,
+)
 from tests.unit.cli_fakes import Machine, machine
 
 __all__ = ["machine"]
@@ -53,6 +61,7 @@ GOOD: dict[str, dict[str, object]] = {
     "mkfs.options": {"-q": ("-q",), "-L 'a b' -q": ("-L", "a b", "-q")},
     "partition": {"1": 1, "255": 255},
     "snapshot": {TIME: TIME},
+    "trace": {"0": 0.0, "30": 30.0, "1.5m": 90.0, "1h": 3600.0},
 }
 # key -> what is refused.
 BAD: dict[str, tuple[str, ...]] = {
@@ -73,6 +82,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "mkfs": ("always", "yes"),
     "mkfs.options": ("-L it's",),
     "partition": ("0", "256", "x", "-1", "1.0", "²"),
+    "trace": ("-1", "3601", "2h", "never", "none", "soon", VAST, "nan", "inf"),
     "snapshot": ("yesterday", "2026-01-31", TIME[:-1]),
     # Any text; whether it leads to an account shows when it is used.
     "credentials": (),
@@ -147,13 +157,18 @@ def doors(machine: Machine, tmp_path: Path) -> Doors:
 
 
 def options() -> dict[str, Option]:
-    """Every option that takes a value, of an attachment or of a mount."""
-    return {key: option for key, option in {**ATTACH_OPTIONS, **MOUNT_OPTIONS}.items() if not option.is_switch}
+    """Every option that takes a value, of an attachment, of a mount or of `set` alone."""
+    return {
+        key: option
+        for key, option in {**ATTACH_OPTIONS, **MOUNT_OPTIONS, **LIVE_OPTIONS}.items()
+        if not option.is_switch
+    }
 
 
 def test_the_tables_of_this_file_have_every_option() -> None:
     assert set(GOOD) == set(BAD) == set(options())
-    assert set(LIVE_OPTIONS) == {"io-timeout", "iops", "mbps"}
+    assert set(LIVE_OPTIONS) == {"io-timeout", "iops", "mbps", "trace"}
+    assert not {"trace"} & {*ATTACH_OPTIONS, *MOUNT_OPTIONS}
     rows = [option.field for option in ATTACH_OPTIONS.values()]
     assert [*rows, "autoclear"] == [each.name for each in fields(AttachOptions)]
 
@@ -204,7 +219,7 @@ def test_a_switch_is_off_until_it_is_given(machine: Machine, tmp_path: Path, key
 @pytest.mark.parametrize("key", [key for key, option in options().items() if option.default])
 def test_a_default_is_what_its_own_text_means_at_every_door(doors: Doors, key: str) -> None:
     option = options()[key]
-    of = AttachOptions() if key in ATTACH_OPTIONS else MountOptions()
+    of = next(kind() for kind in (AttachOptions, MountOptions, LiveOptions) if hasattr(kind, option.field))
     assert option.read(option.default or "") == getattr(of, option.field)
     for door in doors.of(option):
         assert doors.go(door, option, option.default or "") == getattr(of, option.field), door
@@ -226,9 +241,13 @@ class FakeStack:
     def __init__(self) -> None:
         self.limits: dict[str, float | None] = {"iops": 7, "mbps": 7.5}
         self.io_timeout_s: float | None = 7.0
+        self.traced_s: float | None = None
 
     def set_io_timeout(self, io_timeout_s: float | None) -> None:
         self.io_timeout_s = io_timeout_s
+
+    def trace(self, seconds: float) -> None:
+        self.traced_s = seconds
 
     def set_limits(self, iops: float | None, mbps: float | None) -> None:
         self.limits = {"iops": iops, "mbps": mbps}
@@ -258,18 +277,27 @@ async def test_a_worker_takes_what_the_table_takes(field: str, value: object) ->
     assert now == {"io_timeout_s": 7.0, "iops": 7, "mbps": 7.5, field: value}
 
 
+@pytest.mark.parametrize("seconds", [0, 30, 3600.0])
+async def test_a_trace_is_for_the_worker_that_has_the_disk_and_for_no_later_one(seconds: float) -> None:
+    stack, told = await asked_to_set(trace_s=seconds)
+    assert (stack.traced_s, told) == (seconds, {})
+    stack, told = await asked_to_set(trace_s=seconds, iops=5)
+    assert (stack.traced_s, told) == (seconds, {"event": "state", "iops": 5})
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        *[("trace_s", value) for value in (-1, 3601, None, nan, inf)],
         *[("io_timeout_s", value) for value in (0.5, -1, nan, inf)],
         *[("iops", value) for value in (0, -1, 0.5, 1.9, nan, inf)],
         *[("mbps", value) for value in (0, 0.01, -1.0, nan, inf)],
     ],
 )
 async def test_a_worker_and_a_program_hear_the_same_words(field: str, value: float) -> None:
-    """A worker is asked over its socket, by any version; a program gives AttachOptions."""
+    """A worker is asked over its socket, by any version; a program gives AttachOptions, or LiveOptions."""
     with pytest.raises(UsageError) as of_program:
-        AttachOptions(**{field: value})  # type: ignore[arg-type]
+        (AttachOptions if hasattr(AttachOptions, field) else LiveOptions)(**{field: value})  # type: ignore[arg-type]
     with pytest.raises(UsageError) as of_worker:
         await asked_to_set(**{field: value})
     assert of_worker.value.line() == of_program.value.line()

@@ -12,7 +12,7 @@ from blobfuse_dysk.cli.output import print_error, print_json, warn
 from blobfuse_dysk.cli.types import complete_attachment, credentials_option
 from blobfuse_dysk.errors import DyskError, UsageError
 from blobfuse_dysk.keyvalue import suggest
-from blobfuse_dysk.options import LIVE_OPTIONS
+from blobfuse_dysk.options import ATTACH_OPTIONS, LIVE_OPTIONS
 
 __all__ = ["reload", "set_", "upgrade"]
 
@@ -60,7 +60,7 @@ def _parse(words: tuple[str, ...]) -> dict[str, float | None]:
     for word in words:
         name, equals, text = word.partition("=")
         if name not in LIVE_OPTIONS:
-            near = suggest(name, LIVE_OPTIONS)
+            near = None if name in ATTACH_OPTIONS else suggest(name, LIVE_OPTIONS)  # that one is known well
             known = ", ".join(LIVE_OPTIONS)
             raise UsageError(f"{name!r} cannot be set while a disk is attached", remedy=near or f"these can: {known}")
         if not equals:
@@ -74,15 +74,17 @@ def _parse(words: tuple[str, ...]) -> dict[str, float | None]:
 @click.argument("words", metavar="SETTING=VALUE...", nargs=-1, required=True)
 @click.pass_context
 def set_(context: click.Context, target: str, words: tuple[str, ...]) -> None:
-    """Change io-timeout, iops or mbps of an attachment while it is in use.
+    """Change io-timeout, iops, mbps or trace of an attachment while it is in use.
 
-    io-timeout also counts for I/O that waits already. iops and mbps take a number, or none for no limit.
+    io-timeout also counts for I/O that waits already. iops and mbps take a number, or none for no limit. With trace,
+    each call of the device is logged for so long: offset, length, time, outcome; 0 ends it.
 
     \b
     Examples:
       dyskctl set data io-timeout=10m
       dyskctl set data io-timeout=never
       dyskctl set data iops=500 mbps=none
+      dyskctl set data trace=30s
     """
     from blobfuse_dysk import live
 

@@ -3,6 +3,7 @@
     {"op": "status"}                    -> {"ok": true, "status": {...}}
     {"op": "blank"}                     -> {"ok": true, "blank": bool}
     {"op": "set", "io_timeout_s": 60, "iops": 500, "mbps": null} -> {"ok": true}: those that are given; null: no limit
+    {"op": "grow", "size": 2199023255552} -> {"ok": true}: the file has so many bytes now, the device not yet
     {"op": "reload", "file": "..."}     -> {"ok": true, "credential": {...}}; file: null for the one it came from
     {"op": "upgrade", "id": "...", "worker": [...], "path": "..."} -> {"ok": true}: begun; state.json says how it ends
     {"op": "stop"}                      -> {"ok": true}: ends the attachment if no loop device is on it any more
@@ -41,6 +42,7 @@ __all__ = [
     "CredentialAnswer",
     "CredentialSeen",
     "Done",
+    "GrowQuestion",
     "Question",
     "ReloadQuestion",
     "SetQuestion",
@@ -57,12 +59,20 @@ class SimpleQuestion(TypedDict):
 
 
 class SetQuestion(TypedDict):
-    """The options that are changed, as in AttachOptions, which says what their values may be (options.py)."""
+    """The options that are changed, as in AttachOptions and LiveOptions, which say what may be (options.py)."""
 
     op: Literal["set"]
     io_timeout_s: NotRequired[float | None]
     iops: NotRequired[float | None]
     mbps: NotRequired[float | None]
+    trace_s: NotRequired[float | None]
+
+
+class GrowQuestion(TypedDict):
+    """size: of the device from now on, in bytes; see growth.py."""
+
+    op: Literal["grow"]
+    size: int
 
 
 class ReloadQuestion(TypedDict):
@@ -131,6 +141,7 @@ QUESTIONS = {
     "blank": Question(SimpleQuestion, BlankAnswer),
     "set": Question(SetQuestion, Done),
     "reload": Question(ReloadQuestion, CredentialAnswer),
+    "grow": Question(GrowQuestion, Done),
     "upgrade": Question(UpgradeQuestion, Done),
     "stop": Question(SimpleQuestion, Done),
     "watch": Question(SimpleQuestion, Done),

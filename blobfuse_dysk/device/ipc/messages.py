@@ -210,6 +210,8 @@ class StateChanged(TypedDict):
     detail: NotRequired[Text | None]
     lease: NotRequired[Lease | None]
     lost: NotRequired[Text]
+    size: NotRequired[int]
+    blob_size: NotRequired[int]
     io_timeout_s: NotRequired[Seconds | None]
     iops: NotRequired[int | None]
     mbps: NotRequired[float | None]

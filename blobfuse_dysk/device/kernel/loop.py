@@ -23,6 +23,7 @@ __all__ = [
     "clear",
     "configure",
     "ensure_partition_nodes",
+    "follow_size",
     "partitions",
     "tune",
 ]
@@ -30,12 +31,14 @@ __all__ = [
 _CONTROL = "/dev/loop-control"
 _SYSFS = "/sys/block"
 _LOOP_CLR_FD, _LOOP_GET_STATUS64, _LOOP_CONFIGURE, _LOOP_CTL_GET_FREE = 0x4C01, 0x4C05, 0x4C0A, 0x4C82
+_LOOP_SET_CAPACITY = 0x4C07
 _READ_ONLY, _AUTOCLEAR, _PARTSCAN, _DIRECT_IO = 1, 4, 8, 16
 # struct loop_config: fd, block_size; struct loop_info64: device, inode, rdevice, offset, sizelimit, number,
 # encrypt_type, encrypt_key_size, flags, file_name, crypt_name, encrypt_key, init; reserved
 _CONFIG = struct.Struct("=II" + "QQQQQIIII64s64s32s16x" + "64x")
 _TRIES = 64  # of GET_FREE and CONFIGURE: others take devices at the same time
 _READ_AHEAD_KB = 4096
+_FOLLOW_S = 10.0
 _NUMBER = re.compile(r"(?:/dev/)?loop(\d+)\Z")
 
 
@@ -98,6 +101,32 @@ def clear(device: str) -> bool:
                 raise DeviceError(f"cannot detach {device} from its file: {error.strerror}") from None
             return False
     return True
+
+
+def follow_size(device: str, path: str, size: int) -> None:
+    """Give the device the size of its file `path`, once the kernel knows it to be `size`. Raises DeviceError.
+
+    The driver takes what the file's inode says (before Linux 6.18), and FUSE reads nothing behind that: a device that
+    is larger answers with I/O errors there. The inode's size is as old as the last answer about attributes that the
+    kernel took; it passes over each that crosses a write's, although it shows stat(2) what it says. Seeking to the
+    end has it ask again if need be, and tells what the inode has.
+    Source: drivers/block/loop.c, loop_set_capacity(); fs/fuse/file.c, fuse_file_llseek() and fuse_direct_IO();
+    fs/fuse/inode.c, fuse_change_attributes_i().
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            deadline = time.monotonic() + _FOLLOW_S
+            while (found := file.seek(0, os.SEEK_END)) < size:
+                if time.monotonic() > deadline:
+                    raise DeviceError(f"the kernel takes {path} for {found} bytes still", remedy="try again")
+                time.sleep(0.001)
+        fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(fd, _LOOP_SET_CAPACITY)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise DeviceError(f"cannot give {device} the size of its file: {error.strerror}") from None
 
 
 def backing_file(device: str) -> str | None:

@@ -8,6 +8,7 @@ here, and only here. The block layer above treats every errno alike (an I/O erro
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import stat
@@ -27,12 +28,12 @@ __all__ = ["DISK_INODE", "BlockFile"]
 
 DISK_INODE = 2  # 1 is the root, by FUSE's definition
 _NAME = b"disk"
-_FOREVER_S = 1e6  # how long the kernel may keep names and attributes: they do not change
+_FOREVER_S = 1e6  # how long the kernel may keep names and attributes: it is told when they change
 _log = logging.getLogger(__name__)
 
 
 class BlockFile(pyfuse3.Operations):
-    """Serves the first `size` bytes of a store. Any number of requests may run at the same time.
+    """Serves the first `size` bytes of a store, which may become more. Any number of requests may run at the same time.
 
     A worker that takes over answers the kernel before its store is open again; requests wait for `provide` or `refuse`.
     on_init: called in the middle of FUSE_INIT (see kernel/fuse.Replay). on_release: called when a handle of the file is
@@ -48,8 +49,8 @@ class BlockFile(pyfuse3.Operations):
         *,
         read_only: bool,
         on_init: Callable[[], None],
-        on_release: Callable[[], None],
-        on_loss: Callable[[Exception], None],
+        on_release: Callable[[], object],
+        on_loss: Callable[[Exception], object],
     ) -> None:
         super().__init__()
         self._size = size
@@ -71,6 +72,16 @@ class BlockFile(pyfuse3.Operations):
         """From now on fail every request that needs a store, until one is provided."""
         self._refusal = reason
         self._decided.set()
+
+    def grow(self, size: int) -> None:
+        """From now on the file has `size` bytes. Whoever asks the kernel for its size is told so: it asks us again.
+
+        This waits for nothing, as the kernel keeps no content of the file (FOPEN_DIRECT_IO).
+        Source: fs/fuse/inode.c, fuse_reverse_inval_inode().
+        """
+        self._size = size
+        with contextlib.suppress(FileNotFoundError):  # the kernel does not know the file now, so it has no size of it
+            pyfuse3.invalidate_inode(DISK_INODE, attr_only=True)
 
     def init(self) -> None:
         """See pyfuse3.Operations; runs while INIT is being handled."""

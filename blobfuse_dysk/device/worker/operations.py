@@ -11,6 +11,7 @@ import trio
 from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.device.ipc.control import (
     CredentialSeen,
+    GrowQuestion,
     ReloadQuestion,
     SetQuestion,
     SimpleQuestion,
@@ -19,6 +20,7 @@ from blobfuse_dysk.device.ipc.control import (
 from blobfuse_dysk.device.ipc.messages import StateChanged, UpgradeAsked, WorkerEvent
 from blobfuse_dysk.device.worker.controlserver import Answer
 from blobfuse_dysk.device.worker.geometry import Geometry, is_blank
+from blobfuse_dysk.device.worker.growth import grow
 from blobfuse_dysk.errors import DyskError
 from blobfuse_dysk.options import LIVE_OPTIONS
 from blobfuse_dysk.store.stack import Stack
@@ -26,13 +28,15 @@ from blobfuse_dysk.timestamp import utc_text
 
 __all__ = ["Asked", "Questions"]
 
+GROW_S = 30.0  # what is written meanwhile waits for it (store/layers/order.py)
+
 
 class Asked(Protocol):
     """The worker, as its questioners see it.
 
     stack, geometry: None while the disk is not open. open_by: when a disk that cannot be opened again is given up, by
-    trio's clock. opening_error: why the last attempt failed. send_event: to the holder. keep_credential: has later
-    workers begin with the credential as it is now.
+    trio's clock. opening_error: why the last attempt failed. send_event: to the holder. show: has the device show this
+    geometry, a larger one. keep_credential: has later workers begin with the credential as it is now.
     """
 
     @property
@@ -45,7 +49,8 @@ class Asked(Protocol):
     def open_by(self) -> float: ...
     @property
     def opening_error(self) -> DyskError | None: ...
-    def send_event(self, event: WorkerEvent) -> None: ...
+    def send_event(self, event: WorkerEvent) -> bool: ...
+    def show(self, geometry: Geometry) -> None: ...
     def keep_credential(self) -> None: ...
 
 
@@ -54,10 +59,12 @@ class Questions:
 
     def __init__(self, worker: Asked) -> None:
         self._worker = worker
+        self._growing = trio.Lock()
         self.answers: dict[str, Answer] = {
             "status": self._status,
             "blank": self._blank,
             "set": self._set,
+            "grow": self._grow,
             "reload": self._reload,
             "upgrade": self._upgrade,
             "stop": self._stop,
@@ -86,7 +93,7 @@ class Questions:
         return {"blank": await is_blank(stack.store, geometry)}
 
     async def _set(self, question: SetQuestion) -> dict[str, Any]:
-        """Later workers learn of it from the state that the holder keeps."""
+        """Later workers learn of it from the state that the holder keeps, but do not go on with a trace."""
         for option in LIVE_OPTIONS.values():
             if option.field in question:
                 option.check(question.get(option.field))
@@ -104,7 +111,21 @@ class Questions:
             limits["mbps"] = event["mbps"] = question["mbps"]
         if "iops" in question or "mbps" in question:
             stack.set_limits(**limits)
-        self._worker.send_event(event)
+        if "trace_s" in question and question["trace_s"] is not None:
+            stack.trace(question["trace_s"])
+        if len(event) > 1:
+            self._worker.send_event(event)
+        return {}
+
+    async def _grow(self, question: GrowQuestion) -> dict[str, Any]:
+        async with self._growing:
+            stack, geometry = self._worker.stack, self._worker.geometry
+            if not stack or not geometry:
+                raise DyskError("the disk is not open now", remedy="try again in a moment")
+            with trio.move_on_after(GROW_S) as scope:
+                self._worker.show(await grow(stack.store, geometry, question["size"]))
+            if scope.cancelled_caught:
+                raise DyskError(f"the disk did not grow within {GROW_S:g} s", remedy="see dyskctl status; try again")
         return {}
 
     async def _reload(self, question: ReloadQuestion) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from blobfuse_dysk.device.ipc.messages import Failed, StandingBy
 from blobfuse_dysk.device.ipc.statefile import Lease, StateFile
 from blobfuse_dysk.device.kernel import hardening
 from blobfuse_dysk.errors import DeviceError
+from blobfuse_dysk.store.invariant import end_by
 from blobfuse_dysk.store.lease.token import HoldState
 from blobfuse_dysk.store.open import ResumeState, open_stack
 from blobfuse_dysk.store.parts.ring import Ring
@@ -36,6 +37,7 @@ __all__ = [
     "OpenStack",
     "await_go",
     "holder_channel",
+    "leaves",
     "open_real_stack",
     "prepare_process",
     "resume_state",
@@ -44,6 +46,7 @@ __all__ = [
 
 _STACK_BYTES = 1 << 20  # of a thread (for a name service, for instance), which is in memory whole, see hardening.py
 _CAP_SYS_RESOURCE = 24
+BROKEN_STATUS = 70  # EX_SOFTWARE; the holder logs it
 _log = logging.getLogger(__name__)
 
 OpenStack = Callable[
@@ -170,7 +173,8 @@ async def open_real_stack(
     ring_fd: int,
     on_state: Callable[[HoldState], None],
 ) -> AsyncIterator[Stack]:
-    """Open the disk that the configuration names, dirty ring and stack; see store/stack.py."""
+    """Open the disk that the configuration names, dirty ring and stack; a broken invariant ends this process."""
+    end_by(_die)
     options = StackOptions.of(config.options, config.node)
     with hardening.when_touched():
         ring = Ring(ring_fd, config.options.write_cache_size) if options.writes_back else None
@@ -180,6 +184,20 @@ async def open_real_stack(
     finally:
         if ring:
             ring.close()
+
+
+def _die(what: str) -> None:
+    """Leave everything as it is to the next worker; no other task of this one gets another step."""
+    _log.critical("this worker cannot be trusted any more and ends: %s", what, stack_info=True)
+    os._exit(BROKEN_STATUS)
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The exceptions in a group and the groups in it: why an open block layer came to its end."""
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
 
 
 def resume_state(lease: Lease | None) -> ResumeState | None:

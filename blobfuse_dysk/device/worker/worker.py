@@ -49,6 +49,7 @@ from blobfuse_dysk.device.worker.startup import (
     OpenStack,
     await_go,
     holder_channel,
+    leaves,
     open_real_stack,
     prepare_process,
     resume_state,
@@ -210,7 +211,7 @@ class Worker:
             except DyskError as error:
                 self._error = error
             except ExceptionGroup as group:
-                errors = _leaves(group)
+                errors = leaves(group)
                 self._error = next((error for error in errors if isinstance(error, DyskError)), None)
                 if not all(isinstance(error, DyskError) for error in errors):
                     raise
@@ -363,17 +364,17 @@ class Worker:
         self.send_event({"event": "config"}, memfd)
         os.close(memfd)
 
-    def send_event(self, event: WorkerEvent, *fds: int) -> None:
-        """To the holder."""
-        message.send(self._channel, event, fds, wait=False)
+    def show(self, geometry: Geometry) -> None:
+        """The disk is larger now: later workers learn it from the holder, then the kernel is told (growth.py)."""
+        if not self.send_event({"event": "state", "size": geometry.size, "blob_size": geometry.blob_size}):
+            raise DyskError("the holder does not listen now", remedy="try again in a moment")
+        self.geometry = geometry
+        if self._file:
+            self._file.grow(geometry.size)
 
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    """The exceptions in a group and the groups in it."""
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
+    def send_event(self, event: WorkerEvent, *fds: int) -> bool:
+        """To the holder; False if it does not take it now."""
+        return message.send(self._channel, event, fds, wait=False)
 
 
 def main(opener: OpenStack = open_real_stack) -> int:

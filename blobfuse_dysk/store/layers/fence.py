@@ -23,6 +23,8 @@ E3. No modifying call passes while `_raise_due`. `_raise_due` becomes false only
     acknowledged and guard.epoch grows; requests sent in older epochs are dead from then on.
 E4. Between the last check in `_gate` and the call of the layer below there is no await. The layer below may wait (for a
     slot); a raise may become due meanwhile, but only for requests that do not overlap this one, by Order.
+E5. A grow's request is void once the blob has changed since a look that showed guard.epoch (pageblob.py), so at the
+    latest when a higher number is acknowledged: E2 and E3 hold for it, too.
 
 How a call ends decides: success, or StoreError with unknown=False: nothing of it is left in flight. StoreError with
 unknown=True, cancellation, any other exception: something may be. The request's epoch, where the error names it, spares
@@ -45,8 +47,6 @@ L5. After a lapse or a doubt a raise is due: with another ETag, no copy of an ac
 meanwhile, in vain, can land later (claim.py).
 L6. A flush returns when a call, or a renewal and a look, proved lease and epoch a few seconds ago (token.py). Else
 flushes, and zeros over free pages, would succeed; under a lease id that another has, too, for ever.
-An assumption: no copy of a Put Page that was acknowledged lands later. HTTP repeats none; Retry does, in a new epoch.
-Renewals bypass Throttle and Retry, start every third of the lease's term, and are repeated every few seconds.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ import trio
 from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
+from blobfuse_dysk.store.invariant import broken
 from blobfuse_dysk.store.lease.epoch import next_number
 from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.store.lease.token import Guard, HoldState, lease_time
@@ -89,14 +90,13 @@ class Fence(Store):
         on_state: Callable[[HoldState], None] = lambda state: None,
         random: Random | None = None,
     ) -> None:
-        self.size = inner.size
         self.raises = 0
         self._inner = inner
         self._lease = lease
         self._guard = guard
         self._lease_s = math.inf if lease_s is None else lease_s
         self._period_s = INFINITE_CHECK_S if lease_s is None else lease_s / 3
-        self._renew_at = trio.current_time() + self._period_s - self._lease_age_s
+        self._renew_at = trio.current_time() + self._period_s - guard.age_s(lease_s)
         self._on_state = on_state
         self._random = random or Random()
         self._tried = guard.epoch
@@ -115,6 +115,10 @@ class Fence(Store):
         self._told = self.state
 
     @property
+    def size(self) -> int:
+        return self._inner.size
+
+    @property
     def state(self) -> HoldState:
         """One of the words at the top of this file."""
         if self._fenced is not None:
@@ -126,12 +130,6 @@ class Fence(Store):
         return "recovering" if self._raise_due and self._raise_error is not None else "attached"
 
     @property
-    def expires_in_s(self) -> float | None:
-        """Seconds until the lease ends unless it is renewed (0 when in doubt); None for an infinite lease."""
-        left = self._guard.valid_until - lease_time()
-        return None if left == math.inf else max(0.0, left)
-
-    @property
     def blocker(self) -> StoreError | None:
         """Why the last attempt at what modifying calls wait for failed; None if they pass, or it did not fail yet."""
         return self._raise_error if self._guard.certain else self._renew_error
@@ -139,7 +137,7 @@ class Fence(Store):
     async def read(self, offset: int, length: int) -> Buffer:
         """Pass, unless fenced."""
         if self._fenced is not None:
-            raise self._refusal(self._fenced)
+            raise self._fenced.afresh()
         return await self._inner.read(offset, length)
 
     async def write(self, offset: int, data: Buffer) -> None:
@@ -171,7 +169,7 @@ class Fence(Store):
     async def flush(self) -> None:
         """Pass when the lease was proved a moment ago, else have it renewed first (L6)."""
         if self._fenced is not None:
-            raise self._refusal(self._fenced)
+            raise self._fenced.afresh()
         if not self._guard.is_proved:
             await self._prove()
         await self._inner.flush()
@@ -179,8 +177,17 @@ class Fence(Store):
     async def extents(self, offset: int, length: int) -> list[Extent]:
         """Pass, unless fenced."""
         if self._fenced is not None:
-            raise self._refusal(self._fenced)
+            raise self._fenced.afresh()
         return await self._inner.extents(offset, length)
+
+    async def grow(self, size: int) -> None:
+        if not self.is_open:
+            await self._gate()
+        try:
+            await self._inner.grow(size)
+        except BaseException as error:
+            self._judge(error)
+            raise
 
     async def aclose(self) -> None:
         """Close the layer below."""
@@ -214,25 +221,25 @@ class Fence(Store):
         self._renew_wanted.set()
         while self._guard.proved_at < asked_at:
             if self._fenced is not None:
-                raise self._refusal(self._fenced)
+                raise self._fenced.afresh()
             if self._released:
                 return  # nothing is changed any more, and what is flushed here was acknowledged
             if self._failures != failures and self._renew_error is not None:
-                raise self._refusal(self._renew_error)
+                raise self._renew_error.afresh()
             await self._changed.wait()
 
     async def _gate(self) -> None:
         """Return when a modifying call may pass; nothing awaits between the last check and the return."""
         while not self.is_open:
             if self._fenced is not None:
-                raise self._refusal(self._fenced)
+                raise self._fenced.afresh()
             if self._released:
                 raise StoreError("the disk was detached", Kind.REJECTED)
             if not self._guard.certain and self._renew_error is None:
                 self._renew_wanted.set()  # it ran out before the next renewal was due: this machine was suspended
             blocker = self.blocker
             if blocker is not None and not blocker.kind.retryable:
-                raise self._refusal(blocker)
+                raise blocker.afresh()
             await self._changed.wait()
 
     def _judge(self, error: BaseException) -> None:
@@ -277,10 +284,6 @@ class Fence(Store):
         self._renew_wanted.set()
         self._announce()
 
-    def _refusal(self, error: StoreError) -> StoreError:
-        """A fresh copy: the same exception object raised by many tasks would collect all their tracebacks."""
-        return StoreError(str(error), error.kind, remedy=error.remedy)
-
     def _announce(self) -> None:
         """Wake everybody who waits for a change, and report the state if it is another one."""
         self._changed.set()
@@ -288,11 +291,6 @@ class Fence(Store):
         if self.state != self._told:
             self._told = self.state
             self._on_state(self._told)
-
-    @property
-    def _lease_age_s(self) -> float:
-        """Seconds since the request that last took or renewed the lease was sent; 0 for an infinite lease."""
-        return 0.0 if self._lease_s == math.inf else self._lease_s - (self._guard.valid_until - lease_time())
 
     @property
     def _ended(self) -> bool:
@@ -375,6 +373,8 @@ class Fence(Store):
         """One attempt. On success guard.epoch grows and the raise is no longer due, in one step (E3)."""
         lapses = self._lapses
         self._tried = max(self._tried, next_number(self._guard.epoch))
+        if self._tried != next_number(self._guard.epoch):
+            broken(f"E1: the epoch is {self._guard.epoch}, but {self._tried} is the highest number asked for")
         number = (await self._lease.raise_epoch(self._tried, self._guard.lease_id)).number
         if number != self._tried:
             self._fence(f"the epoch is {number} where {self._tried} was set: another attachment raised it")

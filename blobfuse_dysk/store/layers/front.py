@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
+from blobfuse_dysk.store.invariant import broken
 from blobfuse_dysk.store.parts.meter import Meter
 
 __all__ = ["Front"]
@@ -18,10 +19,18 @@ class Front(Store):
     """What a device is put on."""
 
     def __init__(self, inner: Store, meter: Meter) -> None:
-        self.size = inner.size
         self._inner = inner
         self._meter = meter
         self._latched: str | None = None
+
+    @property
+    def size(self) -> int:
+        """The inner one's."""
+        return self._inner.size
+
+    def stand_on(self, inner: Store) -> None:
+        """Pass calls to this store from the next one on. It has the same content: Trace, or what is below that."""
+        self._inner = inner
 
     def latch(self, reason: str) -> None:
         """Let every call from now on fail with Kind.FENCED."""
@@ -36,6 +45,8 @@ class Front(Store):
         except BaseException as error:
             self._failed("read", error)
             raise
+        if len(data) != length:
+            broken(f"a read of {length} bytes at {offset} has {len(data)}")
         self._meter.success("read", length, started)
         return data
 
@@ -73,6 +84,11 @@ class Front(Store):
         """Pass."""
         self._check()
         return await self._inner.extents(offset, length)
+
+    async def grow(self, size: int) -> None:
+        """Pass."""
+        self._check()
+        await self._inner.grow(size)
 
     async def aclose(self) -> None:
         """Close the layer below."""

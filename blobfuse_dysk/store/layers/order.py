@@ -21,9 +21,13 @@ class Order(Store):
     """Any calls at any time are allowed here: this is where point 2 of the contract comes from."""
 
     def __init__(self, inner: Store) -> None:
-        self.size = inner.size
         self._inner = inner
         self._lock = RangeLock()
+
+    @property
+    def size(self) -> int:
+        """The inner one's."""
+        return self._inner.size
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Pass."""
@@ -56,6 +60,19 @@ class Order(Store):
     async def extents(self, offset: int, length: int) -> list[Extent]:
         """Pass."""
         return await self._inner.extents(offset, length)
+
+    async def grow(self, size: int) -> None:
+        """Grow when every older modifying call has ended, and before any later one begins.
+
+        Each of them changes the blob, and growing begins again where the blob changed (pageblob.py).
+        """
+        ticket = self._lock.enter(0, self.size)
+        try:
+            if ticket.blockers:
+                await ticket.wait()
+            await self._inner.grow(size)
+        finally:
+            self._lock.leave(ticket)
 
     async def aclose(self) -> None:
         """Close the layer below."""

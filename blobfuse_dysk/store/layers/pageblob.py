@@ -9,16 +9,25 @@ If the client itself waits (for a connection), an older epoch may still be sent:
 A PageBlob without a guard is read-only: no write can be sent without lease and epoch.
 
 flush does nothing: Put Page is durable when it is acknowledged.
+
+Growing. Set Blob Properties takes the new size whatever the present one is, and frees the pages above it: a copy of
+such a request that lands after the blob grew again, and was written to, would cut off what was written. So it carries
+the lease, and as its condition the ETag of a look that showed our epoch and a smaller size. Whatever changes the blob
+makes it void, and what may still land (StoreError.unknown) makes Fence raise the epoch, which changes the blob, before
+anything else is sent. Other calls, which Order keeps away, change it as well: then it is looked at again.
+Source: https://learn.microsoft.com/rest/api/storageservices/set-blob-properties
 """
 
 from __future__ import annotations
 
 import trio
 
+from blobfuse_dysk.azure.wire import Condition
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError, TransportError
 from blobfuse_dysk.store.blobapi import BlobApi
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.errormap import is_service_timeout, to_store_error
+from blobfuse_dysk.store.invariant import broken
 from blobfuse_dysk.store.lease.token import Guard
 from blobfuse_dysk.store.parts.extents import joined
 from blobfuse_dysk.store.parts.meter import Meter
@@ -26,6 +35,9 @@ from blobfuse_dysk.store.parts.meter import Meter
 __all__ = ["PageBlob"]
 
 ATTEMPT_TIMEOUT_S = 30.0
+GROW_TIMEOUT_S = 10.0  # for each request of grow: modifying calls wait for it
+MOST_LOOKS = 10  # of one grow, with pauses that double: 5 s together
+FIRST_PAUSE_S = 0.005
 SMALLEST_SEGMENT = 64 << 20  # bytes; a page list of a piece this small is never too much for the service
 
 
@@ -41,12 +53,17 @@ class PageBlob(Store):
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
         meter: Meter | None = None,
     ) -> None:
-        self.size = size
+        self._size = size
         self._client = client
         self._guard = guard
         self._timeout_s = attempt_timeout_s
         self._meter = Meter() if meter is None else meter
         self._segment = size  # bytes of the blob that one page list covers; halved when that takes too long
+
+    @property
+    def size(self) -> int:
+        """Bytes that are used of the blob."""
+        return self._size
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Get Blob for a range."""
@@ -113,8 +130,27 @@ class PageBlob(Store):
                     continue
                 raise to_store_error(error, f"page list of {piece} bytes at {offset}", modifies=False) from error
             offset += piece
-            self._segment = min(self._segment * 2, self.size)
+            self._segment = min(self._segment * 2, self._size)
         return joined(found)
+
+    async def grow(self, size: int) -> None:
+        """Get Blob Properties, Set Blob Properties, and both again if the blob changed in between.
+
+        Raises StoreError: REJECTED if the blob is larger than `size`; CHANGED when it changes all the time, which it
+        does not while no other modifying call is in flight. A blob of just this size is taken as it is.
+        """
+        pause_s = FIRST_PAUSE_S
+        for _ in range(MOST_LOOKS):
+            if await self._resize(size):
+                if size < self._size:
+                    broken(f"the disk of {self._size} bytes was made one of {size}")
+                self._size = size
+                return
+            await trio.sleep(pause_s)
+            pause_s *= 2
+        raise StoreError(
+            f"growing to {size} bytes: the blob changes all the time", Kind.CHANGED, remedy="try again in a moment"
+        )
 
     async def aclose(self) -> None:
         """Close the client's connections."""
@@ -124,6 +160,38 @@ class PageBlob(Store):
         if self._guard is None:
             raise StoreError("the disk is attached read-only", Kind.REJECTED)
         return self._guard.permit()
+
+    async def _resize(self, size: int) -> bool:
+        """Make the blob `size` bytes large; False if it changed after it was looked at, and nothing was done."""
+        what = f"growing to {size} bytes"
+        _, epoch = self._permit()
+        started = self._meter.start()
+        try:
+            blob = await self._client.properties(timeout_s=GROW_TIMEOUT_S)
+        except (ServiceError, TransportError) as error:
+            failed = to_store_error(error, what, modifies=False)
+            self._meter.failure("resize", failed)
+            raise failed from error
+        if blob.sequence_number != epoch:
+            raise StoreError(f"{what}: another epoch is in force", Kind.EPOCH, immediate=True, epoch=epoch)
+        if blob.size > size:
+            raise StoreError(f"{what}: the blob has {blob.size} bytes", Kind.REJECTED, remedy="grow it to that or more")
+        if blob.size < size:
+            lease_id, _ = self._permit()
+            condition = Condition(if_match=blob.etag)
+            try:
+                await self._client.resize(size, lease_id=lease_id, condition=condition, timeout_s=GROW_TIMEOUT_S)
+            except (ServiceError, TransportError) as error:
+                failed = to_store_error(error, what, modifies=True, epoch=epoch, conditional=True)
+                self._meter.failure("resize", failed)
+                if failed.kind is Kind.CHANGED:
+                    return False
+                raise failed from error
+            except BaseException as error:
+                self._meter.failure("resize", error)
+                raise
+        self._meter.success("resize", 0, started)
+        return True
 
     async def _list(self, offset: int, length: int) -> list[Extent]:
         """All pages of the list of one segment, clipped to it."""

@@ -15,7 +15,8 @@ Invariants
    that a reader may be given either. A write drops its chunks when it ended, however it ended, with no await in
    between: a fill that began before or during it may hold the old content, and must not become present.
 2. Nobody begins to wait for a stale fill; who began before it went stale read at the same time as the write.
-3. Random reads cost exactly one read of their own length below, and fill nothing.
+3. No chunk is shorter than the store lets it be: growing drops the one at the old end, or makes its fill stale.
+4. Random reads cost exactly one read of their own length below, and fill nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import trio
 from lru import LRU
 
 from blobfuse_dysk.errors import StoreError
-from blobfuse_dysk.store.contract import Buffer, Extent, Store
+from blobfuse_dysk.store.contract import PAGE, Buffer, Extent, Store
 from blobfuse_dysk.store.parts.readahead import Streams
 
 __all__ = ["CHUNK", "ReadCache"]
@@ -62,7 +63,6 @@ class ReadCache(Store):
         window: int,
         read_ahead: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self.size = inner.size
         self._inner = inner
         self._nursery = nursery
         self._read_ahead = read_ahead
@@ -72,6 +72,10 @@ class ReadCache(Store):
         self._fills: dict[int, _Fill] = {}
         self.hits = 0
         self.misses = 0
+
+    @property
+    def size(self) -> int:
+        return self._inner.size
 
     async def read(self, offset: int, length: int) -> Buffer:
         end = offset + length
@@ -106,6 +110,13 @@ class ReadCache(Store):
 
     async def extents(self, offset: int, length: int) -> list[Extent]:
         return await self._inner.extents(offset, length)
+
+    async def grow(self, size: int) -> None:
+        before = self.size
+        await self._inner.grow(size)
+        if before % CHUNK:
+            self._drop(before, PAGE)
+        self._streams.size = size
 
     async def aclose(self) -> None:
         self._chunks.clear()

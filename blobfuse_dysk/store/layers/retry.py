@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from random import Random
 from typing import TypeVar
@@ -73,7 +74,6 @@ class Retry(Store):
         direct: Callable[[int, bool], bool] = lambda length, modifies: False,
         direct_s: float = inf,
     ) -> None:
-        self.size = inner.size
         self.retries = 0
         self._inner = inner
         self._io_timeout_s = io_timeout_s
@@ -88,6 +88,11 @@ class Retry(Store):
         self._watching = False  # stays true while _told
         self._told = False  # that calls are stalled
         self._now = bound_clock()
+
+    @property
+    def size(self) -> int:
+        """The inner one's."""
+        return self._inner.size
 
     @property
     def io_timeout_s(self) -> float | None:
@@ -158,6 +163,10 @@ class Retry(Store):
     async def extents(self, offset: int, length: int) -> list[Extent]:
         """Ask for extents, likewise."""
         return await self._call("page list", False, self._inner.extents, offset, length)
+
+    async def grow(self, size: int) -> None:
+        """Grow, likewise."""
+        await self._call(f"growing to {size} bytes", True, partial(self._inner.grow, size))
 
     async def aclose(self) -> None:
         """Close the layer below."""

@@ -16,6 +16,8 @@ S4. A region that is not loaded counts as allocated as a whole. So a list that c
     fragmented) makes things slower, not wrong. It is asked for again after a minute.
 S5. From the look at the map to the answer, or to the call of the layer below, there is no await. An answer of zeros is
     the content at the moment of that look, which lies within the call.
+S6. When the store grows, a region that it now reaches is not loaded (S4). In the region at the old end, loaded or being
+    loaded, what is new counts as free: it is, since it came into being just now and only this attachment can write.
 
 Loads run in a nursery of the stack, so that no caller's cancellation ends a load that others wait for. A caller waits
 for the load of its regions only so long from the load's start (S4 then applies): a read READ_PATIENCE_S, zeros
@@ -65,13 +67,18 @@ class Sparse(Store):
     """nursery: where loads run; it must outlive the calls. region: bytes, for tests."""
 
     def __init__(self, inner: Store, nursery: trio.Nursery, *, region: int = REGION) -> None:
-        self.size = inner.size
         self._inner = inner
         self._nursery = nursery
         self._region = region
-        self._regions = [_Region() for _ in range((self.size + region - 1) // region)]
+        self._regions: list[_Region] = []
+        self._add_regions()
         self._loads: set[trio.CancelScope] = set()
         self._closed = False
+
+    @property
+    def size(self) -> int:
+        """The inner one's."""
+        return self._inner.size
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Read what is allocated; the rest is zeros."""
@@ -119,8 +126,13 @@ class Sparse(Store):
         for index in self._indexes(offset, length):
             region = self._regions[index]
             if not region.loaded and region.error is not None:
-                raise StoreError(str(region.error), region.error.kind, remedy=region.error.remedy)
+                raise region.error.afresh()
         return joined(self._allocated(offset, length), 0)
+
+    async def grow(self, size: int) -> None:
+        """Grow; see S6."""
+        await self._inner.grow(size)
+        self._add_regions()
 
     async def aclose(self) -> None:
         """Stop loading, close the layer below."""
@@ -130,6 +142,9 @@ class Sparse(Store):
         await self._inner.aclose()
 
     # -- the map: no await --
+
+    def _add_regions(self) -> None:
+        self._regions += [_Region() for _ in range(len(self._regions), -(-self.size // self._region))]
 
     def _indexes(self, offset: int, length: int) -> range:
         return range(offset // self._region, (offset + length - 1) // self._region + 1)

@@ -25,10 +25,14 @@ class Throttle(Store):
     """Limits the calls to `inner`. flush passes: it is no request."""
 
     def __init__(self, inner: Store, *, limiter: Limiter | None = None) -> None:
-        self.size = inner.size
         self.throttled = 0
         self._inner = inner
         self._limiter = limiter or Limiter()
+
+    @property
+    def size(self) -> int:
+        """The inner one's."""
+        return self._inner.size
 
     def status(self) -> dict[str, object]:
         """JSON-able: slots, waiting calls, refusals, how often slots were halved, and the rates in force (or None)."""
@@ -94,6 +98,17 @@ class Throttle(Store):
         started = await self._limiter.enter(current_priority(Priority.READ))
         try:
             return await self._inner.extents(offset, length)
+        except StoreError as error:
+            self._refused(error, started)
+            raise
+        finally:
+            self._limiter.leave()
+
+    async def grow(self, size: int) -> None:
+        """Grow, in a slot, however many requests that takes below; its time says nothing about load."""
+        started = await self._limiter.enter(current_priority(Priority.FLUSH))
+        try:
+            await self._inner.grow(size)
         except StoreError as error:
             self._refused(error, started)
             raise

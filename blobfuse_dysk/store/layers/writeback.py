@@ -79,7 +79,6 @@ class WriteBack(Store):
         largest: Callable[[], int] = lambda: MAX_WRITE,
         slots: Callable[[], int] = lambda: MAX_IN_FLIGHT,
     ) -> None:
-        self.size = inner.size
         self._inner = inner
         self._ring = ring
         self._nursery = nursery
@@ -110,6 +109,10 @@ class WriteBack(Store):
         self._send_until = ring.head
         self._scope = trio.CancelScope()
         nursery.start_soon(self._sender)
+
+    @property
+    def size(self) -> int:
+        return self._inner.size
 
     def status(self) -> dict[str, object]:
         """JSON-able: bytes not yet acknowledged, requests in flight, size and use of the ring, the latch."""
@@ -181,6 +184,9 @@ class WriteBack(Store):
         mine = [e for m in (self._flight, self._dirty) for e in m.overlap(offset, end) if e.data >= 0]
         found = await self._inner.extents(offset, length)
         return joined([*found, *((max(e.start, offset), min(e.end, end) - max(e.start, offset)) for e in mine)])
+
+    async def grow(self, size: int) -> None:
+        await self._inner.grow(size)
 
     async def aclose(self) -> None:
         self._scope.cancel()

@@ -85,6 +85,19 @@ class Guard:
         return lease_time() < self.valid_until
 
     @property
+    def expires_in_s(self) -> float | None:
+        """Seconds until the lease ends unless it is renewed (0 when in doubt); None for an infinite lease."""
+        left = self.valid_until - lease_time()
+        return None if left == math.inf else max(0.0, left)
+
+    def age_s(self, lease_s: float | None) -> float:
+        """Seconds since the request that last took or renewed the lease was sent; 0 for an infinite lease.
+
+        lease_s: the lease's term, None for infinite.
+        """
+        return 0.0 if lease_s is None else lease_s - (self.valid_until - lease_time())
+
+    @property
     def is_proved(self) -> bool:
         """Whether the service was seen to honour the lease less than PROOF_S ago; never across a suspension."""
         slept, now = slept_s(), trio.current_time()

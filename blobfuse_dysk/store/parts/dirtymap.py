@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from typing import NamedTuple
 
+from blobfuse_dysk.store.invariant import broken
 from blobfuse_dysk.store.parts.ring import Record, Ring
 
 __all__ = ["DirtyExtent", "DirtyMap", "Ledger"]
@@ -59,6 +60,8 @@ class Ledger:
 
     def discount(self, extent: DirtyExtent) -> None:
         left = self._generations[extent.generation] - 1
+        if left < 0:
+            broken(f"generation {extent.generation} has less than nothing left to make durable")
         if left:
             self._generations[extent.generation] = left
         else:
@@ -156,12 +159,17 @@ class DirtyMap:
 
     def put(self, extents: list[DirtyExtent]) -> None:
         """Insert extents that overlap nothing here; their counts come with them. The inverse of `take`."""
-        self._insert(bisect_left(self._starts, extents[0].start), extents)
+        start, end = extents[0].start, extents[-1].end
+        at = bisect_left(self._starts, start)
+        if (at and self._extents[at - 1].end > start) or (at < len(self._starts) and self._starts[at] < end):
+            broken(f"two requests for {start} to {end} would be in flight together")
+        self._insert(at, extents)
 
     def remove(self, extents: list[DirtyExtent]) -> None:
         """Take a run that was put in whole out again."""
         at = bisect_left(self._starts, extents[0].start)
-        self.take(at, at + len(extents))
+        if self.take(at, at + len(extents)) != extents:
+            broken(f"what was in flight from {extents[0].start} to {extents[-1].end} is not there any more")
 
     def _span(self, start: int, end: int) -> tuple[int, int]:
         """The index range of the extents that share a byte with [start, end)."""

@@ -43,10 +43,10 @@ class _Stream:
 
 
 class Streams:
-    """size: of the disk. most: bytes that all streams together may be ahead. All in bytes."""
+    """size: of the disk, which may grow. most: bytes that all streams together may be ahead. All in bytes."""
 
     def __init__(self, size: int, most: int) -> None:
-        self._size = size
+        self.size = size
         self._most = most
         self._candidates: LRU[int, tuple[int, int]] = LRU(_CANDIDATES)  # end of a run: where it began, reads in it
         self._streams: list[_Stream] = []  # the one used last comes last
@@ -92,7 +92,7 @@ class Streams:
 
     def _fetch(self, stream: _Stream) -> tuple[int, int] | None:
         start = max(stream.ahead, stream.next)
-        end = min(stream.next + stream.window, self._size)
+        end = min(stream.next + stream.window, self.size)
         stream.ahead = max(start, end)
         stream.mark, stream.read = stream.next, 0
         stream.window = max(FIRST_WINDOW, min(stream.window * 2, self._most // len(self._streams)))

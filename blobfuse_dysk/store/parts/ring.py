@@ -36,6 +36,7 @@ from dataclasses import dataclass
 
 from blobfuse_dysk.errors import DyskError
 from blobfuse_dysk.store.contract import MAX_WRITE, Buffer
+from blobfuse_dysk.store.invariant import broken
 
 __all__ = ["DATA", "MIN_CAPACITY", "ZERO", "Record", "Ring", "RingError", "is_empty"]
 
@@ -130,6 +131,8 @@ class Ring:
 
     def release(self, position: int) -> None:
         """Move the tail to `position`, the end of a record: everything before it is not needed any more."""
+        if not self._tail < position <= self._head:
+            broken(f"the ring's tail would go from {self._tail} to {position}, with its head at {self._head}")
         self._tail = position
         self._words[_TAIL_WORD] = position
 
