@@ -24,7 +24,7 @@ from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.statefile import FirstState, Lease, StateFile, StateSeen
-from blobfuse_dysk.device.kernel import fuse, loop
+from blobfuse_dysk.device.kernel import devlink, fuse, loop
 from blobfuse_dysk.device.kernel.usage import mountpoints, users
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError
@@ -280,7 +280,7 @@ def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOption
             _log.warning("%s", warning)
         if options.partscan:
             loop.ensure_partition_nodes(device)
-        naming.link(dev, name, device)
+        devlink.link(dev, name, device)
         launch.commit(device)
     except BaseException:
         os.close(loop_fd)  # the holder has the device let go

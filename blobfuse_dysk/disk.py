@@ -100,7 +100,7 @@ class Endpoint:
 class DiskAddress:
     """A page blob, or a snapshot of one, as the user named it.
 
-    endpoint: None when the short form was used; `azure.credentials.resolve` then decides it.
+    endpoint: None when the short form was used; `azure/credential/resolve.py` then decides it.
     sas, account_key: a credential given with the address, in memory only; `resolve` takes them out. No text form has
     an account_key.
     """

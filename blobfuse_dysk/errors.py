@@ -6,6 +6,8 @@ and what to do about it (`error.remedy`). Front ends print `error.line()` and ex
 What a program has to know of it is in fields, which the constructor takes by keyword: nobody reads a message again.
 `type(error)(str(error), **error.fields())` is the same error once more, in another process, too: all of it is JSON.
 
+Only the kernel gets less: an errno, which device/worker/blockfile.py makes of whatever failed.
+
 Messages never hold a secret: no account key, no SAS signature, no bearer token.
 """
 

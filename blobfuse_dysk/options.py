@@ -5,9 +5,9 @@ own words, whether it can be changed while the disk is in use, help. Everything 
 rows, so that all of it takes and refuses the same values with the same words:
 
     cli/types.py       the options of `dyskctl attach`, and of the verbs that reach an account
-    mount/options.py    mount's -o
+    mount/options.py   mount's -o
     diskfile.py        the keys of /etc/dysk/disks.d/NAME.conf
-    cli/verbs/live.py        `dyskctl set`; the worker checks with the same rows (device/worker/operations.py)
+    cli/verbs/live.py  `dyskctl set`; the worker checks with the same rows (device/worker/operations.py)
 
 Nothing slow is imported here: mount.dysk and dyskctl load this at every start.
 """

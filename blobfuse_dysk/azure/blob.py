@@ -48,7 +48,7 @@ class BlobClient(trio.abc.AsyncResource):
         checksum: bool = False,
         ca_file: str | None = None,
     ) -> None:
-        """address.endpoint must be filled in (credentials.resolve). checksum: MD5 on each body of pages, both ways.
+        """address.endpoint must be filled in (credential/resolve.py). checksum: MD5 on each body of pages, both ways.
 
         pool: shared with other clients of the endpoint and closed by who made it; else the client has its own.
         Raises UsageError when a secret would leave this machine unencrypted.

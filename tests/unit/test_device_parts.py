@@ -20,7 +20,7 @@ from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.log import WARNING, Log
-from blobfuse_dysk.device.kernel import fuse, loop
+from blobfuse_dysk.device.kernel import devlink, fuse, loop
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
     AttachedError,
@@ -192,14 +192,17 @@ def test_a_name_comes_from_the_blob_and_is_not_one_that_is_taken(blob: str, take
 
 
 def test_a_link_is_replaced_and_nothing_that_is_no_link_of_ours(tmp_path: Path) -> None:
-    naming.link(str(tmp_path / "dysk"), "db", "/dev/loop7")
-    naming.link(str(tmp_path / "dysk"), "db", "/dev/loop8")
+    devlink.link(str(tmp_path / "dysk"), "db", "/dev/loop7")
+    devlink.link(str(tmp_path / "dysk"), "db", "/dev/loop8")
     assert (tmp_path / "dysk" / "db").readlink().name == "loop8"
     (tmp_path / "dysk" / "file").write_text("")
     with pytest.raises(AttachedError, match="not a link of ours"):
-        naming.link(str(tmp_path / "dysk"), "file", "/dev/loop7")
+        devlink.link(str(tmp_path / "dysk"), "file", "/dev/loop7")
     with pytest.raises(DeviceError, match="cannot make"):
-        naming.link(str(tmp_path / "dysk" / "file"), "db", "/dev/loop7")
+        devlink.link(str(tmp_path / "dysk" / "file"), "db", "/dev/loop7")
+    for name in ("db", "file", "none"):
+        devlink.unlink(str(tmp_path / "dysk"), name)
+    assert [path.name for path in (tmp_path / "dysk").iterdir()] == ["file"]
 
 
 def test_struct_loop_config_has_the_kernels_size() -> None:

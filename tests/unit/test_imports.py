@@ -47,11 +47,11 @@ RANK = {
 # Folder inside a part -> what else of that part it may import: other folders, and files that lie above the folders.
 WALLS = {
     "store/parts": {"store/contract", "store/invariant"},
-    "store/lease": {"store/blobapi", "store/contract", "store/errormap", "store/invariant", "store/parts"},
+    "store/lease": {"store/blobapi", "store/contract", "store/serviceerrors", "store/invariant", "store/parts"},
     "store/layers": {
         "store/blobapi",
         "store/contract",
-        "store/errormap",
+        "store/serviceerrors",
         "store/invariant",
         "store/lease",
         "store/parts",

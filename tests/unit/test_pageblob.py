@@ -12,10 +12,10 @@ from trio.testing import MockClock
 from blobfuse_dysk.azure.wire import PageList
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError, TransportError
 from blobfuse_dysk.store.blobapi import BlobApi
-from blobfuse_dysk.store.errormap import to_store_error
 from blobfuse_dysk.store.layers.pageblob import PageBlob
 from blobfuse_dysk.store.lease.token import Guard
 from blobfuse_dysk.store.parts.meter import Meter
+from blobfuse_dysk.store.serviceerrors import to_store_error
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 
 LEASE = "1" * 8 + "-1111-1111-1111-" + "1" * 12

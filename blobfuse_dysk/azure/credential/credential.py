@@ -77,7 +77,7 @@ class Proof:
 
 
 class Credential:
-    """The proof of identity for one account, kept fresh. Made by credentials.resolve or credential_from_config.
+    """The proof of identity for one account, kept fresh. Made by resolve.py or credential_from_config.
 
     renew_at: seconds since the epoch when `freshen` should be awaited before the next request; inf for never.
     ca_file, allow_http: how the endpoint is to be trusted. clock: the service's time, shared by all signers.

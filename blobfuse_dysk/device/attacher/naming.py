@@ -1,18 +1,16 @@
-"""Names of attachments, and the symbolic link that makes a name a device: /dev/dysk/NAME -> ../loopN."""
+"""Names of attachments, where the user gives none."""
 
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Iterable, Iterator
 
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import AttachedError, DeviceError
 
-__all__ = ["candidates", "link"]
+__all__ = ["candidates"]
 
-_LONGEST = 50  # leaves room for a number; see disk.AttachOptions for what a name may be
+_LONGEST = 50  # leaves room for a number; see options.AttachOptions for what a name may be
 _TRIES = 1000
 
 
@@ -27,16 +25,3 @@ def candidates(address: DiskAddress, wanted: str | None, *, taken: Iterable[str]
     for name in itertools.islice(itertools.chain([base], (f"{base}-{n}" for n in itertools.count(2))), _TRIES):
         if name not in in_use:
             yield name
-
-
-def link(directory: str, name: str, device: str) -> None:
-    """Make `directory`/`name` point to the device, in one step. Raises AttachedError if something else is there."""
-    path = os.path.join(directory, name)
-    try:
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-        if os.path.lexists(path) and not os.path.islink(path):
-            raise AttachedError(f"{path} exists and is not a link of ours", remedy="remove it, or choose another name")
-        os.symlink(os.path.relpath(device, directory), f"{path}.new")
-        os.rename(f"{path}.new", path)
-    except OSError as error:
-        raise DeviceError(f"cannot make {path}: {error.strerror}") from None

@@ -12,7 +12,7 @@ from typing import TypedDict
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.statefile import Process, StateFile
-from blobfuse_dysk.device.kernel import fuse, loop
+from blobfuse_dysk.device.kernel import devlink, fuse, loop
 from blobfuse_dysk.device.kernel.usage import users
 from blobfuse_dysk.errors import BusyError, DeviceError
 
@@ -127,10 +127,7 @@ def clear_dead(run: str, dev: str, found: StateFile | Unreadable, *, patience_s:
         fuse.unmount(state.mount_path(run, name))
         if state.alive(holder):
             return  # it could not be killed
-        link = os.path.join(dev, name)
-        with contextlib.suppress(OSError):
-            if os.path.islink(link):
-                os.unlink(link)
+        devlink.unlink(dev, name)
         state.remove(run, name)
 
 

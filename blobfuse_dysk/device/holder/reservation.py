@@ -5,14 +5,13 @@ Standard library only, as the holder.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
 
 from blobfuse_dysk.device.holder.workers import run_apart
 from blobfuse_dysk.device.ipc import state
-from blobfuse_dysk.device.kernel import fuse, loop
+from blobfuse_dysk.device.kernel import devlink, fuse, loop
 from blobfuse_dysk.errors import AttachedError, DeviceError
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
@@ -28,7 +27,7 @@ class Reservation:
     def __init__(self, run: str, dev: str, name: str) -> None:
         self._run = run
         self._name = name
-        self._link = os.path.join(dev, name)
+        self._dev = dev
         self._made = False
         self.disk = state.disk_path(run, name)
         self.fuse_fd = -1
@@ -89,9 +88,7 @@ class Reservation:
             return
         fuse.unmount(state.mount_path(self._run, self._name))
         with state.lock(self._run):
-            with contextlib.suppress(OSError):
-                if os.path.islink(self._link):
-                    os.unlink(self._link)
+            devlink.unlink(self._dev, self._name)
             state.remove(self._run, self._name)
         self._made = False
 

@@ -26,11 +26,11 @@ from blobfuse_dysk.azure.wire import Condition
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError, TransportError
 from blobfuse_dysk.store.blobapi import BlobApi
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
-from blobfuse_dysk.store.errormap import is_service_timeout, to_store_error
 from blobfuse_dysk.store.invariant import broken
 from blobfuse_dysk.store.lease.token import Guard
 from blobfuse_dysk.store.parts.extents import joined
 from blobfuse_dysk.store.parts.meter import Meter
+from blobfuse_dysk.store.serviceerrors import is_service_timeout, to_store_error
 
 __all__ = ["PageBlob"]
 

@@ -1,4 +1,4 @@
-"""The lease and epoch calls of one blob, with errors translated. Used at attach, by Fence, and at release.
+"""The lease and epoch calls of one blob, with errors translated. For attach, Fence (which renews the lease), release.
 
 They bypass Throttle and Retry: a renewal must never wait behind data. Each call is one attempt with a deadline of its
 own. When the answer was lost (`unknown`), the request may still arrive, at any later moment. What it may do then is
@@ -20,7 +20,7 @@ import trio
 from blobfuse_dysk.azure.wire import BlobProperties, Condition, SequenceNumber
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError, TransportError
 from blobfuse_dysk.store.blobapi import BlobApi
-from blobfuse_dysk.store.errormap import to_store_error
+from blobfuse_dysk.store.serviceerrors import to_store_error
 
 __all__ = ["BlobLease"]
 

@@ -1,8 +1,8 @@
 """The dirty ring: an append-only log of accepted writes in shared memory, which outlives the worker.
 
-The holder makes the memory (a memfd) and keeps it; the worker appends a record for every write it accepts, and moves
-the tail once the oldest records are no longer needed. A new worker finds with `replay` every record between
-tail and head, in the order of acceptance.
+The holder makes the memory (a memfd, device/holder/workers.py) and keeps it; the worker appends a record for every
+write it accepts, and moves the tail once the oldest records are no longer needed. A new worker finds with `replay`
+every record between tail and head, in the order of acceptance.
 
 Layout: one header page, then `capacity` bytes of records. A position is a logical byte offset that only grows; it
 lies at `position % capacity` in the record area. A record is a 64-byte header and its data, padded to 64 bytes,
