@@ -187,6 +187,15 @@ def test_the_next_holder_has_requests_of_a_dead_worker_sent_again(machine: Machi
     assert dies(machine, follower).sent[-1]["resend"], "they are still those of the first"
 
 
+def test_a_worker_that_was_taken_up_may_have_requests_when_it_dies(machine: Machine, tmp_path: Path) -> None:
+    """It served under the holder before; that it says so once more is not waited for."""
+    first_holder(machine, tmp_path)
+    machine.holder_dies()
+    follower = next_holder(machine)
+    order = dies(machine, follower).sent[0]
+    assert (order["op"], order["resend"]) == ("start", True)
+
+
 def test_an_attachment_is_not_taken_up_in_part(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "read", lambda run, name: {"worker": None})
     fds = dict.fromkeys(("fuse", "config", "control", "life"), machine.life)

@@ -128,11 +128,43 @@ def test_a_worker_that_was_well_when_it_was_killed_does_not_say_that_all_is_well
     assert life.fields["lost"] == "a write"
 
 
-@pytest.mark.parametrize("phase", ["failed", "ended"])
+def replaced(life: Life) -> None:
+    """Somebody asks for another program; its worker is 2."""
+    life.tell("upgrade", {"id": "1", "worker": ["new"], "path": ""})
+    life.tell("standby", 2)
+
+
+@pytest.mark.parametrize("drained", [True, False])
+def test_a_successor_asks_for_what_its_predecessor_left_unanswered(drained: bool) -> None:
+    life = Life().attached()
+    replaced(life)
+    life.tell("standing_by")
+    assert life.tell("drained", "1", drained) == [("kill",)]
+    assert life.tell("died", "killed")[-1] == ("go", not drained)
+
+
+@pytest.mark.parametrize("standing_by", [True, False])
+def test_what_a_worker_had_that_dies_before_it_is_drained_is_sent_again(standing_by: bool) -> None:
+    life = Life().attached()
+    replaced(life)
+    if standing_by:
+        life.tell("standing_by")
+    life.tell("died", "killed")
+    life.tell("time")
+    assert life.tell("started", 3)[-1] == ("brief", True, True)
+
+
+@pytest.mark.parametrize("phase", ["failed", "failed with a worker", "ended"])
 def test_nobody_is_replaced_when_none_will_serve_any_more(phase: str) -> None:
-    life = Life().attached() if phase == "ended" else Life().failed()
+    life = Life().failed() if phase == "failed" else Life(io_timeout_s=30).attached()
     if phase == "ended":
         life.tell("ended", False)
+    elif phase == "failed with a worker":  # which is killed, and may have asked before
+        life.tell("died", "killed")
+        life.tell("time")
+        life.tell("started", 2)
+        life.now += 31
+        life.tell("time")
     assert names(life.tell("upgrade", {"id": "1", "worker": ["new"], "path": ""})) == ["log", "save"]
     assert "right now" in life.fields["upgrades"]["1"]["error"]["message"]
 
