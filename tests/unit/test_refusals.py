@@ -158,6 +158,10 @@ class FakeStack:
     def __init__(self) -> None:
         self.limits: dict[str, float | None] = {"iops": None, "mbps": None}
         self.io_timeout_s: float | None = 7.0
+        self.trace_s: float | None = None
+
+    def trace(self, seconds: float) -> None:
+        self.trace_s = seconds
 
     def set_io_timeout(self, io_timeout_s: float | None) -> None:
         self.io_timeout_s = io_timeout_s
@@ -222,14 +226,22 @@ def test_a_worker_answers_each_question_and_does_only_what_fits(chance: Random) 
     assert fits or "cannot be read" in text or "does not know" in text
     if not (fits and answer["ok"] and op == "set"):
         assert (worker.stack.io_timeout_s, worker.stack.limits) == (7.0, {"iops": None, "mbps": None})
+        assert worker.stack.trace_s is None
     if not fits:
         assert worker.events == []
     assert all(shapes.problem(event, messages.StateChanged) is None for event in worker.events if op == "set")
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "true", '"5"', "-1", "0"])
-@pytest.mark.parametrize("field", [option.field for option in LIVE_OPTIONS.values()])
-def test_what_is_no_limit_in_time_or_rate_reaches_neither_the_disk_nor_the_holder(number: str, field: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "number"),
+    [
+        (option.field, number)
+        for option in LIVE_OPTIONS.values()
+        for number in ("NaN", "Infinity", "-Infinity", "1e999", "true", '"5"', "-1", "0")
+        if (option.field, number) != ("trace_s", "0")  # which ends a trace
+    ],
+)
+def test_what_is_no_limit_in_time_or_rate_reaches_neither_the_disk_nor_the_holder(field: str, number: str) -> None:
     worker = FakeWorker()
     (answer,) = trio.run(ask, worker, f'{{"op": "set", "{field}": {number}}}'.encode())
     assert answer["error"]["type"] == "UsageError"
@@ -240,7 +252,8 @@ def test_what_is_no_limit_in_time_or_rate_reaches_neither_the_disk_nor_the_holde
 def test_what_may_be_set_is_what_may_be_asked_for() -> None:
     fields = shapes.fields_of(control.SetQuestion).keys() - {"op"}
     assert fields == {option.field for option in LIVE_OPTIONS.values()}
-    assert fields < shapes.fields_of(messages.StateChanged).keys()
+    of_this_worker_alone = {"trace_s"}
+    assert fields - of_this_worker_alone < shapes.fields_of(messages.StateChanged).keys()
 
 
 def test_a_refused_question_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
