@@ -52,7 +52,7 @@ def stamped(version: int, page: int, space: int = 0) -> bytes:
     return _BODY.pack(place, check, version) * _CELLS + _END
 
 
-def versions(data: bytes | bytearray | memoryview, page: int = 0, space: int = 0) -> list[int]:
+def versions(data: bytes | bytearray | memoryview, page: int = 0, *, space: int = 0) -> list[int]:
     """The version of each page from `page` on, FOREIGN where it is none.
 
     A last page that is not whole counts if it is zeros.

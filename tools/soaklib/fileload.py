@@ -180,7 +180,7 @@ def read_files(directory: Path) -> tuple[dict[PagePlace, int], dict[int, list[st
             continue
         space = int(path.name.removeprefix("new-"))
         names.setdefault(space, []).append(path.name)
-        for page, version in enumerate(versions(path.read_bytes(), space, 0)):
+        for page, version in enumerate(versions(path.read_bytes(), space=space)):
             if version:
                 found[(space, page)] = version
     return found, names
