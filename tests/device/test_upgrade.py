@@ -52,7 +52,9 @@ def test_a_load_notices_nothing_of_upgrades(node: Node, kernel: str) -> None:
     """Writes, reads and flushes of fio, which checks each byte."""
     node.server.configure(latency_ms=2)
     attached = node.attach(node.create())
-    fio = subprocess.Popen(verifying(attached.device, fsync=20), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    fio = subprocess.Popen(
+        verifying(attached.device, fsync=20, loops=3), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     upgrades = 0
     while fio.poll() is None and upgrades < 8:
         live.upgrade("data")

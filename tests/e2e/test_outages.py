@@ -281,7 +281,7 @@ def test_the_name_service_is_dead(far: Far) -> None:
 def test_a_database_of_blocks_over_many_short_outages(far: Far) -> None:
     """fio, which verifies, while the cable is pulled again and again."""
     device = far.host.ok("attach", far.disk, "--lease", "15").strip()
-    fio = subprocess.Popen(command("verify", device, loops=4), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    fio = subprocess.Popen(command("verify", device, loops=12), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     outages = 0
     while fio.poll() is None and outages < 6:
         with link_down(far):
