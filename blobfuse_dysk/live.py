@@ -34,7 +34,7 @@ class Upgrade:
     after: str | None
 
 
-def upgrade(target: str, *, timeout_s: float = 60.0) -> Upgrade:
+def upgrade(target: str, *, timeout_s: float = 180.0) -> Upgrade:
     """Replace the worker of an attachment by this version's, while the device is in use; I/O pauses for a moment.
 
     Returns when the new worker serves. Raises NotFoundError, or a DyskError that says why the old worker goes on.

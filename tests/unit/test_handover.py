@@ -135,7 +135,7 @@ def test_a_new_worker_that_is_not_there_in_time(scene: Scene) -> None:
     assert scene.handover.deadline == scene.now + module.LOAD_S
     assert scene.answer() == (False, None)
     scene.tell("time")
-    assert scene.failed("not there within 30 s")
+    assert scene.failed("not there within 120 s")
     assert scene.does() == [END_NEW]
 
 

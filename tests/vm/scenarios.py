@@ -244,7 +244,7 @@ def package_upgrade(place: Place, node: Machine) -> None:
     worker = copy.ask("pgrep -x dysk-worker")
     copy.ask(
         "rm -rf /root/newer && mkdir /root/newer && tar -C /root/newer -xf /dev/vdb && dpkg -i /root/newer/*.deb",
-        timeout_s=300,
+        timeout_s=600,
     )
     place.count("package upgrades")
     require(copy.ask("pgrep -x dysk-worker") != worker, "the worker is still the old package's")

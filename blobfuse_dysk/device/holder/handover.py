@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Handover"]
 
-LOAD_S = 30.0  # for the new worker to be there
+LOAD_S = 120.0  # for the new worker to be there; a starved machine is slow, and the old one serves meanwhile
 DRAIN_S = 5.0  # for the old one to answer what it has taken
 _MOST_ANSWERS = 16
 _SILENT_S = 3.0  # beyond that, for it to say so
