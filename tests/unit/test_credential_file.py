@@ -11,6 +11,7 @@ from blobfuse_dysk.azure.credential.file import DEVELOPMENT_KEY, Conf, Connectio
 from blobfuse_dysk.azure.credential.sas import Sas
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import CredentialError
+from tests.conftest import need
 
 KEY = "c2VjcmV0LXNlY3JldC1zZWNyZXQ="
 SAS = "sv=2021-12-02&se=2030-01-01T00%3A00%3A00Z&sp=rw&sig=SECRET%2Bx"
@@ -112,8 +113,8 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> No
     assert read_conf(path).auth == "key"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
 def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    need(os.geteuid() == 0, "it gives a file away, which takes root")
     path = write(tmp_path, f"account_key = {KEY}")
     os.chown(path, 12345, 0)
     with pytest.raises(CredentialError, match="belongs to user id 12345") as caught:
