@@ -10,7 +10,7 @@ from tests.simulation.clocks import JumpingClock
 from tests.simulation.stacks import SIZE, Node
 from tests.suspension import suspend
 
-__all__ = ["blob", "jumping_clock", "node", "suspend"]
+__all__ = ["blob", "client", "jumping_clock", "node", "suspend"]
 
 
 @pytest.fixture
@@ -23,6 +23,12 @@ def jumping_clock() -> JumpingClock:
 def blob() -> SimBlob:
     """A page blob in memory."""
     return SimBlob(SIZE)
+
+
+@pytest.fixture
+async def client(blob: SimBlob, nursery: trio.Nursery) -> SimClient:
+    """The blob's only client, with a network that does nothing out of the ordinary until the test says so."""
+    return SimClient(blob, nursery)
 
 
 @pytest.fixture

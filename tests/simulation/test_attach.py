@@ -21,16 +21,6 @@ from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 from tests.simulation.stacks import DATA, LEASE, SIZE, attached, refused
 
 
-@pytest.fixture
-def blob() -> SimBlob:
-    return SimBlob(SIZE)
-
-
-@pytest.fixture
-async def client(blob: SimBlob, nursery: trio.Nursery) -> SimClient:
-    return SimClient(blob, nursery)
-
-
 async def test_attach_leases_raises_signs_and_release_undoes(
     blob: SimBlob, client: SimClient, autojump_clock: MockClock
 ) -> None:

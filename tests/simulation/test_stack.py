@@ -29,16 +29,6 @@ from tests.simulation.stacks import ADDRESS, DATA, NOBODY, SIZE, attached, refus
 SNAPSHOT = DiskAddress.parse("account/container/disk.img?snapshot=2026-01-31T12:00:00.0000000Z")
 
 
-@pytest.fixture
-def blob() -> SimBlob:
-    return SimBlob(SIZE)
-
-
-@pytest.fixture
-async def client(blob: SimBlob, nursery: trio.Nursery) -> SimClient:
-    return SimClient(blob, nursery)
-
-
 @pytest.mark.parametrize(("address", "read_only"), [(ADDRESS, True), (SNAPSHOT, False)])
 async def test_read_only_takes_no_lease(
     address: DiskAddress, read_only: bool, blob: SimBlob, client: SimClient, autojump_clock: MockClock

@@ -71,6 +71,17 @@ class Life:
         self.tell("written", "/dev/loop0")
         return self
 
+    def failed_with_a_worker(self) -> Life:
+        """By io-timeout. It is killed, and what it said before is heard yet."""
+        self.attached()
+        self.tell("died", "killed")
+        self.tell("time")
+        self.tell("started", 2)
+        self.now += 31
+        self.tell("time")
+        assert self.machine.phase == "failed"
+        return self
+
     def failed(self) -> Life:
         self.attached()
         self.tell("ended", True)
@@ -115,12 +126,7 @@ def test_a_commit_that_comes_too_late_is_none(why: str) -> None:
 
 def test_a_worker_that_was_well_when_it_was_killed_does_not_say_that_all_is_well() -> None:
     """What it said last may be heard after all I/O was made to fail; what it lost counts."""
-    life = Life(io_timeout_s=30).attached()
-    life.tell("died", "killed")
-    life.tell("time")
-    life.tell("started", 2)
-    life.now += 31
-    life.tell("time")
+    life = Life(io_timeout_s=30).failed_with_a_worker()
     assert life.fields["state"] == "failed"
     reason = life.fields["detail"]
     life.tell("state", {"state": "attached", "detail": None, "lost": "a write"})
@@ -156,15 +162,13 @@ def test_what_a_worker_had_that_dies_before_it_is_drained_is_sent_again(standing
 
 @pytest.mark.parametrize("phase", ["failed", "failed with a worker", "ended"])
 def test_nobody_is_replaced_when_none_will_serve_any_more(phase: str) -> None:
-    life = Life().failed() if phase == "failed" else Life(io_timeout_s=30).attached()
+    life = Life(io_timeout_s=30)
     if phase == "ended":
-        life.tell("ended", False)
-    elif phase == "failed with a worker":  # which is killed, and may have asked before
-        life.tell("died", "killed")
-        life.tell("time")
-        life.tell("started", 2)
-        life.now += 31
-        life.tell("time")
+        life.attached().tell("ended", False)
+    elif phase == "failed":
+        life.failed()
+    else:
+        life.failed_with_a_worker()
     assert names(life.tell("upgrade", {"id": "1", "worker": ["new"], "path": ""})) == ["log", "save"]
     assert "right now" in life.fields["upgrades"]["1"]["error"]["message"]
 
