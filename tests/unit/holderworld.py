@@ -75,7 +75,7 @@ class World(Kernel):
         sockets = SimpleNamespace(socket=lambda fileno: Socket(self, fileno))
         for module in (reservation, systemd):
             self.patch.setattr(module, "socket", sockets)
-        for module in (workers, systemd, holder_module):
+        for module in (state, holder_module):
             self.patch.setattr(module, "select", SimpleNamespace(poll=lambda: Poll(self), POLLIN=1))
         for module in (systemd, holder_module):
             self.patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))

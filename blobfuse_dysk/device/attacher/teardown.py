@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import time
 from typing import TypedDict
@@ -23,7 +22,6 @@ _BUSY_S = 1.0  # for programs that look at every new device (udev) to be done wi
 _GRACE_S = 3.0  # for an orderly end once the FUSE connection is aborted: release of the lease
 _ORPHAN_S = 10.0  # for a worker without a holder, which gives itself 8 s
 _LOOK_S = 0.1  # between looks for a new holder
-_LONGEST_MS = (1 << 31) - 1  # that poll(2) takes; 24 days
 _KILLED_S = 5.0  # for a killed process to be gone
 
 
@@ -43,9 +41,7 @@ def wait_end(process: Process | None, timeout_s: float | None) -> bool:
     if pidfd is None:
         return True
     try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        return bool(poll.poll(None if timeout_s is None else min(max(0.0, timeout_s) * 1000, _LONGEST_MS)))
+        return state.has_ended(pidfd, timeout_s)
     finally:
         os.close(pidfd)
 

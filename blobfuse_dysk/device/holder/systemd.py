@@ -37,7 +37,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import select
 import signal
 import socket
 import sys
@@ -119,9 +118,7 @@ def end_process(process: Process | None) -> None:
         return
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    poll.poll()
+    state.has_ended(pidfd)
     os.close(pidfd)
 
 

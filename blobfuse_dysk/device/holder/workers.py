@@ -8,11 +8,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import select
 import signal
 import socket
 
-from blobfuse_dysk.device.ipc import message
+from blobfuse_dysk.device.ipc import message, state
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
@@ -125,9 +124,7 @@ class WorkerProcess:
         if self.ours:
             _, self._status = os.waitpid(self.pid, 0)
         else:
-            poll = select.poll()
-            poll.register(self.pidfd, select.POLLIN)
-            poll.poll()
+            state.has_ended(self.pidfd)
         lines = self.read_stderr()
         self.channel.close()
         os.close(self.stderr)

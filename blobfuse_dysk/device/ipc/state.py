@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 
 from blobfuse_dysk.device.ipc import shapes
 from blobfuse_dysk.device.ipc.statefile import StateFile
@@ -32,6 +33,7 @@ __all__ = [
     "directory",
     "disk_path",
     "exists",
+    "has_ended",
     "identity",
     "launch_path",
     "lock",
@@ -45,6 +47,7 @@ __all__ = [
 
 VERSION = 1  # of state.json; a program refuses what a later version wrote
 _STATE = "state.json"
+_LONGEST_MS = (1 << 31) - 1  # that poll(2) takes; 24 days
 
 
 def directory(run: str, name: str) -> str:
@@ -173,6 +176,13 @@ def open_process(process: Process | None) -> int | None:
         return pidfd
     os.close(pidfd)
     return None
+
+
+def has_ended(pidfd: int, timeout_s: float | None = None) -> bool:
+    """Wait for the end of a process, which need not be a child; False if it has not ended within `timeout_s`."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else min(max(0.0, timeout_s) * 1000, _LONGEST_MS)))
 
 
 def _start(pid: int) -> int:
