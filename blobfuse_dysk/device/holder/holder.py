@@ -152,6 +152,10 @@ class Holder:
         """Whether a loop device (still) has our file."""
         return self._has.place.bound(self._has.state.fields["device"]) is not None
 
+    def _still_bound(self) -> bool:
+        """As `_bound`, since the commit. Before it nothing is judged by that, so an attach does not look for it."""
+        return self._lifecycle.committed and self._bound()
+
     # What is heard.
 
     def _on_attacher(self, attacher: socket.socket) -> None:
@@ -170,11 +174,11 @@ class Holder:
         if event is None:
             return
         if event["event"] == "ready":
-            self._feed("ready", _fields(event), self._bound())
+            self._feed("ready", _fields(event), self._still_bound())
         elif event["event"] == "state":
             self._feed("state", _fields(event))
         elif event["event"] == "released":
-            self._feed("released", self._bound())
+            self._feed("released", self._still_bound())
         elif event["event"] == "upgrade":
             self._feed("upgrade", event)
         elif event["event"] == "config":
