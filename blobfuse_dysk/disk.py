@@ -86,11 +86,15 @@ class Endpoint:
             return False
 
     @property
+    def has_default_port(self) -> bool:
+        """Whether the port is the one of its scheme."""
+        return self.port == (443 if self.scheme == "https" else 80)
+
+    @property
     def authority(self) -> str:
         """`host` or `host:port`, as the Host header wants it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        default = 443 if self.scheme == "https" else 80
-        return host if self.port == default else f"{host}:{self.port}"
+        return host if self.has_default_port else f"{host}:{self.port}"
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.path}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "AZURE_PREFIX",
     "azure_variables",
     "config_dir",
     "dev_dir",
@@ -25,6 +26,7 @@ __all__ = [
     "variables",
 ]
 
+AZURE_PREFIX = "AZURE_STORAGE_"
 _AZURE = ("ACCOUNT", "KEY", "SAS_TOKEN", "CONNECTION_STRING", "AUTH_MODE")
 
 
@@ -59,7 +61,7 @@ def azure_variables() -> dict[str, str]:
     Keys are among ACCOUNT, KEY, SAS_TOKEN, CONNECTION_STRING and AUTH_MODE, which mean what they mean to the Azure CLI.
     Source: https://learn.microsoft.com/azure/storage/blobs/authorize-data-operations-cli#set-environment-variables-for-authorization-parameters
     """
-    found = {name: os.environ.get(f"AZURE_STORAGE_{name}", "") for name in _AZURE}
+    found = {name: os.environ.get(f"{AZURE_PREFIX}{name}", "") for name in _AZURE}
     return {name: value for name, value in found.items() if value}
 
 

@@ -20,7 +20,7 @@ from blobfuse_dysk.errors import DeviceError
 
 __all__ = ["Upgrade", "change", "grow", "reload_credential", "upgrade"]
 
-_RELOAD_S = 70.0  # a program that fetches a token gets 60
+_RELOAD_S = 100.0  # a program that fetches a token gets 60, and its trial two requests of 12 at most
 _GROW_S = 60.0  # the worker gives it 30, and there may be one before
 _LOOK_S = 0.02  # between looks at state.json
 
@@ -91,8 +91,8 @@ def grow(target: str, size: int) -> None:
 def reload_credential(target: str, credentials: str | None = None) -> CredentialSeen:
     """Read an attachment's credential file again, or from now on `credentials`, while it is in use.
 
-    The old credential stays in use if that fails. Returns {what, expires, expires_in_s}, without the secret. Raises
-    NotFoundError, CredentialError or DyskError.
+    The old credential stays in use if that fails, and if the service refuses the new one or cannot be asked. Returns
+    {what, expires, expires_in_s}, without the secret. Raises NotFoundError, CredentialError or DyskError.
     """
     found = find_state(target)
     path = None if credentials is None else os.path.realpath(credentials)

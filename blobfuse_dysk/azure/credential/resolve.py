@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from blobfuse_dysk import environment
-from blobfuse_dysk.azure.credential.credential import Credential, Proof, check_transport, credential_from_config
+from blobfuse_dysk.azure.credential.credential import Credential, check_transport, credential_from_config
 from blobfuse_dysk.azure.credential.file import Conf, ConnectionString, check_key, read_conf
+from blobfuse_dysk.azure.credential.proof import Proof, check_account, check_scope, is_known, named_endpoints
 from blobfuse_dysk.azure.credential.sas import Sas
 from blobfuse_dysk.azure.credential.tokencommand import own_command
 from blobfuse_dysk.disk import DEFAULT_REALM, DiskAddress, Endpoint
@@ -33,19 +34,21 @@ def resolve(address: DiskAddress, options: AttachOptions) -> tuple[DiskAddress, 
     """
     conf = _conf(address.account, options)
     proof, link = _find(address, options, conf)
-    if link and link.account and link.account != address.account:
-        raise CredentialError(
-            f"the connection string in {proof.source} is for account {link.account}, the disk is in {address.account}",
-            remedy=f"put one of {address.account} there, or name the disk {link.account}/...",
-        )
+    check_account(link, proof.source, address.account)
+    endpoint = _endpoint(address, options, conf, link)
+    if conf and proof.file:
+        check_scope(conf, address.account, endpoint)
+    elif proof.source.startswith(environment.AZURE_PREFIX):
+        _check_variables(address, options, conf, link, proof.source)
     credential = Credential(
         address.account,
         proof,
         ca_file=conf.ca_file or None if conf else None,
         allow_http=options.allow_http or (conf is not None and conf.allow_http),
+        endpoint=endpoint,
     )
-    resolved = replace(address, endpoint=_endpoint(address, options, conf, link), sas=None, account_key=None)
-    check_transport(resolved, credential)
+    resolved = replace(address, endpoint=endpoint, sas=None, account_key=None)
+    check_transport(endpoint, credential)
     return resolved, credential
 
 
@@ -121,6 +124,23 @@ def _from_variables(
         source = "AZURE_STORAGE_SAS_TOKEN"
         return (Proof("sas", source, sas=Sas.parse(sas, source).text), None), ""
     return None, f" (AZURE_STORAGE_AUTH_MODE is {mode!r}, not 'login')" if mode else ""
+
+
+def _check_variables(
+    address: DiskAddress, options: AttachOptions, conf: Conf | None, link: ConnectionString | None, source: str
+) -> None:
+    """Raise CredentialError for a URL of a disk that would have what a variable holds sent to a host nobody named."""
+    if address.endpoint is None or is_known(address.endpoint, address.account):
+        return
+    named = named_endpoints(conf, address.account) if conf else []
+    if address.endpoint != _endpoint(replace(address, endpoint=None), options, conf, link) and (
+        address.endpoint not in named
+    ):
+        raise CredentialError(
+            f"what {source} holds is not sent to {address.endpoint}, which is no endpoint of account "
+            f"{address.account} that is known here",
+            remedy=f"if it is the account's, name it: --endpoint {address.endpoint}",
+        )
 
 
 def _endpoint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -31,6 +32,14 @@ class Config:
     def encode(self) -> bytes:
         """To be read by `decode` of the same or a later version."""
         return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def take(cls, fd: int) -> Config:
+        """Read what `encode` made from a memfd, and close that."""
+        try:
+            return cls.decode(os.pread(fd, os.fstat(fd).st_size, 0))
+        finally:
+            os.close(fd)
 
     @classmethod
     def decode(cls, data: bytes) -> Config:

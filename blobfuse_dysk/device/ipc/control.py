@@ -110,11 +110,15 @@ class BlankAnswer(Done):
 
 
 class CredentialSeen(TypedDict):
-    """A credential, for people. expires: ISO 8601, UTC, if it is known that it ends."""
+    """A credential, for people. expires: ISO 8601, UTC, if it is known that it ends.
+
+    problem: why a newer one that there is is not in use; not there in the answers of versions before 1.1.
+    """
 
     what: str
     expires: str | None
     expires_in_s: float | None
+    problem: NotRequired[str | None]
 
 
 class CredentialAnswer(Done):
