@@ -1,6 +1,7 @@
 """The only reader of environment variables; everything else asks here.
 
-DYSK_* variables move this package's directories (tests and containers do); AZURE_STORAGE_* carry credentials under the
+DYSK_* variables move this package's directories (tests and containers do), and what is relative there holds from the
+directory of this process, not from that of a worker; AZURE_STORAGE_* carry credentials under the
 Azure CLI's names. An empty variable counts as one that is not set.
 """
 
@@ -83,4 +84,4 @@ def restore(variables: dict[str, str]) -> None:
 def _directory(variable: str, default: str) -> Path:
     from pathlib import Path
 
-    return Path(os.environ.get(variable) or default)
+    return Path(os.environ.get(variable) or default).absolute()

@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 from blobfuse_dysk import environment
 from blobfuse_dysk.attachment import find_state
@@ -95,7 +96,8 @@ def reload_credential(target: str, credentials: str | None = None) -> Credential
     {what, expires, expires_in_s}, without the secret. Raises NotFoundError, CredentialError or DyskError.
     """
     found = find_state(target)
-    path = None if credentials is None else os.path.realpath(credentials)
+    # Absolute, but with its links, which may be what a rotation changes.
+    path = None if credentials is None else str(Path(credentials).absolute())
     with Control(state.control_path(_run_dir(), found["name"]), found["name"], timeout_s=_RELOAD_S) as control:
         answer: CredentialSeen = control.ask("reload", file=path)["credential"]
     return answer

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from blobfuse_dysk import environment
 from blobfuse_dysk.azure.credential.resolve import Credential, credential_from_config, resolve
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import CredentialError, DyskError, UsageError
@@ -259,3 +260,44 @@ def test_a_credential_survives_json_and_never_shows_its_secret(write: Write, con
     for shown in (repr(credential), credential.describe(), repr(address), str(address)):
         assert "SECRET" not in shown
         assert KEY not in shown
+
+
+async def test_a_path_that_is_typed_holds_wherever_the_worker_runs(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's directory is the root directory; a relative path found the file at the attach and never again."""
+    write(f"account_key = {KEY}", "other")
+    write(f"account_key = {KEY}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DYSK_CONFIG_DIR", ".")
+    for credential in (find(credentials="other")[1], find(credentials=".//other")[1], find()[1]):
+        monkeypatch.chdir("/")
+        await credential.reload()
+        assert credential.file in (f"{tmp_path}/other", f"{tmp_path}/acc.conf")
+        monkeypatch.chdir(tmp_path)
+
+
+def test_the_directories_are_absolute_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable, directory in (
+        ("RUN", environment.run_dir),
+        ("CONFIG", environment.config_dir),
+        ("LOG", environment.log_dir),
+        ("DEV", environment.dev_dir),
+    ):
+        monkeypatch.setenv(f"DYSK_{variable}_DIR", "sub//x")
+        assert directory() == tmp_path / "sub" / "x"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("ca_file = certs/ca.pem", "ca_file"),
+        ("token_command = ./token --json", "token_command"),
+        ("token_command = bin/token", "token_command"),
+    ],
+)
+def test_a_file_names_other_files_by_their_whole_path(write: Write, line: str, says: str) -> None:
+    write(f"account_key = {KEY}\n{line}" if says == "ca_file" else line)
+    with pytest.raises(CredentialError, match=f"line [12]: {says} is a relative path"):
+        find()

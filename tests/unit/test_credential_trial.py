@@ -30,10 +30,11 @@ class Service:
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
         self.tried: list[str] = []
+        self.meanwhile: Callable[[], None] = lambda: None
 
     async def __call__(self, new: Credential) -> None:
         self.tried.append(new.describe())
-        new.signer()  # it can sign
+        self.meanwhile()
         await trio.lowlevel.checkpoint()
         assert not await new.renew_refused(new.signer()), "a trial renews nothing"
         if self.error:
@@ -85,6 +86,18 @@ async def test_what_is_refused_or_cannot_be_tried_changes_nothing(
     service.error = None
     await credential.reload()
     assert (key(credential), switched) == (KEYS[1], [True]) and credential.problem is None
+
+
+async def test_what_is_on_trial_is_one_thing(path: Path) -> None:
+    """A file that changes once more meanwhile is for the next trial; that one is made, too (watch.py)."""
+    service = Service()
+    credential = of(path, service)
+    write(path, f"account_key = {KEYS[1]}\n")
+    service.meanwhile = lambda: write(path, "account_key = dGhpcmQ=\n")
+    await credential.reload()
+    assert key(credential) == KEYS[1]
+    await credential.reload()
+    assert (key(credential), len(service.tried)) == ("dGhpcmQ=", 2)
 
 
 async def test_another_file_that_is_refused_is_not_read_from_then_on(path: Path, tmp_path: Path) -> None:

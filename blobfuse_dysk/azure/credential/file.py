@@ -143,7 +143,7 @@ def read_conf(path: Path) -> Conf:
         client_id=value("client_id", lambda text, _: text, ""),
         endpoint=value("endpoint", _endpoint, ""),
         realm=value("realm", lambda text, _: text, ""),
-        ca_file=value("ca_file", lambda text, _: text, ""),
+        ca_file=value("ca_file", lambda text, source: _absolute("ca_file", text, source), ""),
         allow_http=value("allow_http", _switch, False),
     )
 
@@ -202,11 +202,20 @@ def _auth(path: Path, entries: dict[str, Entry]) -> str:
 
 def _words(text: str, source: str) -> tuple[str, ...]:
     try:
-        return tuple(shlex.split(text))
+        words = tuple(shlex.split(text))
+        _absolute("token_command", words[0] if words and "/" in words[0] else "/", source)
+        return words
     except ValueError as error:
         raise CredentialError(
             f"{source}: token_command cannot be split into words: {error}", remedy="quote it as a shell wants it"
         ) from None
+
+
+def _absolute(key: str, path: str, source: str) -> str:
+    """What a file names must hold in whichever directory a worker runs."""
+    if not path.startswith("/"):
+        raise CredentialError(f"{source}: {key} is a relative path", remedy="write it whole, from / on")
+    return path
 
 
 def _endpoint(text: str, source: str) -> str:

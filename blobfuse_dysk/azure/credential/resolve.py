@@ -55,7 +55,8 @@ def resolve(address: DiskAddress, options: AttachOptions) -> tuple[DiskAddress, 
 def _conf(account: str, options: AttachOptions) -> Conf | None:
     """The explicit credential file, or the account's own if there is one."""
     if options.credentials:
-        conf = read_conf(Path(options.credentials))
+        # Absolute at the door: the worker, which reads it again, runs in another directory.
+        conf = read_conf(Path(options.credentials).absolute())
         if not conf.auth:
             raise CredentialError(
                 f"credential file {conf.path} has no credential",
