@@ -248,6 +248,26 @@ def test_what_is_no_limit_in_time_or_rate_reaches_neither_the_disk_nor_the_holde
     assert (worker.stack.io_timeout_s, worker.stack.limits) == (7.0, {"iops": None, "mbps": None})
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"op": "grow", "size": %s}' % (b"9" * 400),
+        b'{"op": "set", "io_timeout_s": %s}' % (b"9" * 400),
+        b'{"op": "set", "mbps": %s}' % (b"9" * 5000),
+        b"[" * 60_000,
+        b'{"op": "set", "io_timeout_s": %s}' % (b"[" * 60_000),
+        b'{"op": "upgrade", "id": "1", "worker": ["/bin/true"], "path": 5}',
+        b'{"op": "upgrade", "id": "1", "worker": [], "path": "/"}',
+        b'{"op": "reload", "file": 5}',
+    ],
+)
+def test_what_ended_a_worker_or_its_holder_once_is_a_question_that_cannot_be_read(line: bytes) -> None:
+    worker = FakeWorker()
+    refused, answered = trio.run(ask, worker, line, b'{"op": "status"}')
+    assert refused["error"]["type"] == "UsageError" and "cannot be read" in refused["error"]["message"]
+    assert answered["ok"] and worker.events == []
+
+
 def test_what_may_be_set_is_what_may_be_asked_for() -> None:
     fields = shapes.fields_of(control.SetQuestion).keys() - {"op"}
     assert fields == {option.field for option in LIVE_OPTIONS.values()}
