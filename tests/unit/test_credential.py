@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from blobfuse_dysk.azure.credential import credential as identity
+from blobfuse_dysk.azure.credential import token
 from blobfuse_dysk.azure.credential.credential import Credential, Proof
 from blobfuse_dysk.azure.credential.file import read_conf
 from blobfuse_dysk.azure.credential.tokencommand import Token, fetch_token, own_command
@@ -90,7 +91,7 @@ async def test_a_token_command_that_hangs_is_ended(tmp_path: Path) -> None:
 
 
 def test_our_own_program_takes_no_secret() -> None:
-    assert own_command()[-2:] == ("-m", "blobfuse_dysk.azure.credential.token")
+    assert own_command()[1:] == ("-I", str(Path(token.__file__)))
     assert own_command("id-1")[-2:] == ("--client-id", "id-1")
 
 

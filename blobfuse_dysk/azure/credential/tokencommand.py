@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from blobfuse_dysk.errors import CredentialError
 
@@ -19,6 +20,7 @@ __all__ = ["Token", "fetch_token", "own_command"]
 _LOGIN = (
     "give this machine a managed identity, or root an az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and a secret"
 )
+_OWN = str(Path(__file__).resolve().with_name("token.py"))
 TIMEOUT_S = 60.0  # a managed identity answers in a second; logging in at a slow proxy takes some
 
 
@@ -31,8 +33,8 @@ class Token:
 
 
 def own_command(client_id: str = "") -> tuple[str, ...]:
-    """Our own program for Entra ID, azure/credential/token.py. -P keeps the current directory out of Python's path."""
-    command = (sys.executable, "-P", "-m", "blobfuse_dysk.azure.credential.token")
+    """Our own program for Entra ID, azure/credential/token.py. -I: no variable, no directory brings it other code."""
+    command = (sys.executable, "-I", _OWN)
     return (*command, "--client-id", client_id) if client_id else command
 
 
@@ -40,7 +42,7 @@ async def fetch_token(command: tuple[str, ...], *, timeout_s: float = TIMEOUT_S)
     """Run the program and read its token. Raises CredentialError; the program is ended on timeout and cancellation."""
     import trio  # here, because the attaching process imports this module and never runs trio
 
-    own = "blobfuse_dysk.azure.credential.token" in command
+    own = _OWN in command
     name = "the Entra ID login" if own else f"token_command {command[0]}"
     remedy = _LOGIN if own else "run it by hand, as root, and see what it prints"
     try:

@@ -18,7 +18,8 @@ __all__ = ["Config"]
 class Config:
     """credential: as Credential.to_config made it. node: what this node calls itself to others.
 
-    variables: environment variables for programs that the worker runs to log in; they may hold secrets.
+    variables: environment variables for programs that the worker runs to log in; they may hold secrets. Of these only
+    environment.LOGIN_VARIABLES count.
     held: the lease of a dead attachment of this disk, to be taken up again.
     """
 
