@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -22,6 +23,8 @@ from blobfuse_dysk.errors import DeviceError
 __all__ = ["Upgrade", "change", "grow", "reload_credential", "upgrade"]
 
 _RELOAD_S = 100.0  # a program that fetches a token gets 60, and its trial two requests of 12 at most
+_SILENT_S = 3.0  # before the terminal is told what is waited for
+_log = logging.getLogger(__name__)
 _GROW_S = 60.0  # the worker gives it 30, and there may be one before
 _LOOK_S = 0.02  # between looks at state.json
 
@@ -99,7 +102,10 @@ def reload_credential(target: str, credentials: str | None = None) -> Credential
     # Absolute, but with its links, which may be what a rotation changes.
     path = None if credentials is None else str(Path(credentials).absolute())
     with Control(state.control_path(_run_dir(), found["name"]), found["name"], timeout_s=_RELOAD_S) as control:
-        answer: CredentialSeen = control.ask("reload", file=path)["credential"]
+        control.send("reload", file=path)
+        if not control.is_answered(_SILENT_S):
+            _log.warning("%s waits for its new credential, which may take up to a minute", found["name"])
+        answer: CredentialSeen = control.answer()["credential"]
     return answer
 
 

@@ -241,7 +241,10 @@ class BlobClient(trio.abc.AsyncResource):
             ) from error
         except trio.TooSlowError:
             raise ServiceError(
-                f"{what} of {self.address}: no access token came in time", status=401, code=NO_CREDENTIAL
+                f"{what} of {self.address}: the {credential.describe()} did not come in time",
+                status=401,
+                code=NO_CREDENTIAL,
+                remedy="run what fetches it by hand, as root, and see what it waits for",
             ) from None
 
     def _named(self, error: TransportError, what: str) -> TransportError:

@@ -335,7 +335,12 @@ def credential_from_config(config: dict[str, Any], endpoint: Endpoint | None = N
 
 
 def check_transport(endpoint: Endpoint, credential: Credential) -> None:
-    """Refuse plain HTTP to another machine, unless it was allowed. Raises UsageError."""
+    """Refuse plain HTTP to another machine, unless it was allowed, and that of tokens. Raises UsageError."""
+    if endpoint.scheme == "http" and credential.kind == "token":  # the service takes none so, nor does the SDK send any
+        raise UsageError(
+            f"{endpoint} is plain HTTP, and the {credential.describe()} is sent over HTTPS only",
+            remedy="write https:// in the endpoint",
+        )
     if endpoint.scheme == "http" and not endpoint.is_loopback and not credential.allow_http:
         raise UsageError(
             f"{endpoint} is plain HTTP: the disk's data and the {credential.describe()} could be read on the way",

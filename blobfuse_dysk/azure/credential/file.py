@@ -29,7 +29,7 @@ from typing import TypeVar
 from blobfuse_dysk.azure.credential.sas import Sas
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import CredentialError, UsageError
-from blobfuse_dysk.keyvalue import Entry, read_entries
+from blobfuse_dysk.keyvalue import Entry, open_text, read_entries
 
 __all__ = ["Conf", "ConnectionString", "check_key", "read_conf"]
 
@@ -151,7 +151,7 @@ def read_conf(path: Path) -> Conf:
 def _read_private(path: Path) -> str:
     """Return the text of a file that only its owner can read, and that root or this user owns."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise CredentialError(f"credential file {path} is not a regular file", remedy="write one there")
@@ -169,6 +169,8 @@ def _read_private(path: Path) -> str:
             return file.read()
     except UnicodeDecodeError:
         raise CredentialError(f"credential file {path} is not text", remedy="write lines key = value") from None
+    except ValueError:
+        raise CredentialError(f"credential file {str(path)!r} cannot be read: its name has a zero byte in it") from None
     except OSError as error:
         remedy = "run it as root" if isinstance(error, PermissionError) else "check its name; it is a file, mode 0600"
         raise CredentialError(f"credential file {path} cannot be read: {error.strerror}", remedy=remedy) from error

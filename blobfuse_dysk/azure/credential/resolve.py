@@ -54,7 +54,7 @@ def resolve(address: DiskAddress, options: AttachOptions) -> tuple[DiskAddress, 
 
 def _conf(account: str, options: AttachOptions) -> Conf | None:
     """The explicit credential file, or the account's own if there is one."""
-    if options.credentials:
+    if options.credentials is not None:
         # Absolute at the door: the worker, which reads it again, runs in another directory.
         conf = read_conf(Path(options.credentials).absolute())
         if not conf.auth:
@@ -76,12 +76,12 @@ def _conf(account: str, options: AttachOptions) -> Conf | None:
 def _find(address: DiskAddress, options: AttachOptions, conf: Conf | None) -> tuple[Proof, ConnectionString | None]:
     """The proof of identity, and the connection string that it came with."""
     from_conf = Proof.from_conf(conf) if conf else None
-    if options.credentials and conf and from_conf:
+    if options.credentials is not None and conf and from_conf:
         return from_conf, conf.connection
-    if address.account_key:
+    if address.account_key is not None:
         source = "the command line"
         return Proof("key", source, account_key=check_key(address.account_key.strip(), source)), None
-    if address.sas:
+    if address.sas is not None:
         source = "the disk's URL"
         return Proof("sas", source, sas=Sas.parse(address.sas, source).text), None
     if conf and from_conf:
