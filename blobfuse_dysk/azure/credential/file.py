@@ -142,7 +142,7 @@ def read_conf(path: Path) -> Conf:
         token_command=value("token_command", _words, ()),
         client_id=value("client_id", lambda text, _: text, ""),
         endpoint=value("endpoint", _endpoint, ""),
-        realm=value("realm", lambda text, _: text, ""),
+        realm=value("realm", _realm, ""),
         ca_file=value("ca_file", lambda text, source: _absolute("ca_file", text, source), ""),
         allow_http=value("allow_http", _switch, False),
     )
@@ -223,6 +223,14 @@ def _absolute(key: str, path: str, source: str) -> str:
 def _endpoint(text: str, source: str) -> str:
     try:
         Endpoint.parse(text)
+    except UsageError as error:
+        raise CredentialError(f"{source}: {error}", remedy=error.remedy) from None
+    return text
+
+
+def _realm(text: str, source: str) -> str:
+    try:
+        Endpoint.of_account("any", text)
     except UsageError as error:
         raise CredentialError(f"{source}: {error}", remedy=error.remedy) from None
     return text
