@@ -204,6 +204,29 @@ async def test_the_watch_tries_again_what_could_not_be_tried(
         nursery.cancel_scope.cancel()
 
 
+async def test_a_worker_that_begins_looks_what_the_file_has_now(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It begins with what the one before it used; that one may have died before it could take what is new."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(watch, "LOOK_S", 0.01)
+    service = Service()
+    credential = of(path, service)
+    write(path, f"account_key = {KEYS[1]}\n")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch.watch, credential)
+        await until(lambda: key(credential) == KEYS[1])
+        await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    assert len(service.tried) == 1 and len(caplog.messages) == 1
+    caplog.clear()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch.watch, credential)
+        await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    assert len(service.tried) == 1 and caplog.messages == [], "the same one is no news"
+
+
 async def test_a_refused_old_one_has_the_new_one_tried(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when the key is rotated after the file was written: refused at first, and then the only one that works."""
     monkeypatch.setattr(identity, "_REFUSED_S", 0.0)

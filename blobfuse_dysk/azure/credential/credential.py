@@ -159,14 +159,19 @@ class Credential:
             if self._renewed_at < asked_at and (force or self.renew_at <= time.time()):
                 await self._renew(self._proof.file)
 
-    async def reload(self, file: str = "") -> None:
-        """Read the file again, or from now on another one. Raises CredentialError, and all is as it was before."""
+    async def reload(self, file: str = "") -> bool:
+        """Read the file again, or from now on another one; return whether what is in use has changed, or was in doubt.
+
+        Raises CredentialError, and all is as it was before.
+        """
         if not file and not self.file:
             raise CredentialError(
                 f"the {self.describe()} cannot be read again", remedy="name a file with the new one: --credentials FILE"
             )
         async with self._renewal():
+            doubted, proof = self.problem is not None, self._proof
             await self._renew(file or self.file)
+            return doubted or proof != self._proof
 
     def _renewal(self) -> trio.Lock:
         """Held by who renews."""

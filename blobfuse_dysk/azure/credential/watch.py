@@ -22,13 +22,15 @@ __all__ = ["watch"]
 
 LOOK_S = 5.0  # between looks at the file and the clock
 AGAIN_S = 30.0  # between tries of a new credential that could not be taken
+_NEVER = ("", 0, 0, 0)
 _WARN_S = (86400.0, 3600.0, 600.0, 60.0, 0.0)  # of what is left
 _log = logging.getLogger(__name__)
 
 
 async def watch(credential: Credential) -> None:
     """Run until cancelled."""
-    seen = _signature(credential.file)
+    # A worker begins with what the one before it used, which may not be what the file has. A token is always new.
+    seen = _signature(credential.file) if credential.kind == "token" or not credential.file else _NEVER
     warned = _stage(credential)  # the client, when it was made, warned of the stage that the credential is in now
     again_at = math.inf
     while True:
@@ -41,8 +43,8 @@ async def watch(credential: Credential) -> None:
         if now != seen or trio.current_time() >= again_at:
             seen, again_at = now, math.inf
             with contextlib.suppress(CredentialError):  # it is in the log, once
-                await credential.reload()
-                _log.info("the credential was read again: %s", credential.describe())
+                if await credential.reload():
+                    _log.info("the credential was read again: %s", credential.describe())
         stage = _stage(credential)
         if stage < warned:
             credential.warn()
