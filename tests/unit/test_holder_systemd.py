@@ -12,6 +12,7 @@ import pytest
 from blobfuse_dysk.device.attacher import systemd
 from blobfuse_dysk.device.holder.sdnotify import Notify, kept
 from blobfuse_dysk.errors import AttachedError
+from tests.conftest import entries
 
 
 @pytest.fixture
