@@ -145,6 +145,18 @@ async def test_the_first_token_is_not_tried_and_a_renewed_one_is(path: Path, tmp
     assert credential.to_config()["token"]["text"] == "two"
 
 
+async def test_a_program_that_keeps_its_token_is_not_asked_each_minute(path: Path, tmp_path: Path) -> None:
+    """As the Azure CLI does until shortly before the end."""
+    write(path, token_file(tmp_path / "token", "one", 4000))
+    service = Service()
+    credential = of(path, service)
+    await credential.freshen()
+    credential.renew_at = 0.0
+    await credential.refresh()
+    assert credential.renew_at == pytest.approx(time.time() + 2000, abs=60)
+    assert service.tried == []
+
+
 async def test_a_program_without_a_token_leaves_the_key_in_use(path: Path) -> None:
     """The old one was lost before the new one was there."""
     credential = of(path, Service())

@@ -193,6 +193,7 @@ class Credential:
                 self._use(proof)
                 if switched:
                     self.on_switch()
+            self.renew_at = self._next_renewal()
             self.problem = None
         except CredentialError as error:
             self.problem = error.line()
