@@ -104,6 +104,7 @@ MESSAGES: dict[str, tuple[int, str]] = {
         400,
         "One of the query parameters specified in the request URI is outside the permissible range.",
     ),
+    "PendingCopyOperation": (409, "There is currently a pending copy operation."),
     "RequestBodyTooLarge": (413, "The request body is too large and exceeds the maximum permissible limit."),
     "ResourceNotFound": (404, "The specified resource does not exist."),
     "SequenceNumberConditionNotMet": (412, "The sequence number condition specified was not met."),
