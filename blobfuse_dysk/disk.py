@@ -34,6 +34,7 @@ _SNAPSHOT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,7})?Z\Z")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B?)\Z", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?\Z")
 _DURATION_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDARY = "-secondary"  # behind the account in the secondary's name
 _ADDRESS_HELP = "write it as ACCOUNT/CONTAINER/BLOB or as the blob's URL"
 
 
@@ -74,6 +75,10 @@ class Endpoint:
     def of_account(cls, account: str, realm: str = DEFAULT_REALM) -> Endpoint:
         """The public endpoint of an account; realm is the cloud's suffix (core.windows.net, core.chinacloudapi.cn)."""
         return cls("https", f"{account}.blob.{realm}", 443)
+
+    def is_secondary_of(self, account: str) -> bool:
+        """Whether it is the copy in another region of an account that has one to read (RA-GRS, RA-GZRS)."""
+        return account + _SECONDARY in (self.host.partition(".")[0], self.path.removeprefix("/"))
 
     @property
     def is_loopback(self) -> bool:
@@ -151,6 +156,7 @@ class DiskAddress:
             account = parts.hostname.partition(".")[0]
             endpoint = Endpoint.parse(f"{parts.scheme}://{parts.netloc}")
         container, _, blob = path.partition("/")
+        account = account.removesuffix(_SECONDARY)
         return cls._checked(account, container, blob, snapshot, endpoint, sas)
 
     @classmethod
@@ -183,6 +189,19 @@ class DiskAddress:
             )
         check_snapshot(snapshot)
         return cls(account, container, blob, snapshot, endpoint, sas)
+
+    @property
+    def is_secondary(self) -> bool:
+        """Whether it is named at the account's secondary endpoint, where it can only be read."""
+        return self.endpoint is not None and self.endpoint.is_secondary_of(self.account)
+
+    def refuse_secondary(self, remedy: str) -> None:
+        """Raise UsageError if it is named where it can only be read. remedy: what else there is than the primary."""
+        if self.is_secondary:
+            raise UsageError(
+                f"{self.endpoint} is the secondary of account {self.account}, which can only be read",
+                remedy=f"name the disk at the primary{remedy}",
+            )
 
     @property
     def key(self) -> str:

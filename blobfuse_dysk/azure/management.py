@@ -120,7 +120,8 @@ def delete_disk(
             if _code(error) not in ("LeaseIdMissing", "LeaseIdMismatchWithBlobOperation"):
                 raise
             if not break_lease:
-                raise explain.leased(address, blob.get_blob_properties().metadata or {}) from error
+                found = blob.get_blob_properties()
+                raise explain.leased(address, found.metadata or {}, found.lease.state or "") from error
             with contextlib.suppress(HttpResponseError):  # it may have ended meanwhile
                 BlobLeaseClient(blob).break_lease(lease_break_period=0)
             blob.delete_blob()

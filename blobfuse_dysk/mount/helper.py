@@ -303,8 +303,13 @@ def _take_back(attached: attachment.Attachment, directory: str) -> None:
     if entry and tools.whole_device(entry.source) == attached.device:  # interrupted just after mount(2)
         tools.run_tool([tools.find_tool("umount"), "-i", directory])
     try:
-        attachment.detach(attached.name, timeout_s=_UNDO_TIMEOUT_S)
+        try:
+            attachment.detach(attached.name, timeout_s=_UNDO_TIMEOUT_S)
+        except NotFoundError:
+            return
+        except DyskError:
+            attachment.detach(attached.name, force=True)  # what mkfs wrote is of no use to anybody
     except NotFoundError:
-        return
-    except DyskError:
-        attachment.detach(attached.name, force=True)  # what mkfs wrote is of no use to anybody
+        pass  # it ended meanwhile
+    except DyskError as error:
+        _log.warning("%s could not be detached again: %s", attached.name, error.line())

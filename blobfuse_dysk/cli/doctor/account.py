@@ -168,12 +168,13 @@ def _blob(address: DiskAddress, credential: Credential) -> Finding:
     if found.copy is not None and found.copy.status != "success":
         raise not_copied(address, found.copy)
     what = f"{address}, {size_text(found.size)}"
-    if found.lease_state != "leased":
+    if found.lease_state not in ("leased", "breaking"):
         return ok("disk", f"{what}, not leased")
     if here := _attached_here(address):
         return ok("disk", f"{what}, attached here as {here}")
-    holder = leased(address, found.metadata)
-    return warn("disk", f"{what}, {leased_by(holder.holder, holder.since)}", holder.remedy or "")
+    holder = leased(address, found.metadata, found.lease_state)
+    ends = ", which is being broken" if found.lease_state == "breaking" else ""
+    return warn("disk", f"{what}, {leased_by(holder.holder, holder.since)}{ends}", holder.remedy or "")
 
 
 def _attached_here(address: DiskAddress) -> str | None:
