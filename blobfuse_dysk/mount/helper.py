@@ -33,6 +33,7 @@ from blobfuse_dysk.mount.options import (
     parse_mount,
     parse_umount,
 )
+from blobfuse_dysk.printable import printable
 
 __all__ = ["mount_main", "umount_main"]
 
@@ -135,7 +136,9 @@ def _main(program: str, usage: str, run: Callable[[list[str]], int], arguments: 
     if "-h" in words or "--help" in words:
         print(f"usage: {usage}\nsee mount.dysk(8)")
         return 0
-    logging.basicConfig(format=f"{program}: %(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine(f"{program}: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
         return run(words)
     except UsageError as error:
@@ -151,8 +154,15 @@ def _main(program: str, usage: str, run: Callable[[list[str]], int], arguments: 
         return _complain(program, f"unexpected {type(error).__name__}: {error}: please report it", EX_INTERNAL)
 
 
+class _OneLine(logging.Formatter):
+    """What the layers below warn of."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _complain(program: str, text: str, code: int) -> int:
-    print(f"{program}: {' '.join(text.split())}", file=sys.stderr)
+    print(f"{program}: {printable(' '.join(text.split()))}", file=sys.stderr)
     return code
 
 
