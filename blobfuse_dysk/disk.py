@@ -14,6 +14,7 @@ from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.proxies import Proxy
 
 __all__ = [
     "DEFAULT_REALM",
@@ -106,6 +107,7 @@ class DiskAddress:
     """A page blob, or a snapshot of one, as the user named it.
 
     endpoint: None when the short form was used; `azure/credential/resolve.py` then decides it.
+    proxy: the way to the endpoint, which `resolve` finds as well; None for a direct one.
     sas, account_key: a credential given with the address, in memory only; `resolve` takes them out. No text form has
     an account_key.
     """
@@ -117,6 +119,7 @@ class DiskAddress:
     endpoint: Endpoint | None = None
     sas: str | None = field(default=None, repr=False)
     account_key: str | None = field(default=None, repr=False)
+    proxy: Proxy | None = None
 
     @classmethod
     def parse(cls, text: str, *, what: str = "") -> DiskAddress:

@@ -61,7 +61,7 @@ class BlobClient(trio.abc.AsyncResource):
         self._owns_pool = pool is None
         if pool is None:
             tls = tls_context(ca_file or credential.ca_file) if address.endpoint.scheme == "https" else None
-            pool = HttpPool(address.endpoint, ssl_context=tls)
+            pool = HttpPool(address.endpoint, ssl_context=tls, proxy=address.proxy)
         self._pool = pool
         self._requests = wire.BlobRequests(address)
         self._checksum = checksum

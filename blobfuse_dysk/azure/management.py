@@ -181,6 +181,8 @@ def _sdk(address: DiskAddress, credential: Credential, what: str, *, needs: str)
         raw_response_hook=partial(_check_sender, address, what),
         permit_redirects=False,  # as on the data path: the service does not redirect, so it is somebody else who does
         # The SDK's own default is a list that comes with it; attaching trusts the system's, so this does, too.
+        use_env_settings=False,  # the variables count once, in resolve.py
+        proxies=dict.fromkeys(("http", "https"), address.proxy.url) if address.proxy else None,
         connection_verify=credential.ca_file or trusted.cafile or trusted.capath or True,
     )
     try:
@@ -288,6 +290,7 @@ def _lost(error: Exception, address: DiskAddress, what: str) -> TransportError:
     why = str(cause)
     if isinstance(cause, ssl.SSLCertVerificationError):
         why = f"its certificate is not accepted: {cause.verify_message.rstrip('.')}"
-    lost = TransportError(f"{what} of {address}: no answer from {address.endpoint} ({why})", sent=True)
+    way = f" through the proxy {address.proxy}" if address.proxy else ""
+    lost = TransportError(f"{what} of {address}: no answer from {address.endpoint}{way} ({why})", sent=True)
     lost.__cause__ = cause
     return lost
