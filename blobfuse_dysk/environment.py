@@ -23,6 +23,7 @@ __all__ = [
     "log_dir",
     "login_variables",
     "node_name",
+    "proxy_variables",
     "restore",
     "run_dir",
     "service_variables",
@@ -46,6 +47,7 @@ LOGIN_VARIABLES = frozenset(
 )  # fmt: skip
 """What a program that fetches a token may need of the environment of who attaches. What says which code is loaded, or
 which authorities are trusted (PYTHON*, LD_*, PATH, SSL_*), is not among it: a worker runs for root, and for long."""
+_PROXY = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _AZURE = ("ACCOUNT", "KEY", "SAS_TOKEN", "CONNECTION_STRING", "AUTH_MODE")
 
 
@@ -92,6 +94,12 @@ def service_variables() -> dict[str, str]:
 def login_variables() -> dict[str, str]:
     """Those of LOGIN_VARIABLES that are set, for a worker, which starts without: /proc shows what it starts with."""
     return {name: value for name, value in os.environ.items() if name in LOGIN_VARIABLES}
+
+
+def proxy_variables() -> dict[str, str]:
+    """http_proxy, https_proxy, all_proxy and no_proxy, as far as they are set, in capitals if not in small letters."""
+    found = {name: os.environ.get(name) or os.environ.get(name.upper(), "") for name in _PROXY}
+    return {name: value for name, value in found.items() if value}
 
 
 def restore(variables: dict[str, str]) -> None:
