@@ -14,18 +14,19 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from blobfuse_dysk import environment
+from blobfuse_dysk.attached import Attachment, describe
 from blobfuse_dysk.device.attacher import naming, ramcheck, teardown
 from blobfuse_dysk.device.attacher.launch import Launch
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.control import Control
-from blobfuse_dysk.device.ipc.statefile import FirstState, Lease, StateFile, StateSeen
+from blobfuse_dysk.device.ipc.statefile import FirstState, StateFile
 from blobfuse_dysk.device.kernel import devlink, fuse, loop
-from blobfuse_dysk.device.kernel.usage import mountpoints, users
+from blobfuse_dysk.device.kernel.usage import users
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError
 from blobfuse_dysk.options import AttachOptions
@@ -47,34 +48,6 @@ __all__ = [
 _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())  # a library does not print
 _held: dict[str, int] = {}  # name -> descriptor that keeps an autoclear device; see AttachOptions.autoclear
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """A disk attached on this node. Sizes in bytes.
-
-    device: /dev/loopN; empty while it is being attached. disk: ACCOUNT/CONTAINER/BLOB[?snapshot=TIME].
-    state: one of the words that device/ipc/statefile.py explains. lease: {id, epoch, seconds}, None for a read-only
-    attachment. since: ISO 8601, UTC. link: /dev/dysk/NAME.
-    """
-
-    name: str
-    device: str
-    disk: str
-    size: int
-    read_only: bool
-    state: StateSeen
-    mountpoints: list[str]
-    lease: Lease | None
-    cache: str
-    vhd: bool
-    since: str
-    sector_size: int
-    link: str
-    endpoint: str
-    detail: str | None
-    restarts: int
-    partitions: list[str]
 
 
 def attach(disk: DiskAddress | str, options: AttachOptions = AttachOptions()) -> Attachment:  # noqa: B008 -- frozen
@@ -161,20 +134,29 @@ def _detach_by_force(target: str, run: str, dev: str) -> None:
 def attachments() -> list[Attachment]:
     """All of this node, by name, dead ones included."""
     run = _run_dir()
-    return [_describe(fields) for fields in _present(run)]
+    return [describe(fields) for fields in _present(run)]
 
 
 def get(target: str) -> Attachment:
     """One attachment by name, device, /dev/dysk/NAME or disk. Raises NotFoundError."""
-    return _describe(find_state(target))
+    return describe(find_state(target))
 
 
 def status(target: str) -> dict[str, Any]:
-    """What the worker counts: see Stack.status. Raises NotFoundError, or DeviceError if it does not answer."""
+    """What the worker counts: see Stack.status. Raises NotFoundError, or DeviceError if it does not answer.
+
+    Of a disk that is lost, and has no worker any more, there is the state, since when it is in it, and why.
+    """
     found = find_state(target)
-    with Control(state.control_path(_run_dir(), found["name"]), found["name"]) as control:
-        answer: dict[str, Any] = control.ask("status")["status"]
-    return {**answer, "worker_restarts": found["restarts"]}
+    described, answer = describe(found), dict[str, Any]()
+    try:
+        with Control(state.control_path(_run_dir(), found["name"]), found["name"]) as control:
+            answer = control.ask("status")["status"]
+    except DeviceError:
+        if not described.is_lost:
+            raise
+    told = {"state": described.state, "state_since": described.state_since, "detail": described.detail}
+    return {**told, **answer, "worker_restarts": found["restarts"]}
 
 
 def is_blank(target: str) -> bool:
@@ -290,7 +272,7 @@ def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOption
     else:
         os.close(loop_fd)
     fields["device"], fields["state"] = device, "attached"
-    return _describe(fields)
+    return describe(fields)
 
 
 def _open_disk(path: str, read_only: bool) -> int:
@@ -298,30 +280,6 @@ def _open_disk(path: str, read_only: bool) -> int:
         return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
     except OSError as error:
         raise DeviceError(f"cannot open {path}: {error.strerror}", remedy="see the log") from None
-
-
-def _describe(fields: StateFile) -> Attachment:
-    device = fields["device"] or ""
-    alive = state.alive(fields["holder"])
-    return Attachment(
-        name=fields["name"],
-        device=device,
-        disk=fields["disk"],
-        size=fields["size"],
-        read_only=fields["read_only"],
-        state=fields["state"] if alive else "dead",
-        mountpoints=mountpoints(device) if device else [],
-        lease=fields["lease"],
-        cache=fields["cache"],
-        vhd=fields["vhd"],
-        since=fields["since"],
-        sector_size=fields["sector_size"],
-        link=str(environment.dev_dir() / fields["name"]),
-        endpoint=fields["endpoint"],
-        detail=fields["detail"] if alive else "its holder process is gone, so all I/O fails; detach clears it away",
-        restarts=fields["restarts"],
-        partitions=loop.partitions(device) if device else [],
-    )
 
 
 def _present(run: str) -> list[StateFile]:

@@ -198,6 +198,7 @@ class BlobProperties:
     """What Get Blob Properties tells. sequence_number is None unless it is a page blob; size in bytes.
 
     lease_state: available, leased, expired, breaking, broken, or '' (snapshots). metadata names are in lower case.
+    lease_duration: infinite, fixed, or '' while it is not leased. created: as the service writes it; '' if it does not.
     """
 
     size: int
@@ -207,6 +208,8 @@ class BlobProperties:
     metadata: dict[str, str]
     etag: str
     last_modified: str
+    lease_duration: str = ""
+    created: str = ""
 
 
 class BlobRequests:
@@ -344,6 +347,8 @@ def parse_properties(reply: Reply) -> BlobProperties:
             metadata={name[10:]: value for name, value in headers.items() if name.startswith("x-ms-meta-")},
             etag=headers.get("etag", ""),
             last_modified=headers.get("last-modified", ""),
+            lease_duration=headers.get("x-ms-lease-duration", ""),
+            created=headers.get("x-ms-creation-time", ""),
         )
     except (KeyError, ValueError) as error:
         raise DamagedAnswerError(f"properties without a readable number: {error}") from None

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -197,6 +198,16 @@ def test_list_shows_each_attachment_in_a_line(machine: Machine) -> None:
         "x     /dev/null  1.5KiB  ro    fenced    -           mystore/disks/data\n"
     )
     assert [row["name"] for row in json.loads(machine.run("list", "-o", "json").out)] == ["data", "x"]
+
+
+@pytest.mark.parametrize(
+    ("state", "code"), [("paused", 0), ("recovering", 0), ("fenced", 1), ("failed", 1), ("dead", 1)]
+)
+def test_list_says_what_is_wrong_and_exits_with_1_if_that_is_for_good(machine: Machine, state: Any, code: int) -> None:
+    machine.attached = {"data": replace(EXAMPLE, state=state, detail="why: what to do", state_since="T1"), "x": EXAMPLE}
+    found = machine.run("list")
+    assert (found.code, found.err) == (code, f"dyskctl: warning: data is {state} since T1: why: what to do\n")
+    assert machine.run("list", "-o", "json").code == code
 
 
 def test_list_remote_shows_the_disks_of_a_container(machine: Machine) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blobfuse_dysk.cli.frame import Verb, settings
-from blobfuse_dysk.cli.output import attachment_json, print_json, print_pairs, print_table, size_text
+from blobfuse_dysk.cli.output import attachment_json, print_json, print_pairs, print_table, size_text, warn
 from blobfuse_dysk.cli.types import complete_attachment, connection_options
 from blobfuse_dysk.disk import DiskAddress, format_size
 from blobfuse_dysk.errors import UsageError
@@ -28,8 +28,10 @@ def list_(
     context: click.Context,
     remote: str | None,
     connection: AttachOptions,
-) -> None:
+) -> int:
     """List this machine's attachments, or with --remote the disks of a container and who has them.
+
+    Says of each that is not well why, since when, and what to do. Exits with 1 if one can never be written to again.
 
     \b
     Examples:
@@ -40,18 +42,18 @@ def list_(
     if remote is None:
         if connection != AttachOptions():
             raise UsageError("an account's options go with --remote", remedy="add --remote ACCOUNT/CONTAINER")
-        _list_local(settings(context).json)
-    else:
-        _list_remote(remote, connection, settings(context).json)
+        return _list_local(settings(context).json)
+    _list_remote(remote, connection, settings(context).json)
+    return 0
 
 
-def _list_local(as_json: bool) -> None:
+def _list_local(as_json: bool) -> int:
     from blobfuse_dysk.attachment import attachments
 
     found = attachments()
     if as_json:
         print_json([attachment_json(attachment) for attachment in found])
-        return
+        return 1 if any(attachment.is_lost for attachment in found) else 0
     print_table(
         ["NAME", "DEVICE", "SIZE", "MODE", "STATE", "MOUNTPOINT", "DISK"],
         [
@@ -67,6 +69,10 @@ def _list_local(as_json: bool) -> None:
             for attachment in found
         ],
     )
+    for attachment in found:
+        if attachment.trouble:
+            warn(attachment.trouble)
+    return 1 if any(attachment.is_lost for attachment in found) else 0
 
 
 def _list_remote(remote: str, options: AttachOptions, as_json: bool) -> None:
