@@ -13,8 +13,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from blobfuse_dysk import environment
@@ -24,12 +27,14 @@ from blobfuse_dysk.device.attacher.launch import Launch
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.control import Control
+from blobfuse_dysk.device.ipc.log import Log
 from blobfuse_dysk.device.ipc.statefile import FirstState, StateFile
 from blobfuse_dysk.device.kernel import devlink, fuse, loop
 from blobfuse_dysk.device.kernel.usage import users
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError
 from blobfuse_dysk.options import AttachOptions
+from blobfuse_dysk.patience import telling
 from blobfuse_dysk.timestamp import utc_text
 
 __all__ = [
@@ -42,6 +47,7 @@ __all__ = [
     "get",
     "is_blank",
     "let_go",
+    "progress",
     "status",
 ]
 
@@ -115,7 +121,7 @@ def detach(target: str, *, force: bool = False, timeout_s: float | None = None) 
     watching = teardown.watch(run, name)
     if device:
         loop.clear(device)
-    teardown.await_end(found, watching, timeout_s)
+    _await_end(run, found, watching, timeout_s)
 
 
 def _detach_by_force(target: str, run: str, dev: str) -> None:
@@ -180,10 +186,24 @@ def end_of(name: str, timeout_s: float | None = None) -> Iterator[Callable[[], N
 
     def wait() -> None:
         if found:
-            teardown.await_end(found, watch, timeout_s)
+            _await_end(run, found, watch, timeout_s)
 
     with watch or contextlib.nullcontext():
         yield wait
+
+
+def progress(target: str) -> str:
+    """One line for people: what of an attachment that is being let go is not written yet, and what it waits for."""
+    return teardown.progress(_run_dir(), find_state(target), None)
+
+
+def _await_end(run: str, found: StateFile, watching: Control | None, timeout_s: float | None) -> None:
+    """Wait, and tell for what: whoever sits at the terminal, and the attachment's log."""
+    limit_s = teardown.time_for(found, timeout_s)
+    gives_up_at = None if limit_s is None else time.monotonic() + limit_s
+    log = Log(Path(sys.argv[0]).name or "python", found["name"], str(environment.log_dir()))
+    with telling(lambda: teardown.progress(run, found, gives_up_at), log=log):
+        teardown.await_end(found, watching, timeout_s)
 
 
 def _configure(address: DiskAddress, options: AttachOptions, dead: list[StateFile]) -> Config:
@@ -244,7 +264,9 @@ def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str | None)
 
 def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOptions) -> Attachment:
     """From the worker's readiness to the device. What goes wrong here is taken back by the caller."""
-    fields = launch.wait_ready()
+    what = f"waiting for the service to let {name} be attached; that is given up a minute after it began"
+    with telling(lambda: what):
+        fields = launch.wait_ready()
     fd = _open_disk(state.disk_path(run, name), options.read_only)
     try:
         device, loop_fd = loop.configure(

@@ -19,6 +19,7 @@ from blobfuse_dysk.azure.tls import check_ca_file
 from blobfuse_dysk.azure.wire import API_VERSION
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError, ServiceError, TransportError
+from blobfuse_dysk.patience import telling
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, BlobServiceClient
@@ -179,8 +180,10 @@ def _sdk(address: DiskAddress, credential: Credential, what: str, *, needs: str)
         # The SDK's own default is a list that comes with it; attaching trusts the system's, so this does, too.
         connection_verify=credential.ca_file or trusted.cafile or trusted.capath or True,
     )
+    limit_s = (_CONNECT_S + _READ_S) * (_RETRIES + 1)
+    waiting = f"waiting for {address.endpoint} to {what} {address}; a request is given up after {limit_s:.0f} s"
     try:
-        with service:
+        with service, telling(lambda: waiting):
             yield service
     except HttpResponseError as error:
         raise explain.explain(_refusal(error, address, credential, what), address, credential, needs=needs) from error
