@@ -62,11 +62,12 @@ def explain(
     return error
 
 
-def leased(address: DiskAddress, metadata: Mapping[str, str]) -> LeasedError:
-    """The error for a disk that another has; metadata: the blob's own, which may name the holder."""
+def leased(address: DiskAddress, metadata: Mapping[str, str], *, endless: bool = False) -> LeasedError:
+    """The error for a disk that another has; metadata: the blob's own, which may name the holder. See LeasedError."""
     node = metadata.get(HOLDER_NODE) or None
     since = metadata.get(HOLDER_SINCE) or None if node else None
-    return LeasedError(f"disk {address} is {leased_by(node, since)}", holder=node, since=since, remedy=_TAKE_OVER)
+    what = f"disk {address} is {leased_by(node, since)}"
+    return LeasedError(what, holder=node, since=since, endless=endless, remedy=_TAKE_OVER)
 
 
 def leased_by(node: str | None, since: str | None) -> str:

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from azure.storage.blob import BlobClient, BlobLeaseClient
 
+from blobfuse_dysk.azure.explain import HOLDER_NODE, HOLDER_SINCE
 from blobfuse_dysk.testing import PageBlobServer
 from tests.e2e.kit import BIN, Node, faulty_node, node, until
 
@@ -112,4 +114,20 @@ def test_without_a_terminal_a_wait_is_silent(stalled: Node) -> None:
     device = node.ok("attach", node.create(), "--io-timeout", "60s", "--write-delay", "60s").strip()
     with Path(device).open("r+b", buffering=0) as disk:
         disk.write(os.urandom(1 << 20))
+    node.ok("detach", "data")
+
+
+def test_attach_waits_for_a_lease_that_this_machine_left_behind(faulty_node: Node, server: PageBlobServer) -> None:
+    """As after a power cut: nobody here knows of it, but for the name on the blob."""
+    node = faulty_node
+    node.environment["DYSK_NODE"] = "this-one"
+    disk = node.create()
+    key = {"account_name": server.account, "account_key": server.key}
+    with BlobClient.from_blob_url(f"{server.endpoint}/{node.container}/data", credential=key) as blob:
+        blob.set_blob_metadata({HOLDER_NODE: "this-one", HOLDER_SINCE: "2026-01-31T12:00:00Z"})
+        BlobLeaseClient(blob).acquire(15)
+    code, said = on_terminal(node, str(BIN / "dyskctl"), "attach", disk)
+    assert code == 0
+    assert "left behind by this machine, free in 60 s at most" in said
+    assert "waiting for the lease that this machine left behind, free in 5" in said
     node.ok("detach", "data")

@@ -50,12 +50,17 @@ def attach(context: click.Context, /, disk: DiskAddress, create: bool, size: int
 
 
 def attach_disk(context: click.Context, disk: DiskAddress, options: AttachOptions, size: int | None = None) -> None:
-    """Attach it, and print its device or what `get` shows. size: of the disk to create if it does not exist."""
-    from blobfuse_dysk import attachment
+    """Attach it, and print its device or what `get` shows. size: of the disk to create if it does not exist.
+
+    A lease that this machine left behind is waited for.
+    """
+    from blobfuse_dysk import attachment, ownlease
     from blobfuse_dysk.disks.create import attach_or_create
 
     options = replace(options, read_only=options.read_only or disk.snapshot is not None)
-    attached = attachment.attach(disk, options) if size is None else attach_or_create(disk, size, options)
+    attached = ownlease.wait_for_own_lease(
+        lambda: attachment.attach(disk, options) if size is None else attach_or_create(disk, size, options)
+    )
     if settings(context).json:
         print_json(attachment_json(attached))
     else:
