@@ -87,7 +87,7 @@ def test_umount_says_it_as_well(stalled: Node, server: PageBlobServer) -> None:
     server.clear_faults()
     assert node.mount(node.create(), "fstype=ext4").code == 0
     (node.mountpoint / "file").write_bytes(os.urandom(1 << 20))
-    server.fault("delay", operation="put_page", seconds=6.0)
+    server.fault("delay", operation="put_page", seconds=6.0, times=1)
     code, said = on_terminal(node, "umount", str(node.mountpoint))
     assert code == 0
     assert "umount.dysk: unmounting" in said or "umount.dysk: waiting until data is detached" in said
@@ -97,7 +97,7 @@ def test_umount_says_it_as_well(stalled: Node, server: PageBlobServer) -> None:
 def test_mount_and_delete_say_it(faulty_node: Node, server: PageBlobServer) -> None:
     node = faulty_node
     disk = node.create()
-    server.fault("delay", operation="get_blob_properties", seconds=5.0)
+    server.fault("delay", operation="get_blob_properties", seconds=5.0, times=1)
     code, said = on_terminal(node, "mount", "-t", "dysk", "-o", "fstype=ext4", disk, str(node.mountpoint))
     server.clear_faults()
     assert code == 0
