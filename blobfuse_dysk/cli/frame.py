@@ -40,7 +40,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "detach": ("verbs.attachments.detach", "Write everything out, let the disk go, remove its device."),
         "list": ("verbs.show.list_", "List this machine's attachments, or the disks of a container."),
         "get": ("verbs.show.get", "Show one attachment."),
-        "status": ("verbs.show.status", "Show what an attachment is doing: lease, requests, latencies."),
+        "status": ("verbs.status.status", "Show what an attachment is doing: lease, requests, latencies."),
         "set": ("verbs.live.set_", "Change the timeout or the limits of an attachment in use."),
         "reload": ("verbs.live.reload", "Read the credential of an attachment in use again."),
         "upgrade": ("verbs.live.upgrade", "Replace the worker of an attachment by the installed version's."),

@@ -40,6 +40,7 @@ class Machine:
     failure: Exception | BaseException | None = None
     rows: list[management.DiskRow] = field(default_factory=list)
     secrets: list[tuple[str | None, str | None]] = field(default_factory=list)
+    counted: dict[str, object] = field(default_factory=dict)  # in status
 
     def run(self, *words: str) -> Outcome:
         """Run dyskctl in this process."""
@@ -78,7 +79,7 @@ class Machine:
 
     def status(self, target: str) -> dict[str, object]:
         name = self.get(target).name
-        return {"name": name, "state": "attached", "requests": {"read": 5, "write": 0}, "warnings": []}
+        return {"name": name, "state": "attached", "requests": {"read": 5, "write": 0}, "warnings": [], **self.counted}
 
     def upgrade(self, target: str) -> live.Upgrade:
         self._note("upgrade", target)

@@ -257,10 +257,59 @@ def test_get_and_status_for_people(machine: Machine) -> None:
     assert "mountpoints: /data\n" in text
     assert "detail:      -\n" in text
     assert "lease:\n  id:      00112233-4455-6677-8899-aabbccddeeff\n  epoch:   7\n  seconds: 60\n" in text
-    text = machine.run("status", "data").out
-    assert "state:    attached\n" in text
+    text = machine.run("status", "data", "--verbose").out
+    assert "state:       attached\n" in text
     assert "requests:\n  read:  5\n  write: 0\n" in text
-    assert "warnings: -\n" in text
+    assert "warnings:    -\n" in text
+
+
+COUNTED: dict[str, object] = {
+    "state": "recovering",
+    "state_since": "2026-01-31T12:00:00Z",
+    "detail": "no answer: wait",
+    "waiting": {"calls": 3, "since_s": 12.4, "fails_in_s": 287.6, "reason": "connection refused"},
+    "lease": {"term_s": 60.0, "expires_in_s": 42.3},
+    "credential": {"what": "SAS from a file", "expires": "2026-02-01T00:00:00Z", "expires_in_s": 1.0},
+    "io": {
+        "calls": {"read": 1200, "flush": 2},
+        "bytes": {"read": 4 << 20, "flush": 0},
+        "errors": {"timeout": 1},
+        "in_flight": 3,
+        "latency_ms": {"read": {"p50": 1.84, "p90": 3.0, "p99": 9.26}, "flush": {"p50": None, "p99": None}},
+    },
+    "cache": {"mode": "readwrite", "dirty_bytes": 1536, "ring_bytes": 64 << 20},
+}
+
+
+def test_status_is_ten_lines_in_human_units(machine: Machine) -> None:
+    machine.attached["data"] = EXAMPLE
+    machine.counted = COUNTED
+    assert machine.run("status", "data").out == (
+        "name:       data, /dev/null\n"
+        "mounted on: /data\n"
+        "disk:       mystore/disks/data, 32GiB, read-write\n"
+        "state:      recovering since 2026-01-31T12:00:00Z: no answer: wait\n"
+        "waits:      3 calls, for 12 s, for 288 s more at most: connection refused\n"
+        "lease:      60 s, ends in 42 s unless it is renewed\n"
+        "credential: SAS from a file, until 2026-02-01T00:00:00Z\n"
+        "I/O:        read 1200 (4MiB), flush 2, failed 1, in flight 3\n"
+        "latency:    read 1.8 ms (99 %: 9.3)\n"
+        "cache:      readwrite, 1.5KiB not written yet, of 64MiB\n"
+    )
+
+
+def test_status_of_a_disk_without_a_worker_or_lease_has_its_ten_lines_too(machine: Machine) -> None:
+    machine.attached["data"] = replace(EXAMPLE, read_only=True, mountpoints=[], device="", state="failed")
+    machine.counted = {"state": "failed", "lease": None, "cache": {"mode": "none"}}
+    lines = machine.run("status", "data").out.splitlines()
+    assert len(lines) == 10
+    assert lines[0] == "name:       data, no device yet"
+    assert lines[3] == "state:      failed"
+    assert lines[5] == "lease:      none, as it is read-only"
+    assert lines[9] == "cache:      none"
+    machine.counted = {"lease": {"term_s": None, "expires_in_s": None}, "waiting": {"fails_in_s": None, "reason": "no"}}
+    text = machine.run("status", "data").out
+    assert "lease:      infinite\n" in text and "waits:      I/O, for ever: no\n" in text
 
 
 def test_a_lease_without_end_is_told_as_one(machine: Machine) -> None:

@@ -1,4 +1,4 @@
-"""dyskctl list, get and status."""
+"""dyskctl list and get."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from blobfuse_dysk.options import AttachOptions
 if TYPE_CHECKING:
     from blobfuse_dysk.attachment import Attachment
 
-__all__ = ["get", "list_", "status"]
+__all__ = ["get", "list_"]
 
 
 @click.command("list", cls=Verb)
@@ -127,24 +127,3 @@ def _readable(attachment: Attachment) -> dict[str, object]:
     if attachment.lease and attachment.lease.get("seconds", 0) is None:
         shown["lease"] = {**attachment.lease, "seconds": "infinite"}
     return shown
-
-
-@click.command(cls=Verb)
-@click.argument("target", metavar="NAME|DEVICE|DISK", shell_complete=complete_attachment)
-@click.pass_context
-def status(context: click.Context, target: str) -> None:
-    """Show what an attachment is doing: state, lease, requests, bytes, retries, throttling, latencies.
-
-    \b
-    Examples:
-      dyskctl status data
-      watch dyskctl status data
-      dyskctl -o json status data
-    """
-    from blobfuse_dysk import attachment
-
-    found = attachment.status(target)
-    if settings(context).json:
-        print_json(found)
-    else:
-        print_pairs(found)
