@@ -10,6 +10,7 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,15 +33,19 @@ _CONNECT_S = 4.0
 _READ_S = 30.0
 _RETRIES = 1  # a dead endpoint is to be an error within seconds: somebody is waiting at a terminal
 _PAGE = 512  # bytes
+_AT_ONCE = 8  # requests
 
 
 @dataclass(frozen=True, slots=True)
 class DiskRow:
-    """One page blob of a container. size, allocated: bytes. holder, since: from the metadata, None if not there."""
+    """One page blob of a container. size, allocated: bytes. holder, since: from the metadata, None if not there.
+
+    allocated: None where it was not asked for.
+    """
 
     disk: str
     size: int
-    allocated: int
+    allocated: int | None
     lease_state: str
     holder: str | None
     since: str | None
@@ -127,10 +132,10 @@ def delete_disk(
             blob.delete_blob()
 
 
-def list_disks(address: DiskAddress, credential: Credential) -> list[DiskRow]:
-    """List the page blobs of the address's container (its blob is not used).
+def list_disks(address: DiskAddress, credential: Credential, *, allocated: bool = False) -> list[DiskRow]:
+    """List the page blobs of the address's container (its blob is not used), in one request for up to 5,000 blobs.
 
-    Asks for the page map of each, to add up what is allocated.
+    allocated: ask for the page map of each as well, several at a time, and add up what is in it.
     """
     from azure.storage.blob import BlobType
 
@@ -146,13 +151,19 @@ def list_disks(address: DiskAddress, credential: Credential) -> list[DiskRow]:
                 DiskRow(
                     disk=f"{address.account}/{address.container}/{item.name}",
                     size=item.size,
-                    allocated=_allocated(container.get_blob_client(item.name)),
+                    allocated=None,
                     lease_state=item.lease.state or "",
                     holder=metadata.get(explain.HOLDER_NODE),
                     since=metadata.get(explain.HOLDER_SINCE),
                 )
             )
-        return rows
+        if not allocated:
+            return rows
+        blobs = [container.get_blob_client(row.disk.split("/", 2)[2]) for row in rows]
+        with ThreadPoolExecutor(_AT_ONCE) as several:
+            return [
+                replace(row, allocated=size) for row, size in zip(rows, several.map(_allocated, blobs), strict=True)
+            ]
 
 
 def _allocated(blob: BlobClient) -> int:

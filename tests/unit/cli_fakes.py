@@ -105,9 +105,12 @@ class Machine:
         self._note("delete", str(address), options)
         del self.disks[str(address)]
 
-    def list_disks(self, address: DiskAddress, credential: Credential) -> list[management.DiskRow]:
-        self._note("list", f"{address.account}/{address.container}")
-        return [row for row in self.rows if row.disk.startswith(f"{address.account}/{address.container}/")]
+    def list_disks(
+        self, address: DiskAddress, credential: Credential, *, allocated: bool = False
+    ) -> list[management.DiskRow]:
+        self._note("list", f"{address.account}/{address.container}", allocated)
+        found = [row for row in self.rows if row.disk.startswith(f"{address.account}/{address.container}/")]
+        return found if allocated else [replace(row, allocated=None) for row in found]
 
     def blob_properties(self, address: DiskAddress, credential: Credential) -> BlobProperties:
         self._note("properties", str(address))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
+import os
 import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from blobfuse_dysk import __version__
 from blobfuse_dysk.azure.management import DiskRow
 from blobfuse_dysk.cli import output
+from blobfuse_dysk.cli.main import main
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import footer, parse_footer
 from tests.unit.cli_fakes import EXAMPLE, Machine, machine
@@ -187,6 +192,69 @@ def test_detach_takes_a_name_or_a_disk(machine: Machine) -> None:
     assert machine.calls[1:] == [("detach", DISK, True)]
 
 
+def test_detach_takes_several_and_all(machine: Machine) -> None:
+    def fill() -> None:
+        machine.calls.clear()
+        machine.attached = {name: replace(EXAMPLE, name=name, disk=f"mystore/disks/{name}") for name in ("a", "b", "c")}
+
+    fill()
+    assert machine.run("detach", "a", "c").code == 0
+    assert list(machine.attached) == ["b"]
+    fill()
+    result = machine.run("detach", "--all", "-o", "json")
+    assert [row["target"] for row in json.loads(result.out)] == ["a", "b", "c"] and not machine.attached
+    fill()
+    result = machine.run("detach", "a", "nobody", "b")
+    assert result.code == 1 and list(machine.attached) == ["c"]
+    assert "dyskctl: nobody: nobody is not attached here" in result.err
+    for words in ((), ("--all", "a")):
+        assert machine.run("detach", *words).code == 2
+
+
+def test_list_shows_those_that_are_named(machine: Machine) -> None:
+    machine.attached = {name: replace(EXAMPLE, name=name, device=f"/dev/{name}") for name in ("a", "b", "c")}
+    lines = machine.run("list", "c", "/dev/a").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["NAME", "c", "a"]
+    assert machine.run("list", "nobody").code == 1
+    assert machine.run("list", "a", "--remote", "mystore/disks").code == 2
+    assert machine.run("list", "--allocated").code == 2
+
+
+def test_version_and_help_are_where_they_are_looked_for(machine: Machine) -> None:
+    version = machine.run("--version")
+    assert (version.code, version.out) == (0, f"dyskctl {__version__}\n")
+    assert machine.run("help").out == machine.run("--help").out
+    assert machine.run("help", "attach").out == machine.run("attach", "--help").out
+    assert machine.run("help", "atach").code == 2
+
+
+def test_mount_of_a_disk_on_a_directory_points_to_the_mount_that_does_it(machine: Machine) -> None:
+    result = machine.run("mount", DISK, "/data")
+    assert result.code == 2 and f"mount -t dysk {DISK} /data" in result.err
+    assert machine.run("mount", "auto-creat").code == 2
+
+
+class Full(io.StringIO):
+    """Standard output on a device without space."""
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("words", [(), ("-o", "json")])
+def test_an_attach_that_cannot_say_its_device_is_taken_back(
+    machine: Machine, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.disks[DISK] = GIB
+    monkeypatch.setattr(sys, "stdout", Full())
+    monkeypatch.setattr(os, "dup2", lambda *fds: None)
+    monkeypatch.setattr(Full, "fileno", lambda self: 1)
+    code = main(["attach", DISK, *words])
+    monkeypatch.undo()
+    assert code == 1
+    assert [call[0] for call in machine.calls] == ["attach", "detach"] and not machine.attached
+
+
 def test_list_shows_each_attachment_in_a_line(machine: Machine) -> None:
     machine.attached = {
         "data": EXAMPLE,
@@ -217,12 +285,18 @@ def test_list_remote_shows_the_disks_of_a_container(machine: Machine) -> None:
         DiskRow("mystore/elsewhere/x", GIB, 0, "available", None, None),
     ]
     assert machine.run("list", "--remote", "mystore/disks").out == (
-        "DISK                 SIZE   ALLOCATED  LEASE      HOLDER\n"
-        "mystore/disks/data   32GiB  4KiB       leased     node1\n"
-        "mystore/disks/other  1GiB   0B         available  -\n"
+        "SIZE   LEASE      HOLDER  DISK\n"
+        "32GiB  leased     node1   mystore/disks/data\n"
+        "1GiB   available  -       mystore/disks/other\n"
     )
+    assert machine.run("list", "--remote", "mystore/disks", "--allocated").out == (
+        "SIZE   ALLOCATED  LEASE      HOLDER  DISK\n"
+        "32GiB  4KiB       leased     node1   mystore/disks/data\n"
+        "1GiB   0B         available  -       mystore/disks/other\n"
+    )
+    assert [call[2] for call in machine.calls] == [False, True], "a request a disk only when it is asked for"
     found = json.loads(machine.run("list", "--remote", "mystore/disks/", "-o", "json").out)
-    assert found[0]["allocated"] == 4096 and found[1]["holder"] is None
+    assert found[0]["allocated"] is None and found[1]["holder"] is None
 
 
 @pytest.mark.parametrize("text", ["mystore", "", "UPPER/case", "https://x", "mystore/disks/data", "mystore/disks/a/b"])
