@@ -143,6 +143,7 @@ def _main(program: str, usage: str, run: Callable[[list[str]], int], arguments: 
     if "-h" in words or "--help" in words:
         print(f"usage: {usage}\nsee mount.dysk(8)")
         return 0
+    logging.addLevelName(logging.WARNING, "warning")  # as in every other line of ours
     logging.basicConfig(format=f"{program}: %(levelname)s: %(message)s", level=logging.WARNING)
     patience.tell_on_terminal(program)
     try:

@@ -40,17 +40,14 @@ def test_the_life_of_a_disk(service_node: Node) -> None:
     assert status["io"]["bytes"]["write"] >= len(data)
     assert "latency ms" in node.ok("status", "data", "--verbose")
 
-    remote = json.loads(
-        node.ok("list", "--remote", f"{node.service.account}/{node.container}", "--allocated", "-o", "json")
-    )
+    container = f"{node.service.account}/{node.container}"
+    remote = json.loads(node.ok("list", "--remote", container, "--allocated", "-o", "json"))
     assert [(row["disk"], row["size"], row["allocated"]) for row in remote] == [(disk, GIB, len(data))]
     assert remote[0]["lease_state"] == "leased" and remote[0]["holder"]
 
     assert node.ok("detach", "data") == ""
     assert node.nothing_left()
-    remote = json.loads(
-        node.ok("list", "--remote", f"{node.service.account}/{node.container}", "--allocated", "-o", "json")
-    )
+    remote = json.loads(node.ok("list", "--remote", f"{node.service.account}/{node.container}", "-o", "json"))
     assert (remote[0]["lease_state"], remote[0]["holder"]) == ("available", None)
     assert node.ok("delete", disk, "--yes") == f"deleted {disk}\n"
     assert node.ok("list", "--remote", f"{node.service.account}/{node.container}").count("\n") == 1
@@ -92,9 +89,7 @@ def test_a_read_only_attachment_refuses_writes_and_takes_no_lease(node: Node) ->
     shown = json.loads(node.ok("attach", disk, "--read-only", "-o", "json"))
     assert (shown["read_only"], shown["lease"]) == (True, None)
     assert Path("/sys/block", Path(shown["device"]).name, "ro").read_text().strip() == "1"
-    remote = json.loads(
-        node.ok("list", "--remote", f"{node.service.account}/{node.container}", "--allocated", "-o", "json")
-    )
+    remote = json.loads(node.ok("list", "--remote", f"{node.service.account}/{node.container}", "-o", "json"))
     assert remote[0]["lease_state"] == "available"
     node.ok("detach", shown["name"])
 

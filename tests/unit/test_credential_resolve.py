@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,3 +167,14 @@ def test_a_credential_survives_json_and_never_shows_its_secret(write: Write, con
     for shown in (repr(credential), credential.describe(), repr(address), str(address)):
         assert "SECRET" not in shown
         assert KEY not in shown
+
+
+@pytest.mark.parametrize("variable", [True, False])
+def test_who_may_not_read_roots_file_has_his_own_variables(
+    variable: bool, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(f"account_key = {KEY}")
+    if variable:
+        monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", SAS)
+    monkeypatch.setattr(os, "access", lambda of, mode: of != path)
+    assert find()[1].describe() == ("SAS from AZURE_STORAGE_SAS_TOKEN" if variable else f"account key from {path}")
