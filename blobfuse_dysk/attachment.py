@@ -151,7 +151,7 @@ def get(target: str) -> Attachment:
 def status(target: str) -> dict[str, Any]:
     """What the worker counts: see Stack.status. Raises NotFoundError, or DeviceError if it does not answer.
 
-    Of a disk that is lost, and has no worker any more, there is the state, since when it is in it, and why.
+    Of a disk that failed, and has no worker any more, there is the state, since when it is in it, and why.
     """
     found = find_state(target)
     described, answer = describe(found), dict[str, Any]()
@@ -159,7 +159,7 @@ def status(target: str) -> dict[str, Any]:
         with Control(state.control_path(_run_dir(), found["name"]), found["name"]) as control:
             answer = control.ask("status")["status"]
     except DeviceError:
-        if not described.is_lost:
+        if described.state not in ("fenced", "failed"):
             raise
     told = {"state": described.state, "state_since": described.state_since, "detail": described.detail}
     return {**told, **answer, "worker_restarts": found["restarts"]}

@@ -111,8 +111,17 @@ def await_end(found: StateFile, watching: Control | None, timeout_s: float | Non
             if device and frozen == _FROZEN_LOOKS:
                 raise _frozen(name, device)
         if watching:
-            with contextlib.suppress(DeviceError):  # it had nothing more to say
+            try:
                 watching.answer()
+            except DeviceError:  # it had nothing more to say
+                pass
+            else:
+                return
+        if found["state"] == "failed" and not found["read_only"]:
+            raise DyskError(
+                f"{name} is detached; it had failed, and no worker was left to say what is missing: {found['detail']}",
+                remedy="attach it again and check its file system (fsck) before it is used",
+            )
 
 
 def time_for(found: StateFile, timeout_s: float | None) -> float | None:
@@ -168,8 +177,8 @@ def _is_frozen(found: list[Use]) -> bool:
 def _frozen(name: str, device: str) -> BusyError:
     node = claimed(device)
     return BusyError(
-        f"{name} stays attached as {device}: its file system is mounted nowhere, and the kernel has it nevertheless; "
-        "it was frozen (fsfreeze -f), or a program has a file of it open since umount -l",
+        f"{name} stays attached as {device}: the kernel has it in use, though it is mounted nowhere that can be seen; "
+        "its file system was frozen (fsfreeze -f), or a program has a file of it open since umount -l",
         remedy=f"thaw it: mount -o helper=dysk {node} /mnt && fsfreeze -u /mnt && umount /mnt; or end that program",
     )
 
