@@ -237,7 +237,8 @@ def test_the_time_for_a_detach_is_io_timeout_and_a_minute(dead: Dead) -> None:
 @pytest.mark.parametrize("read_only", [True, False])
 def test_the_end_of_a_disk_that_had_failed_is_no_clean_one(dead: Dead, read_only: bool, tmp_path: Path) -> None:
     """No worker is left that could say what is missing; one that is, is believed."""
-    dead.found.update(state="failed", detail="no worker could be started", read_only=read_only)
+    dead.found["state"], dead.found["detail"] = "failed", "no worker could be started"
+    dead.found["read_only"] = read_only
     with contextlib.ExitStack() as stack:
         if not read_only:
             stack.enter_context(pytest.raises(DyskError, match="data is detached; it had failed"))

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import trio
 
-from blobfuse_dysk.azure.explain import HOLDER_NODE, HOLDER_SINCE
+from blobfuse_dysk.azure.explain import holder_in
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.lease import epoch
@@ -87,13 +87,12 @@ async def find_holder(lease: BlobLease, ours: int, tell: Callable[[StoreError], 
 
 
 def _holder(blob: BlobProperties, ours: int) -> StoreError:
-    number, node = blob.sequence_number or 0, blob.metadata.get(HOLDER_NODE)
+    number, (node, since) = blob.sequence_number or 0, holder_in(blob.metadata)
     another = epoch.tag(number) != epoch.tag(ours)
     remedy = "unmount and detach it here, then attach it where it is needed"
     if number < ours:
         return StoreError("the blob was replaced by another one", Kind.FENCED, remedy=_REPLACED)
     if blob.lease_state == "leased" and another and node:
-        since = blob.metadata.get(HOLDER_SINCE)
         what = f"node {node} took the disk{f' at {since}' if since else ''}"
     elif blob.lease_state == "leased":
         what = "a holder that has not written its name took the disk's lease"
