@@ -17,6 +17,7 @@ import trio
 
 from blobfuse_dysk.azure import wire
 from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential, check_transport
+from blobfuse_dysk.azure.pagelist import parse_page_list
 from blobfuse_dysk.azure.pool import HttpPool
 from blobfuse_dysk.azure.signing import Signer
 from blobfuse_dysk.azure.tls import tls_context
@@ -113,7 +114,7 @@ class BlobClient(trio.abc.AsyncResource):
         request = self._requests.page_ranges(offset, length, marker=marker, max_results=max_results)
         reply = await self._ask(request, 200, "page list", timeout_s)
         try:
-            return wire.parse_page_list(reply.body)
+            return parse_page_list(reply.body)
         except wire.DamagedAnswerError as error:
             raise self._damaged("page list", str(error)) from error
 

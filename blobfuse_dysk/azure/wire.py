@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -34,7 +33,6 @@ __all__ = [
     "Request",
     "SequenceNumber",
     "content_md5",
-    "parse_page_list",
     "parse_properties",
     "service_error",
     "xml_text",
@@ -42,14 +40,12 @@ __all__ = [
 
 API_VERSION = "2021-12-02"  # page lists with markers need 2020-10-02; Azurite has known this one since 3.16
 USER_AGENT = "blobfuse-dysk"
-PAGE = 512  # bytes; the unit of page ranges
 MAX_CHECKSUM = 4 << 20  # bytes; the longest range that the service computes a checksum of
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Extent: TypeAlias = tuple[int, int]
 """(offset, length) in bytes."""
 
-_PAGE_RANGE = re.compile(rb"<PageRange>\s*<Start>\s*(\d+)\s*</Start>\s*<End>\s*(\d+)\s*</End>\s*</PageRange>", re.ASCII)
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&apos;", "'"), ("&amp;", "&"))
 
 
@@ -347,24 +343,6 @@ def parse_properties(reply: Reply) -> BlobProperties:
         )
     except (KeyError, ValueError) as error:
         raise DamagedAnswerError(f"properties without a readable number: {error}") from None
-
-
-def parse_page_list(body: Buffer) -> PageList:
-    """Read the answer of Get Page Ranges; raises DamagedAnswerError unless every range in it was understood.
-
-    A range that is overlooked here would read as zeros, so the count and the document's end are checked.
-    """
-    text = bytes(body)
-    ranges = [(int(start), int(end) + 1 - int(start)) for start, end in _PAGE_RANGE.findall(text)]
-    whole = b"</PageList>" in text or re.search(rb"<PageList\s*/>\s*\Z", text)
-    if not whole or text.count(b"<PageRange>") != len(ranges) or text.count(b"<PageRange") != len(ranges):
-        raise DamagedAnswerError("page list that is cut or malformed")
-    previous = 0
-    for offset, length in ranges:
-        if offset < previous or length <= 0 or offset % PAGE or length % PAGE:
-            raise DamagedAnswerError(f"page list with an impossible range of {length} bytes at {offset}")
-        previous = offset + length
-    return PageList(ranges, xml_text(text, "NextMarker") or None)
 
 
 def xml_text(body: bytes, tag: str) -> str:

@@ -6,8 +6,6 @@ import base64
 import hashlib
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from blobfuse_dysk.azure import wire
 from blobfuse_dysk.azure.wire import BlobRequests, Reply
@@ -149,63 +147,6 @@ def test_the_properties_of_a_blob_are_read_from_its_headers() -> None:
     assert wire.parse_properties(reply(200, {"content-length": "5"})).sequence_number is None
     with pytest.raises(wire.DamagedAnswerError):
         wire.parse_properties(reply(200, {}))
-
-
-def page_list(ranges: list[tuple[int, int]], marker: str | None, space: str = "") -> bytes:
-    items = "".join(
-        f"<PageRange>{space}<Start>{offset}</Start>{space}<End>{offset + length - 1}</End>{space}</PageRange>{space}"
-        for offset, length in ranges
-    )
-    tail = "" if marker is None else f"<NextMarker>{marker}</NextMarker>"
-    return f'\ufeff<?xml version="1.0" encoding="utf-8"?><PageList>{space}{items}{tail}</PageList>'.encode()
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 100), st.integers(1, 100)), max_size=30),
-    st.sampled_from([None, "", "abc", "a&amp;b"]),
-    st.sampled_from(["", "\n  "]),
-)
-def test_a_page_list_is_read_however_it_is_spaced(gaps: list[tuple[int, int]], marker: str | None, space: str) -> None:
-    at, ranges = 0, []
-    for gap, pages in gaps:
-        ranges.append((at + gap * 512, pages * 512))
-        at += (gap + pages) * 512
-    found = wire.parse_page_list(page_list(ranges, marker, space))
-    assert found.ranges == ranges
-    assert found.marker == ((marker or "").replace("&amp;", "&") or None)
-
-
-@given(st.integers(1, 400))
-def test_a_cut_page_list_is_never_taken_for_a_shorter_one(cut: int) -> None:
-    whole = page_list([(0, 512), (4096, 1024), (1 << 40, 512)], "")
-    with pytest.raises(wire.DamagedAnswerError):
-        wire.parse_page_list(whole[: max(len(whole) - cut, 0)])
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        page_list([(1024, 512), (0, 512)], None),  # not sorted
-        page_list([(0, 1024), (512, 512)], None),  # overlapping
-        page_list([(0, 100)], None),  # no whole page
-        page_list([(512, -511)], None),  # ends before it starts
-        page_list([(1024, -512)], None),
-        page_list([(512, 0)], None),  # nothing in it
-        page_list([(100, 512)], None),  # begins within a page
-        b"<PageList><PageRange><Start>0</Start></PageRange></PageList>",
-        b'<PageList><PageRange x="1"><Start>0</Start><End>511</End></PageRange></PageList>',
-        b"<html></html>",
-        b"",
-    ],
-)
-def test_an_impossible_page_list_is_damaged(body: bytes) -> None:
-    with pytest.raises(wire.DamagedAnswerError):
-        wire.parse_page_list(body)
-
-
-@pytest.mark.parametrize("body", [b"<PageList/>", b'<?xml version="1.0"?>\n<PageList />\n', b"<PageList></PageList>"])
-def test_an_empty_page_list(body: bytes) -> None:
-    assert wire.parse_page_list(body) == wire.PageList([], None)
 
 
 def test_a_refusal_carries_status_code_and_the_service_s_own_words() -> None:
