@@ -19,6 +19,7 @@ from blobfuse_dysk.azure import wire
 from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential, check_transport
 from blobfuse_dysk.azure.pagelist import parse_page_list
 from blobfuse_dysk.azure.pool import HttpPool
+from blobfuse_dysk.azure.refusal import gateway_error, is_services_own, service_error
 from blobfuse_dysk.azure.signing import Signer
 from blobfuse_dysk.azure.tls import tls_context
 from blobfuse_dysk.azure.wire import BlobProperties, Buffer, Condition, PageList, Reply, Request, SequenceNumber
@@ -204,6 +205,8 @@ class BlobClient(trio.abc.AsyncResource):
             reply = await self._pool.request(request, signer, deadline)
         except TransportError as error:
             raise self._named(error, what) from error.__cause__
+        if not is_services_own(reply):
+            raise gateway_error(reply, f"{what} of {self.address}")
         if now >= self._look_at_clock or reply.status == 403:
             self._look_at_clock = now + _CLOCK_S
             credential.clock.observe(reply.header("date"))
@@ -218,10 +221,12 @@ class BlobClient(trio.abc.AsyncResource):
                     reply = await self._pool.request(request, signer, deadline)
                 except TransportError as error:
                     raise self._named(error, what) from error.__cause__
+                if not is_services_own(reply):
+                    raise gateway_error(reply, f"{what} of {self.address}")
         if reply.status != success:
             if reply.status < 300:
                 raise self._damaged(what, f"answered with status {reply.status} where {success} is due")
-            raise wire.service_error(reply, f"{what} of {self.address}")
+            raise service_error(reply, f"{what} of {self.address}")
         return reply
 
     async def _signer(self, what: str, deadline: float) -> Signer:

@@ -18,7 +18,6 @@ from typing import TypeAlias
 from urllib.parse import quote, unquote
 
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import ServiceError
 
 __all__ = [
     "API_VERSION",
@@ -33,8 +32,8 @@ __all__ = [
     "Request",
     "SequenceNumber",
     "content_md5",
+    "number",
     "parse_properties",
-    "service_error",
     "xml_text",
 ]
 
@@ -46,6 +45,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 Extent: TypeAlias = tuple[int, int]
 """(offset, length) in bytes."""
 
+_MOST_DIGITS = 19  # 2^63 has as many, and int() refuses 4,300
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&apos;", "'"), ("&amp;", "&"))
 
 
@@ -357,14 +357,6 @@ def xml_text(body: bytes, tag: str) -> str:
     return text
 
 
-def service_error(reply: Reply, what: str) -> ServiceError:
-    """Turn a refusal into an error. what: the operation, for the message; nothing of the request's secrets is in it."""
-    body = bytes(reply.body)
-    code = reply.header("x-ms-error-code") or xml_text(body, "Code")
-    message = xml_text(body, "Message").split("\n")[0].strip()
-    detail = xml_text(body, "AuthenticationErrorDetail")
-    if detail.startswith("Signature not valid in the specified time frame"):
-        message = detail  # other details quote the string to sign, or a signature
-    text = f"{what}: {code or 'refused'} (HTTP {reply.status})" + (f": {message}" if message else "")
-    wait = reply.header("retry-after")
-    return ServiceError(text, status=reply.status, code=code, retry_after_s=float(wait) if wait.isdecimal() else None)
+def number(text: str) -> int | None:
+    """The whole number that a header's value is; None if it is anything else, or larger than any that is meant."""
+    return int(text) if len(text) <= _MOST_DIGITS and text.isascii() and text.isdigit() else None

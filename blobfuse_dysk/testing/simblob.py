@@ -21,9 +21,9 @@ import trio
 
 from blobfuse_dysk.azure.signing import http_date, parse_http_date
 from blobfuse_dysk.azure.wire import BlobProperties, Condition, PageList, SequenceNumber
-from blobfuse_dysk.errors import ServiceError, TransportError
+from blobfuse_dysk.errors import GatewayError, ServiceError, TransportError
 from blobfuse_dysk.store.contract import PAGE, Buffer, Extent
-from blobfuse_dysk.testing.fates import FATE, Fate, Write, refuse
+from blobfuse_dysk.testing.fates import FATE, Fate, Refused, Write, refuse
 from blobfuse_dysk.testing.memory import MemoryStore
 
 __all__ = ["SimBlob", "SimClient"]
@@ -361,7 +361,7 @@ class SimClient:
         if fate.unsent:
             await trio.sleep(fate.before_s)
             raise TransportError(f"{name}: connection refused", sent=False)
-        answer: list[T | ServiceError] = []
+        answer: list[T | Refused] = []
         arrived = trio.Event()
         if not self.down:
             self.nursery.start_soon(self._serve, request, fate, answer, arrived)
@@ -375,7 +375,7 @@ class SimClient:
                 await trio.sleep(fate.after_s)
                 if not self.down:
                     result = answer[0]
-                    if isinstance(result, ServiceError):
+                    if isinstance(result, Refused):
                         raise result
                     return result
                 await trio.sleep_forever()
@@ -384,7 +384,7 @@ class SimClient:
         raise TransportError(f"{name}: connection lost", sent=True)
 
     async def _serve(
-        self, request: Callable[[], T], fate: Fate, answer: list[T | ServiceError], arrived: trio.Event
+        self, request: Callable[[], T], fate: Fate, answer: list[T | Refused], arrived: trio.Event
     ) -> None:
         """The request's life on the network and at the service."""
         await trio.sleep(fate.before_s)
@@ -393,6 +393,6 @@ class SimClient:
                 raise fate.error
             result = request()
             answer.append(fate.done_error if fate.done_error is not None else result)
-        except ServiceError as error:
+        except (ServiceError, GatewayError) as error:
             answer.append(error)
         arrived.set()

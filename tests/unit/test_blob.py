@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 
 import pytest
 
-from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.credential.credential import Credential, Proof
 from blobfuse_dysk.azure.signing import http_date
 from blobfuse_dysk.azure.wire import content_md5
-from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import ServiceError, TransportError
-from tests.unit.scripted import Peer, Script, answer, forever, scripted
+from tests.unit.scripted import Peer, answer, client_to, forever
 
 T = 20.0
 LEASE = "11111111-2222-3333-4444-555555555555"
 PAGE = bytes(range(256)) * 2
 FORBIDDEN = answer(b"", "403 Forbidden", "x-ms-error-code: AuthenticationFailed")
-
-
-@asynccontextmanager
-async def client_to(script: Script, *, checksum: bool = False) -> AsyncIterator[BlobClient]:
-    async with scripted(script) as endpoint:
-        disk = DiskAddress("acc", "disks", "data", None, endpoint)
-        async with BlobClient(disk, Credential("acc", Proof("anonymous", "test")), checksum=checksum) as client:
-            yield client
 
 
 async def lost(call: Awaitable[object]) -> TransportError:

@@ -147,27 +147,3 @@ def test_the_properties_of_a_blob_are_read_from_its_headers() -> None:
     assert wire.parse_properties(reply(200, {"content-length": "5"})).sequence_number is None
     with pytest.raises(wire.DamagedAnswerError):
         wire.parse_properties(reply(200, {}))
-
-
-def test_a_refusal_carries_status_code_and_the_service_s_own_words() -> None:
-    body = (
-        b'<?xml version="1.0"?><Error><Code>ServerBusy</Code>'
-        b"<Message>Slow down &amp; wait.\nRequestId:1\nTime:2</Message></Error>"
-    )
-    error = wire.service_error(reply(503, {"x-ms-error-code": "ServerBusy", "Retry-After": "7"}, body), "write")
-    assert (error.status, error.code, error.retry_after_s) == (503, "ServerBusy", 7.0)
-    assert str(error) == "write: ServerBusy (HTTP 503): Slow down & wait."
-    assert wire.service_error(reply(503, {}, body), "write").code == "ServerBusy"
-    bare = wire.service_error(reply(502, {"Retry-After": "soon"}, b"<html>bad gateway"), "read")
-    assert (bare.status, bare.code, bare.retry_after_s) == (502, "", None)
-
-
-def test_a_refusal_shows_no_signature() -> None:
-    body = (
-        b"<Error><Code>AuthenticationFailed</Code><Message>Server failed to authenticate the request.</Message>"
-        b"<AuthenticationErrorDetail>Signature did not match. String to sign: r SECRET</AuthenticationErrorDetail>"
-        b"</Error>"
-    )
-    assert "SECRET" not in str(wire.service_error(reply(403, {}, body), "read"))
-    timed = body.replace(b"did not match.", b"not valid in the specified time frame: Expiry [2020]")
-    assert "Expiry [2020]" in str(wire.service_error(reply(403, {}, timed), "read"))
