@@ -143,7 +143,7 @@ class TransportError(DyskError):
     keep-alive connection; a retry may start at once.
     """
 
-    FIELDS = ("remedy", "sent", "stale")
+    FIELDS: ClassVar[tuple[str, ...]] = ("remedy", "sent", "stale")
 
     def __init__(self, message: str, *, sent: bool, stale: bool = False, remedy: str | None = None) -> None:
         super().__init__(message, remedy=remedy)

@@ -20,12 +20,9 @@ import re
 from blobfuse_dysk.azure.wire import Buffer, DamagedAnswerError, Extent, PageList, xml_text
 from blobfuse_dysk.disk import MAX_SIZE
 
-__all__ = ["MOST_BYTES", "parse_page_list"]
+__all__ = ["parse_page_list"]
 
 PAGE = 512  # bytes
-MOST_BYTES = 16 << 20
-"""The longest answer that is read. The service sends 10,000 ranges at most, which are one MiB; a server that sends all
-it has is asked for less at a time (store/layers/pageblob.py)."""
 
 _DIGITS = rb"(\d{1,19})"  # more than any blob has, fewer than int() refuses
 _BLANKS = rb"[ \t\r\n]*"

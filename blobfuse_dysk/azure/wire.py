@@ -21,6 +21,7 @@ from blobfuse_dysk.disk import DiskAddress
 
 __all__ = [
     "API_VERSION",
+    "MOST_PLAIN",
     "BlobProperties",
     "BlobRequests",
     "Buffer",
@@ -39,6 +40,11 @@ __all__ = [
 
 API_VERSION = "2021-12-02"  # page lists with markers need 2020-10-02; Azurite has known this one since 3.16
 USER_AGENT = "blobfuse-dysk"
+MOST_PLAIN = 64 << 10
+"""Bytes that the body of a success may have, where the request is not for bytes or a list; most have none."""
+MOST_LIST = 16 << 20
+"""Bytes of a page list. The service sends 10,000 ranges at most, which are one MiB; a server that sends all that it has
+is asked for less at a time (store/layers/pageblob.py)."""
 MAX_CHECKSUM = 4 << 20  # bytes; the longest range that the service computes a checksum of
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -86,7 +92,7 @@ class Request:
     target: path as sent; query: as sent, without '?'. resource: the canonicalised resource, query included, without
     the leading account. before, after: canonical lines of the x-ms- headers that sort before and after x-ms-date.
     length: the body's bytes, 0 without one. md5: Content-MD5, or ''. common: constant header lines as sent.
-    condition: when the request is to be carried out.
+    condition: when the request is to be carried out. most: bytes that the body of its success may have.
     """
 
     __slots__ = (
@@ -98,6 +104,7 @@ class Request:
         "length",
         "md5",
         "method",
+        "most",
         "query",
         "resource",
         "target",
@@ -115,8 +122,10 @@ class Request:
         body: Buffer | None = None,
         md5: str = "",
         condition: Condition | None = None,
+        most: int = MOST_PLAIN,
     ) -> None:
         self.condition = condition
+        self.most = most
         self.method = method
         self.target = target
         self.query = query
@@ -224,7 +233,7 @@ class BlobRequests:
         """Get Blob for a range; with checksum (at most 4 MiB) the answer has the range's Content-MD5."""
         ask = "x-ms-range-get-content-md5:true\n" if checksum else ""
         after = f"x-ms-range:bytes={offset}-{offset + length - 1}\n{ask}{self._version}"
-        return Request("GET", self.target, self._query, self._resource, "", after, self.common)
+        return Request("GET", self.target, self._query, self._resource, "", after, self.common, most=length)
 
     def put_pages(
         self, offset: int, data: Buffer, *, lease_id: str | None, epoch: int | None, checksum: bool = False
@@ -252,7 +261,9 @@ class BlobRequests:
             query.append(("marker", quote(marker, safe="")))
         if max_results:
             query.append(("maxresults", str(max_results)))
-        return self._general("GET", query, {"x-ms-range": f"bytes={offset}-{offset + length - 1}"})
+        request = self._general("GET", query, {"x-ms-range": f"bytes={offset}-{offset + length - 1}"})
+        request.most = MOST_LIST
+        return request
 
     def properties(self) -> Request:
         """Get Blob Properties."""
@@ -328,21 +339,26 @@ def content_md5(data: Buffer) -> str:
 
 
 def parse_properties(reply: Reply) -> BlobProperties:
-    """Read the answer of Get Blob Properties. Raises DamagedAnswerError when a size or number is none."""
+    """Read the answer of Get Blob Properties. Raises DamagedAnswerError when a size or number is none, or no ETag came.
+
+    Without an ETag a condition on it would be none, and what rests on it would be done whatever the blob is then.
+    """
     headers = reply.headers()
-    try:
-        number = headers.get("x-ms-blob-sequence-number")
-        return BlobProperties(
-            size=int(headers["content-length"]),
-            blob_type=headers.get("x-ms-blob-type", ""),
-            sequence_number=None if number is None else int(number),
-            lease_state=headers.get("x-ms-lease-state", ""),
-            metadata={name[10:]: value for name, value in headers.items() if name.startswith("x-ms-meta-")},
-            etag=headers.get("etag", ""),
-            last_modified=headers.get("last-modified", ""),
-        )
-    except (KeyError, ValueError) as error:
-        raise DamagedAnswerError(f"properties without a readable number: {error}") from None
+    told = headers.get("x-ms-blob-sequence-number")
+    size, sequence_number = number(headers.get("content-length", "")), number(told or "")
+    if size is None or (told is not None and sequence_number is None):
+        raise DamagedAnswerError("properties without a readable number")
+    if not headers.get("etag"):
+        raise DamagedAnswerError("properties without an ETag")
+    return BlobProperties(
+        size=size,
+        blob_type=headers.get("x-ms-blob-type", ""),
+        sequence_number=sequence_number,
+        lease_state=headers.get("x-ms-lease-state", ""),
+        metadata={name[10:]: value for name, value in headers.items() if name.startswith("x-ms-meta-")},
+        etag=headers["etag"],
+        last_modified=headers.get("last-modified", ""),
+    )
 
 
 def xml_text(body: bytes, tag: str) -> str:

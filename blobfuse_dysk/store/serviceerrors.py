@@ -45,7 +45,7 @@ def to_store_error(
             text,
             Kind.UNREACHABLE if gateway is None else _gateway_kind(gateway),
             unknown=modifies and error.sent,
-            retry_after_s=gateway and gateway.retry_after_s,
+            retry_after_s=None if gateway is None else gateway.retry_after_s,
             immediate=error.stale,
             epoch=epoch,
             remedy=error.remedy,

@@ -55,6 +55,7 @@ class Peer:
         self._received += data
 
 
+NOBODY = Proof("anonymous", "test")
 Script = Callable[[Peer], Awaitable[None]]
 
 
@@ -92,8 +93,8 @@ async def scripted(script: Script, *, tls: ssl.SSLContext | None = None) -> Asyn
         nursery.cancel_scope.cancel()
 
 
-def get(path: str = "/x", method: str = "GET", body: Buffer | None = None) -> Request:
-    return Request(method, path, "", path, "", "", "Host:h\n", body)
+def get(path: str = "/x", method: str = "GET", body: Buffer | None = None, most: int = 16 << 20) -> Request:
+    return Request(method, path, "", path, "", "", "Host:h\n", body, most=most)
 
 
 @asynccontextmanager
@@ -103,10 +104,10 @@ async def pool_to(script: Script, **options: float) -> AsyncIterator[HttpPool]:
 
 
 @asynccontextmanager
-async def client_to(script: Script, *, checksum: bool = False) -> AsyncIterator[BlobClient]:
+async def client_to(script: Script, *, checksum: bool = False, proof: Proof = NOBODY) -> AsyncIterator[BlobClient]:
     async with scripted(script) as endpoint:
         disk = DiskAddress("acc", "disks", "data", None, endpoint)
-        async with BlobClient(disk, Credential("acc", Proof("anonymous", "test")), checksum=checksum) as client:
+        async with BlobClient(disk, Credential("acc", proof), checksum=checksum) as client:
             yield client
 
 

@@ -25,7 +25,7 @@ def lines(head: bytes) -> list[str]:
 
 def reply(status: int, headers: dict[str, str], body: bytes = b"") -> Reply:
     text = f"HTTP/1.1 {status} Whatever\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return Reply(status, text.encode() + b"\r\n", body)
+    return Reply(status, text.encode("latin-1") + b"\r\n", body)
 
 
 def test_read_of_a_range() -> None:
@@ -144,6 +144,24 @@ def test_the_properties_of_a_blob_are_read_from_its_headers() -> None:
     assert (found.size, found.blob_type, found.sequence_number) == (1 << 20, "PageBlob", 3)
     assert found.lease_state == "leased"
     assert found.metadata == {"dysk_node": "n1"}
-    assert wire.parse_properties(reply(200, {"content-length": "5"})).sequence_number is None
+    assert wire.parse_properties(reply(200, {"content-length": "5", "etag": "x"})).sequence_number is None
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"content-length": ""},
+        {"content-length": "9" * 5000},  # int() refuses more than 4,300 digits
+        {"content-length": "-1"},
+        {"content-length": "1_0"},
+        {"content-length": "\xb2"},
+        {"x-ms-blob-sequence-number": ""},
+        {"x-ms-blob-sequence-number": "9" * 5000},
+        {"etag": ""},  # a condition on it would be none
+    ],
+)
+def test_properties_with_an_odd_number_or_without_an_etag_are_damaged(odd: dict[str, str]) -> None:
+    headers = {"content-length": "512", "x-ms-blob-sequence-number": "3", "etag": "x"}
+    assert wire.parse_properties(reply(200, headers)).size == 512
     with pytest.raises(wire.DamagedAnswerError):
-        wire.parse_properties(reply(200, {}))
+        wire.parse_properties(reply(200, {**headers, **odd}))
