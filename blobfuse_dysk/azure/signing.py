@@ -53,9 +53,11 @@ def parse_http_date(text: str) -> float | None:
     found = _DATE.fullmatch(text)
     if found is None:
         return None
-    day, month, year, *clock = found.groups()
+    day, month, year, hour, minute, second = found.groups()
     try:
-        moment = datetime(int(year), _MONTHS.index(month) + 1, int(day), *map(int, clock), tzinfo=UTC)
+        moment = datetime(
+            int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), tzinfo=UTC
+        )
     except ValueError:
         return None
     return moment.timestamp()
