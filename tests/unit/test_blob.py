@@ -14,6 +14,7 @@ import trio
 from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.credential.credential import Proof
 from blobfuse_dysk.azure.explain import explain
+from blobfuse_dysk.azure.pool import HttpPool
 from blobfuse_dysk.azure.signing import http_date, parse_http_date
 from blobfuse_dysk.azure.wire import content_md5
 from blobfuse_dysk.errors import ServiceError, TransportError
@@ -135,6 +136,17 @@ async def test_no_odd_header_brings_out_another_error(odd: str, status: str) -> 
             with contextlib.suppress(ServiceError, TransportError):
                 await call()
         assert client.credential.clock.offset_s == 0.0
+
+
+async def test_what_nobody_thought_of_may_have_been_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def odd(self: HttpPool, request: object, signer: object, deadline: float) -> None:
+        raise ValueError("odd")
+
+    monkeypatch.setattr(HttpPool, "request", odd)
+    async with client_to(forever()) as client:
+        error = await lost(client.put_pages(0, PAGE, lease_id=None, epoch=None, timeout_s=T))
+        assert error.sent
+        assert "unexpected ValueError: odd" in str(error)
 
 
 async def test_a_lease_without_an_id_is_none() -> None:
@@ -259,6 +271,8 @@ async def test_a_refusal_for_the_date_tells_the_services_clock_at_once(off_s: fl
         for _ in range(3):
             await write(client)
         assert client.credential.clock.offset_s == 0.0
+        service.off_s = service.date_off_s = -off_s  # the last look at the Date was a moment ago
+        await write(client)
 
 
 async def test_when_the_services_date_is_refused_as_well_the_own_one_stays() -> None:
