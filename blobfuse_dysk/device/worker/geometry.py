@@ -64,7 +64,7 @@ async def is_blank(store: Store, beneath: Store, geometry: Geometry) -> bool:
             raise StoreError(
                 f"the page map of the disk shows no page of it, but there is data at {at}",
                 Kind.CORRUPT,
-                remedy="nothing was formatted; find out what stands between this machine and the service, then try again",
+                remedy="nothing was formatted; find out what is between this machine and the service, then try again",
             )
     return True
 
