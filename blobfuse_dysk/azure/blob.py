@@ -212,7 +212,12 @@ class BlobClient(trio.abc.AsyncResource):
         credential = self.credential
         signer = credential.ready_signer() or await self._signer(what, deadline)
         offset_s = credential.clock.offset_s
-        reply = await self._send(request, signer, what, deadline)
+        try:
+            reply = await self._pool.request(request, signer, deadline)
+        except Exception as error:
+            raise self._lost(error, what) from (error.__cause__ or error)
+        if not is_services_own(reply):
+            raise gateway_error(reply, f"{what} of {self.address}")
         if now >= self._look_at_clock or reply.status in _NO_PROOF:
             self._look_at_clock = now + _CLOCK_S
             credential.clock.measure(reply.header("date"))
@@ -248,14 +253,11 @@ class BlobClient(trio.abc.AsyncResource):
         return reply
 
     async def _send(self, request: Request, signer: Signer, what: str, deadline: float) -> Reply:
-        """Send it, return the service's answer, whatever its status; raises TransportError and nothing else."""
+        """Send it again, return the service's answer, whatever its status; raises TransportError and nothing else."""
         try:
             reply = await self._pool.request(request, signer, deadline)
-        except TransportError as error:
-            raise self._named(error, what) from error.__cause__
-        except Exception as error:  # what nobody thought of must not end the worker; and the request may have left
-            text = f"{what} of {self.address}: unexpected {type(error).__name__}: {error}"
-            raise TransportError(text, sent=True) from error
+        except Exception as error:
+            raise self._lost(error, what) from (error.__cause__ or error)
         if not is_services_own(reply):
             raise gateway_error(reply, f"{what} of {self.address}")
         return reply
@@ -277,8 +279,14 @@ class BlobClient(trio.abc.AsyncResource):
                 f"{what} of {self.address}: no access token came in time", status=401, code=NO_CREDENTIAL
             ) from None
 
-    def _named(self, error: TransportError, what: str) -> TransportError:
-        """The same, saying which request of which disk it was."""
+    def _lost(self, error: Exception, what: str) -> TransportError:
+        """The error of an exchange, saying which request of which disk it was.
+
+        What nobody thought of must not end the worker; the request may have left by then.
+        """
+        if not isinstance(error, TransportError):
+            text = f"{what} of {self.address}: unexpected {type(error).__name__}: {error}"
+            return TransportError(text, sent=True)
         text = f"{what} of {self.address}: {error}"
         return TransportError(text, sent=error.sent, stale=error.stale, remedy=error.remedy)
 

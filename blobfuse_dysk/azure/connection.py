@@ -177,48 +177,46 @@ class Connection:
 
     async def _receive(self, into: bytearray | memoryview) -> int:
         """Receive at least a byte, or raise CutError at the end of the stream."""
-        count = await self._receive_some(into)
-        if not count:
-            raise CutError("connection closed in the middle of the answer")
-        return count
-
-    async def _receive_some(self, into: bytearray | memoryview) -> int:
-        """Receive at least a byte, or 0 at the end of the stream."""
         while True:
             try:
                 count = self._sock.recv_into(into)
             except BlockingIOError:
                 await wait_readable(self._fd)
             else:
-                self._answered = self._answered or count > 0
+                if not count:
+                    raise CutError.ended()
+                self._answered = True
                 return count
 
     async def _read_reply(self, scratch: bytearray, no_body: bool, most: int) -> tuple[Reply, bool]:
         await wait_readable(self._fd)
         data, count = scratch, await self._receive(scratch)
         for _ in range(_MOST_INTERIM + 1):
-            data, count, start = await self._read_head(data, count, scratch)
+            end = data.find(_HEAD_END, 0, count)
+            if end < 0:
+                data, count, end = await self._read_head(data, count, scratch)
+            start = end + len(_HEAD_END)
             head = bytes(data[:start])
             status = status_of(head)
-            if status >= 200:
-                framing = frame(status, head, no_body=no_body, most=most)
-                body, clean = await self._read_body(framing, data, start, count, scratch)
-                return Reply(status, head, body, framing.lower), framing.keep and clean
-            data, count = data[start:count], count - start
+            if status < 200:
+                data, count = data[start:count], count - start
+                continue
+            framing = frame(status, head, no_body=no_body, most=most)
+            if framing.length == count - start:  # as a rule all of it came at once
+                return Reply(status, head, data[start:count], framing.lower), framing.keep
+            body, clean = await self._read_body(framing, data, start, count, scratch)
+            return Reply(status, head, body, framing.lower), framing.keep and clean
         raise CutError("interim answers without end")
 
     async def _read_head(self, data: bytearray, count: int, scratch: bytearray) -> tuple[bytearray, int, int]:
-        """Receive until there is a whole head in the first `count` bytes of data; returns both, and where it ends."""
-        end = data.find(_HEAD_END, 0, count)
-        if end < 0:
-            data = data[:count]
-            while (end := data.find(_HEAD_END)) < 0:
-                if len(data) > _MAX_HEAD:
-                    raise CutError("the answer's headers do not end")
-                count = await self._receive(scratch)
-                data += memoryview(scratch)[:count]
-            count = len(data)
-        return data, count, end + len(_HEAD_END)
+        """Receive more than the first `count` bytes of data, until there is a whole head; returns its end, too."""
+        data = data[:count]
+        while (end := data.find(_HEAD_END)) < 0:
+            if len(data) > _MAX_HEAD:
+                raise CutError("the answer's headers do not end")
+            count = await self._receive(scratch)
+            data += memoryview(scratch)[:count]
+        return data, len(data), end
 
     async def _read_body(
         self, framing: Framing, data: bytearray, start: int, count: int, scratch: bytearray
@@ -248,8 +246,9 @@ class Connection:
     async def _read_to_end(self, body: bytearray, scratch: bytearray, framing: Framing) -> bytearray:
         """Return what comes until the peer closes the connection, the other way to end a body."""
         while len(body) <= framing.most:
-            count = await self._receive_some(scratch)
-            if not count:
+            try:
+                count = await self._receive(scratch)
+            except CutError:
                 return body
             body += memoryview(scratch)[:count]
         if not framing.cuts:
@@ -335,7 +334,7 @@ class TlsConnection(Connection):
             except ssl.SSLWantReadError:
                 await wait_readable(self._fd)
 
-    async def _receive_some(self, into: bytearray | memoryview) -> int:
+    async def _receive(self, into: bytearray | memoryview) -> int:
         while True:
             try:
                 count = self._tls.recv_into(into)
@@ -344,5 +343,7 @@ class TlsConnection(Connection):
             except ssl.SSLWantWriteError:
                 await wait_writable(self._fd)
             else:
-                self._answered = self._answered or count > 0
+                if not count:
+                    raise CutError.ended()
+                self._answered = True
                 return count

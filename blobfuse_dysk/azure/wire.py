@@ -21,6 +21,7 @@ from blobfuse_dysk.disk import DiskAddress
 
 __all__ = [
     "API_VERSION",
+    "MOST_DIGITS",
     "MOST_PLAIN",
     "BlobProperties",
     "BlobRequests",
@@ -51,7 +52,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 Extent: TypeAlias = tuple[int, int]
 """(offset, length) in bytes."""
 
-_MOST_DIGITS = 19  # 2^63 has as many, and int() refuses 4,300
+MOST_DIGITS = 19  # 2^63 has as many, and int() refuses 4,300
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&apos;", "'"), ("&amp;", "&"))
 
 
@@ -375,4 +376,4 @@ def xml_text(body: bytes, tag: str) -> str:
 
 def number(text: str) -> int | None:
     """The whole number that a header's value is; None if it is anything else, or larger than any that is meant."""
-    return int(text) if len(text) <= _MOST_DIGITS and text.isascii() and text.isdigit() else None
+    return int(text) if len(text) <= MOST_DIGITS and text.isascii() and text.isdigit() else None
