@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from blobfuse_dysk.azure.wire import Reply, number, xml_text
 from blobfuse_dysk.errors import GatewayError, ServiceError
+from blobfuse_dysk.printable import printable
 
 __all__ = ["gateway_error", "is_services_own", "service_error"]
+
+_MOST_CODE, _MOST_MESSAGE = 100, 500  # characters of what the service says of a refusal
 
 
 def is_services_own(reply: Reply) -> bool:
@@ -26,7 +29,7 @@ def is_services_own(reply: Reply) -> bool:
 def gateway_error(reply: Reply, what: str) -> GatewayError:
     """The error for an answer that is not the service's own, whatever its status. what: the operation."""
     kind = "a success" if reply.status < 300 else "an answer"
-    server = reply.header("server")[:80]
+    server = printable(reply.header("server"), _MOST_CODE)
     return GatewayError(
         f"{what}: {kind} that is not the service's (HTTP {reply.status}{f', {server}' if server else ''})",
         status=reply.status,
@@ -38,8 +41,8 @@ def gateway_error(reply: Reply, what: str) -> GatewayError:
 def service_error(reply: Reply, what: str) -> ServiceError:
     """Turn a refusal into an error. what: the operation, for the message; nothing of the request's secrets is in it."""
     body = bytes(reply.body)
-    code = reply.header("x-ms-error-code") or xml_text(body, "Code")
-    message = xml_text(body, "Message").split("\n")[0].strip()
+    code = printable(reply.header("x-ms-error-code") or xml_text(body, "Code"), _MOST_CODE)
+    message = printable(xml_text(body, "Message").split("\n")[0].strip(), _MOST_MESSAGE)
     detail = xml_text(body, "AuthenticationErrorDetail")
     if detail.startswith("Signature not valid in the specified time frame"):
         message = detail  # other details quote the string to sign, or a signature
