@@ -166,7 +166,9 @@ class PageBlobServer:
         self._command("reset-stats")
 
     def configure(self, *, latency_ms: float | str | None = None, **changes: Any) -> None:
-        """Change latency_ms, tier, throttle, tokens, accounts, idle_timeout_s or clock_offset_s while running."""
+        """Change while running: latency_ms, tier, throttle, tokens, accounts, clock_offset_s, idle_timeout_s
+        (idle connections are closed) or idle_death_s (they die without a word).
+        """
         if latency_ms is not None:
             changes["latency"] = str(latency_ms)
         self._command("configure", **changes)
@@ -174,6 +176,13 @@ class PageBlobServer:
     def outage(self, kind: str | None) -> None:
         """ "silent": nothing is read, answered or accepted; "refuse": connections are refused; None: over."""
         self._command("outage", kind=kind)
+
+    def forget_connections(self) -> int:
+        """As a NAT or load balancer that restarts: all connections of now are dead, and neither side is told.
+
+        New ones are served. Returns how many there were.
+        """
+        return int(self._command("forget-connections")["forgotten"])
 
     def elapse_leases(self, seconds: float) -> None:
         """Let the time of every lease pass, without waiting."""

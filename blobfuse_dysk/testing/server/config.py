@@ -41,11 +41,14 @@ class Config:
     throttle: str = "503"  # live; what a tier's limit does: "503" or "delay"
     seed: int | None = None  # of latency and of faults by probability
     idle_timeout_s: float | None = None  # live; idle connections are closed after this
+    idle_death_s: float | None = None  # live; after this an idle connection is forgotten, and neither side told
     clock_offset_s: float = 0.0  # live; the service's clock against this machine's
     max_skew_s: float = 900.0  # of a signed request's date
 
 
-LIVE = frozenset({"accounts", "tokens", "latency", "tier", "throttle", "idle_timeout_s", "clock_offset_s"})
+LIVE = frozenset(
+    {"accounts", "tokens", "latency", "tier", "throttle", "idle_timeout_s", "idle_death_s", "clock_offset_s"}
+)
 
 
 def parse_keys(accounts: Mapping[str, str | list[str]]) -> dict[str, list[bytes]]:

@@ -91,6 +91,13 @@ class Service:
             for connection in list(self._connections):
                 connection.reset()
 
+    def forget_connections(self) -> int:
+        """Let every connection that is open now die without a word; new ones are served. Returns how many."""
+        alive = [connection for connection in self._connections if not connection.dead]
+        for connection in alive:
+            connection.die()
+        return len(alive)
+
     async def _end_outage(self) -> None:
         ended, self.outage = self.outage, None
         for connection in self._connections if ended == "silent" else ():
