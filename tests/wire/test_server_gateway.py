@@ -190,6 +190,18 @@ def test_forgotten_connections_say_nothing_and_new_ones_are_served(steered: Page
     assert content(steered) == OLD
 
 
+def test_a_request_that_finds_its_connection_forgotten_is_not_done(steered: PageBlobServer) -> None:
+    with client(steered, timeout_s=0.3) as first, client(steered, timeout_s=0.3) as second:
+        assert (first.get(PATH, 0, PAGE).status, second.get(PATH, 0, PAGE).status) == (206, 206)
+        steered.fault("forget", times=1)
+        for rest in (first, second):
+            with pytest.raises(TimeoutError):
+                rest.put(PATH, 0, NEW)
+    assert steered.stats()["forgotten"] == 2
+    assert steered.stats()["writes_in_flight"] == 0
+    assert content(steered) == OLD
+
+
 def test_an_answer_on_a_forgotten_connection_is_lost(steered: PageBlobServer) -> None:
     steered.fault("delay", operation="write")
     with client(steered, timeout_s=0.3) as old:

@@ -119,6 +119,11 @@ def _gateway(exchange: Exchange, fault: Fault) -> None:
     exchange.connection.respond(_gateway_answer(exchange, fault))
 
 
+def _forget(exchange: Exchange, fault: Fault) -> None:
+    exchange.end_write()
+    exchange.service.forget_connections()
+
+
 def _interim(exchange: Exchange, fault: Fault) -> None:
     status = fault.status
     assert status is not None
@@ -149,6 +154,7 @@ ACTIONS: dict[str, Callable[[Exchange, Fault], None]] = {
         _corrupt,
         _delay,
         _error,
+        _forget,
         _gateway,
         _headers,
         _interim,

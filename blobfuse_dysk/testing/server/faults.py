@@ -16,6 +16,7 @@ Actions (`when`: "before" the request is applied, so that it never is, or "after
 | wrong_etag | the answer has an ETag that is not the blob's |
 | blackhole | not applied, not answered; the connection stays open |
 | gateway | a proxy's or load balancer's own page: `status`, HTML, nothing that marks the service's answers; `when` |
+| forget | not applied, not answered: all connections of now are dead, and nobody is told; new ones are served |
 | interim | `count` answers of `status` 100 to 199 come first; then applied and answered |
 | headers | applied; in the answer's head these `headers` take the place of those of the same name, or (null) of none |
 | close_delimited | applied; the answer has no length and ends with the connection, `missing` bytes too soon |
