@@ -140,15 +140,15 @@ def list_disks(address: DiskAddress, credential: Credential) -> list[DiskRow]:
         for item in container.list_blobs(include=["metadata"]):
             if item.blob_type != BlobType.PAGEBLOB:
                 continue
-            metadata = item.metadata or {}
+            holder, since = explain.holder_in(item.metadata or {})
             rows.append(
                 DiskRow(
                     disk=f"{address.account}/{address.container}/{item.name}",
                     size=item.size,
                     allocated=_allocated(container.get_blob_client(item.name)),
                     lease_state=item.lease.state or "",
-                    holder=metadata.get(explain.HOLDER_NODE),
-                    since=metadata.get(explain.HOLDER_SINCE),
+                    holder=holder,
+                    since=since,
                 )
             )
         return rows

@@ -145,7 +145,7 @@ def test_the_properties_of_a_blob_are_read_from_its_headers() -> None:
     found = wire.parse_properties(reply(200, headers))
     assert (found.size, found.blob_type, found.sequence_number) == (1 << 20, "PageBlob", 3)
     assert found.lease_state == "leased"
-    assert found.metadata == {"dysk_node": "n1"}
+    assert found.metadata == {"Dysk_Node": "n1"}
     assert wire.parse_properties(reply(200, {"content-length": "5"})).sequence_number is None
     with pytest.raises(wire.DamagedAnswerError):
         wire.parse_properties(reply(200, {}))

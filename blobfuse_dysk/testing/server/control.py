@@ -28,7 +28,7 @@ from typing import Any
 
 from .answers import Answer, Refusal
 from .faults import Fault
-from .http import HttpConnection
+from .http import Headers, HttpConnection
 from .service import Service
 from .state import Blob, Container
 
@@ -43,7 +43,7 @@ class ControlConnection(HttpConnection):
         self._service = service
         self._task: asyncio.Task[None] | None = None
 
-    def handle(self, method: str, target: str, headers: dict[bytes, bytes], body: bytes) -> None:
+    def handle(self, method: str, target: str, headers: Headers, body: bytes) -> None:
         self._task = self._service.loop.create_task(self._run(target, body))
 
     async def _run(self, target: str, body: bytes) -> None:

@@ -9,6 +9,7 @@ import re
 from urllib.parse import unquote, unquote_plus
 
 from .answers import Refusal
+from .http import Headers
 
 __all__ = ["Request", "Target", "parse_target"]
 
@@ -73,7 +74,7 @@ class Request:
     __slots__ = ("body", "client_ip", "headers", "keep_alive", "method", "secure", "target")
 
     def __init__(
-        self, method: str, target: Target, headers: dict[bytes, bytes], body: bytes, client_ip: str, secure: bool
+        self, method: str, target: Target, headers: Headers, body: bytes, client_ip: str, secure: bool
     ) -> None:
         self.method = method
         self.target = target
@@ -121,14 +122,13 @@ class Request:
         return int(match[1]), int(match[2]) if match[2] else None
 
     def metadata(self) -> dict[str, str]:
-        """x-ms-meta-* without the prefix."""
+        """x-ms-meta-* without the prefix, names as they were spelled, values as they came."""
         found = {}
-        for name, value in self.headers.items():
-            if name.startswith(b"x-ms-meta-"):
-                word = name[10:].decode("latin-1")
-                if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", word):
-                    raise Refusal("InvalidMetadata")
-                found[word] = value.decode("latin-1").strip()
+        for name, spelled in self.headers.spelled.items():
+            word = spelled[10:].decode("latin-1")
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", word):
+                raise Refusal("InvalidMetadata")
+            found[word] = self.headers[name].decode("latin-1").strip(" \t")
         return found
 
     def check_md5(self) -> str | None:
