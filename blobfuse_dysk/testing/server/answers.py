@@ -46,6 +46,7 @@ MESSAGES: dict[str, tuple[int, str]] = {
     "ConditionNotMet": (412, "The condition specified using HTTP conditional header(s) is not met."),
     "ContainerAlreadyExists": (409, "The specified container already exists."),
     "ContainerNotFound": (404, "The specified container does not exist."),
+    "EmptyMetadataKey": (400, "The key for one of the metadata key-value pairs is empty."),
     "InternalError": (500, "The server encountered an internal error. Please retry the request."),
     "InvalidAuthenticationInfo": (
         401,
@@ -90,6 +91,7 @@ MESSAGES: dict[str, tuple[int, str]] = {
         400,
         "The MD5 value specified in the request did not match with the MD5 value calculated by the server.",
     ),
+    "MetadataTooLarge": (400, "The size of the specified metadata exceeds the maximum size permitted."),
     "MissingContentLengthHeader": (411, "The Content-Length header was not specified."),
     "MissingRequiredHeader": (400, "An HTTP header that's mandatory for this request is not specified."),
     "MultipleConditionHeadersNotSupported": (400, "Multiple condition headers are not supported."),

@@ -26,6 +26,7 @@ __all__ = [
 
 _NAME = re.compile(r"(?=.{3,63}\Z)(?:\$root|\$logs|[a-z0-9](?:-?[a-z0-9])*)\Z")
 MAX_RESULTS = 5000
+_INCLUDED = {"metadata", "snapshots", "copy", "uncommittedblobs"}  # of the last there is never one
 _LISTED_HEADERS = ("Content-Type", "Content-Encoding", "Content-Language", "Content-MD5", "Cache-Control")
 
 
@@ -167,6 +168,8 @@ def _list_options(query: dict[str, str]) -> tuple[str, str, int, set[str]]:
     if limit < 1:
         raise Refusal("OutOfRangeQueryParameterValue")
     include = set(filter(None, query.get("include", "").lower().split(",")))
+    if not include <= _INCLUDED:
+        raise Refusal("NotImplemented", f"This test server does not list {min(include - _INCLUDED)}.")
     try:
         marker = base64.urlsafe_b64decode(query.get("marker", "")).decode()
     except (binascii.Error, UnicodeDecodeError):

@@ -20,6 +20,7 @@ from .faults import Fault
 from .operations import Operation, choose
 from .request import Request
 from .statistics import Write
+from .support import check_support
 
 if TYPE_CHECKING:
     from .protocol import DataConnection
@@ -72,6 +73,7 @@ class Exchange:
             self._granted = authorize(
                 service.config, request, operation.permissions, operation.resource_type, service.now()
             )
+            check_support(operation.kind, request)
             delay = service.draw_latency()
             if operation.access and service.rates is not None:
                 delay += service.admit(request.target.key, length)

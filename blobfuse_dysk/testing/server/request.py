@@ -13,6 +13,7 @@ from .http import Headers
 
 __all__ = ["Request", "Target", "parse_target"]
 
+MAX_METADATA = 8 << 10  # bytes of all names and values
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)\Z")
 _CACHE_SIZE = 4096
 
@@ -122,13 +123,25 @@ class Request:
         return int(match[1]), int(match[2]) if match[2] else None
 
     def metadata(self) -> dict[str, str]:
-        """x-ms-meta-* without the prefix, names as they were spelled, values as they came."""
+        """x-ms-meta-* without the prefix: names as they were spelled, values as they came.
+
+        Source of the rules: https://learn.microsoft.com/rest/api/storageservices/ (naming and referencing metadata)
+        """
         found = {}
+        size = 0
         for name, spelled in self.headers.spelled.items():
             word = spelled[10:].decode("latin-1")
+            if not word:
+                raise Refusal("EmptyMetadataKey")
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", word):
                 raise Refusal("InvalidMetadata")
-            found[word] = self.headers[name].decode("latin-1").strip(" \t")
+            value = self.headers[name].strip(b" \t")
+            size += len(word) + len(value)
+            found[word] = value.decode("latin-1")
+        if self.headers.repeated:
+            raise Refusal("InvalidMetadata", "Two names of metadata differ in case at most.")
+        if size > MAX_METADATA:
+            raise Refusal("MetadataTooLarge")
         return found
 
     def check_md5(self) -> str | None:
