@@ -1,4 +1,4 @@
-"""What the server does not do, it refuses and names: nothing that a client asks for is ignored. And metadata's limits."""
+"""What the server does not do it refuses and names: nothing a client asks for is ignored. And metadata's limits."""
 
 from __future__ import annotations
 

@@ -42,10 +42,15 @@ MESSAGES: dict[str, tuple[int, str]] = {
     ),
     "BlobAlreadyExists": (409, "The specified blob already exists."),
     "BlobNotFound": (404, "The specified blob does not exist."),
+    "BlobOverwritten": (409, "The blob has been recreated since the previous snapshot was taken."),
     "CannotVerifyCopySource": (404, "The specified blob does not exist."),
     "ConditionNotMet": (412, "The condition specified using HTTP conditional header(s) is not met."),
     "ContainerAlreadyExists": (409, "The specified container already exists."),
     "ContainerNotFound": (404, "The specified container does not exist."),
+    "Crc64Mismatch": (
+        400,
+        "The CRC64 value specified in the request did not match with the CRC64 value calculated by the server.",
+    ),
     "EmptyMetadataKey": (400, "The key for one of the metadata key-value pairs is empty."),
     "InternalError": (500, "The server encountered an internal error. Please retry the request."),
     "InvalidAuthenticationInfo": (
@@ -106,6 +111,11 @@ MESSAGES: dict[str, tuple[int, str]] = {
         400,
         "One of the query parameters specified in the request URI is outside the permissible range.",
     ),
+    "PreviousSnapshotCannotBeNewer": (
+        400,
+        "The prevsnapshot query parameter value cannot be newer than snapshot query parameter value.",
+    ),
+    "PreviousSnapshotNotFound": (409, "The previous snapshot is not found."),
     "RequestBodyTooLarge": (413, "The request body is too large and exceeds the maximum permissible limit."),
     "ResourceNotFound": (404, "The specified resource does not exist."),
     "SequenceNumberConditionNotMet": (412, "The sequence number condition specified was not met."),

@@ -10,6 +10,7 @@ import uuid
 from urllib.parse import urlsplit
 
 from .answers import Answer, Refusal, http_date
+from .checksums import check_checksums
 from .conditions import check_conditions
 from .context import Context
 from .leases import parse_lease_id
@@ -42,7 +43,7 @@ def put_blob(context: Context) -> Answer:
     if kind == "PageBlob":
         blob = _new_page_blob(context)
     elif kind == "BlockBlob":
-        request.check_md5()
+        check_checksums(request, request.body)
         blob = Blob(request.target.blob, kind, context.now, content=request.body)
     else:
         raise Refusal("InvalidHeaderValue" if kind != "AppendBlob" else "NotImplemented")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import re
 from urllib.parse import unquote, unquote_plus
 
@@ -143,18 +140,3 @@ class Request:
         if size > MAX_METADATA:
             raise Refusal("MetadataTooLarge")
         return found
-
-    def check_md5(self) -> str | None:
-        """Compare Content-MD5 with the body; returns the header, None if it was not sent."""
-        text = self.header(b"content-md5")
-        if text is None:
-            return None
-        try:
-            wanted = base64.b64decode(text, validate=True)
-        except binascii.Error:
-            wanted = b""
-        if len(wanted) != 16:
-            raise Refusal("InvalidMd5")
-        if wanted != hashlib.md5(self.body).digest():
-            raise Refusal("Md5Mismatch")
-        return text

@@ -46,6 +46,7 @@ class Blob:
         self.created = now
         self.modified = now
         self.etag = next_etag()
+        self.generation = self.etag  # the same until Put Blob or a copy makes the blob anew; a snapshot has its blob's
         self.snapshot: str | None = None
         self.snapshots: dict[str, Blob] = {}
 
@@ -133,6 +134,7 @@ class State:
         twin.metadata = metadata or dict(blob.metadata)
         twin.content_headers = dict(blob.content_headers)
         twin.created, twin.modified, twin.etag = blob.created, blob.modified, blob.etag
+        twin.generation = blob.generation
         twin.snapshot = iso_time(taken)
         blob.snapshots[twin.snapshot] = twin
         return twin
@@ -223,6 +225,7 @@ _PLAIN = (
     "created",
     "modified",
     "etag",
+    "generation",
     "snapshot",
 )
 
