@@ -198,6 +198,16 @@ class BlobClient(trio.abc.AsyncResource):
             reply = await self._ask(other, 200, "metadata", deadline - self._now())
         return reply.header("etag")
 
+    async def set_content(
+        self, content: Mapping[str, str], *, lease_id: str | None, condition: Condition, timeout_s: float
+    ) -> str:
+        """Set Blob Properties: replaces all headers of the content. Returns the ETag that this gave the blob.
+
+        content: as in BlobProperties; what is not in it is gone.
+        """
+        request = self._requests.set_content(content, lease_id=lease_id, condition=condition)
+        return (await self._ask(request, 200, "properties", timeout_s)).header("etag")
+
     def hurry(self, timeout_s: float) -> None:
         """Let no call whose request is on its way now take longer than timeout_s from now."""
         self._pool.hurry(timeout_s)

@@ -17,8 +17,9 @@ from functools import partial
 
 from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential
 from blobfuse_dysk.azure.credential.sas import RIGHTS
+from blobfuse_dysk.azure.properties import CopyState
 from blobfuse_dysk.azure.tls import untrusted
-from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.disk import DiskAddress, format_size
 from blobfuse_dysk.errors import (
     CredentialError,
     DyskError,
@@ -30,7 +31,16 @@ from blobfuse_dysk.errors import (
 )
 from blobfuse_dysk.timestamp import utc_text
 
-__all__ = ["HOLDER_NODE", "HOLDER_SINCE", "explain", "holder_in", "leased", "leased_by", "not_a_page_blob"]
+__all__ = [
+    "HOLDER_NODE",
+    "HOLDER_SINCE",
+    "explain",
+    "holder_in",
+    "leased",
+    "leased_by",
+    "not_a_page_blob",
+    "not_copied",
+]
 
 HOLDER_NODE = "dysk_node"
 HOLDER_SINCE = "dysk_since"
@@ -90,6 +100,24 @@ def not_a_page_blob(address: DiskAddress, blob_type: str) -> UsageError:
     return UsageError(
         f"{address} is {kind}, not a page blob",
         remedy="a disk is a page blob: make one with dyskctl create, or upload with az storage blob upload --type page",
+    )
+
+
+def not_copied(address: DiskAddress, copy: CopyState) -> DyskError:
+    """The error for a blob that is the destination of a copy which has not been completed."""
+    came = ""
+    if copy.done is not None and copy.total:
+        percent = f" ({copy.done * 100 // copy.total} %)" if copy.total else ""
+        came = f": {format_size(copy.done)} of {format_size(copy.total)}{percent} have come"
+    if copy.status == "pending":
+        return DyskError(
+            f"{address} is still being copied to{came}",
+            remedy="wait for the end of the copy: az storage blob show --query properties.copy tells how far it is",
+        )
+    how = f"the copy to {address} was not completed, it is {copy.status}{came}"
+    return DyskError(
+        f"{how} ({copy.description})" if copy.description else how,
+        remedy="copy it again; if the blob is right as it is, az storage blob update takes the mark off",
     )
 
 
@@ -264,6 +292,11 @@ _SIMPLE: Mapping[str, tuple[Callable[..., DyskError], str, str]] = {
     ),
     "LeaseAlreadyPresent": _HELD,
     "LeaseIdMissing": _HELD,
+    "PendingCopyOperation": (
+        DyskError,
+        "disk {disk} is still being copied to",
+        "wait for the end of the copy, or abort it: az storage blob copy cancel",
+    ),
     "SnapshotsPresent": (
         UsageError,
         "disk {disk} has snapshots",

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-__all__ = ["BlobProperties", "Condition", "SequenceNumber"]
+__all__ = ["CONTENT_HEADERS", "BlobProperties", "Condition", "CopyState", "SequenceNumber"]
+
+CONTENT_HEADERS = (
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-md5",
+    "content-type",
+)
+"""What is kept of a blob's content for those who download it: in answers by these names, in requests as x-ms-blob-*."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +46,25 @@ class SequenceNumber:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyState:
+    """Of the last Copy Blob to a blob, until that is modified. status: pending, success, failed or aborted.
+
+    done, total: bytes, None if they are not told. description: why it failed, by the service's word; '' else.
+    """
+
+    status: str
+    done: int | None
+    total: int | None
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
 class BlobProperties:
     """What Get Blob Properties tells. sequence_number is None unless it is a page blob; size in bytes.
 
     lease_state: available, leased, expired, breaking, broken, or '' (snapshots). metadata: names as they are spelled,
-    though to the service case makes no difference; values as they came, each byte a character.
+    though to the service case makes no difference; values as they came, each byte a character. copy: None if no copy to
+    the blob is known. content: those of CONTENT_HEADERS that it has.
     """
 
     size: int
@@ -49,3 +74,5 @@ class BlobProperties:
     metadata: dict[str, str]
     etag: str
     last_modified: str
+    copy: CopyState | None = None
+    content: Mapping[str, str] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from typing import TypeAlias
 from urllib.parse import quote, unquote
 
 from blobfuse_dysk.azure.canonical import BLANKS, canonical_headers
-from blobfuse_dysk.azure.properties import BlobProperties, Condition, SequenceNumber
+from blobfuse_dysk.azure.properties import CONTENT_HEADERS, BlobProperties, Condition, CopyState, SequenceNumber
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import ServiceError
 
@@ -52,6 +52,7 @@ Extent: TypeAlias = tuple[int, int]
 """(offset, length) in bytes."""
 
 _PAGE_RANGE = re.compile(rb"<PageRange>\s*<Start>\s*(\d+)\s*</Start>\s*<End>\s*(\d+)\s*</End>\s*</PageRange>", re.ASCII)
+_PROGRESS = re.compile(r"(\d{1,19})/(\d{1,19})", re.ASCII)  # x-ms-copy-progress
 _METADATA = "x-ms-meta-"
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&apos;", "'"), ("&amp;", "&"))
 
@@ -244,6 +245,12 @@ class BlobRequests:
             "PUT", [("comp", "properties")], {"x-ms-blob-content-length": str(size)}, lease_id, condition
         )
 
+    def set_content(self, content: Mapping[str, str], *, lease_id: str | None, condition: Condition) -> Request:
+        """Set Blob Properties: the headers of the content become these; the type cannot be missing."""
+        wanted = {"content-type": "application/octet-stream", **content}
+        headers = {f"x-ms-blob-{name}": value for name, value in wanted.items()}
+        return self._general("PUT", [("comp", "properties")], headers, lease_id, condition)
+
     def lease(
         self,
         action: str,
@@ -315,9 +322,20 @@ def parse_properties(reply: Reply) -> BlobProperties:
             metadata=reply.metadata(),
             etag=headers.get("etag", ""),
             last_modified=headers.get("last-modified", ""),
+            copy=_copy_state(headers),
+            content={name: headers[name] for name in CONTENT_HEADERS if headers.get(name)},
         )
     except (KeyError, ValueError) as error:
         raise DamagedAnswerError(f"properties without a readable number: {error}") from None
+
+
+def _copy_state(headers: Mapping[str, str]) -> CopyState | None:
+    status = headers.get("x-ms-copy-status", "")
+    if not status:
+        return None
+    progress = _PROGRESS.fullmatch(headers.get("x-ms-copy-progress", ""))
+    done, total = (int(progress[1]), int(progress[2])) if progress else (None, None)
+    return CopyState(status, done, total, headers.get("x-ms-copy-status-description", ""))
 
 
 def parse_page_list(body: Buffer) -> PageList:

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from blobfuse_dysk.azure.blob import BlobClient
+from blobfuse_dysk.azure.properties import Condition
 from blobfuse_dysk.errors import ServiceError
 from blobfuse_dysk.store.open import open_stack
 from blobfuse_dysk.store.stack import StackOptions
@@ -65,6 +66,32 @@ async def test_an_attach_and_its_end_leave_the_users_metadata_as_it_is(
             assert held["dysk_node"] == "here"
             await stack.release()
         assert (await client.properties(timeout_s=T)).metadata == metadata
+
+
+async def test_an_attach_takes_the_contents_checksum_off_and_leaves_the_other_headers(
+    service: Service, container: str
+) -> None:
+    disk = new_disk(service, container)
+    kept = {
+        "cache-control": "no-cache",
+        "content-disposition": 'attachment; filename="disk  1.vhd"',
+        "content-encoding": "identity",
+        "content-language": "de",
+        "content-type": "application/x-raw",
+    }
+    async with client_of(service, disk) as client:
+        content = {**kept, "content-md5": "1B2M2Y8AsgTpgAmY7PhCfg=="}
+        await client.set_content(content, lease_id=None, condition=Condition(), timeout_s=T)
+        assert (await client.properties(timeout_s=T)).content == content
+        async with open_stack(disk, by_key(service), StackOptions(node="here", cache="none")) as stack:
+            held = await client.properties(timeout_s=T)
+            assert held.content == kept
+            assert held.metadata["dysk_node"] == "here"
+            await stack.release()
+        async with open_stack(disk, by_key(service), StackOptions(read_only=True, cache="none")):
+            pass
+        found = await client.properties(timeout_s=T)
+        assert (found.content, found.metadata, found.lease_state) == (kept, {}, "available")
 
 
 async def test_a_value_that_no_header_may_have_is_a_refusal(server: PageBlobServer, container: str) -> None:

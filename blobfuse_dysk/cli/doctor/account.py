@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 
 from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.credential.resolve import Credential, resolve
-from blobfuse_dysk.azure.explain import explain, leased, leased_by, not_a_page_blob
+from blobfuse_dysk.azure.explain import explain, leased, leased_by, not_a_page_blob, not_copied
 from blobfuse_dysk.azure.tls import tls_context, untrusted
 from blobfuse_dysk.cli.doctor.findings import Finding, fail, ok, warn
 from blobfuse_dysk.cli.output import size_text
@@ -165,6 +165,8 @@ def _blob(address: DiskAddress, credential: Credential) -> Finding:
     found = blob_properties(address, credential)
     if found.blob_type != "PageBlob":
         raise not_a_page_blob(address, found.blob_type)
+    if found.copy is not None and found.copy.status != "success":
+        raise not_copied(address, found.copy)
     what = f"{address}, {size_text(found.size)}"
     if found.lease_state != "leased":
         return ok("disk", f"{what}, not leased")

@@ -111,6 +111,7 @@ MESSAGES: dict[str, tuple[int, str]] = {
         400,
         "One of the query parameters specified in the request URI is outside the permissible range.",
     ),
+    "PendingCopyOperation": (409, "There is currently a pending copy operation."),
     "PreviousSnapshotCannotBeNewer": (
         400,
         "The prevsnapshot query parameter value cannot be newer than snapshot query parameter value.",

@@ -40,6 +40,8 @@ class Config:
     tier: str | None = None  # live; see throttle.TIERS, or "IOPS/MBPS"
     throttle: str = "503"  # live; what a tier's limit does: "503" or "delay"
     seed: int | None = None  # of latency and of faults by probability
+    copies: str = "success"  # live; what Copy Blob comes to at once; "pending": until the control port ends it
+    sku: str = "Standard_LRS"  # live; of the accounts; in a "Premium_..." one page blobs have tiers (tiers.py)
     idle_timeout_s: float | None = None  # live; idle connections are closed after this
     idle_death_s: float | None = None  # live; after this an idle connection is forgotten, and neither side told
     clock_offset_s: float = 0.0  # live; the service's clock against this machine's
@@ -47,7 +49,18 @@ class Config:
 
 
 LIVE = frozenset(
-    {"accounts", "tokens", "latency", "tier", "throttle", "idle_timeout_s", "idle_death_s", "clock_offset_s"}
+    {
+        "accounts",
+        "clock_offset_s",
+        "copies",
+        "idle_death_s",
+        "idle_timeout_s",
+        "latency",
+        "sku",
+        "throttle",
+        "tier",
+        "tokens",
+    }
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .answers import Refusal
+from .config import Config
 from .leases import parse_lease_id
 from .request import Request
 from .state import Blob, Container, State
@@ -20,6 +21,7 @@ class Context:
     request: Request
     now: float
     granted: str
+    config: Config
 
     @property
     def container(self) -> Container:
@@ -41,6 +43,8 @@ class Context:
             raise Refusal("InvalidQueryParameterValue", "A snapshot cannot be modified.")
         blob = self.state.blob(target.account, target.container, target.blob)
         blob.lease.check_write(parse_lease_id(self.request.header(b"x-ms-lease-id")), self.now)
+        if blob.copy_is_pending:
+            raise Refusal("PendingCopyOperation")
         return blob
 
     def written(self, blob: Blob) -> None:

@@ -16,6 +16,7 @@ It listens on loopback only, is never encrypted, asks for no credential and is n
 | elapse-leases | seconds | |
 | create | account, container, blob, size; metadata and sequence_number optional | |
 | blob | account, container, blob | size, allocated, sequence_number, metadata, lease, snapshots |
+| copy | account, container, blob; status: pending, success, failed, aborted; copied: bytes | |
 | remove | account, container, blob | |
 """
 
@@ -27,6 +28,7 @@ import traceback
 from typing import Any
 
 from .answers import Answer, Refusal
+from .blob_operations import set_copy
 from .faults import Fault
 from .http import Headers, HttpConnection
 from .service import Service
@@ -129,6 +131,12 @@ class ControlConnection(HttpConnection):
             "snapshots": sorted(found.snapshots),
             "etag": found.etag,
         }
+
+    async def _do_copy(self, account: str, container: str, blob: str, status: str, copied: int = 0) -> dict[str, Any]:
+        state, now = self._service.state, self._service.now()
+        set_copy(state, state.blob(account, container, blob), status, copied, now)
+        state.save(now)
+        return {}
 
     async def _do_remove(self, account: str, container: str, blob: str) -> dict[str, Any]:
         state = self._service.state

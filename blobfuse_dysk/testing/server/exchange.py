@@ -115,7 +115,9 @@ class Exchange:
         try:
             if self._refused is not None:
                 raise self._refused
-            answer = operation.handler(Context(service.state, self.request, service.now(), self._granted))
+            answer = operation.handler(
+                Context(service.state, self.request, service.now(), self._granted, service.config)
+            )
         except Refusal as refusal:
             answer = self.error(refusal)
         except Exception:
