@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from blobfuse_dysk.testing import PageBlobServer
+from tests.wire.page_lists import ranges, snapshot
 from tests.wire.rest import Reply, Rest, md5_of
 
 PAGE = 512
@@ -28,25 +29,9 @@ def path(container: str) -> str:
     return f"{container}/disk"
 
 
-def snapshot(rest: Rest, path: str) -> str:
-    reply = rest("PUT", path, "comp=snapshot")
-    assert reply.status == 201
-    return reply.headers["x-ms-snapshot"]
-
-
 def ask(rest: Rest, path: str, before: str, *more: str, **headers: str) -> Reply:
     query = "&".join(["comp=pagelist", f"prevsnapshot={before}", *more])
     return rest("GET", path, query, {name.replace("_", "-"): value for name, value in headers.items()})
-
-
-def ranges(reply: Reply) -> list[tuple[str, int, int]]:
-    """(P for PageRange or C for ClearRange, start, end exclusive) in the order of the answer."""
-    assert reply.status == 200, reply
-    return [
-        (each.tag[0], int(each.findtext("Start", "")), int(each.findtext("End", "")) + 1)
-        for each in reply.xml
-        if each.tag != "NextMarker"
-    ]
 
 
 def test_what_was_written_and_what_was_cleared_since_a_snapshot(rest: Rest, path: str) -> None:

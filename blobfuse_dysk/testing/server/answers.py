@@ -47,11 +47,21 @@ MESSAGES: dict[str, tuple[int, str]] = {
     "ConditionNotMet": (412, "The condition specified using HTTP conditional header(s) is not met."),
     "ContainerAlreadyExists": (409, "The specified container already exists."),
     "ContainerNotFound": (404, "The specified container does not exist."),
+    "CopyIdMismatch": (409, "The specified copy ID did not match the copy ID for the pending copy operation."),
     "Crc64Mismatch": (
         400,
         "The CRC64 value specified in the request did not match with the CRC64 value calculated by the server.",
     ),
     "EmptyMetadataKey": (400, "The key for one of the metadata key-value pairs is empty."),
+    "IncrementalCopyBlobMismatch": (
+        409,
+        "The specified source blob is different than the copy source of the existing incremental copy blob.",
+    ),
+    "IncrementalCopyOfEarlierSnapshotNotAllowed": (
+        409,
+        "The specified snapshot is earlier than the last snapshot copied into the incremental copy blob.",
+    ),
+    "IncrementalCopySourceMustBeSnapshot": (409, "The source for incremental copy request must be a snapshot."),
     "InternalError": (500, "The server encountered an internal error. Please retry the request."),
     "InvalidAuthenticationInfo": (
         401,
@@ -72,6 +82,7 @@ MESSAGES: dict[str, tuple[int, str]] = {
     ),
     "InvalidRange": (416, "The range specified is invalid for the current size of the resource."),
     "InvalidResourceName": (400, "The specified resource name contains invalid characters."),
+    "InvalidSourceBlobType": (409, "The copy source blob type is invalid for this operation."),
     "InvalidUri": (400, "The requested URI does not represent any resource on the server."),
     "LeaseAlreadyPresent": (409, "There is already a lease present."),
     "LeaseIdMismatchWithBlobOperation": (412, "The lease ID specified did not match the lease ID for the blob."),
@@ -104,7 +115,12 @@ MESSAGES: dict[str, tuple[int, str]] = {
         401,
         "Server failed to authenticate the request. Please refer to the information in the www-authenticate header.",
     ),
+    "NoPendingCopyOperation": (409, "There is currently no pending copy operation."),
     "NotImplemented": (501, "The requested operation is not implemented by this test server."),
+    "OperationNotAllowedOnIncrementalCopyBlob": (
+        409,
+        "The specified operation is not allowed on an incremental copy blob.",
+    ),
     "OperationTimedOut": (500, "The operation could not be completed within the permitted time."),
     "OutOfRangeInput": (400, "One of the request inputs is out of range."),
     "OutOfRangeQueryParameterValue": (
@@ -126,6 +142,10 @@ MESSAGES: dict[str, tuple[int, str]] = {
     ),
     "ServerBusy": (503, "The server is busy."),
     "SnapshotsPresent": (409, "This operation is not permitted because the blob has snapshots."),
+    "SourceConditionNotMet": (
+        412,
+        "The source condition specified using HTTP conditional header(s) is not met.",
+    ),
     "UnsupportedHttpVerb": (405, "The resource doesn't support specified Http Verb."),
     "UnsupportedQueryParameter": (
         400,
@@ -137,6 +157,7 @@ REASONS = {
     200: "OK",
     201: "Created",
     202: "Accepted",
+    204: "No Content",
     206: "Partial Content",
     304: "The condition specified using HTTP conditional header(s) is not met.",
     400: "Bad Request",
@@ -169,7 +190,7 @@ class Answer:
     def head(self, common: str) -> bytes:
         """Status line and headers, `common` (Date, request id and so on, each line ended) among them."""
         lines = [f"{name}: {value}\r\n" for name, value in self.headers.items()]
-        length = "" if self.head_only or self.status == 304 else f"Content-Length: {len(self.body)}\r\n"
+        length = "" if self.head_only or self.status in (204, 304) else f"Content-Length: {len(self.body)}\r\n"
         reason = REASONS.get(self.status, "Unknown")
         return f"HTTP/1.1 {self.status} {reason}\r\n{length}{common}{''.join(lines)}\r\n".encode("latin-1")
 

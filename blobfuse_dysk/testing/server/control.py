@@ -28,7 +28,7 @@ import traceback
 from typing import Any
 
 from .answers import Answer, Refusal
-from .blob_operations import set_copy
+from .copy_operations import set_copy
 from .faults import Fault
 from .http import Headers, HttpConnection
 from .service import Service

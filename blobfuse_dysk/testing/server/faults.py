@@ -41,7 +41,7 @@ __all__ = ["Fault", "Faults"]
 GROUPS = {
     "any": KINDS,
     "read": frozenset({"get_blob"}),
-    "write": frozenset({"put_page", "clear_page"}),
+    "write": frozenset({"put_page", "put_page_from_url", "clear_page"}),
     "lease": frozenset(kind for kind in KINDS if kind.startswith("lease_")),
 }
 # What a status is answered with when the rule names no code.

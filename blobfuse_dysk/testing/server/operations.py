@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import blob_operations, container_operations, lease_operations, page_operations
+from . import blob_operations, container_operations, copy_operations, lease_operations, page_operations
 from .answers import Answer, Refusal
 from .context import Context
 from .request import Request
@@ -35,7 +35,8 @@ _get_blob = _operation(page_operations.get_blob, "r", "o", "read")
 _put_page = _operation(page_operations.put_page, "w", "o", "write")
 _clear_page = _operation(page_operations.clear_page, "w", "o", "write")
 _put_blob = _operation(blob_operations.put_blob, "wc", "o")
-_copy_blob = _operation(blob_operations.copy_blob, "wc", "o")
+_copy_blob = _operation(copy_operations.copy_blob, "wc", "o")
+_put_page_from_url = _operation(copy_operations.put_page_from_url, "w", "o", "write")
 _leases = {
     "acquire": _operation(lease_operations.lease_acquire, "w", "o"),
     "renew": _operation(lease_operations.lease_renew, "w", "o"),
@@ -57,6 +58,8 @@ _TABLE: dict[tuple[str, str, str, str], Operation] = {
     ("HEAD", "blob", "", "metadata"): _blob_metadata,
     ("PUT", "blob", "", "metadata"): _operation(blob_operations.set_blob_metadata, "w", "o"),
     ("PUT", "blob", "", "properties"): _operation(blob_operations.set_blob_properties, "w", "o"),
+    ("PUT", "blob", "", "copy"): _operation(copy_operations.abort_copy_blob, "w", "o"),
+    ("PUT", "blob", "", "incrementalcopy"): _operation(copy_operations.incremental_copy_blob, "wc", "o"),
     ("PUT", "blob", "", "snapshot"): _operation(blob_operations.snapshot_blob, "wc", "o"),
     ("PUT", "container", "container", ""): _operation(container_operations.create_container, "wc", "c"),
     ("DELETE", "container", "container", ""): _operation(container_operations.delete_container, "d", "c"),
@@ -72,7 +75,7 @@ for _method in ("GET", "HEAD"):
 KINDS = frozenset(
     {each.kind for each in _TABLE.values()}
     | {each.kind for each in _leases.values()}
-    | {each.kind for each in (_put_page, _clear_page, _put_blob, _copy_blob)}
+    | {each.kind for each in (_put_page, _put_page_from_url, _clear_page, _put_blob, _copy_blob)}
 )
 
 
@@ -104,7 +107,7 @@ def choose(request: Request) -> Operation:
 def _choose_page_write(request: Request) -> Operation:
     action = request.required(b"x-ms-page-write").lower()
     if action == "update":
-        return _put_page
+        return _put_page_from_url if b"x-ms-copy-source" in request.headers else _put_page
     if action == "clear":
         return _clear_page
     raise Refusal("InvalidHeaderValue")

@@ -37,6 +37,7 @@ def get_blob(context: Context) -> Answer:
     """The blob or a range of it; with x-ms-range-get-content-md5 or -crc64 also the checksum of up to 4 MiB."""
     request = context.request
     blob = context.blob_to_read()
+    _need_content(blob)
     check_conditions(request, blob)
     wanted = request.range()
     size = blob.size
@@ -85,7 +86,15 @@ def read_headers(blob: Blob, now: float) -> dict[str, str]:
     for name, value in blob.metadata.items():
         headers[f"x-ms-meta-{name}"] = value
     headers.update(blob.copy)
+    if blob.incremental:
+        headers["x-ms-incremental-copy"] = "true"
     return headers
+
+
+def _need_content(blob: Blob) -> None:
+    """Refuse an incremental copy, which has content in its snapshots only."""
+    if blob.incremental and blob.snapshot is None:
+        raise Refusal("OperationNotAllowedOnIncrementalCopyBlob")
 
 
 def put_page(context: Context) -> Answer:
@@ -120,6 +129,7 @@ def get_page_ranges(context: Context) -> Answer:
     """
     request, query = context.request, context.request.target.query
     blob = context.blob_to_read()
+    _need_content(blob)
     pages = blob.need_pages()
     check_conditions(request, blob)
     limit, marker = _page_list_limits(query)

@@ -8,7 +8,7 @@ from urllib.parse import unquote, unquote_plus
 from .answers import Refusal
 from .http import Headers
 
-__all__ = ["Request", "Target", "parse_target"]
+__all__ = ["Request", "Target", "parse_range", "parse_target"]
 
 MAX_METADATA = 8 << 10  # bytes of all names and values
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)\Z")
@@ -66,6 +66,14 @@ def parse_target(raw: str, host_account: str) -> Target:
     return target
 
 
+def parse_range(text: str) -> tuple[int, int | None]:
+    """(first, last) of `bytes=FIRST-LAST`; last None means to the end. Refusal if it is malformed."""
+    match = _RANGE.match(text)
+    if match is None:
+        raise Refusal("InvalidHeaderValue")
+    return int(match[1]), int(match[2]) if match[2] else None
+
+
 class Request:
     """One request; header names are lower-case bytes, values bytes, as the parser gives them."""
 
@@ -112,12 +120,9 @@ class Request:
         text = self.header(b"x-ms-range") or self.header(b"range")
         if text is None:
             return None
-        match = _RANGE.match(text)
-        if match is None and b"x-ms-range" in self.headers:
-            raise Refusal("InvalidHeaderValue")
-        if match is None:
+        if _RANGE.match(text) is None and b"x-ms-range" not in self.headers:
             return None  # HTTP says to ignore a Range that is not understood
-        return int(match[1]), int(match[2]) if match[2] else None
+        return parse_range(text)
 
     def metadata(self) -> dict[str, str]:
         """x-ms-meta-* without the prefix: names as they were spelled, values as they came.

@@ -43,6 +43,7 @@ class Blob:
         self.content_headers: dict[str, str] = {"Content-Type": "application/octet-stream"}
         self.copy: dict[str, str] = {}  # x-ms-copy-* of the copy that made it, or is to
         self.copied_from: Blob | None = None  # what a pending copy brings; gone when the server ends
+        self.incremental: dict[str, str] = {}  # of an incremental copy: whose, and the last snapshot of that
         self.lease = Lease()
         self.created = now
         self.modified = now
@@ -228,6 +229,7 @@ _PLAIN = (
     "metadata",
     "content_headers",
     "copy",
+    "incremental",
     "created",
     "modified",
     "etag",

@@ -47,12 +47,21 @@ _SOURCE_CONDITIONS = "source-if-match source-if-none-match source-if-modified-si
 _HEADERS = {
     "get_blob": _names(_COMMON, _LEASE, "range range-get-content-md5 range-get-content-crc64"),
     "put_page": _names(_COMMON, _LEASE, _NUMBER_CONDITIONS, "range page-write content-crc64"),
+    "put_page_from_url": _names(
+        _COMMON,
+        _LEASE,
+        _NUMBER_CONDITIONS,
+        _SOURCE_CONDITIONS,
+        "range page-write copy-source copy-source-authorization source-range source-content-md5 source-content-crc64",
+    ),
     "clear_page": _names(_COMMON, _LEASE, _NUMBER_CONDITIONS, "range page-write"),
     "get_page_ranges": _names(_COMMON, _LEASE, "range"),
     "put_blob": _names(
         _COMMON, _LEASE, _CONTENT, "blob-type blob-content-length blob-sequence-number access-tier meta-"
     ),
-    "copy_blob": _names(_COMMON, _LEASE, _SOURCE_CONDITIONS, "copy-source access-tier meta-"),
+    "copy_blob": _names(_COMMON, _LEASE, _SOURCE_CONDITIONS, "copy-source copy-source-authorization access-tier meta-"),
+    "incremental_copy_blob": _names(_COMMON, "copy-source"),
+    "abort_copy_blob": _names(_COMMON, _LEASE, "copy-action"),
     "get_blob_properties": _names(_COMMON, _LEASE),
     "get_blob_metadata": _names(_COMMON, _LEASE),
     "set_blob_metadata": _names(_COMMON, _LEASE, "meta-"),
