@@ -14,6 +14,7 @@ from .leases import parse_lease_id
 from .page_operations import read_headers
 from .pages import PAGE
 from .state import CONTENT_HEADERS, Blob
+from .tiers import set_tier_of_new, tier_headers
 
 __all__ = [
     "delete_blob",
@@ -46,6 +47,7 @@ def put_blob(context: Context) -> Answer:
         raise Refusal("InvalidHeaderValue" if kind != "AppendBlob" else "NotImplemented")
     blob.metadata = metadata
     blob.content_headers.update(_content_headers(context))
+    set_tier_of_new(context.config, request, blob, context.now)
     return put(context, blob, old, 201)
 
 
@@ -57,6 +59,7 @@ def get_blob_properties(context: Context) -> Answer:
     headers["Content-Length"] = str(blob.size)
     headers["x-ms-creation-time"] = http_date(blob.created)
     headers["x-ms-server-encrypted"] = "true"
+    headers.update(tier_headers(context.config, blob))
     return Answer(200, headers)
 
 

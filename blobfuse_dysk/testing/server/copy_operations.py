@@ -21,6 +21,7 @@ from .leases import parse_lease_id
 from .page_operations import MAX_PAGE_WRITE, blob_to_change, changed, page_range
 from .request import Request, parse_range, parse_target
 from .state import Blob, State
+from .tiers import set_tier_of_new
 
 __all__ = ["abort_copy_blob", "copy_blob", "incremental_copy_blob", "put_page_from_url", "set_copy"]
 
@@ -47,6 +48,7 @@ def copy_blob(context: Context) -> Answer:
     blob.metadata = metadata or dict(source.metadata)
     blob.content_headers = dict(source.content_headers)
     blob.copy = _copy_headers(request)
+    set_tier_of_new(context.config, request, blob, context.now)
     set_copy(context.state, blob, context.config.copies, 0 if pending else source.size, context.now)
     answer = put(context, blob, old, 202)
     answer.headers.update({name: blob.copy[name] for name in ("x-ms-copy-id", "x-ms-copy-status")})
@@ -184,7 +186,7 @@ def _source(context: Context, *, own_account: bool) -> Blob:
     asking = Request("GET", target, headers, b"", request.client_ip, request.secure)
     try:
         if not own_account or target.account != request.target.account or token is not None or "sig" in target.query:
-            authorize(context.config, asking, "r", "o", context.now)
+            authorize(context.config, context.state, asking, "r", "o", context.now)
         blob = context.state.blob(target.account, target.container, target.blob, target.query.get("snapshot"))
     except Refusal as refusal:
         raise Refusal("CannotVerifyCopySource", refusal.message, status=refusal.status) from None

@@ -71,12 +71,12 @@ class Exchange:
         offset, length = self._data_range(operation)
         try:
             self._granted = authorize(
-                service.config, request, operation.permissions, operation.resource_type, service.now()
+                service.config, service.state, request, operation.permissions, operation.resource_type, service.now()
             )
             check_support(operation.kind, request)
             delay = service.draw_latency()
-            if operation.access and service.rates is not None:
-                delay += service.admit(request.target.key, length)
+            if operation.access and (rates := service.rates_for(request.target)) is not None:
+                delay += service.admit(request.target.key, length, rates)
         except Refusal as refusal:
             self._refused, delay = refusal, 0.0
         if operation.access == "write" and self._refused is None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import blob_operations, container_operations, copy_operations, lease_operations, page_operations
+from . import (
+    access_operations,
+    blob_operations,
+    container_operations,
+    copy_operations,
+    lease_operations,
+    page_operations,
+    tiers,
+)
 from .answers import Answer, Refusal
 from .context import Context
 from .request import Request
@@ -48,6 +56,7 @@ _account_information = _operation(container_operations.get_account_information, 
 _container_properties = _operation(container_operations.get_container_properties, "r", "c")
 _blob_metadata = _operation(blob_operations.get_blob_metadata, "r", "o")
 
+_OWNER = ""  # no letter: who has the account's key
 # (method, level, restype, comp)
 _TABLE: dict[tuple[str, str, str, str], Operation] = {
     ("GET", "blob", "", ""): _get_blob,
@@ -58,6 +67,7 @@ _TABLE: dict[tuple[str, str, str, str], Operation] = {
     ("HEAD", "blob", "", "metadata"): _blob_metadata,
     ("PUT", "blob", "", "metadata"): _operation(blob_operations.set_blob_metadata, "w", "o"),
     ("PUT", "blob", "", "properties"): _operation(blob_operations.set_blob_properties, "w", "o"),
+    ("PUT", "blob", "", "tier"): _operation(tiers.set_blob_tier, "w", "o"),
     ("PUT", "blob", "", "copy"): _operation(copy_operations.abort_copy_blob, "w", "o"),
     ("PUT", "blob", "", "incrementalcopy"): _operation(copy_operations.incremental_copy_blob, "wc", "o"),
     ("PUT", "blob", "", "snapshot"): _operation(blob_operations.snapshot_blob, "wc", "o"),
@@ -66,6 +76,11 @@ _TABLE: dict[tuple[str, str, str, str], Operation] = {
     ("GET", "container", "container", ""): _container_properties,
     ("HEAD", "container", "container", ""): _container_properties,
     ("GET", "container", "container", "list"): _operation(container_operations.list_blobs, "l", "c"),
+    ("GET", "container", "container", "acl"): _operation(access_operations.get_container_acl, _OWNER, "c"),
+    ("PUT", "container", "container", "acl"): _operation(access_operations.set_container_acl, _OWNER, "c"),
+    ("POST", "service", "service", "userdelegationkey"): _operation(
+        access_operations.get_user_delegation_key, "rwdlc", "s"
+    ),
     ("GET", "service", "", "list"): _operation(container_operations.list_containers, "l", "s"),
 }
 for _method in ("GET", "HEAD"):

@@ -70,6 +70,7 @@ _HEADERS = {
     ),
     "snapshot_blob": _names(_COMMON, _LEASE, "meta-"),
     "delete_blob": _names(_COMMON, _LEASE, "delete-snapshots"),
+    "set_blob_tier": _names(_COMMON, _LEASE, "access-tier"),
     "create_container": _names(_COMMON, "meta-"),
 }
 _OTHERS = _names(_COMMON)
