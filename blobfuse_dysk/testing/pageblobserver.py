@@ -28,7 +28,7 @@ class PageBlobServer:
     """`with PageBlobServer(latency_ms=2) as server:` ... `server.endpoint`, `server.stats()`, `server.fault(...)`.
 
     accounts: {name: base64 key, or a list of keys}; the first one is `account` and `key`.
-    latency_ms: milliseconds, or a distribution as server.latency reads it. tier: P10 to P60, "standard",
+    latency_ms: milliseconds, or a distribution as server.latency reads it. tier: P4 to P80, "standard",
     "IOPS/MBPS". throttle: "503" or "delay". tokens: {bearer token: {"expires_at": ..., "permissions": "rwdlc"}}.
     directory: keep everything there, so that `kill` and `start` lose nothing. hosts: further names for the
     certificate. Other options: the fields of server.config.Config.

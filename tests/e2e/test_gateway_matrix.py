@@ -24,27 +24,32 @@ from tests.e2e.kit import Node, make_node, until
 from tests.e2e.loads import MIB, unsafe_writes
 from tests.wire.rest import Rest
 
+SIZE = 32 * MIB
 FILE = 128 << 10  # bytes of each file
 KEPT = 6  # files, besides the newest
 # The shortest lease, and so little time for an attempt (a third of io-timeout) that waiting for one that is lost is
-# a matter of seconds.
-OPTIONS = "fstype=ext4,lease=15,io-timeout=9s"
-AWAY_S = 1.0  # how long what answers in the service's stead does so
+# a matter of seconds; what is written is sent soon.
+OPTIONS = "fstype=ext4,lease=15,io-timeout=9s,write-delay=0.1s"
+STRIKES = 3  # of what passes
+AWAY_S = 1.0  # or how long it lasts
 CONTAINER, DISK = "matrix", "data"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A fault by name. lasts: the service is heard through it, so it stays; otherwise it passes. once: one strike."""
+    """A fault by name. lasts: the service is heard through it, so it stays; otherwise it passes.
+
+    How that is: after `strikes`, or AWAY_S after the first if there is no number.
+    """
 
     name: str
     fields: dict[str, Any]
     lasts: bool = False
-    once: bool = False
+    strikes: int | None = STRIKES
 
 
-def gateway(status: int) -> Kind:
-    return Kind(f"gateway says {status}", {"action": "gateway", "status": status})
+def gateway(status: int, strikes: int | None = STRIKES) -> Kind:
+    return Kind(f"gateway says {status}", {"action": "gateway", "status": status}, strikes=strikes)
 
 
 def header(name: str, value: str, what: str, *, lasts: bool = False) -> Kind:
@@ -52,7 +57,8 @@ def header(name: str, value: str, what: str, *, lasts: bool = False) -> Kind:
 
 
 KINDS = [
-    *(gateway(status) for status in (200, 302, 307, 400, 404, 407, 502)),
+    *(gateway(status) for status in (200, 302, 307, 400, 407, 502)),
+    gateway(404, strikes=None),
     *(Kind(f"{n} first", {"action": "interim", "status": n, "count": 2}, lasts=True) for n in (100, 102, 103)),
     Kind("101 first", {"action": "interim", "status": 101}),
     header("Date", "Fri, 01 Jan 2010 00:00:00 GMT", "of long ago", lasts=True),
@@ -62,7 +68,7 @@ KINDS = [
     header("Content-Length", "9" * 5000, "of 5000 digits"),
     Kind("body up to the end of the connection", {"action": "close_delimited"}, lasts=True),
     Kind("body that ends too soon with it", {"action": "close_delimited", "missing": 1}),
-    Kind("connections forgotten", {"action": "forget"}, once=True),
+    Kind("connections forgotten", {"action": "forget"}, strikes=1),
 ]
 
 # What an attach and a detach ask for; a fault strikes each of these.
@@ -105,7 +111,7 @@ class Place:
         if not self.whole:
             self.remove()
         if not self.formatted:
-            self.server.create(CONTAINER, DISK, 64 * MIB)
+            self.server.create(CONTAINER, DISK, SIZE)
             self.formatted = True
             self.need_mounted()
             name, data = self.new_file()
@@ -144,14 +150,15 @@ class Place:
         assert unsafe_writes(self.server) == {}
         self.whole = True
 
-    def strike(self, kind: Kind, operation: str) -> int:
-        """Put the fault in force for one kind of request, for a while if it is one that passes; returns its id."""
-        how = {"times": 1} if kind.once else {} if kind.lasts else {"for_s": AWAY_S}
+    def strike(self, kind: Kind, operation: str, strikes: int | None = None) -> int:
+        """Put the fault in force for one kind of request, if it is one that passes for `strikes`; returns its id."""
+        strikes = strikes or kind.strikes
+        how = {} if kind.lasts else {"times": strikes} if strikes else {"for_s": AWAY_S}
         return self.server.fault(operation=operation, **kind.fields, **how)
 
     def strike_each(self, kind: Kind, operations: list[str]) -> None:
         """Let each kind of request meet the fault: twice, if it is one that passes."""
-        if kind.once or kind.lasts:
+        if kind.lasts or kind.strikes == 1:
             self.strike(kind, "any")
             return
         for operation in operations:
@@ -164,7 +171,7 @@ class Place:
         """All that the blob holds."""
         self.server.clear_faults()
         with Rest(self.server.endpoint, self.server.account, self.server.key) as rest:
-            reply = rest.get(f"{CONTAINER}/{DISK}", 0, 64 * MIB)
+            reply = rest.get(f"{CONTAINER}/{DISK}", 0, SIZE)
         assert reply.status == 206
         return reply.body
 
@@ -288,12 +295,12 @@ def test_flush(place: Place, kind: Kind) -> None:
 
 
 def test_renew(place: Place, kind: Kind) -> None:
-    """The lease ran out at the service, so that the next write has it renewed at once."""
+    """The lease ran out at the service, so that the next write has it renewed at once (and, if that fails, in 3 s)."""
     with place.cell():
         place.need_mounted()
         name, data = place.new_file()
         place.server.elapse_leases(100)
-        place.strike(kind, "lease_renew")
+        place.strike(kind, "lease_renew", strikes=1)
         write(place.path(name), data)
         hits = place.hits()
         assert data in place.at_the_service()
