@@ -19,6 +19,7 @@ from azure.storage.blob import (
 )
 
 from blobfuse_dysk.testing import PageBlobServer
+from tests.polling import eventually
 from tests.wire.rest import Rest
 
 PAGE = 512
@@ -211,9 +212,12 @@ def test_a_new_blob_has_the_tier_that_it_was_given(server: PageBlobServer, rest:
 
 
 def test_a_tier_limits_its_blob(server: PageBlobServer, rest: Rest) -> None:
-    """P4 has 25 MB/s, so that 64 MiB, once let through, are more than it has for the next two seconds."""
-    server.create("disks", "disk", 64 << 20)
+    """P4 has 25 MB/s, so that 128 MiB, once let through, are what it has for the next five seconds."""
+    server.create("disks", "disk", 128 << 20)
     server.configure(sku="Premium_LRS")
-    assert [rest.get("disks/disk", 0, length).code for length in (64 << 20, PAGE)] == ["", "ServerBusy"]
-    server.configure(sku="Standard_LRS")
-    assert rest.get("disks/disk", 0, PAGE).code == ""
+    with Rest(server.endpoint, server.account, server.key, ca_file=server.ca_file) as other:
+        other.send("GET", "disks/disk", headers={"x-ms-range": f"bytes=0-{(128 << 20) - 1}"})
+        eventually(lambda: server.stats()["requests"].get("get_blob") == 1)
+        assert rest.get("disks/disk", 0, PAGE).code == "ServerBusy"
+        server.configure(sku="Standard_LRS")
+        assert rest.get("disks/disk", 0, PAGE).code == ""
