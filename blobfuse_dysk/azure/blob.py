@@ -61,7 +61,7 @@ class BlobClient(trio.abc.AsyncResource):
         self._owns_pool = pool is None
         if pool is None:
             tls = tls_context(ca_file or credential.ca_file) if address.endpoint.scheme == "https" else None
-            pool = HttpPool(address.endpoint, ssl_context=tls)
+            pool = HttpPool(address.endpoint, ssl_context=tls, proxy=address.proxy)
         self._pool = pool
         self._requests = wire.BlobRequests(address)
         self._checksum = checksum
@@ -133,7 +133,10 @@ class BlobClient(trio.abc.AsyncResource):
         reply = await self._ask(request, 200, "raise of the sequence number", timeout_s)
         number = reply.header("x-ms-blob-sequence-number")
         if not number.isdecimal() or int(number) < value:
-            raise self._damaged("raise of the sequence number", f"answered with {number!r} where {value} was asked for")
+            how = f"answered with {number!r} where {value} was asked for"
+            if value > 1 << 53:
+                how += "; Azurite rounds numbers above 2^53, so set it back to 0 there"
+            raise self._damaged("raise of the sequence number", how)
         return SequenceNumber(int(number), reply.header("etag"))
 
     async def resize(self, size: int, *, lease_id: str | None, condition: Condition, timeout_s: float) -> None:

@@ -22,6 +22,7 @@ from blobfuse_dysk.azure.canonical import BLANKS, canonical_headers
 from blobfuse_dysk.azure.properties import CONTENT_HEADERS, BlobProperties, Condition, CopyState, SequenceNumber
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import ServiceError
+from blobfuse_dysk.printable import printable
 
 __all__ = [
     "API_VERSION",
@@ -45,6 +46,7 @@ __all__ = [
 API_VERSION = "2021-12-02"  # page lists with markers need 2020-10-02; Azurite has known this one since 3.16
 USER_AGENT = "blobfuse-dysk"
 PAGE = 512  # bytes; the unit of page ranges
+_MOST_CODE, _MOST_MESSAGE = 100, 500  # characters of what the service says of a refusal
 MAX_CHECKSUM = 4 << 20  # bytes; the longest range that the service computes a checksum of
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -371,8 +373,8 @@ def xml_text(body: bytes, tag: str) -> str:
 def service_error(reply: Reply, what: str) -> ServiceError:
     """Turn a refusal into an error. what: the operation, for the message; nothing of the request's secrets is in it."""
     body = bytes(reply.body)
-    code = reply.header("x-ms-error-code") or xml_text(body, "Code")
-    message = xml_text(body, "Message").split("\n")[0].strip()
+    code = printable(reply.header("x-ms-error-code") or xml_text(body, "Code"), _MOST_CODE)
+    message = printable(xml_text(body, "Message").split("\n")[0].strip(), _MOST_MESSAGE)
     detail = xml_text(body, "AuthenticationErrorDetail")
     if detail.startswith("Signature not valid in the specified time frame"):
         message = detail  # other details quote the string to sign, or a signature

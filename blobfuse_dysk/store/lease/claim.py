@@ -62,7 +62,7 @@ from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.lease import contentmd5, epoch
 from blobfuse_dysk.store.lease.attempts import Attempts
 from blobfuse_dysk.store.lease.holdername import sign
-from blobfuse_dysk.store.lease.ownership import check_own, lost, taken
+from blobfuse_dysk.store.lease.ownership import check_own, lost, not_as_set, taken
 from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.store.lease.token import Guard, lease_time
 from blobfuse_dysk.store.parts.backoff import Backoff
@@ -207,7 +207,7 @@ class Claiming:
         held = self._blob.lease_state in ("leased", "breaking")
         if held and self.is_own_id and not self.may_hold:  # so it is another's
             if not break_lease:
-                raise leased(self._address, self._blob.metadata)
+                raise leased(self._address, self._blob.metadata, self._blob.lease_state)
             if not await self._break():
                 return False
         free = self._blob.lease_state in ("available", "broken")
@@ -230,7 +230,7 @@ class Claiming:
             return True
         if not break_lease:
             await self._look()
-            raise leased(self._address, self._blob.metadata)
+            raise leased(self._address, self._blob.metadata, self._blob.lease_state)
         await self._break()
         return False
 
@@ -285,7 +285,7 @@ class Claiming:
                 if number != wanted and straggles:
                     continue  # what changed it is of somebody who had the disk before, or of our own, from before
             if number != wanted:
-                raise taken(f"the epoch is {number} where {wanted} was set under our lease")
+                raise not_as_set(number, wanted)
             return Claim(Guard(self.lease_id, number, self._sent_at + term_s), blob, etag, self._lease_s)
 
     async def _outlast(self, claim: Claim) -> Claim | None:
@@ -315,7 +315,7 @@ class Claiming:
                 if number == claim.guard.epoch:
                     continue  # the holder's name came late, or a raise of the last holder's
             if number != wanted:
-                raise taken(f"the epoch is {number} where {wanted} was set under our lease")
+                raise not_as_set(number, wanted)
             claim.guard.epoch = number
             return replace(claim, etag=etag)
 

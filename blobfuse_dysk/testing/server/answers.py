@@ -71,6 +71,10 @@ MESSAGES: dict[str, tuple[int, str]] = {
         "The specified snapshot is earlier than the last snapshot copied into the incremental copy blob.",
     ),
     "IncrementalCopySourceMustBeSnapshot": (409, "The source for incremental copy request must be a snapshot."),
+    "InsufficientAccountPermissions": (
+        403,
+        "The account being accessed does not have sufficient permissions to execute this operation.",
+    ),
     "InternalError": (500, "The server encountered an internal error. Please retry the request."),
     "InvalidAuthenticationInfo": (
         401,

@@ -18,12 +18,13 @@ _CACHE_SIZE = 4096
 class Target:
     """What a request line and Host name; the same for every data request to one blob, hence cached."""
 
-    __slots__ = ("account", "blob", "container", "key", "level", "path", "path_style", "query", "resource")
+    __slots__ = ("account", "blob", "container", "key", "level", "path", "path_style", "query", "resource", "secondary")
 
     def __init__(
         self, account: str, path: str, container: str, blob: str, query: dict[str, str], path_style: bool
     ) -> None:
-        self.account = account
+        self.secondary = account.endswith("-secondary")  # of the same account, read only
+        self.account = account = account.removesuffix("-secondary")
         self.path_style = path_style  # the account is the first word of the path, not of the host
         self.path = path  # as sent, still percent-encoded
         self.container = container
@@ -58,7 +59,7 @@ def parse_target(raw: str, host_account: str) -> Target:
     target = Target(unquote(account), path, unquote(container), unquote(blob), query, path_style)
     if container and not blob and "restype" not in query:
         target = Target(
-            target.account, path, "$root", target.container, query, path_style
+            unquote(account), path, "$root", target.container, query, path_style
         )  # a blob of the root container
     if len(_targets) >= _CACHE_SIZE:
         _targets.clear()
