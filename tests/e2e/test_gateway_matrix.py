@@ -57,7 +57,7 @@ def header(name: str, value: str, what: str, *, lasts: bool = False) -> Kind:
 
 
 KINDS = [
-    *(gateway(status) for status in (200, 302, 307, 400, 407, 502)),
+    *(gateway(status) for status in (200, 302, 307, 400, 403, 407, 502)),
     gateway(404, strikes=None),
     *(Kind(f"{n} first", {"action": "interim", "status": n, "count": 2}, lasts=True) for n in (100, 102, 103)),
     Kind("101 first", {"action": "interim", "status": 101}),
