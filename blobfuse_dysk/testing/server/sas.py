@@ -81,8 +81,10 @@ def _limits(query: Mapping[str, str], policies: Policies) -> dict[str, str]:
     if "si" not in query:
         return given
     policy = policies.get(query["si"])
-    if policy is None or given.keys() & policy.keys():
-        raise Refusal("AuthenticationFailed", "The stored access policy is missing, or has what the signature has.")
+    if policy is None:
+        raise Refusal("AuthenticationFailed", "SAS identifier cannot be found for specified signed identifier.")
+    if given.keys() & policy.keys():
+        raise Refusal("AuthenticationFailed", "Access policy fields can be with the signature or its policy, not both.")
     return {**given, **policy}
 
 
