@@ -50,12 +50,14 @@ class CopyState:
     """Of the last Copy Blob to a blob, until that is modified. status: pending, success, failed or aborted.
 
     done, total: bytes, None if they are not told. description: why it failed, by the service's word; '' else.
+    incremental: whether it is an Incremental Copy Blob, of whose destination only the snapshots can be read.
     """
 
     status: str
     done: int | None
     total: int | None
     description: str
+    incremental: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -337,7 +337,8 @@ def _copy_state(headers: Mapping[str, str]) -> CopyState | None:
         return None
     progress = _PROGRESS.fullmatch(headers.get("x-ms-copy-progress", ""))
     done, total = (int(progress[1]), int(progress[2])) if progress else (None, None)
-    return CopyState(status, done, total, headers.get("x-ms-copy-status-description", ""))
+    incremental = headers.get("x-ms-incremental-copy", "").lower() == "true"
+    return CopyState(status, done, total, headers.get("x-ms-copy-status-description", ""), incremental)
 
 
 def parse_page_list(body: Buffer) -> PageList:

@@ -113,6 +113,11 @@ def check_blob(blob: BlobProperties, address: DiskAddress) -> None:
         raise not_a_page_blob(address, blob.blob_type)
     if blob.copy is not None and blob.copy.status != "success":
         raise not_copied(address, blob.copy)
+    if blob.copy is not None and blob.copy.incremental and not address.snapshot:
+        raise UsageError(
+            f"{address} is the destination of an incremental copy, which cannot be read or written itself",
+            remedy="attach one of its snapshots: az storage blob list --include s shows them; or copy that to a blob",
+        )
     if blob.size <= 0 or blob.size % PAGE:
         raise UsageError(f"{address} has {blob.size} bytes", remedy="resize it to a multiple of 512 bytes")
     if blob.size > MAX_SIZE:

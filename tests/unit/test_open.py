@@ -60,6 +60,13 @@ def test_a_blob_that_is_being_copied_to_is_no_disk_yet(copy: CopyState, says: st
     assert says in caught.value.line()
 
 
+def test_the_destination_of_an_incremental_copy_is_its_snapshots() -> None:
+    found = replace(blob(1 << 20), copy=CopyState("success", 1, 1, "", incremental=True))
+    with pytest.raises(UsageError, match="incremental copy"):
+        check_blob(found, DISK)
+    check_blob(found, replace(DISK, snapshot="2026-01-31T12:00:00.0000000Z"))
+
+
 def test_a_copy_that_is_complete_is_a_disk() -> None:
     check_blob(replace(blob(1 << 20), copy=CopyState("success", 1 << 20, 1 << 20, "")), DISK)
 

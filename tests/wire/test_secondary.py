@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from blobfuse_dysk.azure.credential.credential import Credential
+from blobfuse_dysk.azure.credential.resolve import resolve
 from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.disks.create import create_disk
 from blobfuse_dysk.disks.delete import delete_disk
@@ -58,3 +60,16 @@ def test_nothing_is_created_or_deleted_there(server: PageBlobServer, container: 
     for call in (lambda: create_disk(disk, 1 << 20, AttachOptions()), lambda: delete_disk(disk, AttachOptions())):
         with pytest.raises(UsageError, match="which can only be read"):
             call()
+
+
+def test_a_credential_file_of_the_account_is_for_its_secondary_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYSK_CONFIG_DIR", str(tmp_path))
+    file = tmp_path / "mystore.conf"
+    file.write_text("account_key = a2V5\n")
+    file.chmod(0o600)
+    disk = DiskAddress.parse("https://mystore-secondary.blob.core.windows.net/disks/data")
+    address, credential = resolve(disk, AttachOptions(read_only=True))
+    assert (address.account, credential.account) == ("mystore", "mystore")
+    assert address.is_secondary

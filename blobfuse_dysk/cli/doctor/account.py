@@ -296,8 +296,11 @@ def _lease_and_write(probe: DiskAddress, credential: Credential) -> None:
                 raised = await client.raise_sequence_number(1, lease_id=lease_id, timeout_s=_TIMEOUT_S)
                 data = bytes(_PROBE_SIZE)
                 await client.put_pages(0, data, lease_id=lease_id, epoch=raised.number, timeout_s=_TIMEOUT_S)
-            finally:
-                await client.release_lease(lease_id, timeout_s=_TIMEOUT_S)
+            except BaseException:
+                with contextlib.suppress(DyskError):  # the first error is the one to report
+                    await client.release_lease(lease_id, timeout_s=_TIMEOUT_S)
+                raise
+            await client.release_lease(lease_id, timeout_s=_TIMEOUT_S)
 
     trio.run(run)
 
