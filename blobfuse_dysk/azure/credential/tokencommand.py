@@ -19,6 +19,9 @@ __all__ = ["Token", "fetch_token", "own_command"]
 _LOGIN = (
     "give this machine a managed identity, or root an az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and a secret"
 )
+MOST_OUTPUT = 64 << 10  # bytes; tokens have one to four KiB
+_END_S = 2.0  # for a program that is told to end
+_LAST_S = 253402300800.0  # the end of the year 9999
 TIMEOUT_S = 60.0  # a managed identity answers in a second; logging in at a slow proxy takes some
 
 
@@ -45,18 +48,58 @@ async def fetch_token(command: tuple[str, ...], *, timeout_s: float = TIMEOUT_S)
     remedy = _LOGIN if own else "run it by hand, as root, and see what it prints"
     try:
         with trio.fail_after(timeout_s):
-            done = await trio.run_process(
-                list(command), capture_stdout=True, capture_stderr=True, stdin=subprocess.DEVNULL, check=False
-            )
+            status, output, complaint = await _run(command)
     except trio.TooSlowError:
         raise CredentialError(f"{name} gave no token within {timeout_s:g} s", remedy=remedy) from None
     except OSError as error:
         raise CredentialError(f"{name} cannot be run: {error.strerror}", remedy=remedy) from error
-    if done.returncode:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        words = lines[-1][:500].rstrip(".") if lines else f"exit status {done.returncode}"
+    if len(output) > MOST_OUTPUT:
+        raise CredentialError(f"{name} printed more than {MOST_OUTPUT >> 10} KiB, which is no token", remedy=remedy)
+    if status:
+        lines = complaint.decode("utf-8", "replace").strip().splitlines()
+        words = lines[-1][:500].rstrip(".") if lines else f"exit status {status}"
         raise CredentialError(f"{name} failed: {words}", remedy=remedy)
-    return _read(done.stdout, name)
+    return _read(output, name)
+
+
+async def _run(command: tuple[str, ...]) -> tuple[int, bytes, bytes]:
+    """Run a program. Returns its exit status, its output, and the end of its standard error.
+
+    The worker's memory is locked, so no more is kept than a token can have: output that goes beyond ends the program.
+    Raises OSError if it cannot be run.
+    """
+    import trio
+
+    async def read(stream: trio.abc.ReceiveStream, into: bytearray, scope: trio.CancelScope | None) -> None:
+        async with stream:
+            async for piece in stream:
+                into += piece
+                if len(into) > MOST_OUTPUT:
+                    if scope is not None:
+                        scope.cancel()
+                        return
+                    del into[:-MOST_OUTPUT]
+
+    output, complaint = bytearray(), bytearray()
+    process = await trio.lowlevel.open_process(
+        list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read, process.stdout, output, nursery.cancel_scope)
+            nursery.start_soon(read, process.stderr, complaint, None)
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            with trio.CancelScope(shield=True):
+                process.terminate()
+                with trio.move_on_after(_END_S):
+                    await process.wait()
+                process.kill()
+                await process.wait()
+    return process.returncode or 0, bytes(output), bytes(complaint)
 
 
 def _read(output: bytes, name: str) -> Token:
@@ -64,9 +107,15 @@ def _read(output: bytes, name: str) -> Token:
         answer = json.loads(output)
         text = answer.get("access_token") or answer["accessToken"]
         token = Token(str(text), float(answer["expires_on"]))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError):
         token = None
-    if token is None or not token.text.isascii() or not token.text.isprintable() or " " in token.text:
+    if (
+        token is None
+        or not 0.0 <= token.expires_at < _LAST_S
+        or not token.text.isascii()
+        or not token.text.isprintable()
+        or " " in token.text
+    ):
         raise CredentialError(
             f"{name} printed no token", remedy='it must print {"access_token": "...", "expires_on": SECONDS}'
         )
