@@ -76,7 +76,7 @@ def frame(status: int, head: bytes, *, no_body: bool, most: int) -> Framing:
         if not cuts:
             raise CutError.too_large()
         length, keep = most, False
-    return Framing(status, lower, keep and (chunked or length is not None), chunked, length, most, cuts)
+    return Framing(status, lower, keep, chunked, length, most, cuts)
 
 
 def _value(lower: bytes, name: bytes) -> bytes:

@@ -52,6 +52,7 @@ def test_a_cut_page_list_is_never_taken_for_a_shorter_one(cut: int) -> None:
         page_list([(1024, -512)], None),
         page_list([(512, 0)], None),  # nothing in it
         page_list([(100, 512)], None),  # begins within a page
+        page_list([(100, 412)], None),  # begins within a page, and ends with it
         page_list([(MAX_SIZE - 512, 1024)], None),  # beyond the end of the largest blob
         b"<PageList><PageRange><Start>0</Start><End>%s</End></PageRange></PageList>" % (b"1" * 5000),  # int() raises
         b"<PageList><PageRange><Start>0</Start></PageRange></PageList>",
