@@ -143,7 +143,7 @@ class BlobClient(trio.abc.AsyncResource):
             if value > 1 << 53:
                 how += "; Azurite rounds numbers above 2^53, so set it back to 0 there"
             raise self._damaged("raise of the sequence number", how)
-        return SequenceNumber(number, self._etag_of(reply, "raise of the sequence number"))
+        return SequenceNumber(number, self._etag(reply, "raise of the sequence number"))
 
     async def resize(self, size: int, *, lease_id: str | None, condition: Condition, timeout_s: float) -> None:
         """Set Blob Properties: make the blob `size` bytes large, which cuts off what is above, whatever its size is.
@@ -205,7 +205,7 @@ class BlobClient(trio.abc.AsyncResource):
             if error.status != 403 or request.after == other.after or self.credential.kind != "key":
                 raise
             reply = await self._ask(other, 200, "metadata", deadline - self._now())
-        return self._etag_of(reply, "metadata")
+        return self._etag(reply, "metadata")
 
     async def set_content(
         self, content: Mapping[str, str], *, lease_id: str | None, condition: Condition, timeout_s: float
@@ -215,7 +215,7 @@ class BlobClient(trio.abc.AsyncResource):
         content: as in BlobProperties; what is not in it is gone.
         """
         request = self._requests.set_content(content, lease_id=lease_id, condition=condition)
-        return self._etag_of(await self._ask(request, 200, "properties", timeout_s), "properties")
+        return self._etag(await self._ask(request, 200, "properties", timeout_s), "properties")
 
     def hurry(self, timeout_s: float) -> None:
         """Let no call whose request is on its way now take longer than timeout_s from now."""
@@ -321,8 +321,8 @@ class BlobClient(trio.abc.AsyncResource):
             return ServiceError(message, status=416, code="InvalidRange")
         return self._damaged("read", f"{came} bytes came where {length} at {offset} were asked for")
 
-    def _etag_of(self, reply: Reply, what: str) -> str:
-        """The ETag that a modification gave the blob. Without one, a condition on it would be none."""
+    def _etag(self, reply: Reply, what: str) -> str:
+        """The ETag that a change gave the blob: without one, what rests on it would have no condition."""
         etag = reply.header("etag")
         if not etag:
             raise self._damaged(what, "no ETag came")

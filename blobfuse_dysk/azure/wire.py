@@ -55,9 +55,9 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 Extent: TypeAlias = tuple[int, int]
 """(offset, length) in bytes."""
 
+MOST_DIGITS = 19  # 2^63 has as many, and int() refuses 4,300
 _PROGRESS = re.compile(r"(\d{1,19})/(\d{1,19})", re.ASCII)  # x-ms-copy-progress
 _METADATA = "x-ms-meta-"
-MOST_DIGITS = 19  # 2^63 has as many, and int() refuses 4,300
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&apos;", "'"), ("&amp;", "&"))
 
 

@@ -1,4 +1,4 @@
-"""Attaching, and a disk in use, while something on the way answers in the service's place."""
+"""What something on the way answers in the service's place, for seconds: no disk ends of it, no write lands late."""
 
 from __future__ import annotations
 
