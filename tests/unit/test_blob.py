@@ -17,8 +17,8 @@ from blobfuse_dysk.azure.explain import explain
 from blobfuse_dysk.azure.pool import HttpPool
 from blobfuse_dysk.azure.signing import http_date, parse_http_date
 from blobfuse_dysk.azure.wire import content_md5
-from blobfuse_dysk.errors import ServiceError, TransportError
-from tests.unit.scripted import Peer, answer, client_to, forever
+from blobfuse_dysk.errors import GatewayError, ServiceError, TransportError
+from tests.unit.scripted import Peer, answer, client_to, forever, gateways
 
 T = 20.0
 LEASE = "11111111-2222-3333-4444-555555555555"
@@ -306,3 +306,11 @@ async def test_a_request_without_a_date_is_not_asked_again_for_the_clock() -> No
         with pytest.raises(ServiceError):
             await write(client)
     assert service.asked == 1
+
+
+async def test_the_repeat_of_a_refused_request_is_the_services_to_answer_as_well() -> None:
+    refusal = answer(b"", "403 Forbidden", f"Date: {http_date(time.time() + 7200)}")
+    async with client_to(forever(refusal, gateways(b"", "201 Created")), proof=KEY) as client:
+        with pytest.raises(GatewayError):
+            await write(client)
+        assert client.credential.clock.offset_s == 0.0

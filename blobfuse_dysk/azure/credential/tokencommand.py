@@ -7,21 +7,32 @@ the last line of its standard error becomes the error's message.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blobfuse_dysk.errors import CredentialError
+
+if TYPE_CHECKING:
+    import trio
 
 __all__ = ["Token", "fetch_token", "own_command"]
 
 _LOGIN = (
     "give this machine a managed identity, or root an az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and a secret"
 )
+_OWN = str(Path(__file__).resolve().with_name("token.py"))
 MOST_OUTPUT = 64 << 10  # bytes; tokens have one to four KiB
-_END_S = 2.0  # for a program that is told to end
 _LAST_S = 253402300800.0  # the end of the year 9999
+SILENT_S = 3.0  # before a line in the log, or at the terminal, says what is waited for
+_log = logging.getLogger(__name__)
 TIMEOUT_S = 60.0  # a managed identity answers in a second; logging in at a slow proxy takes some
 
 
@@ -34,8 +45,8 @@ class Token:
 
 
 def own_command(client_id: str = "") -> tuple[str, ...]:
-    """Our own program for Entra ID, azure/credential/token.py. -P keeps the current directory out of Python's path."""
-    command = (sys.executable, "-P", "-m", "blobfuse_dysk.azure.credential.token")
+    """Our own program for Entra ID, azure/credential/token.py. -I: no variable, no directory brings it other code."""
+    command = (sys.executable, "-I", _OWN)
     return (*command, "--client-id", client_id) if client_id else command
 
 
@@ -43,16 +54,23 @@ async def fetch_token(command: tuple[str, ...], *, timeout_s: float = TIMEOUT_S)
     """Run the program and read its token. Raises CredentialError; the program is ended on timeout and cancellation."""
     import trio  # here, because the attaching process imports this module and never runs trio
 
-    own = "blobfuse_dysk.azure.credential.token" in command
+    own = _OWN in command
     name = "the Entra ID login" if own else f"token_command {command[0]}"
     remedy = _LOGIN if own else "run it by hand, as root, and see what it prints"
+    failure: OSError | None = None
     try:
         with trio.fail_after(timeout_s):
-            status, output, complaint = await _run(command)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_say_that_it_takes_long, name, timeout_s)
+                try:
+                    status, output, complaint = await _run(command)
+                except OSError as error:  # caught here, since a nursery would make a group of it
+                    failure = error
+                nursery.cancel_scope.cancel()
     except trio.TooSlowError:
         raise CredentialError(f"{name} gave no token within {timeout_s:g} s", remedy=remedy) from None
-    except OSError as error:
-        raise CredentialError(f"{name} cannot be run: {error.strerror}", remedy=remedy) from error
+    if failure:
+        raise CredentialError(f"{name} cannot be run: {failure.strerror}", remedy=remedy) from failure
     if len(output) > MOST_OUTPUT:
         raise CredentialError(f"{name} printed more than {MOST_OUTPUT >> 10} KiB, which is no token", remedy=remedy)
     if status:
@@ -82,7 +100,11 @@ async def _run(command: tuple[str, ...]) -> tuple[int, bytes, bytes]:
 
     output, complaint = bytearray(), bytearray()
     process = await trio.lowlevel.open_process(
-        list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        list(command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -94,12 +116,22 @@ async def _run(command: tuple[str, ...]) -> tuple[int, bytes, bytes]:
     finally:
         if process.returncode is None:
             with trio.CancelScope(shield=True):
-                process.terminate()
-                with trio.move_on_after(_END_S):
-                    await process.wait()
-                process.kill()
+                _end(process)
                 await process.wait()
     return process.returncode or 0, bytes(output), bytes(complaint)
+
+
+def _end(process: trio.Process) -> None:
+    """Not by SIGTERM, which a worker ignores, and with it what it starts; and whatever the program has started, too."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+async def _say_that_it_takes_long(name: str, timeout_s: float) -> None:
+    import trio
+
+    await trio.sleep(SILENT_S)
+    _log.warning("waiting for %s, for %g s at most", name, timeout_s)
 
 
 def _read(output: bytes, name: str) -> Token:
