@@ -19,6 +19,7 @@ from typing import Any
 
 from blobfuse_dysk import environment
 from blobfuse_dysk.device.attacher import naming, ramcheck, teardown
+from blobfuse_dysk.device.attacher.force import by_force, refuse_used
 from blobfuse_dysk.device.attacher.launch import Launch
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.config import Config
@@ -116,16 +117,19 @@ def let_go(name: str) -> None:
         os.close(fd)
 
 
-def detach(target: str, *, force: bool = False, timeout_s: float | None = None) -> None:
+def detach(target: str, *, force: bool = False, lose_data: bool = False, timeout_s: float | None = None) -> None:
     """Detach a disk, named by attachment, device or disk, and return when everything is durable and gone.
 
     Raises BusyError if somebody uses the device, or if it takes longer than timeout_s (default: io-timeout and a
-    minute; it then goes on without us). force: end it without the service's answer, also while it is used; what was
-    not written is lost, and users get I/O errors.
+    minute; it then goes on without us).
+
+    force: end it also if the service does not answer, or programs have it open, which get I/O errors. What can be
+    written still is; DyskError says how much could not be. lose_data: that loss is agreed to, so it is a warning only,
+    and a device that is mounted is cut off, too.
     """
     run, dev = _run_dir(), _dev_dir()
     if force:
-        _detach_by_force(target, run, dev)
+        _detach_by_force(target, run, dev, lose_data=lose_data)
         return
     found = find_state(target)
     name = found["name"]
@@ -145,7 +149,7 @@ def detach(target: str, *, force: bool = False, timeout_s: float | None = None) 
     teardown.await_end(found, watching, timeout_s)
 
 
-def _detach_by_force(target: str, run: str, dev: str) -> None:
+def _detach_by_force(target: str, run: str, dev: str, *, lose_data: bool) -> None:
     found: StateFile | teardown.Unreadable
     try:
         found = find_state(target)
@@ -153,9 +157,19 @@ def _detach_by_force(target: str, run: str, dev: str) -> None:
         if target not in state.names(run):
             raise
         found = {"name": target, "device": None, "holder": None, "worker": None, "connection": None}
-    let_go(found["name"])
-    with _explained(found["name"]):
-        teardown.by_force(run, dev, found)
+    name = found["name"]
+    device = teardown.device_of(run, found)
+    if device and not lose_data:
+        refuse_used(name, device)
+    let_go(name)
+    with _explained(name):
+        loss = by_force(run, dev, found)
+    if loss and lose_data:
+        _log.warning("%s is detached; lost: %s", name, loss)
+    elif loss:
+        raise DyskError(
+            f"{name} is detached, but data was lost: {loss}", remedy="attach it and check its file system (fsck)"
+        )
 
 
 def attachments() -> list[Attachment]:
@@ -249,9 +263,9 @@ def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str | None)
         if state.alive(found["holder"]) or (found["disk"] != address.key and other != name):
             continue
         device = teardown.device_of(run, found)
-        if device and users(device):
+        if device and (uses := users(device)):
             raise AttachedError(
-                f"{other} is dead, but its device {device} is still used", remedy=f"dyskctl detach {other} --force"
+                f"{other} is dead, but its device {device} is still used", remedy=teardown.how_to_end(other, uses)
             )
         with _explained(other):
             teardown.clear_dead(run, dev, found)

@@ -307,4 +307,4 @@ def _take_back(attached: attachment.Attachment, directory: str) -> None:
     except NotFoundError:
         return
     except DyskError:
-        attachment.detach(attached.name, force=True)  # what mkfs wrote is of no use to anybody
+        attachment.detach(attached.name, force=True, lose_data=True)  # what mkfs wrote is of no use to anybody

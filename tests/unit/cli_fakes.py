@@ -63,8 +63,10 @@ class Machine:
         self.attached[found.name] = found
         return found
 
-    def detach(self, target: str, *, force: bool = False, timeout_s: float | None = None) -> None:
-        self._note("detach", target, force)
+    def detach(
+        self, target: str, *, force: bool = False, lose_data: bool = False, timeout_s: float | None = None
+    ) -> None:
+        self._note("detach", target, force, lose_data)
         del self.attached[self.get(target).name]
 
     def attachments(self) -> list[attachment.Attachment]:

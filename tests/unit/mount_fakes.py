@@ -66,7 +66,10 @@ class Machine:
         self._after("attach")
         return found
 
-    def detach(self, name: str, *, force: bool = False, timeout_s: float | None = None) -> None:
+    def detach(
+        self, name: str, *, force: bool = False, lose_data: bool = False, timeout_s: float | None = None
+    ) -> None:
+        assert force == lose_data
         self._note("detach force" if force else "detach", name)
 
     def let_go(self, name: str) -> None:

@@ -217,7 +217,7 @@ def test_unmount_detaches_and_says_so_as_the_original_does(machine: Machine) -> 
     machine.attached["data"] = EXAMPLE
     result = machine.run("unmount", "-d", "data", "-b")
     assert (result.code, result.out, result.err) == (0, "", "Status:\nDevice:data unmounted\n")
-    assert machine.calls == [("detach", "data", False)]
+    assert machine.calls == [("detach", "data", False, False)]
 
 
 def test_convert_pv_of_a_dysk(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,13 +65,16 @@ def attach_disk(context: click.Context, disk: DiskAddress, options: AttachOption
 @click.command(cls=Verb)
 @click.argument("target", metavar="NAME|DEVICE|DISK", shell_complete=complete_attachment)
 @click.option(
-    "--force", is_flag=True, help="Let go even if the service does not answer. Loses what is not written yet."
+    "--force", is_flag=True, help="Let go even if the service does not answer. Loses what it does not take any more."
 )
+@click.option("--lose-data", is_flag=True, help="With --force: also if that is a loss, of a mounted device as well.")
 @click.pass_context
-def detach(context: click.Context, target: str, force: bool) -> None:
+def detach(context: click.Context, target: str, force: bool, lose_data: bool) -> None:
     """Write everything out, let the disk go, remove its device. Returns when all of that is done.
 
-    A device that is mounted or open is not detached: unmount it first.
+    A device that is mounted or open is not detached: unmount it first. --force writes what the service still takes,
+    then ends it, and says how much was lost; it refuses a device that is mounted, unless --lose-data says that this
+    may cost what its file system has not written.
 
     \b
     Examples:
@@ -81,6 +84,8 @@ def detach(context: click.Context, target: str, force: bool) -> None:
     """
     from blobfuse_dysk import attachment
 
-    attachment.detach(target, force=force)
+    if lose_data and not force:
+        raise UsageError("--lose-data goes with --force", remedy="add --force, or leave --lose-data out")
+    attachment.detach(target, force=force, lose_data=lose_data)
     if settings(context).json:
         print_json({"target": target, "detached": True})

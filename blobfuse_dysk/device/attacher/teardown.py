@@ -1,9 +1,10 @@
-"""The end of an attachment, from outside: who is in the way, waiting for it, clearing a dead one, using force."""
+"""The end of an attachment, from outside: who is in the way, waiting for it, clearing a dead one."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import time
 from typing import TypedDict
@@ -12,14 +13,23 @@ from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.statefile import Process, StateFile
 from blobfuse_dysk.device.kernel import devlink, fuse, loop
-from blobfuse_dysk.device.kernel.usage import users
+from blobfuse_dysk.device.kernel.usage import Use, users
 from blobfuse_dysk.errors import BusyError, DeviceError
 
-__all__ = ["Unreadable", "await_end", "by_force", "clear_dead", "device_of", "refuse_busy", "wait_end", "watch"]
+__all__ = [
+    "Unreadable",
+    "await_end",
+    "clear_dead",
+    "device_of",
+    "how_to_end",
+    "kill",
+    "refuse_busy",
+    "wait_end",
+    "watch",
+]
 
 _SPARE_S = 60.0  # beyond io-timeout, for the last flush and the end of both processes
 _BUSY_S = 1.0  # for programs that look at every new device (udev) to be done with it
-_GRACE_S = 3.0  # for an orderly end once the FUSE connection is aborted: release of the lease
 _ORPHAN_S = 10.0  # for a worker without a holder, which gives itself 8 s
 _LOOK_S = 0.1  # between looks for a new holder
 _KILLED_S = 5.0  # for a killed process to be gone
@@ -53,9 +63,22 @@ def refuse_busy(name: str, device: str) -> None:
     while found := users(device):
         if time.monotonic() > deadline or any(use.kind == "mount" for use in found):
             uses = "; ".join(map(str, found))
-            raise BusyError(f"{device} ({name}) is in use: {uses}", remedy="end that first, or use --force")
+            raise BusyError(f"{device} ({name}) is in use: {uses}", remedy=how_to_end(name, found))
         time.sleep(pause_s)
         pause_s *= 2
+
+
+def how_to_end(name: str, uses: list[Use]) -> str:
+    """What to type so that nobody uses the device any more, and nothing of it is lost."""
+    wheres = {use.kind: shlex.quote(use.where) for use in reversed(uses) if use.where}
+    again = f"then: dyskctl detach {name}"
+    if "mount" in wheres:
+        return f"umount {wheres['mount']}; if it is attached still, {again}"
+    if "swap" in wheres:
+        return f"swapoff {wheres['swap']}, {again}"
+    if "device" in wheres:
+        return f"take {wheres['device']} down (vgchange -an, cryptsetup close, mdadm --stop), {again}"
+    return f"end that first, {again}"
 
 
 def watch(run: str, name: str) -> Control | None:
@@ -82,7 +105,7 @@ def await_end(found: StateFile, watching: Control | None, timeout_s: float | Non
         if not wait_end(found["holder"], timeout_s):
             raise BusyError(
                 f"{name} is not detached after {timeout_s:.0f} s: {_reason(found)}",
-                remedy=f"it goes on by itself; dyskctl detach {name} --force gives up what is not written",
+                remedy=f"it goes on by itself; dyskctl detach {name} --force loses what the service does not take",
             )
         if watching:
             with contextlib.suppress(DeviceError):  # it had nothing more to say
@@ -112,7 +135,7 @@ def clear_dead(run: str, dev: str, found: StateFile | Unreadable, *, patience_s:
     """
     name = found["name"]
     if not _wait_orphan(run, found, patience_s):
-        _kill(found["worker"])
+        kill(found["worker"])
     with state.lock(run):
         holder = _holder(run, name)
         if holder != found["holder"] and state.alive(holder):
@@ -125,28 +148,6 @@ def clear_dead(run: str, dev: str, found: StateFile | Unreadable, *, patience_s:
             return  # it could not be killed
         devlink.unlink(dev, name)
         state.remove(run, name)
-
-
-def by_force(run: str, dev: str, found: StateFile | Unreadable) -> None:
-    """End an attachment whatever state it is in, without waiting for the service. What was not written is lost.
-
-    Aborting the FUSE connection fails all I/O that waits, so nothing waits for ever any more. The worker then tries to
-    release the lease for a moment. Raises DeviceError or OSError.
-    """
-    name = found["name"]
-    connection = fuse.connection(state.mount_path(run, name))
-    if connection is None and (state.alive(found["holder"]) or state.alive(found["worker"])):
-        connection = found["connection"]  # the mount is in another mount namespace; its processes keep the number
-    with contextlib.suppress(OSError):
-        if connection is not None:
-            fuse.abort(connection)
-            wait_end(found["holder"], _GRACE_S)  # which also has the loop device let go
-    if not wait_end(found["holder"], 0.0):
-        _kill_holder(found["holder"])
-    with contextlib.suppress(DeviceError):
-        found = state.read(run, name) or found  # it names the last worker
-    if name in state.names(run):
-        clear_dead(run, dev, found, patience_s=0.0)
 
 
 def _holder(run: str, name: str) -> Process | None:
@@ -171,14 +172,7 @@ def _wait_orphan(run: str, found: StateFile | Unreadable, patience_s: float) -> 
             return False
 
 
-def _kill_holder(process: Process | None) -> None:
-    """End it for good: SIGUSR2 tells systemd that nobody is to come back, and must be heard, whatever it is doing."""
-    _kill(process, signal.SIGUSR2, signal.SIGCONT, wait_s=_GRACE_S)
-    if not wait_end(process, 0.0):
-        _kill(process)
-
-
-def _kill(process: Process | None, *signals: int, wait_s: float = _KILLED_S) -> None:
+def kill(process: Process | None, *signals: int, wait_s: float = _KILLED_S) -> None:
     """Send the signals, SIGKILL by default, and wait for the end."""
     pidfd = state.open_process(process)
     if pidfd is None:

@@ -20,10 +20,14 @@ __all__ = ["Use", "mounted_elsewhere", "mountpoints", "users"]
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One use of a block device. text: for people. kind: what uses it; `claim` says the kernel, not for whom."""
+    """One use of a block device. text: for people. kind: what uses it; `claim` says the kernel, not for whom.
+
+    where: the mount point (as this process sees it), the swap space, the device that is built on it; else empty.
+    """
 
     kind: Literal["mount", "swap", "device", "process", "claim"]
     text: str
+    where: str = ""
 
     def __str__(self) -> str:
         return self.text
@@ -48,12 +52,12 @@ def users(device: str) -> list[Use]:
     Looks into every mount namespace that has a process, and asks the kernel for claims that are none of these.
     """
     nodes = _nodes(device)
-    found = [Use("mount", f"it is mounted on {point}") for point in mountpoints(device)]
+    found = [Use("mount", f"it is mounted on {point}", point) for point in mountpoints(device)]
     if not found:
         found = mounted_elsewhere(device)
-    found += [Use("swap", f"{node} is swap space") for node in nodes if node in _swaps()]
+    found += [Use("swap", f"{node} is swap space", node) for node in nodes if node in _swaps()]
     for node in nodes:
-        found += [Use("device", f"{holder} is built on {node}") for holder in _holders(node)]
+        found += [Use("device", f"{holder} is built on {node}", holder) for holder in _holders(node)]
     found += [Use("process", f"{command} (process {pid}) has it open") for pid, command in _openers(nodes)]
     if not found and _is_claimed(device):
         found.append(Use("claim", "the kernel has it in use"))
