@@ -21,6 +21,7 @@ from blobfuse_dysk import environment
 from blobfuse_dysk.device.attacher import naming, ramcheck, teardown
 from blobfuse_dysk.device.attacher.force import by_force, refuse_used
 from blobfuse_dysk.device.attacher.launch import Launch
+from blobfuse_dysk.device.attacher.setup import set_up
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.control import Control
@@ -56,7 +57,7 @@ class Attachment:
 
     device: /dev/loopN; empty while it is being attached. disk: ACCOUNT/CONTAINER/BLOB[?snapshot=TIME].
     state: one of the words that device/ipc/statefile.py explains. lease: {id, epoch, seconds}, None for a read-only
-    attachment. since: ISO 8601, UTC. link: /dev/dysk/NAME.
+    attachment. since: ISO 8601, UTC. link: /dev/dysk/NAME. by_blob: /dev/dysk/by-blob/ACCOUNT/CONTAINER/BLOB.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Attachment:
     since: str
     sector_size: int
     link: str
+    by_blob: str
     endpoint: str
     detail: str | None
     restarts: int
@@ -88,21 +90,19 @@ def attach(disk: DiskAddress | str, options: AttachOptions = AttachOptions()) ->
         raise DeviceError("attaching a disk needs root", remedy="run it with sudo")
     address = DiskAddress.parse(disk) if isinstance(disk, str) else disk
     run, dev = _run_dir(), _dev_dir()
-    dead = _clear_dead_ones(run, dev, address, options.name)
-    for name in naming.candidates(address, options.name, taken=state.names(run)):
-        try:
-            launch = Launch(name, _directories())
-        except AttachedError:
-            if options.name is not None:
-                raise
+    names = list(naming.candidates(address, options.name, any_name=options.any_name))
+    dead = _clear_dead_ones(run, dev, address, names[0])
+    for name in names:
+        if options.any_name and name in state.names(run):
             continue
+        launch = Launch(name, _directories())
         try:
             config = _configure(address, options, dead)
             launch.begin(_first_state(config), config.encode())
             return _finish(launch, name, run, dev, config.options)
         except AttachedError:
             launch.take_back()
-            if options.name is not None or name not in state.names(run):
+            if not options.any_name or name not in state.names(run):
                 raise
         except BaseException:
             launch.take_back()
@@ -156,7 +156,7 @@ def _detach_by_force(target: str, run: str, dev: str, *, lose_data: bool) -> Non
     except (DeviceError, NotFoundError):
         if target not in state.names(run):
             raise
-        found = {"name": target, "device": None, "holder": None, "worker": None, "connection": None}
+        found = teardown.unreadable(target)
     name = found["name"]
     device = teardown.device_of(run, found)
     if device and not lose_data:
@@ -255,7 +255,7 @@ def _first_state(config: Config) -> FirstState:
     }
 
 
-def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str | None) -> list[StateFile]:
+def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str) -> list[StateFile]:
     """Clear away dead attachments that are in the way; return the states of those that had this disk."""
     dead = []
     for found in _present(run):
@@ -277,24 +277,8 @@ def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str | None)
 def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOptions) -> Attachment:
     """From the worker's readiness to the device. What goes wrong here is taken back by the caller."""
     fields = launch.wait_ready()
-    fd = _open_disk(state.disk_path(run, name), options.read_only)
+    device, loop_fd = set_up(run, dev, fields, options)
     try:
-        device, loop_fd = loop.configure(
-            fd,
-            block_size=options.sector_size,
-            read_only=options.read_only,
-            partscan=options.partscan,
-            autoclear=options.autoclear,
-            label=f"dysk:{name}",
-        )
-    finally:
-        os.close(fd)
-    try:
-        for warning in [*loop.tune(device), *fuse.set_background(fields["connection"])]:
-            _log.warning("%s", warning)
-        if options.partscan:
-            loop.ensure_partition_nodes(device)
-        devlink.link(dev, name, device)
         launch.commit(device)
     except BaseException:
         os.close(loop_fd)  # the holder has the device let go
@@ -305,13 +289,6 @@ def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOption
         os.close(loop_fd)
     fields["device"], fields["state"] = device, "attached"
     return _describe(fields)
-
-
-def _open_disk(path: str, read_only: bool) -> int:
-    try:
-        return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
-    except OSError as error:
-        raise DeviceError(f"cannot open {path}: {error.strerror}", remedy="see the log") from None
 
 
 def _describe(fields: StateFile) -> Attachment:
@@ -331,6 +308,7 @@ def _describe(fields: StateFile) -> Attachment:
         since=fields["since"],
         sector_size=fields["sector_size"],
         link=str(environment.dev_dir() / fields["name"]),
+        by_blob=devlink.stable_path(str(environment.dev_dir()), fields["disk"]),
         endpoint=fields["endpoint"],
         detail=fields["detail"] if alive else "its holder process is gone, so all I/O fails; detach clears it away",
         restarts=fields["restarts"],

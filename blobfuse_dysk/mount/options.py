@@ -188,7 +188,7 @@ def _apply(request: MountRequest, options: list[str]) -> MountRequest:
         elif name in _DROPPED or name.startswith(("x-", "X-")):
             request = replace(request, nofail=request.nofail or name == "nofail")
         else:
-            near = None if request.sloppy else _nearest(name)
+            near = None if request.sloppy else _nearest(name, with_value=bool(has_value))
             if near:
                 raise UsageError(f"unknown option {name}", remedy=near)
             passed.append(option)
@@ -225,9 +225,10 @@ def _with_ours(request: MountRequest, ours: dict[str, str]) -> MountRequest:
     )
 
 
-def _nearest(name: str) -> str | None:
-    """`did you mean ...?` for a word that was probably meant to be an option of ours."""
+def _nearest(name: str, *, with_value: bool) -> str | None:
+    """`did you mean ...?` for a word that probably was to be an option of ours. with_value: `=` stands behind it."""
     word = name.lower().replace("_", "-")
     if word in _READ_ONLY:
         return "did you mean ro?"
-    return suggest(word, MOUNT_OPTIONS, most=1, cutoff=0 if word.startswith(("mkfs", "dysk")) else _NEAR)
+    rows = [key for key, row in MOUNT_OPTIONS.items() if not (with_value and row.is_switch)]
+    return suggest(word, rows, most=1, cutoff=0 if word.startswith(("mkfs", "dysk")) else _NEAR)

@@ -141,6 +141,7 @@ EXAMPLE = attachment.Attachment(
     since="2026-01-31T12:00:00Z",
     sector_size=512,
     link="/dev/dysk/data",
+    by_blob="/dev/dysk/by-blob/mystore/disks/data",
     endpoint="https://mystore.blob.core.windows.net",
     detail=None,
     restarts=0,

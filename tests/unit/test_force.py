@@ -128,7 +128,8 @@ def test_a_service_that_takes_nothing_is_given_up_although_programs_go_on_writin
     writer.start()
     loss = force.by_force("/run", "/dev", mine())
     assert writer.is_alive() and not stuck.is_set()
-    over.set(), stuck.set()
+    over.set()
+    stuck.set()
     writer.join()
     assert loss == Loss(512, None)
     assert str(loss) == "up to 512 bytes, and what the kernel had in memory of it (how much is not known)"

@@ -26,7 +26,6 @@ from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.device.kernel.pagecache import unwritten
 from blobfuse_dysk.device.kernel.usage import users
 from blobfuse_dysk.errors import BusyError, DeviceError
-from blobfuse_dysk.store.parts.ring import Ring, RingError
 
 __all__ = ["Loss", "by_force", "refuse_used"]
 
@@ -186,6 +185,8 @@ def _left_in(ring: int) -> int | None:
 
 def _records(ring: int) -> list[tuple[int, int, int]] | None:
     """Each record's place in the log, oldest first, and its offset and length on the disk; None if it is damaged."""
+    from blobfuse_dysk.store.parts.ring import Ring, RingError  # loads trio
+
     if os.fstat(ring).st_size == 0:
         return []
     try:

@@ -6,11 +6,13 @@ is the rest: what a machine has after processes were killed at a bad moment, or 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
 
 from blobfuse_dysk.device.ipc import state
-from blobfuse_dysk.device.kernel import loop
+from blobfuse_dysk.device.kernel import devlink, loop
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = ["leftovers"]
@@ -30,7 +32,7 @@ def leftovers(run: str, dev: str) -> list[tuple[str, str]]:
     for name, device in devices.items():
         if name not in names:
             found.append((f"{device} has a file of {name}, which is gone, behind it", f"losetup -d {device}"))
-    return found + _links(dev, names)
+    return found + _links(run, dev, names)
 
 
 def _directory(run: str, name: str) -> list[tuple[str, str]]:
@@ -53,15 +55,14 @@ def _loop_devices(run: str) -> list[tuple[str, str]]:
     return found
 
 
-def _links(dev: str, names: list[str]) -> list[tuple[str, str]]:
-    """Names of devices that belong to no attachment."""
-    try:
-        entries = sorted(os.listdir(dev))
-    except FileNotFoundError:
-        return []
-    links = [os.path.join(dev, entry) for entry in entries if entry not in names]
+def _links(run: str, dev: str, names: list[str]) -> list[tuple[str, str]]:
+    """Links that belong to no attachment, and lead to no disk."""
+    disks = []
+    for name in names:
+        with contextlib.suppress(DeviceError):
+            found = state.read(run, name)
+            disks += [found["disk"]] if found else []
     return [
-        (f"{path} points to {os.readlink(path)} and belongs to no attachment", f"rm {path}")
-        for path in links
-        if os.path.islink(path)
+        (f"{path} points to {target} and belongs to no attachment", f"rm {shlex.quote(path)}")
+        for path, target in devlink.of_others(dev, names, disks)
     ]

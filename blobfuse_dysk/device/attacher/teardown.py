@@ -24,6 +24,7 @@ __all__ = [
     "how_to_end",
     "kill",
     "refuse_busy",
+    "unreadable",
     "wait_end",
     "watch",
 ]
@@ -43,6 +44,21 @@ class Unreadable(TypedDict):
     holder: None
     worker: None
     connection: None
+    disk: None
+    endpoint: None
+
+
+def unreadable(name: str) -> Unreadable:
+    """All that is known of it."""
+    return {
+        "name": name,
+        "device": None,
+        "holder": None,
+        "worker": None,
+        "connection": None,
+        "disk": None,
+        "endpoint": None,
+    }
 
 
 def wait_end(process: Process | None, timeout_s: float | None) -> bool:
@@ -126,7 +142,7 @@ def device_of(run: str, found: StateFile | Unreadable) -> str | None:
 
 
 def clear_dead(run: str, dev: str, found: StateFile | Unreadable, *, patience_s: float = _ORPHAN_S) -> None:
-    """Take away what a dead holder left: loop device, mount, directory, /dev/dysk/NAME.
+    """Take away what a dead holder left: loop device, mount, directory, links.
 
     patience_s: for its worker to write what it has, and to release the lease.
 
@@ -146,7 +162,9 @@ def clear_dead(run: str, dev: str, found: StateFile | Unreadable, *, patience_s:
         fuse.unmount(state.mount_path(run, name))
         if state.alive(holder):
             return  # it could not be killed
-        devlink.unlink(dev, name)
+        disk, endpoint = found["disk"], found["endpoint"]
+        heir = state.device_of_disk(run, disk, endpoint, but=name) if disk and endpoint else None
+        devlink.Links(dev, name, disk).remove(found["device"], heir)
         state.remove(run, name)
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "configure",
     "ensure_partition_nodes",
     "follow_size",
+    "make_partition_nodes",
     "partitions",
     "tune",
 ]
@@ -207,11 +208,17 @@ def ensure_partition_nodes(device: str) -> None:
     """
     if not partitions(device):
         _tell_partitions(device)
+    make_partition_nodes(device)
+
+
+def make_partition_nodes(device: str) -> None:
+    """The same for the partitions that the kernel knows already. Waits for no I/O. What cannot be made is left out."""
     for path in partitions(device):
         if not os.path.exists(path):
             number = _read(f"{_SYSFS}/{os.path.basename(device)}/{os.path.basename(path)}/dev")
-            if number:
-                _make_node(path, number)
+            with contextlib.suppress(OSError):
+                if number:
+                    _make_node(path, number)
 
 
 def _tell_partitions(device: str) -> None:
