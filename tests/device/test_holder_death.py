@@ -95,7 +95,7 @@ def test_leftovers_are_found(node: Node) -> None:
     assert leftovers(run, dev) == []
     assert loop.backing_file(attached.device) is None
 
-    (node.dirs.dev / "old").symlink_to("../loop0")
+    (node.dirs.dev / "old").symlink_to("../loop99999")
     ((what, remedy),) = leftovers(run, dev)
     assert "belongs to no attachment" in what
     subprocess.run(remedy.split(), check=True)
@@ -148,7 +148,7 @@ def test_force_from_another_mount_namespace(node: Node, monkeypatch: pytest.Monk
         real(number)
 
     monkeypatch.setattr(fuse, "abort", abort)
-    attachment.detach("data", force=True)
+    attachment.detach("data", force=True, lose_data=True)
     assert aborted == [found["connection"]]
     assert stuck.wait(20) != 0
     assert not state.alive(found["holder"])

@@ -49,21 +49,21 @@ def test_everything_written_is_on_the_server_when_detach_returns(node: Node) -> 
 def test_an_attachment_is_found_by_name_device_link_and_disk(node: Node) -> None:
     disk = node.create("a b/c.vhd")
     attached = node.attach(disk)
-    assert attached.name == "c"
+    assert attached.name == "c.vhd"
     url = str(DiskAddress.parse(f"{node.server.endpoint}/{node.container}/a%20b/c.vhd"))
-    for target in ("c", attached.device, attached.link, disk, url):
+    for target in ("c.vhd", attached.device, attached.link, attached.by_blob, disk, url):
         assert attachment.get(target) == attached
     with pytest.raises(NotFoundError, match="not attached here"):
         attachment.get("/dev/loop-none")
     assert attachment.attachments() == [attached]
-    assert attachment.status("c")["state"] == "attached"
-    attachment.detach("c")
+    assert attachment.status("c.vhd")["state"] == "attached"
+    attachment.detach("c.vhd")
     assert attachment.attachments() == []
 
 
 def test_names_are_made_of_the_blob_and_do_not_collide(node: Node) -> None:
-    names = [node.attach(node.create(blob)).name for blob in ("x/data.vhd", "y/data", "z/!")]
-    assert names == ["data", "data-2", "disk"]
+    names = [node.attach(node.create(blob)).name for blob in ("x/data.vhd", "y/data", "z/!", "data@")]
+    assert names == ["data.vhd", "data", "x_21", "data_40"]
     for name in names:
         attachment.detach(name)
 

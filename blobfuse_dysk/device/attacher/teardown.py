@@ -157,14 +157,17 @@ def clear_dead(run: str, dev: str, found: StateFile | Unreadable, *, patience_s:
         if holder != found["holder"] and state.alive(holder):
             return  # somebody else cleared it, and the name is in use again: device and mount are another's
         device = device_of(run, found)
+        links = devlink.Links(dev, name, found["disk"])
         if device:
+            if found["disk"] is None:
+                links.take_away(device)  # nobody knows which they are; before it is another disk's
             loop.clear(device)
         fuse.unmount(state.mount_path(run, name))
         if state.alive(holder):
             return  # it could not be killed
         disk, endpoint = found["disk"], found["endpoint"]
         heir = state.device_of_disk(run, disk, endpoint, but=name) if disk and endpoint else None
-        devlink.Links(dev, name, disk).remove(found["device"], heir)
+        links.remove(found["device"], heir)
         state.remove(run, name)
 
 

@@ -71,7 +71,7 @@ class Links:
 
         original: /dev/NAME as well. Raises AttachedError if something else has the name, DeviceError.
         """
-        self._take_away_strangers(device)
+        self.take_away(device)
         warnings = []
         for base in self._bases:
             other = _in_use(base, device)
@@ -129,12 +129,13 @@ class Links:
             raise AttachedError(f"{path} exists and is not a link of ours", remedy="choose another name")
         _symlink(self._original_target, path)
 
-    def _take_away_strangers(self, device: str) -> None:
-        """Links that attachments before left, which would lead to our disk under their names."""
+    def take_away(self, device: str) -> None:
+        """All links to a device: those that attachments before left would lead to our disk under their names."""
         for path in _all_links(self._directory):
             match = _LOOP.match(_target(path) or "")
             if match and f"/dev/{match[1]}" == device:
                 _unlink(path)
+                _remove_empty(os.path.dirname(path), self._directory)
 
 
 def of_others(directory: str, names: list[str], disks: list[str]) -> Iterator[tuple[str, str]]:
