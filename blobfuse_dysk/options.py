@@ -37,7 +37,9 @@ __all__ = [
 ]
 
 Cache: TypeAlias = Literal["none", "readonly", "readwrite"]
-FileSystem: TypeAlias = Literal["ext4", "xfs", "btrfs", "auto"]
+FileSystem: TypeAlias = Literal[
+    "ext4", "xfs", "btrfs", "ext3", "ext2", "vfat", "exfat", "ntfs", "ntfs3", "f2fs", "auto"
+]
 _Read: TypeAlias = Callable[[str, str], Any]  # text, key -> value
 _Check: TypeAlias = Callable[[Any, str], None]  # value, key
 _NAME = re.compile(r"(?!by-blob\Z)(?!.*-part[0-9]+\Z)[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")  # see device/kernel/devlink.py
@@ -336,7 +338,7 @@ class MountOptions:
     """What mount's -o takes beside the options of an attachment: which file system, and where on the disk it is."""
 
     fstype: FileSystem = _option("fstype", choices=get_args(FileSystem), default="auto")  # noqa: RUF009 - as above
-    mkfs: Literal["blank", "never"] = _option("mkfs", choices=("blank", "never"), default="blank")
+    mkfs: Literal["blank", "never"] | None = _option("mkfs", choices=("blank", "never"))
     mkfs_options: tuple[str, ...] | None = _option("mkfs.options", "WORDS", _shell_words, may_be_empty=True)
     partition: int | None = _option("partition", "N", _partition)
     snapshot: str | None = _option("snapshot", "TIME", check=_snapshot)

@@ -238,10 +238,23 @@ def _mount_attached(request: MountRequest, attached: attachment.Attachment, dire
         partition=request.partition,
         read_only=request.read_only,
     )
-    device, fstype = filesystem.prepare(
-        attached, wanted, lambda fstype: _say(request, f"{attached.disk} is blank: making {fstype}")
-    )
+    device, fstype = filesystem.prepare(attached, wanted, _Told(request, attached))
     _inner_mount(request, fstype, device, directory)
+
+
+class _Told:
+    """Hears of a file system that is made."""
+
+    def __init__(self, request: MountRequest, attached: attachment.Attachment) -> None:
+        self._request = request
+        self._disk = attached.disk
+
+    def before_mkfs(self, fstype: str) -> None:
+        _say(self._request, f"{self._disk} is blank: making {fstype}")
+
+    def after_mkfs(self, text: str) -> None:
+        """A word whether it was asked for or not: what was there before is gone, had it been anything."""
+        print(f"mount.dysk: {text}", file=sys.stderr)
 
 
 def _inner_mount(request: MountRequest, fstype: str, device: str, directory: str) -> None:

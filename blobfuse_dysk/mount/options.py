@@ -55,7 +55,7 @@ class MountRequest:
     directory: str
     attach: AttachOptions = field(default_factory=AttachOptions)
     fstype: FileSystem = _DEFAULTS.fstype
-    make_blank: bool = _DEFAULTS.mkfs == "blank"  # not never
+    make_blank: bool | None = None  # mkfs=blank, mkfs=never, or neither of them
     mkfs_options: tuple[str, ...] = ()
     partition: int | None = None
     options: tuple[str, ...] = ()  # for the file system's mount, without ro and remount
@@ -219,7 +219,7 @@ def _with_ours(request: MountRequest, ours: dict[str, str]) -> MountRequest:
         read_only=read_only,
         attach=AttachOptions(**values, read_only=read_only, partscan=mount.partition is not None, autoclear=True),
         fstype=mount.fstype,
-        make_blank=mount.mkfs == "blank",
+        make_blank=None if mount.mkfs is None else mount.mkfs == "blank",
         mkfs_options=mount.mkfs_options or (),
         partition=mount.partition,
     )

@@ -9,6 +9,7 @@ from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.statefile import StateFile
 from blobfuse_dysk.device.kernel import devlink, fuse, loop
 from blobfuse_dysk.errors import DeviceError
+from blobfuse_dysk.imageformat import inspect
 from blobfuse_dysk.options import AttachOptions
 
 __all__ = ["set_up"]
@@ -29,20 +30,33 @@ def set_up(run: str, dev: str, fields: StateFile, options: AttachOptions) -> tup
             autoclear=options.autoclear,
             label=f"dysk:{name}",
         )
+        try:
+            warnings = [*loop.tune(device), *fuse.set_background(fields["connection"])]
+            if options.partscan:
+                loop.ensure_partition_nodes(device)
+            links = devlink.Links(dev, name, fields["disk"])
+            warnings += links.make(device, original=options.original_link)
+            if not options.autoclear:  # mount looks by itself
+                warnings += _foreign(fd, fields, options, links.stable or device)
+        except BaseException:
+            os.close(loop_fd)  # the holder has the device let go
+            raise
     finally:
         os.close(fd)
-    try:
-        warnings = [*loop.tune(device), *fuse.set_background(fields["connection"])]
-        if options.partscan:
-            loop.ensure_partition_nodes(device)
-        links = devlink.Links(dev, name, fields["disk"])
-        warnings += links.make(device, original=options.original_link)
-    except BaseException:
-        os.close(loop_fd)  # the holder has the device let go
-        raise
     for warning in warnings:
         _log.warning("%s", warning)
     return device, loop_fd
+
+
+def _foreign(fd: int, fields: StateFile, options: AttachOptions, path: str) -> list[str]:
+    """A warning for a disk that is an image of another format, which shows plain bytes; see imageformat.py."""
+    try:
+        found = inspect(lambda offset, length: os.pread(fd, length, offset), fields["size"])
+    except OSError:
+        return []  # whoever reads the device will be told
+    if found is None or found.kind == "container" or (found.kind == "footer" and options.vhd == "no"):
+        return []
+    return [f"{fields['disk']} is {found.what}: {found.remedy.format(path)}"]
 
 
 def _open_disk(path: str, read_only: bool) -> int:
