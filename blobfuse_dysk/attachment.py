@@ -44,6 +44,7 @@ __all__ = [
     "is_blank",
     "let_go",
     "status",
+    "writer_of",
 ]
 
 _log = logging.getLogger(__name__)
@@ -191,6 +192,16 @@ def status(target: str) -> dict[str, Any]:
     return {**answer, "worker_restarts": found["restarts"]}
 
 
+def writer_of(target: str) -> str | None:
+    """Who writes to a disk that is only read here: `leased by node X since T`, as the service said when it was opened.
+
+    None if nobody does, as far as is known. Raises NotFoundError.
+    """
+    with contextlib.suppress(DeviceError):
+        return status(target).get("writer")
+    return None
+
+
 def is_blank(target: str) -> bool:
     """Whether the disk has no allocated page (VHD footer aside), by the service's own page map."""
     found = find_state(target)
@@ -288,6 +299,9 @@ def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOption
     else:
         os.close(loop_fd)
     fields["device"], fields["state"] = device, "attached"
+    if options.read_only and (writer := writer_of(name)):
+        what = "which writes to it: what is read may not fit together; what a snapshot has does"
+        _log.warning("%s is %s, %s", fields["disk"], writer, what)
     return _describe(fields)
 
 

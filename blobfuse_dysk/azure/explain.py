@@ -30,7 +30,7 @@ from blobfuse_dysk.errors import (
 )
 from blobfuse_dysk.timestamp import utc_text
 
-__all__ = ["HOLDER_NODE", "HOLDER_SINCE", "explain", "leased", "leased_by", "not_a_page_blob"]
+__all__ = ["HOLDER_NODE", "HOLDER_SINCE", "explain", "holder_of", "leased", "leased_by", "not_a_page_blob"]
 
 HOLDER_NODE = "dysk_node"
 HOLDER_SINCE = "dysk_since"
@@ -64,9 +64,14 @@ def explain(
 
 def leased(address: DiskAddress, metadata: Mapping[str, str]) -> LeasedError:
     """The error for a disk that another has; metadata: the blob's own, which may name the holder."""
-    node = metadata.get(HOLDER_NODE) or None
-    since = metadata.get(HOLDER_SINCE) or None if node else None
+    node, since = holder_of(metadata)
     return LeasedError(f"disk {address} is {leased_by(node, since)}", holder=node, since=since, remedy=_TAKE_OVER)
+
+
+def holder_of(metadata: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """The node that has a blob and since when, as far as the blob's own metadata says so."""
+    node = metadata.get(HOLDER_NODE) or None
+    return node, (metadata.get(HOLDER_SINCE) or None) if node else None
 
 
 def leased_by(node: str | None, since: str | None) -> str:

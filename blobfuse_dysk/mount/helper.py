@@ -239,7 +239,8 @@ def _mount_attached(request: MountRequest, attached: attachment.Attachment, dire
         read_only=request.read_only,
     )
     device, fstype = filesystem.prepare(attached, wanted, _Told(request, attached))
-    _inner_mount(request, fstype, device, directory)
+    writer = attachment.writer_of(attached.name) if request.read_only else None
+    _inner_mount(request, fstype, device, directory, writer)
 
 
 class _Told:
@@ -257,14 +258,14 @@ class _Told:
         print(f"mount.dysk: {text}", file=sys.stderr)
 
 
-def _inner_mount(request: MountRequest, fstype: str, device: str, directory: str) -> None:
+def _inner_mount(request: MountRequest, fstype: str, device: str, directory: str, writer: str | None) -> None:
     """Let mount(8) mount the device; raises with its words.
 
     helper=dysk is recorded, for umount, and _netdev, for systemd: it then unmounts before the network stops.
     """
     own = [option for option in request.options if option != "_netdev"]
     options = ",".join(["ro" if request.read_only else "rw", *own, "_netdev", "helper=dysk"])
-    _run_mount(request, fstype, options, device, directory)
+    _run_mount(request, fstype, options, device, directory, writer)
 
 
 def _remount(request: MountRequest) -> int:
@@ -283,7 +284,10 @@ def _remount(request: MountRequest) -> int:
     return 0
 
 
-def _run_mount(request: MountRequest, fstype: str, options: str, device: str, directory: str) -> None:
+def _run_mount(
+    request: MountRequest, fstype: str, options: str, device: str, directory: str, writer: str | None = None
+) -> None:
+    """writer: see attachment.writer_of."""
     flags = [flag for flag, wanted in (("-n", request.no_mtab), ("-s", request.sloppy)) if wanted]
     namespace = ["-N", request.namespace] if request.namespace else []
     command = [tools.find_tool("mount"), *flags, *namespace, "-t", fstype, "-o", options, device, directory]
@@ -293,15 +297,21 @@ def _run_mount(request: MountRequest, fstype: str, options: str, device: str, di
     if result.returncode:
         words = result.stderr.strip().partition("\n")[0].removeprefix("mount: ") or f"exit code {result.returncode}"
         raise DyskError(
-            f"mounting {device} ({fstype}) failed: {words.rstrip('.')}", remedy=_mount_remedy(request, fstype, words)
+            f"mounting {device} ({fstype}) failed: {words.rstrip('.')}",
+            remedy=_mount_remedy(request, fstype, words, writer),
         )
     sys.stderr.write(result.stderr)
 
 
-def _mount_remedy(request: MountRequest, fstype: str, words: str) -> str:
-    """What most often helps. A snapshot of a mounted file system has a journal that cannot be replayed read-only."""
+def _mount_remedy(request: MountRequest, fstype: str, words: str, writer: str | None) -> str:
+    """What most often helps. A snapshot of a mounted file system has a journal that cannot be replayed read-only.
+
+    Without its journal a file system that another node writes to now would be read in pieces that do not fit together.
+    """
     if request.remount and "write-protected" in words:
         return f"it was attached read-only: umount {request.directory}, then mount it without ro"
+    if writer:
+        return f"it is {writer}, and changes while it is read: mount a snapshot of it (-o snapshot=TIME)"
     unclean = {"ext4": "noload", "xfs": "norecovery,nouuid", "btrfs": "rescue=nologreplay"}.get(fstype)
     if request.read_only and unclean:
         return f"if it was mounted elsewhere at that time, add -o {unclean}; dmesg says more"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.explain import explain, not_a_page_blob
+from blobfuse_dysk.azure.explain import explain, holder_of, leased_by, not_a_page_blob
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.disk import MAX_SIZE, DiskAddress
 from blobfuse_dysk.errors import Kind, StoreError, UsageError
@@ -95,6 +95,8 @@ async def open_stack(
                 on_state=on_state,
                 random=random,
             )
+            if held is None and not snapshot and blob.lease_state == "leased":
+                stack.writer = leased_by(*holder_of(blob.metadata))
             try:
                 yield stack
             finally:

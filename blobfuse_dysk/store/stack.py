@@ -184,6 +184,8 @@ class Stack:
                 largest=lambda: self._limiter.pacer.largest_write,
                 slots=lambda: int(self._limiter.limit),
             )
+        self.writer: str | None = None
+        """Who had the lease when a disk was opened that is only read here: `leased by node X since T`."""
         self.store = Front(store, self._io)
         self._below_front = store
         self._trace: Trace | None = None
@@ -213,6 +215,7 @@ class Stack:
             "state": self.state,
             "lease": lease,
             "epoch": self.epoch,
+            "writer": self.writer,
             "epoch_raises": self._fence.raises if self._fence else 0,
             "io_timeout_s": self._retry.io_timeout_s,
             "waiting": self._retry.waiting,

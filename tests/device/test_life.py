@@ -166,3 +166,27 @@ def test_32_at_once(node: Node) -> None:
     for name in state.names(str(node.dirs.run)):
         attachment.detach(name)
     assert all(node.blob(f"disk{n}")["lease"]["state"] == "available" for n in range(32))
+
+
+@pytest.mark.parametrize("leased", [True, False])
+def test_a_reader_of_a_disk_that_another_node_writes_is_told_so(
+    node: Node, caplog: pytest.LogCaptureFixture, leased: bool
+) -> None:
+    from azure.storage.blob import BlobClient, BlobLeaseClient
+
+    disk = node.create()
+    credential = {"account_name": node.server.account, "account_key": node.server.key}
+    url = f"{node.server.endpoint}/{node.container}/data"
+    with BlobClient.from_blob_url(url, credential=credential) as blob:
+        blob.set_blob_metadata({"dysk_node": "seven", "dysk_since": "2026-01-31T12:00:00Z"})
+        if leased:
+            BlobLeaseClient(blob).acquire()
+    node.attach(disk, read_only=True)
+    writer = "leased by node seven since 2026-01-31T12:00:00Z" if leased else None
+    assert attachment.writer_of("data") == writer
+    warnings = [each for each in caplog.messages if f"{disk} is {writer}, which writes to it" in each]
+    assert len(warnings) == leased
+    attachment.detach("data")
+    node.attach(disk, name="taken", break_lease=True)
+    assert attachment.writer_of("taken") is None
+    attachment.detach("taken")

@@ -34,8 +34,8 @@ class Machine:
     """calls: what was asked of the layers below, in order; the first word is the function's or the tool's name.
 
     blank, probed: what the page map and blkid say of the disk; signatures: if blkid finds more than one. content: what
-    else is recognised. journal: whether mkfs makes one. fails: what a call of this name raises, or the exit
-    code of the tool. after: raised once the call has done its work, as a signal would be.
+    else is recognised. journal: whether mkfs makes one. writer: who writes to it. fails: what a call of this name
+    raises, or the exit code of the tool. after: raised once the call has done its work, as a signal would be.
     """
 
     directory: Path
@@ -45,6 +45,7 @@ class Machine:
     signatures: list[str] = field(default_factory=list)
     content: Found | None = None
     journal: bool = True
+    writer: str | None = None
     attached: list[Attachment] = field(default_factory=list)
     mounts: list[Mount] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
@@ -134,6 +135,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     fake = Machine(tmp_path)
     for name in ("attach", "detach", "let_go", "is_blank", "get", "end_of"):
         monkeypatch.setattr(attachment, name, getattr(fake, name))
+    monkeypatch.setattr(attachment, "writer_of", lambda name: fake.writer)
     monkeypatch.setattr(attachment, "attachments", lambda: fake.attached)
     for name in ("probe", "make_file_system"):
         monkeypatch.setattr(filesystem, name, getattr(fake, name))

@@ -49,6 +49,7 @@ def mine() -> StateFile:
     [
         (Use("mount", "it is mounted on /a b", "/a b"), "umount '/a b'; if it is attached still, then: dyskctl detach"),
         (Use("mount", "process 7 has it mounted on /m"), "end that first, then: dyskctl detach data"),
+        (Use("claim", "the kernel has it in use"), "end that first, then: dyskctl detach data"),  # a mount out of sight
         (Use("swap", "/dev/loop7 is swap space", DEVICE), "swapoff /dev/loop7, then: dyskctl detach data"),
         (Use("device", "/dev/dm-0 is built on /dev/loop7", "/dev/dm-0"), "take /dev/dm-0 down"),
     ],
@@ -64,7 +65,7 @@ def test_what_would_lose_data_with_the_device_is_refused_and_the_way_without_los
 
 
 def test_a_program_that_has_the_device_open_is_no_reason_against_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(force, "users", lambda device: [Use("process", "dd has it open"), Use("claim", "in use")])
+    monkeypatch.setattr(force, "users", lambda device: [Use("process", "dd has it open")])
     force.refuse_used("data", DEVICE)
 
 

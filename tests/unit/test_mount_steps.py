@@ -205,6 +205,19 @@ def test_mkfs_leaves_a_word_and_says_what_it_left_out(
     assert capsys.readouterr().err.startswith(said)
 
 
+@pytest.mark.parametrize("writer", [None, "leased by node seven since 2026-01-31T12:00:00Z"])
+def test_to_read_past_the_journal_is_no_advice_for_a_disk_that_another_node_writes(
+    machine: Machine, writer: str | None
+) -> None:
+    machine.blank, machine.probed, machine.writer = False, {"TYPE": "ext4"}, writer
+    machine.fails["mount"] = 32
+    with pytest.raises(DyskError) as caught:
+        helpers.mount(request(machine, read_only=True))
+    remedy = str(caught.value.remedy)
+    assert ("noload" in remedy) is (writer is None)
+    assert (f"it is {writer}" in remedy and "snapshot" in remedy) is (writer is not None)
+
+
 def test_a_partition_is_probed_and_mounted(machine: Machine) -> None:
     machine.blank, machine.probed, machine.partitions = False, {"TYPE": "ext4"}, [PARTITION]
     assert helpers.mount(request(machine, partition=1)) == 0

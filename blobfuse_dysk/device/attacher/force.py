@@ -65,7 +65,7 @@ class Loss:
 
 def refuse_used(name: str, device: str) -> None:
     """Raise BusyError if something is built on the device that would lose data with it."""
-    found = [use for use in users(device) if use.kind in ("mount", "swap", "device")]
+    found = [use for use in users(device) if use.kind in ("mount", "swap", "device", "claim")]
     if found:
         raise BusyError(
             f"{device} ({name}) is in use: {'; '.join(map(str, found))}",
