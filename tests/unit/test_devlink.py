@@ -206,3 +206,10 @@ def test_only_links_that_lead_to_no_disk_are_left_over(machine: Machine) -> None
     directory = str(machine.dev / "dysk")
     found = [path for path, _ in devlink.of_others(directory, ["known"], ["acct/disks/known"])]
     assert found == [f"{directory}/by-blob/acct/disks/gone", f"{directory}/gone"]
+
+
+def test_disks_with_long_names_have_links_of_their_own() -> None:
+    blobs = ["x" * 300, "x" * 301, "é" * 200, "é" * 201, "x" * 300 + "?snapshot=2026-01-31T12:00:00.0000000Z"]
+    paths = {stable_path("/dev/dysk", f"a/disks/{blob}") for blob in blobs}
+    assert len(paths) == len(blobs)
+    assert max(len(Path(path).name) for path in paths) < 240

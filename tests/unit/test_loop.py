@@ -125,3 +125,5 @@ def test_only_our_file_behind_a_device_counts(tmp_path: Path, monkeypatch: pytes
     assert loop.bound_to(ours, "/dev/loop1", 44) == "/dev/loop1", "seen from another mount namespace"
     (tmp_path / "loop2" / "loop" / "backing_file").write_text(f"{ours}\n")
     assert loop.bound_to(ours, "/dev/loop1") == "/dev/loop2", "it was put behind another one since"
+    assert loop.bound_to(ours, "/dev/loop4", 45) is None, "it has the same path in another container"
+    assert loop.bound_to(ours, "/dev/loop4", os.minor(7)) == "/dev/loop2"

@@ -2,6 +2,9 @@
 
 A dead attachment with a readable state is shown by `dyskctl list`, and goes with the next attach or detach of it. Here
 is the rest: what a machine has after processes were killed at a bad moment, or after somebody removed files by hand.
+
+A device, or a link, whose attachment is not seen here may be a living disk of the host or of another container. What is
+advised to be taken away is dead: no read of it is answered, nobody uses it.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import shlex
 
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.kernel import devlink, loop
+from blobfuse_dysk.device.kernel.usage import is_dead, users
 from blobfuse_dysk.errors import DeviceError
 
-__all__ = ["leftovers"]
+__all__ = ["elsewhere", "leftovers"]
 
 _LOOP = re.compile(r"loop[0-9]+\Z")
 
@@ -28,11 +32,19 @@ def leftovers(run: str, dev: str) -> list[tuple[str, str]]:
             found = [text for name in names for text in _directory(run, name)]
     except FileNotFoundError:
         names, found = [], []
-    devices = dict(_loop_devices(run))
-    for name, device in devices.items():
-        if name not in names:
+    for name, device in _loop_devices(run):
+        if name not in names and not users(device) and is_dead(device):
             found.append((f"{device} has a file of {name}, which is gone, behind it", f"losetup -d {device}"))
     return found + _links(run, dev, names)
+
+
+def elsewhere(run: str) -> list[str]:
+    """Loop devices with disks of attachments that this process does not see, though they may be well.
+
+    As in a container that shares /dev with the host, or with other containers, but not /run.
+    """
+    names = state.names(run)
+    return [device for name, device in _loop_devices(run) if name not in names]
 
 
 def _directory(run: str, name: str) -> list[tuple[str, str]]:

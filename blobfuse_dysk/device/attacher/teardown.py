@@ -137,8 +137,15 @@ def _reason(found: StateFile) -> str:
 
 
 def device_of(run: str, found: StateFile | Unreadable) -> str | None:
-    """The loop device that has an attachment's disk behind it now, by the kernel's own list; None if none has."""
-    return loop.bound_to(state.disk_path(run, found["name"]), found["device"], found["connection"])
+    """The loop device that has an attachment's disk behind it now, by the kernel's own list; None if none has.
+
+    A device with a file of the same path may be another container's, so one that the state does not name must have
+    this attachment's own mount behind it.
+    """
+    connection = found["connection"] or fuse.connection(state.mount_path(run, found["name"]))
+    if connection is None and found["device"] is None:
+        return None
+    return loop.bound_to(state.disk_path(run, found["name"]), found["device"], connection)
 
 
 def clear_dead(run: str, dev: str, found: StateFile | Unreadable, *, patience_s: float = _ORPHAN_S) -> None:

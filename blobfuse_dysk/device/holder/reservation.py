@@ -69,7 +69,8 @@ class Reservation:
         """Have the loop device let go of the file, now or when its last user closes it."""
 
         def clear() -> None:
-            bound = self.bound(device)
+            connection = fuse.connection(state.mount_path(self._run, self._name))
+            bound = loop.bound_to(self.disk, device, connection)
             if bound:
                 loop.clear(bound)
 

@@ -142,7 +142,7 @@ def bound_to(path: str, device: str | None = None, connection: int | None = None
     device: the one that it was put on, if that is known. Then it is also found once the file's mount is detached, when
     the kernel shows no more of the path than the part inside the mount. connection: the number of that mount's FUSE
     connection. Then it is also found by who attached in another mount namespace, with another root, whose path for the
-    same file is another one (a chroot, a container).
+    same file is another one (a chroot, a container); and what has the same path there, but is another file, is not.
     """
     if device and (shown := backing_file(device)):
         if shown in (path, f"/{os.path.basename(path)}"):
@@ -150,7 +150,8 @@ def bound_to(path: str, device: str | None = None, connection: int | None = None
         if connection is not None and _device_behind(device) == os.makedev(0, connection):
             return device
     for name in os.listdir(_SYSFS):
-        if name.startswith("loop") and _read(f"{_SYSFS}/{name}/loop/backing_file") == path:
+        same = name.startswith("loop") and _read(f"{_SYSFS}/{name}/loop/backing_file") == path
+        if same and (connection is None or _device_behind(f"/dev/{name}") == os.makedev(0, connection)):
             return f"/dev/{name}"
     return None
 

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from blobfuse_dysk.device.kernel import loop, mountinfo
 
-__all__ = ["Use", "mounted_elsewhere", "mountpoints", "users"]
+__all__ = ["Use", "is_dead", "mounted_elsewhere", "mountpoints", "users"]
+
+_ANSWER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,29 @@ def mounted_elsewhere(device: str) -> list[Use]:
     """Each mount of the device, or of a partition, in another mount namespace, as a container has it."""
     found = _mounts_elsewhere(_nodes(device))
     return [Use("mount", f"process {pid} has it mounted on {point}") for pid, point in found]
+
+
+def is_dead(device: str) -> bool:
+    """Whether a loop device answers every read with an error, as it does once nobody serves its file any more.
+
+    One that does not answer within two seconds is not dead: its service may be away.
+    """
+    errors: list[int] = []
+
+    def look() -> None:
+        try:
+            fd = os.open(device, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            try:
+                os.preadv(fd, [mmap.mmap(-1, 4096)], 0)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            errors.append(error.errno or 0)
+
+    reader = threading.Thread(target=look, daemon=True)  # in the kernel nothing ends it but an answer
+    reader.start()
+    reader.join(_ANSWER_S)
+    return errors == [errno.EIO]
 
 
 def users(device: str) -> list[Use]:
