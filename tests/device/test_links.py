@@ -34,7 +34,7 @@ def test_a_taken_name_is_refused_unless_any_will_do(node: Node) -> None:
     disk = other_container(node)
     with pytest.raises(AttachedError, match=f"the name data is taken by {first.disk}") as caught:
         node.attach(disk)
-    assert caught.value.remedy == "choose another: --name NAME, or --any-name"
+    assert caught.value.remedy == "choose another: --name NAME, or --any-name (of mount: -o name=NAME, or -o any-name)"
     second = node.attach(disk, any_name=True)
     assert second.name == "data-2"
     for attached in (first, second):

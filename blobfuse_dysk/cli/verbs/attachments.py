@@ -27,7 +27,10 @@ __all__ = ["attach", "attach_disk", "detach"]
 @click.option("--size", type=SIZE, help="Size for --create, for example 32GiB.")
 @click.pass_context
 def attach(context: click.Context, /, disk: DiskAddress, create: bool, size: int | None, **given: Any) -> None:
-    """Attach a disk to this machine and print its device. /dev/dysk/NAME points to the device.
+    """Attach a disk to this machine and print its device.
+
+    /dev/dysk/by-blob/ACCOUNT/CONTAINER/BLOB and /dev/dysk/NAME point to the device; the first is the same wherever,
+    and after whatever, the disk is attached.
 
     A disk is written to by one machine at a time: attaching takes a lease. Any number may attach it with --read-only.
 

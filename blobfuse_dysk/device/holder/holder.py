@@ -85,6 +85,9 @@ class Holder:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._partitions = PartitionWatch.begin()
         self._begin()
+        device = self._has.state.fields["device"]
+        if self._follows and device:  # what the kernel said meanwhile went unheard
+            self._has.place.follow_partitions(device, self._has.state.fields["disk"])
         if self._lifecycle.phase != "gone":
             for warning in hardening.harden("dysk-holder"):
                 self._has.log(warning, WARNING)

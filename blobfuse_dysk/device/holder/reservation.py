@@ -135,7 +135,8 @@ class Reservation:
                 )
         if self._name in names:
             raise AttachedError(
-                f"the name {self._name} is taken{taken_by}", remedy="choose another: --name NAME, or --any-name"
+                f"the name {self._name} is taken{taken_by}",
+                remedy="choose another: --name NAME, or --any-name (of mount: -o name=NAME, or -o any-name)",
             )
 
 
