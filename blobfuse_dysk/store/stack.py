@@ -161,34 +161,41 @@ class Stack:
             on_stall=self._changed,
             blocker=lambda: self._fence.blocker if self._fence else None,
         )
-        alone = guard is not None or snapshot  # nobody else changes what is read
-        if alone:
-            store = Sparse(store, nursery)
         self._read_cache: ReadCache | None = None
-        if alone and options.cache != "none":
-            store = self._read_cache = ReadCache(
-                store,
-                nursery,
-                capacity=options.read_cache_size,
-                window=READ_AHEAD,
-                read_ahead=lambda: priority(Priority.READ_AHEAD),
-            )
-        store = Order(store)
         self._write_back: WriteBack | None = None
+        if guard is not None or snapshot:  # nobody else changes what is read
+            store = self._remembering(store, nursery)
+        store = Order(store)
         if guard is not None and ring is not None:
-            store = self._write_back = WriteBack(
-                store,
-                ring,
-                nursery,
-                idle_s=options.write_delay_s,
-                largest=lambda: self._limiter.pacer.largest_write,
-                slots=lambda: int(self._limiter.limit),
-            )
+            store = self._write_back = self._writing_back(store, nursery, ring)
         self.writer: str | None = None
         """Who had the lease when a disk was opened that is only read here: `leased by node X since T`."""
         self.store = Front(store, self._io)
         self._below_front = store
         self._trace: Trace | None = None
+
+    def _remembering(self, store: Store, nursery: trio.Nursery) -> Store:
+        """The layers that keep what they know of the blob between calls."""
+        store = Sparse(store, nursery)
+        if self._options.cache != "none":
+            store = self._read_cache = ReadCache(
+                store,
+                nursery,
+                capacity=self._options.read_cache_size,
+                window=READ_AHEAD,
+                read_ahead=lambda: priority(Priority.READ_AHEAD),
+            )
+        return store
+
+    def _writing_back(self, store: Store, nursery: trio.Nursery, ring: Ring) -> WriteBack:
+        return WriteBack(
+            store,
+            ring,
+            nursery,
+            idle_s=self._options.write_delay_s,
+            largest=lambda: self._limiter.pacer.largest_write,
+            slots=lambda: int(self._limiter.limit),
+        )
 
     @property
     def state(self) -> HoldState:
