@@ -45,14 +45,15 @@ _TRIES = 10  # of making a link in directories that others take away as they bec
 
 def stable_path(directory: str, disk: str) -> str:
     """The link of a disk, given as state.json has it: ACCOUNT/CONTAINER/BLOB[?snapshot=TIME]."""
-    account, container, blob = disk.split("/", 2)
+    account, container, blob = [*disk.split("/", 2), "", ""][:3]
     snapshot = _SNAPSHOT.match(blob)
     leaf = _escaped(snapshot[1]) + f"@{_escaped(snapshot[2])}" if snapshot else _escaped(blob)
     if len(leaf) > _LONGEST:
         import hashlib  # loads OpenSSL, which a holder would keep
 
         leaf = f"{leaf[:_LONGEST]}~{hashlib.sha256(blob.encode()).hexdigest()[:32]}"
-    return os.path.join(directory, BY_BLOB, account, container, _LIKE_PARTITION.sub(r"%2D\1", leaf))
+    place = os.path.join(directory, BY_BLOB, _escaped(account), _escaped(container))
+    return os.path.join(place, _LIKE_PARTITION.sub(r"%2D\1", leaf))
 
 
 class Links:
@@ -148,7 +149,8 @@ def of_others(directory: str, names: list[str], disks: list[str]) -> Iterator[tu
 
 
 def _escaped(text: str) -> str:
-    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in text.encode())
+    dots = text in (".", "..")  # no disk of the service, but nothing is to lead out of the directory
+    return "".join(chr(byte) if byte in _PLAIN and not dots else f"%{byte:02X}" for byte in text.encode())
 
 
 def _all_links(directory: str) -> list[str]:
