@@ -147,6 +147,16 @@ def test_a_damaged_ring_is_a_loss_of_which_nobody_knows_how_much(
     assert str(loss) == "what its worker had accepted last (how much is not known)"
 
 
+def test_a_ring_that_may_not_be_looked_at_is_not_one_that_lost_nothing(
+    calm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container without CAP_SYS_PTRACE."""
+    monkeypatch.setattr(force, "_flush", lambda nodes, failed: None)
+    monkeypatch.setattr(force, "_open_ring", lambda process: None)
+    assert force.by_force("/run", "/dev", mine()) == Loss(None, 0)
+    assert force.by_force("/run", "/dev", a_state()) == Loss(0, 0), "dead before, so that nothing is to be told"
+
+
 def test_a_ring_that_was_never_made_holds_nothing(ring_fd: int, calm: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """With cache=none, and until the worker has the disk open."""
     monkeypatch.setattr(force, "_flush", lambda nodes, failed: None)

@@ -76,11 +76,13 @@ def refuse_used(name: str, device: str) -> None:
 def by_force(run: str, dev: str, found: StateFile | teardown.Unreadable) -> Loss:
     """End an attachment, and say what was lost. Raises DeviceError or OSError."""
     device = teardown.device_of(run, found)
+    alive = state.alive(found["holder"]) or state.alive(found["worker"])
     ring = _open_ring(found["holder"]) or _open_ring(found["worker"])
     try:
         cached = _write_out(device, ring) if device and state.alive(found["worker"]) else 0
         _end(run, dev, found)
-        return Loss(0 if ring is None else _left_in(ring), cached)
+        unseen = None if alive else 0  # not allowed to look; of processes that are dead the ring is gone, too
+        return Loss(unseen if ring is None else _left_in(ring), cached)
     finally:
         if ring is not None:
             os.close(ring)
