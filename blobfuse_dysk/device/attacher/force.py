@@ -77,7 +77,8 @@ def by_force(run: str, dev: str, found: StateFile | teardown.Unreadable) -> Loss
     """End an attachment, and say what was lost. Raises DeviceError or OSError."""
     device = teardown.device_of(run, found)
     alive = state.alive(found["holder"]) or state.alive(found["worker"])
-    ring = _open_ring(found["holder"]) or _open_ring(found["worker"])
+    rings = (_open_ring(process) for process in (found["holder"], found["worker"]))
+    ring = next((fd for fd in rings if fd is not None), None)
     try:
         cached = _write_out(device, ring) if device and state.alive(found["worker"]) else 0
         _end(run, dev, found)
