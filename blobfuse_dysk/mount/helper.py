@@ -238,9 +238,12 @@ def _mount_attached(request: MountRequest, attached: attachment.Attachment, dire
         partition=request.partition,
         read_only=request.read_only,
     )
-    device, fstype = filesystem.prepare(attached, wanted, _Told(request, attached))
+    told = _Told(request, attached)
+    device, fstype = filesystem.prepare(attached, wanted, told)
     writer = attachment.writer_of(attached.name) if request.read_only else None
     _inner_mount(request, fstype, device, directory, writer)
+    if told.made:  # a word whether it was asked for or not: a disk is as it was never before
+        print(f"mount.dysk: {told.made}", file=sys.stderr)
 
 
 class _Told:
@@ -249,13 +252,13 @@ class _Told:
     def __init__(self, request: MountRequest, attached: attachment.Attachment) -> None:
         self._request = request
         self._disk = attached.disk
+        self.made = ""
 
     def before_mkfs(self, fstype: str) -> None:
         _say(self._request, f"{self._disk} is blank: making {fstype}")
 
     def after_mkfs(self, text: str) -> None:
-        """A word whether it was asked for or not: what was there before is gone, had it been anything."""
-        print(f"mount.dysk: {text}", file=sys.stderr)
+        self.made = text
 
 
 def _inner_mount(request: MountRequest, fstype: str, device: str, directory: str, writer: str | None) -> None:
@@ -330,4 +333,14 @@ def _take_back(attached: attachment.Attachment, directory: str) -> None:
     except NotFoundError:
         return
     except DyskError:
-        attachment.detach(attached.name, force=True, lose_data=True)  # what mkfs wrote is of no use to anybody
+        _give_up(attached.name)
+
+
+def _give_up(name: str) -> None:
+    """End an attachment by force. What mkfs wrote is of no use to anybody, so that its loss is no news."""
+    try:
+        attachment.detach(name, force=True)
+    except BusyError:  # it could not be unmounted
+        attachment.detach(name, force=True, lose_data=True)
+    except DyskError as error:
+        _log.info("%s", error)

@@ -75,8 +75,7 @@ class Machine:
     def detach(
         self, name: str, *, force: bool = False, lose_data: bool = False, timeout_s: float | None = None
     ) -> None:
-        assert force == lose_data
-        self._note("detach force" if force else "detach", name)
+        self._note("detach force" if force else "detach", name, *(["and lose"] if lose_data else []))
 
     def let_go(self, name: str) -> None:
         self._note("let_go", name)

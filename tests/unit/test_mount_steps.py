@@ -267,6 +267,16 @@ def test_what_cannot_be_written_in_time_is_given_up(machine: Machine, error: Dys
     assert machine.named("detach", "detach force") == [("detach", NAME)] + [("detach force", NAME)] * forced
 
 
+def test_what_could_not_be_unmounted_is_cut_off_all_the_same_and_a_loss_is_no_news(machine: Machine) -> None:
+    for failure, more in ((BusyError("mounted"), [("detach force", NAME, "and lose")]), (DyskError("lost"), [])):
+        machine.calls.clear()
+        machine.fails |= {"mkfs": DeviceError("no"), "detach": BusyError("still"), "detach force": failure}
+        with pytest.raises((DeviceError, BusyError)):
+            helpers.mount(request(machine))
+        assert machine.named("detach force") == [("detach force", NAME), *more]
+        machine.attached.clear()
+
+
 def test_a_rehearsal_attaches_nothing(machine: Machine) -> None:
     assert helpers.mount(request(machine, fake=True)) == 0
     assert machine.calls == []
