@@ -95,6 +95,8 @@ class Reservation:
 
     def unlink(self, mine: StateFile) -> None:
         """Take the device's other names away, as soon as it has another file or none."""
+        if mine["device"]:
+            loop.make_partition_nodes(mine["device"])
         heir = state.device_of_disk(self._run, mine["disk"], mine["endpoint"], but=self._name)
         devlink.Links(self._dev, self._name, mine["disk"]).remove(mine["device"], heir)
 

@@ -15,6 +15,7 @@ import struct
 import sys
 import time
 
+from blobfuse_dysk.device.kernel import mountinfo
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
 
 _CONTROL = "/dev/loop-control"
 _SYSFS = "/sys/block"
+_DEV = "/dev"
 _LOOP_CLR_FD, _LOOP_GET_STATUS64, _LOOP_CONFIGURE, _LOOP_CTL_GET_FREE = 0x4C01, 0x4C05, 0x4C0A, 0x4C82
 _LOOP_SET_CAPACITY = 0x4C07
 _READ_ONLY, _AUTOCLEAR, _PARTSCAN, _DIRECT_IO = 1, 4, 8, 16
@@ -213,13 +215,35 @@ def ensure_partition_nodes(device: str) -> None:
 
 
 def make_partition_nodes(device: str) -> None:
-    """The same for the partitions that the kernel knows already. Waits for no I/O. What cannot be made is left out."""
-    for path in partitions(device):
-        if not os.path.exists(path):
-            number = _read(f"{_SYSFS}/{os.path.basename(device)}/{os.path.basename(path)}/dev")
-            with contextlib.suppress(OSError):
-                if number:
-                    _make_node(path, number)
+    """Have the nodes that the kernel's partitions have, with their numbers, and no others. Waits for no I/O.
+
+    A number is another device's as soon as its partition is gone, so a node that stayed would name a wrong disk.
+    devtmpfs makes and takes away its own: one that we made a moment earlier it would leave behind.
+    What cannot be done is left out.
+    """
+    name = os.path.basename(device)
+    known = {path: _read(f"{_SYSFS}/{name}/{os.path.basename(path)}/dev") for path in partitions(device)}
+    wrong = set()  # in whose place devtmpfs could make none
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(_DEV):
+            path = f"{_DEV}/{entry}"
+            if re.fullmatch(rf"{name}p\d+", entry) and _node_number(path) not in (None, known.get(path)):
+                wrong.add(path)
+                os.unlink(path)
+    by_kernel = any(mount.directory == _DEV and mount.fstype == "devtmpfs" for mount in mountinfo.mounts())
+    for path, number in known.items():
+        with contextlib.suppress(OSError):
+            if number and (path in wrong or not by_kernel):
+                _make_node(path, number)
+
+
+def _node_number(path: str) -> str | None:
+    """`major:minor` of a block device's node; None if it is none."""
+    with contextlib.suppress(OSError):
+        found = os.lstat(path)
+        if stat.S_ISBLK(found.st_mode):
+            return f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    return None
 
 
 def _tell_partitions(device: str) -> None:
