@@ -150,7 +150,7 @@ def test_nodes_of_partitions_are_those_that_the_kernel_has_now(
     numbers = {f"{dev}/{name}": f"{major}:{minor}" for name, (major, minor) in nodes.items()}
     monkeypatch.setattr(loop, "_node_number", numbers.get)
     monkeypatch.setattr(loop, "_make_node", lambda path, number: made.update({Path(path).name: number}))
-    monkeypatch.setattr(loop.mountinfo, "mounts", lambda: [mountinfo.Mount("0:5", str(dev), fstype, "dev")])
+    monkeypatch.setattr(mountinfo, "mounts", lambda: [mountinfo.Mount("0:5", str(dev), fstype, "dev")])
     loop.make_partition_nodes("/dev/loop1")
     assert sorted(path.name for path in dev.iterdir()) == ["loop11p3", "loop1p4"]
     assert made == {"loop1p1": "259:1", **({} if fstype == "devtmpfs" else {"loop1p2": "259:2"})}

@@ -32,6 +32,10 @@ def leftovers(run: str, dev: str) -> list[tuple[str, str]]:
             found = [text for name in names for text in _directory(run, name)]
     except FileNotFoundError:
         names, found = [], []
+    except PermissionError:
+        names, found = state.names(run), []  # not root's doctor, which says so
+    except DeviceError as error:
+        names, found = state.names(run), [(str(error), error.remedy or "")]
     for name, device in _loop_devices(run):
         if name not in names and not users(device) and is_dead(device):
             found.append((f"{device} has a file of {name}, which is gone, behind it", f"losetup -d {device}"))
