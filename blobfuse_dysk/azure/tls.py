@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
+import stat
+from pathlib import Path
 
 from blobfuse_dysk.errors import CredentialError
 
@@ -14,6 +17,8 @@ _NOT_YET_VALID, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64  # openssl
 def check_ca_file(path: str | None) -> None:
     """Raise CredentialError unless the file of the authorities to trust, if one is named, can be used."""
     try:
+        if path and not stat.S_ISREG(Path(path).stat().st_mode):  # OpenSSL would wait for who writes to a FIFO
+            raise OSError(errno.EINVAL, "it is not a regular file")
         if path:
             ssl.create_default_context(cafile=path)
     except OSError as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.explain import explain, not_a_page_blob
+from blobfuse_dysk.azure.explain import explain, not_a_page_blob, not_copied
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.disk import MAX_SIZE, DiskAddress
 from blobfuse_dysk.errors import Kind, StoreError, UsageError
@@ -25,6 +25,7 @@ from blobfuse_dysk.store.lease.claim import Claim, Claiming
 from blobfuse_dysk.store.lease.release import take_back
 from blobfuse_dysk.store.lease.requests import CALL_TIMEOUT_S, BlobLease
 from blobfuse_dysk.store.lease.token import HoldState
+from blobfuse_dysk.store.lease.trial import Trial
 from blobfuse_dysk.store.parts.ring import Ring
 from blobfuse_dysk.store.stack import Stack, StackOptions
 
@@ -70,17 +71,26 @@ async def open_stack(
     a resumed attachment that lost its lease). client, random: for tests.
     """
     random = random or Random()
-    if client is None:
-        client = BlobClient(address, credential, checksum=_wants_checksum(address, options))
-    snapshot = address.snapshot is not None
+    read_only = options.read_only or address.snapshot is not None
     lease_s = resume.lease_s if resume else options.lease_s
     call_s = CALL_TIMEOUT_S if lease_s is None else min(CALL_TIMEOUT_S, lease_s / 6)
+    stack: Stack | None = None
+    if client is None:
+        client = blob_client = BlobClient(address, credential, checksum=_wants_checksum(address, options))
+
+        def lease_id() -> str | None:
+            return stack.lease_in_use if stack else resume.lease_id if resume else None
+
+        # It stays when this ends: the connections are closed then, so what is new is not taken until they are others.
+        credential.trial = Trial(
+            blob_client.signed_by, address, lease_id=lease_id, read_only=read_only, timeout_s=call_s
+        )
     lease = BlobLease(client, timeout_s=call_s)
     try:
-        with errors_for_people(address, credential, read_only=options.read_only or snapshot):
+        with errors_for_people(address, credential, read_only=read_only):
             blob = await _look(lease, address, resume, options, random)
             held = None
-            if not (options.read_only or snapshot):
+            if not read_only:
                 held = await _claim(lease, blob, address, resume, options, random)
         async with _open_nursery() as nursery:
             stack = Stack(
@@ -90,7 +100,7 @@ async def open_stack(
                 held,
                 nursery,
                 options,
-                snapshot=snapshot,
+                snapshot=address.snapshot is not None,
                 ring=ring if options.writes_back else None,
                 on_state=on_state,
                 random=random,
@@ -105,9 +115,19 @@ async def open_stack(
 
 
 def check_blob(blob: BlobProperties, address: DiskAddress) -> None:
-    """Raise UsageError unless the blob can be a disk."""
+    """Raise UsageError unless the blob can be a disk, DyskError if a copy to it has not been completed.
+
+    Such a blob reads as zeros where nothing has come yet: a blank disk, to those who make file systems on them.
+    """
     if blob.blob_type != "PageBlob":
         raise not_a_page_blob(address, blob.blob_type)
+    if blob.copy is not None and blob.copy.status != "success":
+        raise not_copied(address, blob.copy)
+    if blob.copy is not None and blob.copy.incremental and not address.snapshot:
+        raise UsageError(
+            f"{address} is the destination of an incremental copy, which cannot be read or written itself",
+            remedy="attach one of its snapshots: az storage blob list --include s shows them; or copy that to a blob",
+        )
     if blob.size <= 0 or blob.size % PAGE:
         raise UsageError(f"{address} has {blob.size} bytes", remedy="resize it to a multiple of 512 bytes")
     if blob.size > MAX_SIZE:
@@ -156,7 +176,9 @@ async def _claim(
     if resume is not None:
         return await claiming.resume(resume.epoch)
     try:
-        return await claiming.take(break_lease=options.break_lease, node=options.node)
+        claim = await claiming.take(break_lease=options.break_lease, node=options.node)
+        check_blob(claim.blob, address)  # it may be another one than the one looked at first
+        return claim
     except BaseException:
         await take_back(lease, claiming)
         raise

@@ -19,18 +19,20 @@ from blobfuse_dysk.device.kernel import loop
 from blobfuse_dysk.errors import AttachedError, DeviceError, DyskError, NotFoundError, UsageError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import footer
+from tests.conftest import entries
 from tests.device.conftest import MIB, Node, fill
+from tests.device.programs import use_worker
 from tests.namespaces import need_private_mounts
 
 
 def refused(node: Node, disk: str, kind: type[DyskError], match: str, **options: object) -> DyskError:
     """Attach, expect this error with a remedy, and look for what is left."""
-    before = sorted(node.dirs.run.iterdir())
+    before = entries(node.dirs.run)
     with pytest.raises(kind, match=match) as caught:
         attachment.attach(disk, AttachOptions(**options))  # type: ignore[arg-type]
     assert type(caught.value) is kind
     assert caught.value.remedy
-    assert sorted(node.dirs.run.iterdir()) == before
+    assert entries(node.dirs.run) == before
     return caught.value
 
 
@@ -56,6 +58,18 @@ def test_a_size_or_footer_that_does_not_fit(node: Node, size: int, options: dict
     """Found out after the lease was taken, so that has to be given back."""
     refused(node, node.create(size=size), UsageError, match, **options)
     assert node.blob()["lease"]["state"] == "available"
+
+
+def test_a_worker_that_fails_unexpectedly_says_why(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tasks run in groups, and a group's traceback ends with a frame of dashes."""
+    use_worker(
+        monkeypatch,
+        node.dirs.root,
+        "from blobfuse_dysk.store import open as module\n"
+        "async def fail(*args): raise ValueError('no such thing')\n"
+        "module._look = fail",
+    )
+    refused(node, node.create(), DeviceError, "exit status 1: ValueError: no such thing\\)$")
 
 
 def test_a_vhd_and_4096_byte_sectors(node: Node) -> None:
@@ -133,7 +147,7 @@ def test_run_is_full(node: Node, inodes: int) -> None:
         except DeviceError as error:
             assert "No space left" in str(error)
             assert error.remedy == f"free space in {node.dirs.run}"
-            assert list(node.dirs.run.iterdir()) == []
+            assert entries(node.dirs.run) == []
         else:
             attachment.detach(disk)
             assert inodes == 6
@@ -245,7 +259,7 @@ def test_a_service_that_does_not_answer(node: Node, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DyskError) as caught:
         node.attach(disk)
     assert caught.value.line()
-    assert list(node.dirs.run.iterdir()) == []
+    assert entries(node.dirs.run) == []
     node.server.outage(None)
     node.assert_nothing_left()
 

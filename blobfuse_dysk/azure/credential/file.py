@@ -12,6 +12,7 @@ is a comment. It must be readable by its owner only, and belong to root or to th
     endpoint = URL                        of the account's blob service, if it is not https://ACCOUNT.blob.REALM
     realm = SUFFIX                        core.windows.net, core.chinacloudapi.cn, core.usgovcloudapi.net...
     ca_file = PATH                        PEM file of the authorities to trust in place of the system's
+    proxy = URL|none                      the HTTP proxy to reach the account through, http://[USER:PASSWORD@]HOST:PORT
     allow_http = yes|no                   plain HTTP to an endpoint that is not on this machine
 """
 
@@ -29,7 +30,8 @@ from typing import TypeVar
 from blobfuse_dysk.azure.credential.sas import Sas
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import CredentialError, UsageError
-from blobfuse_dysk.keyvalue import Entry, read_entries
+from blobfuse_dysk.keyvalue import Entry, open_text, read_entries
+from blobfuse_dysk.proxies import Proxy
 
 __all__ = ["Conf", "ConnectionString", "check_key", "read_conf"]
 
@@ -38,7 +40,7 @@ DEVELOPMENT_ACCOUNT = "devstoreaccount1"
 DEVELOPMENT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 _KEYS = (
     "account_key", "sas", "connection_string", "auth", "token_command",
-    "client_id", "endpoint", "realm", "ca_file", "allow_http",
+    "client_id", "endpoint", "realm", "ca_file", "proxy", "allow_http",
 )  # fmt: skip
 _PROOFS = ("account_key", "sas", "connection_string", "token_command")
 _AUTH = {"key": ("account_key", "connection_string"), "sas": ("sas", "connection_string"), "entra": ("token_command",)}
@@ -112,6 +114,7 @@ class Conf:
     endpoint: str
     realm: str
     ca_file: str
+    proxy: str = field(repr=False)
     allow_http: bool
 
 
@@ -142,8 +145,9 @@ def read_conf(path: Path) -> Conf:
         token_command=value("token_command", _words, ()),
         client_id=value("client_id", lambda text, _: text, ""),
         endpoint=value("endpoint", _endpoint, ""),
-        realm=value("realm", lambda text, _: text, ""),
-        ca_file=value("ca_file", lambda text, _: text, ""),
+        realm=value("realm", _realm, ""),
+        ca_file=value("ca_file", lambda text, source: _absolute("ca_file", text, source), ""),
+        proxy=value("proxy", _proxy, ""),
         allow_http=value("allow_http", _switch, False),
     )
 
@@ -151,7 +155,7 @@ def read_conf(path: Path) -> Conf:
 def _read_private(path: Path) -> str:
     """Return the text of a file that only its owner can read, and that root or this user owns."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise CredentialError(f"credential file {path} is not a regular file", remedy="write one there")
@@ -169,6 +173,8 @@ def _read_private(path: Path) -> str:
             return file.read()
     except UnicodeDecodeError:
         raise CredentialError(f"credential file {path} is not text", remedy="write lines key = value") from None
+    except ValueError:
+        raise CredentialError(f"credential file {str(path)!r} cannot be read: its name has a zero byte in it") from None
     except OSError as error:
         remedy = "run it as root" if isinstance(error, PermissionError) else "check its name; it is a file, mode 0600"
         raise CredentialError(f"credential file {path} cannot be read: {error.strerror}", remedy=remedy) from error
@@ -202,16 +208,41 @@ def _auth(path: Path, entries: dict[str, Entry]) -> str:
 
 def _words(text: str, source: str) -> tuple[str, ...]:
     try:
-        return tuple(shlex.split(text))
+        words = tuple(shlex.split(text))
+        _absolute("token_command", words[0] if words and "/" in words[0] else "/", source)
+        return words
     except ValueError as error:
         raise CredentialError(
             f"{source}: token_command cannot be split into words: {error}", remedy="quote it as a shell wants it"
         ) from None
 
 
+def _absolute(key: str, path: str, source: str) -> str:
+    """What a file names must hold in whichever directory a worker runs."""
+    if not path.startswith("/"):
+        raise CredentialError(f"{source}: {key} is a relative path", remedy="write it whole, from / on")
+    return path
+
+
+def _proxy(text: str, source: str) -> str:
+    try:
+        Proxy.parse(text, "the proxy")
+    except UsageError as error:
+        raise CredentialError(f"{source}: {error}", remedy=error.remedy) from None
+    return text
+
+
 def _endpoint(text: str, source: str) -> str:
     try:
         Endpoint.parse(text)
+    except UsageError as error:
+        raise CredentialError(f"{source}: {error}", remedy=error.remedy) from None
+    return text
+
+
+def _realm(text: str, source: str) -> str:
+    try:
+        Endpoint.of_account("any", text)
     except UsageError as error:
         raise CredentialError(f"{source}: {error}", remedy=error.remedy) from None
     return text

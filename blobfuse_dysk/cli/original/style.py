@@ -24,6 +24,7 @@ from blobfuse_dysk.cli.types import GO_BOOL
 from blobfuse_dysk.disk import DEFAULT_REALM, DiskAddress
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.options import AttachOptions
+from blobfuse_dysk.printable import printable, printable_json
 from blobfuse_dysk.vhd import FOOTER_SIZE
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def _secret(context: click.Context, parameter: click.Parameter, value: str | Non
     option = parameter.opts[0]
     if value is None:
         return None
+    if not value:
+        raise UsageError(f"{option} has no value", remedy=f"give one, or leave {option} out")
     if value != "-":
         warn(
             f"other users of this machine can read what stands behind {option} from the process list: "
@@ -141,7 +144,7 @@ def account_options(function: _Function) -> _Function:
 
 def address_of(account: str, container: str, blob: str, key: str | None, sas: str | None) -> DiskAddress:
     """The disk's address with the secret in it; without one, credentials are found as for every other verb."""
-    return replace(DiskAddress.parse(f"{account}/{container}/{blob}"), account_key=key or None, sas=sas or None)
+    return replace(DiskAddress.parse(f"{account}/{container}/{blob}"), account_key=key, sas=sas)
 
 
 def random_name() -> str:
@@ -184,14 +187,14 @@ def print_dysk(dysk: Dysk, *, as_json: bool) -> None:
     """Print it as the original did."""
     if as_json:
         values = {name: getattr(dysk, name) for name in Dysk.__slots__}
-        print(json.dumps({**values, "Sas": ""}, indent=4, ensure_ascii=False))
+        print(printable_json(json.dumps({**values, "Sas": ""}, indent=4, ensure_ascii=False)))
         return
     rows: list[list[str]] = [
         ["Type", "Name", "VHD", "SizeGB", "AccountName", "Path"],
         [dysk.Type, dysk.Name, "Yes" if dysk.Vhd else "No", str(dysk.SizeGB), dysk.AccountName, dysk.Path],
     ]
     for row in rows:
-        print("".join(cell.ljust(_COLUMN) for cell in row[:-1]) + row[-1])
+        print(printable("".join(cell.ljust(_COLUMN) for cell in row[:-1]) + row[-1]))
 
 
 def print_status(message: str) -> None:

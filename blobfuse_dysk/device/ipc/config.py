@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from blobfuse_dysk.device.ipc.statefile import Lease
 from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.options import AttachOptions
+from blobfuse_dysk.proxies import Proxy
 
 __all__ = ["Config"]
 
@@ -17,7 +19,8 @@ __all__ = ["Config"]
 class Config:
     """credential: as Credential.to_config made it. node: what this node calls itself to others.
 
-    variables: environment variables for programs that the worker runs to log in; they may hold secrets.
+    variables: environment variables for programs that the worker runs to log in; they may hold secrets. Of these only
+    environment.LOGIN_VARIABLES count.
     held: the lease of a dead attachment of this disk, to be taken up again.
     """
 
@@ -33,13 +36,25 @@ class Config:
         return json.dumps(asdict(self)).encode()
 
     @classmethod
+    def take(cls, fd: int) -> Config:
+        """Read what `encode` made from a memfd, and close that."""
+        try:
+            return cls.decode(os.pread(fd, os.fstat(fd).st_size, 0))
+        finally:
+            os.close(fd)
+
+    @classmethod
     def decode(cls, data: bytes) -> Config:
         """Read what `encode` made."""
         fields = json.loads(data)
         address = fields.pop("address")
-        endpoint = address.pop("endpoint")
+        endpoint, proxy = address.pop("endpoint"), address.pop("proxy", None)
         return cls(
-            address=DiskAddress(**address, endpoint=Endpoint(**endpoint) if endpoint else None),
+            address=DiskAddress(
+                **address,
+                endpoint=Endpoint(**endpoint) if endpoint else None,
+                proxy=Proxy(**proxy) if proxy else None,
+            ),
             credential=fields["credential"],
             options=AttachOptions(**fields["options"]),
             node=fields["node"],

@@ -12,9 +12,11 @@ import os
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 
 from blobfuse_dysk import __version__
 from blobfuse_dysk.azure.credential.credential import Credential
@@ -41,6 +43,7 @@ __all__ = [
     "open_real_stack",
     "prepare_process",
     "resume_state",
+    "say_why",
     "take_briefing",
 ]
 
@@ -143,6 +146,7 @@ def await_go(channel: socket.socket) -> tuple[StateFile | None, bool] | None:
 
 def prepare_process(briefing: Briefing) -> None:
     """Log where the holder logs, and make this a process that serves block I/O: see device/kernel/hardening.py."""
+    sys.excepthook = say_why
     logging.basicConfig(level=logging.INFO, handlers=[LogHandler("dysk-worker", briefing.name, briefing.log)])
     for warning in hardening.harden("dysk-worker"):
         _log.warning("%s", warning)
@@ -198,6 +202,16 @@ def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     for error in group.exceptions:
         found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
     return found
+
+
+def say_why(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """As sys.excepthook: the traceback, and then why this process ends, in one line.
+
+    The holder hands its worker's last line on; that of a traceback of a group is a frame's lower edge.
+    """
+    traceback.print_exception(kind, error, trace)
+    why = leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    print("; ".join(dict.fromkeys(" ".join(f"{type(each).__name__}: {each}".split()) for each in why)), file=sys.stderr)
 
 
 def resume_state(lease: Lease | None) -> ResumeState | None:
