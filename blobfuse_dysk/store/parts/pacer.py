@@ -55,6 +55,7 @@ RARE = 0.01  # share of refusals that is ignored below the top of the curve
 NOISE = 0.25  # share of refusals that can be noise; more is always a limit
 EASE = 0.03  # how far below what was sent a cut goes that may be for nothing
 COUNTABLE = 50  # operations whose time gives a rate
+EASE_PAUSING = 0.05  # where pauses fill the service's bucket: a limit a little lower refuses hardly more than noise
 EASE_MORE = 0.005  # and the next one, below what was not refused
 AGAIN = 3  # searches that noise may end before what was known ahead of it is given up
 STEPS = 8  # of STEP_DOWN, each a pause, until a limit that was found by many refusals is known well
@@ -209,7 +210,8 @@ class Pacer:
             self._before = None  # not noise; `refused` will see enough soon, or the next experiment
             return
         waited = times[1] - trial.open_s < (times[0] - trial.since_s) / 2
-        if self._before is not None and trial.futile(share) and (trial.certain or not waited):
+        twice = trial.before > 0 or self._curve_s == CURVE_S
+        if self._before is not None and twice and trial.futile(share) and (trial.certain or not waited):
             self._noise.believe(share, self._requests)
             self.operations.restore(self._before[0])
             self.bytes.restore(self._before[1])
@@ -224,7 +226,7 @@ class Pacer:
                 rate.step_down((totals[index] - trial.done[index]) / (times[0] - trial.since_s))
         else:
             clear = self._clear(CLEAR / share)
-            self._ease(got, times, EASE_MORE, share)
+            self._ease(got, times, EASE_MORE if self._curve_s == CURVE_S else EASE_PAUSING, share)
         self._try(Trial(self._requests, times, totals, clear, before=share, rounds=trial.rounds, certain=waited))
 
     def _ease(self, got: tuple[float, float], times: tuple[float, float], margin: float, share: float) -> None:
