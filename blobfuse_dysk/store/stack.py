@@ -354,7 +354,7 @@ class Stack:
             return
         self._told = state
         if state == "fenced" and self._held:
-            self.store.latch("this node may no longer write: the disk was taken by another holder")
+            self.store.latch("this node may no longer write: the disk was taken away")
             self._nursery.start_soon(find_holder, self._lease, self._held.guard.epoch, self._learn_holder)
         try:
             self._on_state(state)

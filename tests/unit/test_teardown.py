@@ -222,7 +222,7 @@ def test_a_holder_is_told_to_end_for_good_and_killed_if_it_does_not() -> None:
 
 
 def test_a_detach_that_is_not_done_is_no_success(dead: Dead, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "backing_file", lambda device: None)
+    monkeypatch.setattr(loop, "has_behind", lambda device, connection: False)
     dead.found["holder"] = state.identity(os.getpid())
     with pytest.raises(BusyError, match="not detached after 0 s: the service has not taken the last writes"):
         teardown.await_end(dead.found, None, 0.1)
@@ -258,7 +258,7 @@ def test_a_file_system_that_is_frozen_is_not_waited_for_and_the_way_out_is_given
     dead.found["holder"] = state.identity(os.getpid())
     dead.found["io_timeout_s"] = io_timeout_s
     monkeypatch.setattr(teardown, "_SLICE_S", 0.01)
-    monkeypatch.setattr(loop, "backing_file", lambda device: "/run/dysk/data/fs/disk")
+    monkeypatch.setattr(loop, "has_behind", lambda device, connection: True)
     monkeypatch.setattr(teardown, "users", lambda device: [CLAIM])
     with pytest.raises(BusyError, match="frozen") as caught:
         teardown.await_end(dead.found, None, None)
@@ -278,9 +278,28 @@ def test_a_claim_that_goes_away_or_has_a_name_is_no_frozen_file_system(
         return not seen
 
     monkeypatch.setattr(teardown, "wait_end", wait_end)
-    monkeypatch.setattr(loop, "backing_file", lambda device: "/run/dysk/data/fs/disk")
+    monkeypatch.setattr(loop, "has_behind", lambda device, connection: True)
     monkeypatch.setattr(teardown, "users", lambda device: seen.pop(0))
     teardown.await_end(dead.found, None, None)
+
+
+def test_a_device_that_let_go_and_has_another_file_by_now_is_not_what_a_detach_waits_for(
+    dead: Dead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loop devices are used again at once, by anybody: `mount -o loop`, a container, the next attachment."""
+    dead.found["holder"] = state.identity(os.getpid())
+    dead.found["device"], dead.found["connection"] = "/dev/loop7", 45
+    monkeypatch.setattr(teardown, "_SLICE_S", 0.01)
+    monkeypatch.setattr(loop, "backing_file", lambda device: "/var/lib/image")
+    monkeypatch.setattr(loop, "_device_behind", lambda device: os.makedev(8, 1))
+    monkeypatch.setattr(teardown, "users", lambda device: [CLAIM])
+    with pytest.raises(BusyError, match="not detached after 0 s: the service has not taken the last writes"):
+        teardown.await_end(dead.found, None, 0.2)
+    told = teardown.progress(str(dead.run), dead.found, None)
+    assert told.endswith("the service has not taken the last writes yet")
+    monkeypatch.setattr(loop, "_device_behind", lambda device: os.makedev(0, 45))
+    with pytest.raises(BusyError, match="frozen"):
+        teardown.await_end(dead.found, None, 20)
 
 
 def test_a_frozen_file_system_is_no_reason_for_force(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "configure",
     "ensure_partition_nodes",
     "follow_size",
+    "has_behind",
     "make_partition_nodes",
     "partitions",
     "tune",
@@ -156,6 +157,13 @@ def bound_to(path: str, device: str | None = None, connection: int | None = None
         if same and (connection is None or _device_behind(f"/dev/{name}") == os.makedev(0, connection)):
             return f"/dev/{name}"
     return None
+
+
+def has_behind(device: str, connection: int | None) -> bool:
+    """Whether a file is behind the device, and, if `connection` is known, one of that FUSE connection's mount."""
+    if backing_file(device) is None:
+        return False
+    return connection is None or _device_behind(device) == os.makedev(0, connection)
 
 
 def _device_behind(device: str) -> int | None:
