@@ -157,6 +157,15 @@ def test_status_of_a_disk_without_a_worker_or_lease_has_its_ten_lines_too(machin
     assert "lease:      infinite\n" in text and "waits:      I/O, for ever: no\n" in text
 
 
+def test_status_says_why_a_newer_credential_is_not_in_use(machine: Machine) -> None:
+    machine.attached["data"] = EXAMPLE
+    machine.counted = {
+        "credential": {"what": "SAS from a file", "expires": None, "problem": "no write right: make one"}
+    }
+    line = "credential: SAS from a file; the newest one is not in use: no write right: make one\n"
+    assert line in machine.run("status", "data").out
+
+
 def test_a_lease_without_end_is_told_as_one(machine: Machine) -> None:
     machine.attached["data"] = replace(EXAMPLE, lease={"id": "x", "epoch": 1, "seconds": None})
     assert "seconds: infinite\n" in machine.run("get", "data").out

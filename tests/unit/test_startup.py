@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blobfuse_dysk.device.ipc import door, message, messages
-from blobfuse_dysk.device.worker.startup import await_go, take_briefing
+from blobfuse_dysk.device.ipc.log import Log
+from blobfuse_dysk.device.worker.startup import LogHandler, await_go, take_briefing
 from tests.unit.shaped import Typed
 from tests.unit.states import a_state
 
@@ -154,3 +156,14 @@ def test_the_last_line_of_a_worker_that_fails_says_why(error: str, last: str) ->
     assert lines[-1] == last
     assert "Traceback (most recent call last):" in done.stderr
     assert done.returncode == 1
+
+
+def test_what_a_worker_logs_reads_as_what_its_holder_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line said INFO:__main__: behind its time and process; in the file a warning is not told apart by a priority."""
+    monkeypatch.setattr(Log, "_to_syslog", lambda self, line, priority: False)
+    handler = LogHandler("dysk-worker", "data", str(tmp_path))
+    for level, text in ((logging.INFO, "attached"), (logging.WARNING, "slow"), (logging.ERROR, "lost")):
+        handler.handle(logging.LogRecord("blobfuse_dysk.x", level, __file__, 1, "is %s", (text,), None))
+    lines = (tmp_path / "data.log").read_text().splitlines()
+    said = [line.partition("]: data: ")[2] for line in lines]
+    assert said == ["is attached", "warning: is slow", "error: is lost"]

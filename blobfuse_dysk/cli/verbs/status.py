@@ -82,8 +82,9 @@ def _lease(lease: dict[str, Any] | None, read_only: bool) -> str | None:
 def _credential(credential: dict[str, Any] | None) -> str | None:
     if not credential:
         return None
-    expires = credential.get("expires")
-    return f"{credential['what']}{f', until {expires}' if expires else ''}"
+    expires, problem = credential.get("expires"), credential.get("problem")
+    newer = f"; the newest one is not in use: {problem}" if problem else ""
+    return f"{credential['what']}{f', until {expires}' if expires else ''}{newer}"
 
 
 def _calls(io: dict[str, Any] | None) -> str | None:

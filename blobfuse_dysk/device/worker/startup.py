@@ -161,12 +161,14 @@ class LogHandler(logging.Handler):
 
     def __init__(self, program: str, name: str, directory: str) -> None:
         super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))  # as the holder's: the log has time, process and name
         self._write = Log(program, name, directory)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record, with its traceback if it has one."""
         priority = ERROR if record.levelno >= logging.ERROR else WARNING if record.levelno >= logging.WARNING else INFO
-        self._write(self.format(record), priority)
+        level = "" if priority == INFO else f"{record.levelname.lower()}: "
+        self._write(level + self.format(record), priority)
 
 
 @asynccontextmanager
