@@ -84,6 +84,10 @@ def mount(request: MountRequest) -> int:
         try:
             _mount_attached(request, attached, directory)
             attachment.let_go(attached.name)  # from now on the mount keeps it
+        except DyskError as error:
+            told = _with_reason(error, attached)
+            _take_back(attached, directory)
+            raise told from error
         except BaseException:
             _take_back(attached, directory)
             raise
@@ -339,6 +343,16 @@ def _mount_remedy(request: MountRequest, fstype: str, words: str, writer: str | 
     if request.read_only and unclean:
         return f"if it was mounted elsewhere at that time, add -o {unclean}; dmesg says more"
     return f"dmesg says more; check it with: dyskctl attach {request.disk}, fsck.{fstype}"
+
+
+def _with_reason(error: DyskError, attached: attachment.Attachment) -> DyskError:
+    """What failed, and why the disk did, if it did: mkfs and mount(8) hear of nothing but I/O errors."""
+    with contextlib.suppress(DyskError):
+        found = attachment.get(attached.name)
+        if found.state in ("fenced", "failed") and found.detail:
+            kind = DeviceError if isinstance(error, DeviceError) else DyskError
+            return kind(f"{error}: {attached.disk} is {found.state}: {found.detail}")
+    return error
 
 
 def _take_back(attached: attachment.Attachment, directory: str) -> None:

@@ -52,6 +52,7 @@ class Machine:
     fails: dict[str, BaseException | int] = field(default_factory=dict)
     after: dict[str, BaseException] = field(default_factory=dict)
     calls: list[tuple[object, ...]] = field(default_factory=list)
+    becomes: dict[str, object] = field(default_factory=dict)  # what an attachment is by the time that it is looked at
 
     def named(self, *names: str) -> list[tuple[object, ...]]:
         return [call for call in self.calls if call[0] in names]
@@ -87,7 +88,7 @@ class Machine:
     def get(self, target: str) -> Attachment:
         for found in self.attached:
             if target in (found.name, found.device):
-                return found
+                return replace(found, **self.becomes)  # type: ignore[arg-type]
         raise NotFoundError(f"{target} is not attached here")
 
     @contextlib.contextmanager

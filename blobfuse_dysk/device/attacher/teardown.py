@@ -187,7 +187,7 @@ def _slice_s(deadline: float | None) -> float:
 
 
 def _bound(found: StateFile) -> str | None:
-    """The device, while it has the disk. Once it let go it is free for any other file, and what uses that is not ours."""
+    """The device, while it has the disk. Once it let go it may have any other file, and what uses that is not ours."""
     device = found["device"]
     return device if device and loop.has_behind(device, found["connection"]) else None
 
