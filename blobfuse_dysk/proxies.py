@@ -14,10 +14,12 @@ from urllib.parse import quote, unquote, urlsplit
 
 from blobfuse_dysk.errors import UsageError
 
-__all__ = ["NONE", "Proxy", "choose"]
+__all__ = ["NONE", "UNREACHED", "Proxy", "choose"]
 
 NONE = "none"
 """The setting that goes without a proxy, whatever the variables say."""
+UNREACHED = "check the proxy's name and port; go without it by no_proxy, or proxy=none"
+"""What to do about a proxy that cannot be reached."""
 _REMEDY = "write http://[USER:PASSWORD@]HOST:PORT, or none"
 
 

@@ -22,6 +22,7 @@ from blobfuse_dysk.azure.wire import API_VERSION
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError, ServiceError, TransportError
 from blobfuse_dysk.patience import telling
+from blobfuse_dysk.proxies import UNREACHED
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, BlobServiceClient
@@ -305,6 +306,12 @@ def _lost(error: Exception, address: DiskAddress, what: str) -> TransportError:
     if isinstance(cause, ssl.SSLCertVerificationError):
         why = f"its certificate is not accepted: {cause.verify_message.rstrip('.')}"
     way = f" through the proxy {address.proxy}" if address.proxy else ""
-    lost = TransportError(f"{what} of {address}: no answer from {address.endpoint}{way} ({why})", sent=True)
+    # What is connected to is the proxy: the name that is not resolved, the port that refuses, are its own.
+    by_proxy = address.proxy and isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError)
+    lost = TransportError(
+        f"{what} of {address}: no answer from {address.endpoint}{way} ({why})",
+        sent=True,
+        remedy=UNREACHED if by_proxy else None,
+    )
     lost.__cause__ = cause
     return lost

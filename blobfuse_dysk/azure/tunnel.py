@@ -12,7 +12,7 @@ import trio
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import TransportError
 from blobfuse_dysk.printable import printable
-from blobfuse_dysk.proxies import Proxy
+from blobfuse_dysk.proxies import UNREACHED, Proxy
 
 __all__ = ["open_stream"]
 
@@ -30,13 +30,13 @@ async def open_stream(endpoint: Endpoint, proxy: Proxy | None) -> trio.SocketStr
     try:
         stream = await trio.open_tcp_stream(proxy.host, proxy.port)
     except OSError as error:
-        raise _failed(proxy, f"cannot be reached ({_reason(error)})", _UNREACHED) from error
+        raise _failed(proxy, f"cannot be reached ({_reason(error)})", UNREACHED) from error
     try:
         await stream.send_all(_request(endpoint, proxy))
         _check(endpoint, proxy, await _head(stream, proxy))
     except trio.BrokenResourceError as error:
         await trio.aclose_forcefully(stream)
-        raise _failed(proxy, "closed the connection", _UNREACHED) from error
+        raise _failed(proxy, "closed the connection", UNREACHED) from error
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
@@ -62,7 +62,7 @@ async def _head(stream: trio.SocketStream, proxy: Proxy) -> bytes:
             raise _failed(proxy, "gives an answer that does not end", _NO_PROXY)
         piece = await stream.receive_some(4096)
         if not piece:
-            raise _failed(proxy, "closed the connection", _UNREACHED)
+            raise _failed(proxy, "closed the connection", UNREACHED)
         head += piece
     if b" 2" in head[:12] and end < len(head):
         raise _failed(proxy, "sends more than its consent", _NO_PROXY)
@@ -87,7 +87,6 @@ def _check(endpoint: Endpoint, proxy: Proxy, head: bytes) -> None:
     raise _failed(proxy, how, remedy)
 
 
-_UNREACHED = "check the proxy's name and port; go without it by no_proxy, or proxy=none"
 _NO_PROXY = "is this an HTTP proxy? check its name and port"
 
 

@@ -99,3 +99,14 @@ def test_doctor_tells_of_a_direct_way_and_of_a_proxy_that_refuses(
     assert found["connection"].level == "fail"
     assert "403 Forbidden" in found["connection"].found
     assert "proxy=none" in (found["connection"].remedy or "")
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:1", "http://nobody.invalid:3128"])
+def test_a_proxy_that_cannot_be_reached_is_not_taken_for_the_service(
+    proxy: str, server: PageBlobServer, container: str, tmp_path: Path
+) -> None:
+    """The account does not exist, was said, or: is Azurite running there?"""
+    options = AttachOptions(credentials=str(write_conf(server, tmp_path, f"proxy = {proxy}")))
+    with pytest.raises(TransportError, match="through the proxy") as caught:
+        list_disks(address_of(server, container), options)
+    assert "check the proxy's name and port" in (caught.value.remedy or "")
