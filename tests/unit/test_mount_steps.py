@@ -271,24 +271,6 @@ def test_what_goes_wrong_while_it_is_taken_back_does_not_hide_why(machine: Machi
         helpers.mount(request(machine))
 
 
-@pytest.mark.parametrize(
-    ("state", "detail", "said"),
-    [
-        ("failed", "it is immutable: use another container", "it is immutable: use another container"),
-        ("recovering", "no answer", "is the disk large enough?"),
-        ("failed", None, "is the disk large enough?"),
-    ],
-)
-def test_a_disk_that_failed_says_why_mkfs_did(machine: Machine, state: Any, detail: str | None, said: str) -> None:
-    """mkfs hears of an I/O error only; under an immutability policy the advice was to look at the disk's size."""
-    machine.fails["mkfs"] = DeviceError("mkfs.ext4 failed: Input/output error", remedy="is the disk large enough?")
-    machine.becomes = {"state": state, "detail": detail}
-    with pytest.raises(DeviceError, match=r"mkfs\.ext4 failed") as caught:
-        helpers.mount(request(machine))
-    assert caught.value.line().endswith(said)
-    assert machine.named("detach") == [("detach", NAME)]
-
-
 @pytest.mark.parametrize(("error", "forced"), [(BusyError("still writing"), True), (NotFoundError("gone"), False)])
 def test_what_cannot_be_written_in_time_is_given_up(machine: Machine, error: DyskError, forced: bool) -> None:
     machine.fails |= {"mkfs": DeviceError("no"), "detach": error}
