@@ -86,7 +86,7 @@ def attach(disk: DiskAddress | str, options: AttachOptions = AttachOptions()) ->
         except BaseException:
             launch.take_back()
             raise
-    raise AttachedError(f"no name is free for {address}", remedy="give one with --name")
+    raise AttachedError(f"no name is free for {address}", remedy="give one with --name (-o name=)")
 
 
 def let_go(name: str) -> None:

@@ -42,7 +42,7 @@ def wait_for_own_lease(attach: Callable[[], _T]) -> _T:
                 holder=error.holder,
                 since=error.since,
                 endless=True,
-                remedy="take it with --break-lease",
+                remedy="take it with --break-lease (-o break-lease)",
             ) from None
         free_at = time.monotonic() + _TERM_S
         _log.warning("%s: left behind by this machine, free in %.0f s at most: waiting", error, _TERM_S)
@@ -60,7 +60,8 @@ def wait_for_own_lease(attach: Callable[[], _T]) -> _T:
                         "another machine, or container, of this name has it",
                         holder=error.holder,
                         since=error.since,
-                        remedy="give each its own name (DYSK_NODE); detach it there, or take it with --break-lease",
+                        remedy="give each its own name (DYSK_NODE); detach it there, or take it with --break-lease "
+                        "(-o break-lease)",
                     ) from None
 
 

@@ -56,8 +56,8 @@ _NETWORK_RULES = (
     "the account's firewall may not let this machine in: allow its network under Networking in the portal, "
     "or add a service endpoint for its virtual network"
 )
-_TAKE_OVER = "detach it there, or take it over with --break-lease if that node is gone for good"
-_BREAKING = "it ends by itself, within a minute: wait for that, or take the disk at once with --break-lease"
+_TAKE_OVER = "detach it there, or take it over with --break-lease (-o break-lease) if that node is gone for good"
+_BREAKING = "it ends by itself, within a minute: wait, or take the disk at once with --break-lease (-o break-lease)"
 _ROLE = "give it the role Storage Blob Data Contributor on the account or the container; a new role takes minutes"
 
 
@@ -161,7 +161,7 @@ def _unreachable(error: TransportError, address: DiskAddress) -> DyskError | Non
             return NotFoundError(
                 f"account {address.account} does not exist: no DNS name {host}",
                 missing="account",
-                remedy="check the account's name, and --realm for another cloud than the public one",
+                remedy="check the account's name, and realm= for another cloud than the public one",
             )
         return _again(error, text, f"the name {host} cannot be resolved now; check this machine's DNS")
     if _first(error, lambda found: isinstance(found, ConnectionRefusedError)):
@@ -333,7 +333,7 @@ _SIMPLE: Mapping[str, tuple[Callable[..., DyskError], str, str]] = {
     "InsufficientAccountPermissions": (
         CredentialError,
         "account {account} does not allow this operation",
-        "an account's secondary can only be read: name the disk at the primary, or attach it with --read-only",
+        "an account's secondary can only be read: name the disk at the primary, or attach it read-only",
     ),
     "LeaseAlreadyPresent": _HELD,
     "LeaseIsBreakingAndCannotBeAcquired": (

@@ -77,7 +77,7 @@ def test_one_without_end_is_not_waited_for(clock: list[float]) -> None:
     with pytest.raises(LeasedError, match="left behind by this machine, and without end") as caught:
         ownlease.wait_for_own_lease(attach)
     assert clock[0] == 0
-    assert caught.value.remedy == "take it with --break-lease"
+    assert caught.value.remedy == "take it with --break-lease (-o break-lease)"
 
 
 def test_a_lease_that_another_node_takes_meanwhile_is_an_error(clock: list[float]) -> None:

@@ -147,7 +147,7 @@ def _check_variables(
         raise CredentialError(
             f"what {source} holds is not sent to {address.endpoint}, which is no endpoint of account "
             f"{address.account} that is known here",
-            remedy=f"if it is the account's, name it: --endpoint {address.endpoint}",
+            remedy=f"if it is the account's, name it as the endpoint: --endpoint (-o endpoint=) {address.endpoint}",
         )
 
 

@@ -34,14 +34,14 @@ async def measure(store: Store, options: AttachOptions) -> Geometry:
         footer = parse_footer(await store.read(blob_size - FOOTER_SIZE, FOOTER_SIZE))
         vhd = footer is not None and (options.vhd == "yes" or footer.layout(blob_size) is not None)
     if options.vhd == "yes" and not vhd:
-        raise UsageError("the blob does not end with a VHD footer", remedy="attach it with --vhd auto or --vhd no")
+        raise UsageError("the blob does not end with a VHD footer", remedy="attach it with vhd=auto or vhd=no")
     size = blob_size - FOOTER_SIZE if vhd else blob_size
     if size <= 0:
         raise UsageError(f"the blob has {blob_size} bytes, which leaves no room for a disk", remedy="use a larger blob")
     if size % options.sector_size:
         raise UsageError(
             f"the disk has {size} bytes, which is no multiple of the sector size {options.sector_size}",
-            remedy="attach it with --sector-size 512",
+            remedy="attach it with sector-size=512",
         )
     return Geometry(size, blob_size, vhd)
 

@@ -57,7 +57,7 @@ async def _find_footer(store: Store, geometry: Geometry) -> tuple[VhdFooter, Lay
         parsed = parse_footer(await store.read(end - FOOTER_SIZE, FOOTER_SIZE))
         if parsed is not None:
             return parsed, parsed.layout(end) or Layout.BEHIND
-    raise UsageError("the VHD footer is not there any more", remedy="detach the disk, then attach it with --vhd no")
+    raise UsageError("the VHD footer is not there any more", remedy="detach the disk, then attach it with vhd=no")
 
 
 async def _move_footer(store: Store, found: tuple[VhdFooter, Layout], geometry: Geometry, size: int) -> None:

@@ -217,7 +217,7 @@ class Retry(Store):
             f"{what}{place}: gave up after the io-timeout of {trio.current_time() - of.started:g} s{reason}",
             Kind.TIMEOUT,
             unknown=modifies,
-            remedy="dyskctl status shows the disk's state; attach with a longer --io-timeout to wait longer",
+            remedy="dyskctl doctor looks for the cause; a longer io-timeout waits longer",
         ) from last
 
     # -- no await in _begin, _end, _start_watch --

@@ -365,7 +365,7 @@ class Claiming:
                 raise StoreError(
                     f"the service takes too long to answer for a lease of {self._lease_s:g} s",
                     Kind.UNREACHABLE,
-                    remedy="attach with a longer --lease",
+                    remedy="attach with a longer lease",
                 )
             await self._renew()
             await self._look()
