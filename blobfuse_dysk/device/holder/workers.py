@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 
+from blobfuse_dysk.device.holder import program
 from blobfuse_dysk.device.ipc import message, state
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
@@ -170,7 +171,8 @@ class Crew:
         self._config_fd = fd
 
     def start_standby(self, resume: StateFile, command: Program) -> WorkerProcess:
-        """Start one that is to stand by. Raises OSError."""
+        """Start one that is to stand by, of a program that a worker named. Raises OSError."""
+        program.check(command, self._name)
         worker = WorkerProcess.start(command)
         self.brief(worker, resume, standby=True)
         return worker
