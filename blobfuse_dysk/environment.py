@@ -22,6 +22,7 @@ __all__ = [
     "restore",
     "run_dir",
     "service_variables",
+    "started_with",
     "variables",
 ]
 
@@ -70,6 +71,11 @@ def service_variables() -> dict[str, str]:
 
 def variables() -> dict[str, str]:
     """All of them, for a process that was started without, since /proc shows what it starts with. Some are secret."""
+    return dict(os.environ)
+
+
+def started_with() -> dict[str, str]:
+    """All of them, for a process of ours that is to find its modules as this one does."""
     return dict(os.environ)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 
+from blobfuse_dysk.azure.credential import access
 from blobfuse_dysk.errors import CredentialError
 
 __all__ = ["check_ca_file", "tls_context", "untrusted"]
@@ -15,7 +16,7 @@ def check_ca_file(path: str | None) -> None:
     """Raise CredentialError unless the file of the authorities to trust, if one is named, can be used."""
     try:
         if path:
-            ssl.create_default_context(cafile=path)
+            _context(path)
     except OSError as error:
         reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
         raise CredentialError(
@@ -30,10 +31,18 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
     Raises CredentialError if the file cannot be read.
     """
     check_ca_file(ca_file)
-    context = ssl.create_default_context(cafile=ca_file)
+    context = _context(ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _context(ca_file: str | None) -> ssl.SSLContext:
+    """Raises OSError if the file cannot be read, or holds no certificate."""
+    delegate = access.delegate()
+    if ca_file and delegate:
+        return ssl.create_default_context(cadata=delegate.authorities(ca_file))
+    return ssl.create_default_context(cafile=ca_file)
 
 
 def untrusted(error: ssl.SSLCertVerificationError) -> str:

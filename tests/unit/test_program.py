@@ -123,3 +123,25 @@ def test_links_in_a_circle(other: Path, tmp_path: Path) -> None:
     circle = tmp_path / "circle"
     circle.symlink_to(circle)
     assert "too many links" in refusal(command(other, path=str(circle)))
+
+
+@pytest.mark.parametrize(
+    ("after", "same"),
+    [
+        ('{"variables": {"A": "1"}, "credential": {"new": 1}, "later": 2}', True),
+        ('{"variables": {"A": "1", "LD_PRELOAD": "x"}, "credential": {}}', False),
+        ('{"variables": {}, "credential": {}}', False),
+        ('{"credential": {}}', False),
+        ("[]", False),
+        ("{", False),
+        ("", False),
+    ],
+)
+def test_a_worker_does_not_choose_the_variables_of_roots_programs(after: str, same: bool) -> None:
+    before = '{"variables": {"A": "1"}, "credential": {}}'
+    fds = [os.memfd_create(name) for name in ("before", "after")]
+    for fd, text in zip(fds, (before, after), strict=True):
+        os.write(fd, text.encode())
+    assert program.has_same_variables(*fds) == same
+    for fd in fds:
+        os.close(fd)

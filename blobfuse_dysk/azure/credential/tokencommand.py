@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
+from blobfuse_dysk.azure.credential import access
 from blobfuse_dysk.errors import CredentialError
 
 __all__ = ["Token", "fetch_token", "own_command"]
@@ -45,9 +46,8 @@ async def fetch_token(command: tuple[str, ...], *, timeout_s: float = TIMEOUT_S)
     remedy = _LOGIN if own else "run it by hand, as root, and see what it prints"
     try:
         with trio.fail_after(timeout_s):
-            done = await trio.run_process(
-                list(command), capture_stdout=True, capture_stderr=True, stdin=subprocess.DEVNULL, check=False
-            )
+            delegate = access.delegate()
+            done = await (delegate.run(command) if delegate else _run(command))
     except trio.TooSlowError:
         raise CredentialError(f"{name} gave no token within {timeout_s:g} s", remedy=remedy) from None
     except OSError as error:
@@ -57,6 +57,15 @@ async def fetch_token(command: tuple[str, ...], *, timeout_s: float = TIMEOUT_S)
         words = lines[-1][:500].rstrip(".") if lines else f"exit status {done.returncode}"
         raise CredentialError(f"{name} failed: {words}", remedy=remedy)
     return _read(done.stdout, name)
+
+
+async def _run(command: tuple[str, ...]) -> access.Output:
+    import trio
+
+    done = await trio.run_process(
+        list(command), capture_stdout=True, capture_stderr=True, stdin=subprocess.DEVNULL, check=False
+    )
+    return access.Output(done.returncode, done.stdout, done.stderr)
 
 
 def _read(output: bytes, name: str) -> Token:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from pathlib import Path
 
 import trio
 
+from blobfuse_dysk.azure.credential import access
 from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.errors import CredentialError
 
@@ -25,11 +25,11 @@ _log = logging.getLogger(__name__)
 
 async def watch(credential: Credential) -> None:
     """Run until cancelled."""
-    seen = _signature(credential.file)
+    seen = await _signature(credential.file)
     warned = _stage(credential)  # the client, when it was made, warned of the stage that the credential is in now
     while True:
         await trio.sleep(LOOK_S)
-        now = _signature(credential.file)
+        now = await _signature(credential.file)
         if now != seen:
             seen = now
             await _reload(credential)
@@ -48,13 +48,10 @@ async def _reload(credential: Credential) -> None:
         _log.info("the credential was read again: %s", credential.describe())
 
 
-def _signature(path: str) -> tuple[str, int, int, int] | None:
+async def _signature(path: str) -> access.Signature | None:
     """What changes when a file is replaced or written to; None if there is none."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return path, status.st_ino, status.st_mtime_ns, status.st_size
+    delegate = access.delegate()
+    return await trio.to_thread.run_sync(delegate.signature, path) if delegate else access.signature_of(path)
 
 
 def _stage(credential: Credential) -> float:

@@ -1,4 +1,4 @@
-"""Which program a holder starts as a worker when a worker asks it to: only one that root has installed.
+"""What of a worker's word its holder believes: a program in its place only if root has installed it.
 
 A worker takes bytes from the network, and has no rights but those that serving takes (device/worker/privileges.py). Its
 holder has more. So what a worker says of the program that is to take its place is believed as far as it can be checked:
@@ -9,6 +9,7 @@ of itself is as good as the holder is, whoever owns it. Standard library only, a
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import sys
@@ -17,7 +18,7 @@ TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
     from blobfuse_dysk.device.ipc.messages import Program
 
-__all__ = ["OWN", "check"]
+__all__ = ["OWN", "check", "has_same_variables"]
 
 OWN = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 """The directory of the installation that this holder is of."""
@@ -41,6 +42,18 @@ def check(command: Program, name: str) -> None:
             raise PermissionError(0, f"the path {path!r} is not absolute")
         if problem := None if _is_own(path) else _problem(path):
             raise PermissionError(0, problem)
+
+
+def has_same_variables(before: int, after: int) -> bool:
+    """Whether a worker's configuration, a memfd, has the variables of the one before: programs of root see them.
+
+    All else in it concerns the disk alone, or is not believed (device/worker/monitor.py).
+    """
+    try:
+        old, new = (json.loads(os.pread(fd, os.fstat(fd).st_size, 0))["variables"] for fd in (before, after))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(old == new)
 
 
 def _is_own(path: str) -> bool:

@@ -13,6 +13,7 @@ import socket
 
 from blobfuse_dysk.device.holder import program
 from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.ipc.log import LOGGED
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
@@ -112,8 +113,9 @@ class WorkerProcess:
         with contextlib.suppress(BlockingIOError):
             text = os.read(self.stderr, 64 << 10)
         lines = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
-        self._last_lines = (self._last_lines + lines)[-_MOST_LINES:]
-        return lines
+        last_words = [line for line in lines if not line.startswith(LOGGED)]
+        self._last_lines = (self._last_lines + last_words)[-_MOST_LINES:]
+        return [line.removeprefix(LOGGED) for line in lines]
 
     def kill(self) -> None:
         """SIGKILL; its death shows on pidfd. One that is not our child may be gone already."""

@@ -21,13 +21,12 @@ import ctypes
 import os
 from collections.abc import Iterator
 
-__all__ = ["forgo", "harden", "when_touched"]
+__all__ = ["harden", "when_touched"]
 
 _PR_SET_NAME = 15
 _PR_SET_IO_FLUSHER = 57
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _CAP_IPC_LOCK = 14
-_CAPABILITY_VERSION = 0x20080522  # linux/capability.h: 64 bits, in two words
 _filled_at_once = False  # whether what is mapped from now on comes into memory whole
 
 
@@ -71,18 +70,6 @@ def when_touched() -> Iterator[None]:
         yield
     finally:
         libc.mlockall(_MCL_FUTURE)
-
-
-def forgo(capability: int) -> None:
-    """Give a capability up for good, if there is such a one: a bit number of linux/capability.h. Source: capset(2)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
-    words = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, for the low bits and for the high ones
-    if libc.capget(header, words):
-        return
-    for kind in range(3):
-        words[capability // 32 * 3 + kind] &= ~(1 << capability % 32)
-    libc.capset(header, words)
 
 
 def _fill_heap(libc: ctypes.CDLL) -> int:
