@@ -208,6 +208,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     for module in (systemd, workers, actions):
         monkeypatch.setattr(module, "WorkerProcess", Process)
     monkeypatch.setattr(program, "check", lambda command, name: None)  # test_program.py
+    monkeypatch.setattr(program, "has_same_variables", lambda before, after: True)
     monkeypatch.setattr(systemd, "end_process", machine.end_process)
     monkeypatch.setattr(message, "send", machine.send)
     monkeypatch.setattr(door, "receive", machine.receive)

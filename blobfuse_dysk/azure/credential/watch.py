@@ -51,7 +51,9 @@ async def _reload(credential: Credential) -> None:
 async def _signature(path: str) -> access.Signature | None:
     """What changes when a file is replaced or written to; None if there is none."""
     delegate = access.delegate()
-    return await trio.to_thread.run_sync(delegate.signature, path) if delegate else access.signature_of(path)
+    if delegate is None:
+        return access.signature_of(path)
+    return await trio.to_thread.run_sync(delegate.signature, path, abandon_on_cancel=True)
 
 
 def _stage(credential: Credential) -> float:
