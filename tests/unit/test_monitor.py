@@ -157,9 +157,12 @@ def test_what_a_worker_before_left_in_its_configuration_is_not_believed(tmp_path
             trio.run(fetch_token, (str(other),))
 
 
-def test_a_program_is_ended_when_nobody_waits_for_it(asked: delegate.Monitor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("does", ["sleep 1000 & echo $! >P.new; mv P.new P; wait", "@exec >&- 2>&-; exec sleep 1000"])
+def test_a_program_is_ended_when_nobody_waits_for_it(asked: delegate.Monitor, tmp_path: Path, does: str) -> None:
     pid = tmp_path / "pid"
-    login = program(tmp_path / "login", f"echo $$ >{pid}.new; mv {pid}.new {pid}; exec sleep 1000")
+    """Nor does what it has started go on."""
+    does = does.replace("@", "echo $$ >P.new; mv P.new P; ").replace("P", str(pid))
+    login = program(tmp_path / "login", does)
     conf = read_conf(put(tmp_path / "a.conf", f"auth = entra\ntoken_command = {login}\n"))
 
     async def give_up() -> None:

@@ -122,7 +122,12 @@ def _run(command: tuple[str, ...], asker: socket.socket) -> dict[str, object]:
     """What the program leaves; it is ended when the asker goes, or when it writes without end."""
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
         )
     except OSError as error:
         return {"errno": error.errno}
@@ -130,19 +135,24 @@ def _run(command: tuple[str, ...], asker: socket.socket) -> dict[str, object]:
     assert process.stderr
     files = {file.fileno(): file for file in (process.stdout, process.stderr)}
     written = dict.fromkeys(files, b"")
+    pidfd = os.pidfd_open(process.pid)
+    waits = {*files, asker.fileno(), pidfd}
     poll = select.poll()
-    for fd in (*files, asker.fileno()):
+    for fd in waits:
         poll.register(fd, select.POLLIN)
-    while files:
+    while waits != {asker.fileno()}:
         for fd, _ in poll.poll():
             if fd == asker.fileno():
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # and what it has started
                 os._exit(0)
-            piece = os.read(fd, 1 << 16)
-            written[fd] += piece
-            if not piece or len(written[fd]) > _MOST_OUTPUT:
-                poll.unregister(fd)
-                files.pop(fd).close()
+            piece = os.read(fd, 1 << 16) if fd != pidfd else b""
+            if piece and len(written[fd]) <= _MOST_OUTPUT:
+                written[fd] += piece
+                continue
+            poll.unregister(fd)
+            waits.remove(fd)
+            if fd != pidfd:
+                files[fd].close()
     stdout, stderr = (text.decode("latin-1") for text in written.values())
     return {"status": process.wait(), "stdout": stdout, "stderr": stderr}
 
