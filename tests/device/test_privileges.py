@@ -128,7 +128,8 @@ def test_a_token_of_a_program_that_only_root_can_run(node: Node, tmp_path: Path)
     )
     program.chmod(0o700)
     conf = tmp_path / "entra.conf"
-    conf.write_text(f"auth = entra\ntoken_command = {program}\nendpoint = {node.server.endpoint}\n")
+    endpoint = node.server.endpoint.replace("http:", "https:")  # it asks for the token first
+    conf.write_text(f"auth = entra\ntoken_command = {program}\nendpoint = {endpoint}\n")
     conf.chmod(0o600)
     disk = node.create()
     pid = os.fork()

@@ -34,7 +34,7 @@ CONFIG = Config(
     Credential("acct", Proof("key", "test", account_key=KEY)).to_config(),
     AttachOptions(),
     "node",
-    variables={"LOGIN_HINT": "me"},
+    variables={"AZURE_CLIENT_ID": "me"},
 )
 
 
@@ -106,7 +106,7 @@ def test_certificates_and_nothing_else_of_a_file_of_authorities(asked: delegate.
     for path, reason in (
         (tmp_path / "none", "No such file"),
         (key, "it holds no certificate"),
-        (tmp_path, "Is a directory"),
+        (tmp_path, "Is a directory|not a regular file"),
     ):
         with pytest.raises(CredentialError, match=reason):
             check_ca_file(str(path))
@@ -118,7 +118,7 @@ def test_certificates_and_nothing_else_of_a_file_of_authorities(asked: delegate.
 
 def test_a_program_that_a_credential_file_names(asked: delegate.Monitor, tmp_path: Path) -> None:
     """In the environment of the attachment, and whatever else is asked meanwhile."""
-    login = program(tmp_path / "login", 'echo "{\\"access_token\\": \\"$LOGIN_HINT\\", \\"expires_on\\": 4e9}"')
+    login = program(tmp_path / "login", 'echo "{\\"access_token\\": \\"$AZURE_CLIENT_ID\\", \\"expires_on\\": 4e9}"')
     conf = read_conf(put(tmp_path / "a.conf", f"auth = entra\ntoken_command = {login} a 'b c'\n"))
     token = trio.run(fetch_token, conf.token_command)
     assert (token.text, token.expires_at) == ("me", 4e9)

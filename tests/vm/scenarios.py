@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tests.vm.load import Load
 from tests.vm.machine import Machine
-from tests.vm.place import ACCOUNT, DISK, MIB, Place, require
+from tests.vm.place import ACCOUNT, DISK, KEY, MIB, Place, require
+from tests.wire.sas import account_sas
 
 __all__ = ["SCENARIOS"]
 
@@ -65,10 +66,13 @@ def little_rights(place: Place, node: Machine) -> None:
     _only_locks_memory(node)
     conf, token = f"/etc/dysk/{ACCOUNT}.conf", "/etc/dysk/token.conf"
     node.ask("printf '#!/bin/sh\\nid -u >/root/ran\\nexit 1\\n' >/root/login && chmod 700 /root/login")
-    node.ask(f"umask 077; (grep -v key {conf}; echo auth = entra; echo token_command = /root/login) >{token}")
+    lines = f"grep -v key {conf} | sed s/http:/https:/; echo auth = entra; echo token_command = /root/login"
+    node.ask(f"umask 077; ({lines}) >{token}")
     require(node.code(f"dyskctl attach {ACCOUNT}/disks/raw --credentials {token}") != 0, "a failed login was taken")
     require(node.ask("cat /root/ran") == "0\n", "the program that fetches a token is not root's")
-    node.ask(f"rm {token}; umask 077; cp {conf} /etc/dysk/new && mv /etc/dysk/new {conf}")  # as who rotates secrets
+    sas = account_sas(ACCOUNT, KEY, "rw", "o")
+    node.ask(f"rm {token}; umask 077; (grep -v key {conf}; echo 'sas = {sas}') >/etc/dysk/new")
+    node.ask(f"mv /etc/dysk/new {conf}")  # as who rotates secrets
     place.await_("the rotation", lambda: "was read again" in node.ask("journalctl -b --no-pager"), 60)
     node.ask("echo still >/data/file && sync")
     before = node.ask("pgrep -x dysk-worker")
