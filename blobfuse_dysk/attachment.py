@@ -215,6 +215,8 @@ def _configure(address: DiskAddress, options: AttachOptions, dead: list[StateFil
         options = replace(options, io_timeout_s=limit_s)
     if address.snapshot:
         options = replace(options, read_only=True)
+    if not options.read_only:
+        address.refuse_secondary(", or attach it read-only")
     ramcheck.check(options)
     variables = environment.variables() if credential.kind == "token" else {}
     leases = [found["lease"] for found in dead if found["endpoint"] == str(address.endpoint)]

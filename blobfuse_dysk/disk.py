@@ -14,6 +14,7 @@ from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.proxies import Proxy
 
 __all__ = [
     "DEFAULT_REALM",
@@ -34,6 +35,7 @@ _SNAPSHOT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,7})?Z\Z")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B?)\Z", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?\Z")
 _DURATION_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDARY = "-secondary"  # behind the account in the secondary's name
 _ADDRESS_HELP = "write it as ACCOUNT/CONTAINER/BLOB or as the blob's URL"
 
 
@@ -75,6 +77,10 @@ class Endpoint:
         """The public endpoint of an account; realm is the cloud's suffix (core.windows.net, core.chinacloudapi.cn)."""
         return cls("https", f"{account}.blob.{realm}", 443)
 
+    def is_secondary_of(self, account: str) -> bool:
+        """Whether it is the copy in another region of an account that has one to read (RA-GRS, RA-GZRS)."""
+        return account + _SECONDARY in (self.host.partition(".")[0], self.path.removeprefix("/"))
+
     @property
     def is_loopback(self) -> bool:
         """Whether plain HTTP is safe: the bytes do not leave this machine."""
@@ -101,6 +107,7 @@ class DiskAddress:
     """A page blob, or a snapshot of one, as the user named it.
 
     endpoint: None when the short form was used; `azure/credential/resolve.py` then decides it.
+    proxy: the way to the endpoint, which `resolve` finds as well; None for a direct one.
     sas, account_key: a credential given with the address, in memory only; `resolve` takes them out. No text form has
     an account_key.
     """
@@ -112,6 +119,7 @@ class DiskAddress:
     endpoint: Endpoint | None = None
     sas: str | None = field(default=None, repr=False)
     account_key: str | None = field(default=None, repr=False)
+    proxy: Proxy | None = None
 
     @classmethod
     def parse(cls, text: str, *, what: str = "") -> DiskAddress:
@@ -151,6 +159,7 @@ class DiskAddress:
             account = parts.hostname.partition(".")[0]
             endpoint = Endpoint.parse(f"{parts.scheme}://{parts.netloc}")
         container, _, blob = path.partition("/")
+        account = account.removesuffix(_SECONDARY)
         return cls._checked(account, container, blob, snapshot, endpoint, sas)
 
     @classmethod
@@ -183,6 +192,19 @@ class DiskAddress:
             )
         check_snapshot(snapshot)
         return cls(account, container, blob, snapshot, endpoint, sas)
+
+    @property
+    def is_secondary(self) -> bool:
+        """Whether it is named at the account's secondary endpoint, where it can only be read."""
+        return self.endpoint is not None and self.endpoint.is_secondary_of(self.account)
+
+    def refuse_secondary(self, remedy: str) -> None:
+        """Raise UsageError if it is named where it can only be read. remedy: what else there is than the primary."""
+        if self.is_secondary:
+            raise UsageError(
+                f"{self.endpoint} is the secondary of account {self.account}, which can only be read",
+                remedy=f"name the disk at the primary{remedy}",
+            )
 
     @property
     def key(self) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "dev_dir",
     "log_dir",
     "node_name",
+    "proxy_variables",
     "restore",
     "run_dir",
     "service_variables",
@@ -26,6 +27,7 @@ __all__ = [
     "variables",
 ]
 
+_PROXY = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _AZURE = ("ACCOUNT", "KEY", "SAS_TOKEN", "CONNECTION_STRING", "AUTH_MODE")
 
 
@@ -67,6 +69,12 @@ def azure_variables() -> dict[str, str]:
 def service_variables() -> dict[str, str]:
     """What systemd tells a service: NOTIFY_SOCKET, LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES."""
     return {name: value for name, value in os.environ.items() if name.startswith(("LISTEN_", "NOTIFY_"))}
+
+
+def proxy_variables() -> dict[str, str]:
+    """http_proxy, https_proxy, all_proxy and no_proxy, as far as they are set, in capitals if not in small letters."""
+    found = {name: os.environ.get(name) or os.environ.get(name.upper(), "") for name in _PROXY}
+    return {name: value for name, value in found.items() if value}
 
 
 def variables() -> dict[str, str]:

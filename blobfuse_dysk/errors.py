@@ -8,12 +8,15 @@ What a program has to know of it is in fields, which the constructor takes by ke
 
 Only the kernel gets less: an errno, which device/worker/blockfile.py makes of whatever failed.
 
-Messages never hold a secret: no account key, no SAS signature, no bearer token.
+Messages are printable whatever they quote (printable.py), and in one line. They never hold a secret: no account key,
+no SAS signature, no bearer token.
 """
 
 from __future__ import annotations
 
 import enum
+
+from blobfuse_dysk.printable import printable
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
@@ -35,6 +38,9 @@ __all__ = [
 ]
 
 
+MOST_NAME = 256  # characters of a name that somebody else wrote
+
+
 class DyskError(Exception):
     """The base of all: a message (what was tried, what happened) and a remedy (what to do).
 
@@ -45,8 +51,8 @@ class DyskError(Exception):
     FIELDS: ClassVar[tuple[str, ...]] = ("remedy",)
 
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
-        super().__init__(message)
-        self.remedy = remedy
+        super().__init__(printable(message))
+        self.remedy = remedy and printable(remedy)
 
     def fields(self) -> dict[str, Any]:
         """What it carries besides its message, as JSON types, to make it again from."""
@@ -93,8 +99,8 @@ class LeasedError(DyskError):
         self, message: str, *, holder: str | None = None, since: str | None = None, remedy: str | None = None
     ) -> None:
         super().__init__(message, remedy=remedy)
-        self.holder = holder
-        self.since = since
+        self.holder = holder and printable(holder, MOST_NAME)
+        self.since = since and printable(since, MOST_NAME)
 
 
 class AttachedError(DyskError):

@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from blobfuse_dysk.disk import DEFAULT_REALM, check_snapshot, format_size, parse_duration, parse_size
 from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.proxies import Proxy
 
 __all__ = [
     "ATTACH_OPTIONS",
@@ -196,6 +197,11 @@ def _snapshot(value: str | None, key: str) -> None:
     check_snapshot(value)
 
 
+def _proxy(value: str | None, key: str) -> None:
+    if value is not None:
+        Proxy.parse(value, key)
+
+
 def _shell_words(text: str, key: str) -> tuple[str, ...]:
     import shlex
 
@@ -307,6 +313,12 @@ class AttachOptions:
     )
     endpoint: str | None = _option("endpoint", "URL", help="Blob service to use, for private and emulated ones.")
     realm: str | None = _option("realm", "SUFFIX", help=f"The cloud's suffix. Default: {DEFAULT_REALM}.")
+    proxy: str | None = _option(
+        "proxy",
+        "URL",
+        check=_proxy,
+        help="Reach the account through this HTTP proxy, or none. Default: the https_proxy variables.",
+    )
     allow_http: bool = _option("allow-http", help="Allow plain HTTP to another machine. It hides nothing.")
     autoclear: bool = False
 

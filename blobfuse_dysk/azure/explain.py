@@ -17,8 +17,9 @@ from functools import partial
 
 from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential
 from blobfuse_dysk.azure.credential.sas import RIGHTS
+from blobfuse_dysk.azure.properties import CopyState
 from blobfuse_dysk.azure.tls import untrusted
-from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.disk import DiskAddress, format_size
 from blobfuse_dysk.errors import (
     CredentialError,
     DyskError,
@@ -30,18 +31,32 @@ from blobfuse_dysk.errors import (
 )
 from blobfuse_dysk.timestamp import utc_text
 
-__all__ = ["HOLDER_NODE", "HOLDER_SINCE", "explain", "leased", "leased_by", "not_a_page_blob"]
+__all__ = [
+    "HOLDER_NODE",
+    "HOLDER_SINCE",
+    "explain",
+    "holder_in",
+    "leased",
+    "leased_by",
+    "not_a_page_blob",
+    "not_copied",
+]
 
 HOLDER_NODE = "dysk_node"
 HOLDER_SINCE = "dysk_since"
 """Names in the blob's metadata: who holds the lease, and since when (ISO 8601, UTC)."""
 _SKEW_S = 900.0  # the service refuses dates that differ by more
 
+_KEY_VAULT = "KeyVault"
+"""What codes begin with that are about the account's own encryption key: customer-managed, in a key vault."""
+_UNPROVED = ("AuthenticationFailed", "AuthorizationFailure", "InvalidAuthenticationInfo", "")
+"""Codes under which a signature is refused; AuthorizationFailure by Azurite, none where it is not told."""
 _NETWORK_RULES = (
     "the account's firewall may not let this machine in: allow its network under Networking in the portal, "
     "or add a service endpoint for its virtual network"
 )
 _TAKE_OVER = "detach it there, or take it over with --break-lease if that node is gone for good"
+_BREAKING = "it ends by itself, within a minute: wait for that, or take the disk at once with --break-lease"
 _ROLE = "give it the role Storage Blob Data Contributor on the account or the container; a new role takes minutes"
 
 
@@ -62,11 +77,26 @@ def explain(
     return error
 
 
-def leased(address: DiskAddress, metadata: Mapping[str, str]) -> LeasedError:
-    """The error for a disk that another has; metadata: the blob's own, which may name the holder."""
-    node = metadata.get(HOLDER_NODE) or None
-    since = metadata.get(HOLDER_SINCE) or None if node else None
-    return LeasedError(f"disk {address} is {leased_by(node, since)}", holder=node, since=since, remedy=_TAKE_OVER)
+def leased(address: DiskAddress, metadata: Mapping[str, str], lease_state: str) -> LeasedError:
+    """The error for a disk that another has; metadata: the blob's own, which may name the holder.
+
+    lease_state: by the service: leased, or breaking, if somebody broke the lease and left it a while.
+    """
+    node, since = holder_in(metadata)
+    text, remedy = f"disk {address} is {leased_by(node, since)}", _TAKE_OVER
+    if lease_state == "breaking":
+        text, remedy = f"{text}, and that lease is being broken", _BREAKING
+    return LeasedError(text, holder=node, since=since, remedy=remedy)
+
+
+def holder_in(metadata: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """The holder that a blob's metadata names, and since when it has the blob. The case of names makes no difference.
+
+    Some tools and proxies change it.
+    """
+    lower = {name.lower(): value for name, value in metadata.items()}
+    node = lower.get(HOLDER_NODE) or None
+    return node, lower.get(HOLDER_SINCE) or None if node else None
 
 
 def leased_by(node: str | None, since: str | None) -> str:
@@ -81,6 +111,24 @@ def not_a_page_blob(address: DiskAddress, blob_type: str) -> UsageError:
     return UsageError(
         f"{address} is {kind}, not a page blob",
         remedy="a disk is a page blob: make one with dyskctl create, or upload with az storage blob upload --type page",
+    )
+
+
+def not_copied(address: DiskAddress, copy: CopyState) -> DyskError:
+    """The error for a blob that is the destination of a copy which has not been completed."""
+    came = ""
+    if copy.done is not None and copy.total:
+        percent = f" ({copy.done * 100 // copy.total} %)" if copy.total else ""
+        came = f": {format_size(copy.done)} of {format_size(copy.total)}{percent} have come"
+    if copy.status == "pending":
+        return DyskError(
+            f"{address} is still being copied to{came}",
+            remedy="wait for the end of the copy: az storage blob show --query properties.copy tells how far it is",
+        )
+    how = f"the copy to {address} was not completed, it is {copy.status}{came}"
+    return DyskError(
+        f"{how} ({copy.description})" if copy.description else how,
+        remedy="copy it again; if the blob is right as it is, az storage blob update takes the mark off",
     )
 
 
@@ -99,6 +147,12 @@ def _unreachable(error: TransportError, address: DiskAddress) -> DyskError | Non
     name = _first(error, lambda found: isinstance(found, socket.gaierror))
     if isinstance(name, socket.gaierror):
         if name.errno in (socket.EAI_NONAME, socket.EAI_NODATA):
+            if address.is_secondary:
+                return NotFoundError(
+                    f"account {address.account} has no secondary that can be read: no DNS name {host}",
+                    missing="account",
+                    remedy="its redundancy has to be RA-GRS or RA-GZRS; name the disk at the primary",
+                )
             return NotFoundError(
                 f"account {address.account} does not exist: no DNS name {host}",
                 missing="account",
@@ -128,6 +182,12 @@ def _refused(error: ServiceError, address: DiskAddress, credential: Credential |
         make, message, remedy = _SIMPLE[code]
         fields = {"disk": str(address), "account": address.account, "container": address.container}
         return make(message.format(**fields), remedy=remedy)
+    if code.startswith(_KEY_VAULT):
+        return DyskError(
+            f"account {address.account} cannot use its encryption key, which is in a key vault ({code})",
+            remedy="see the account's Encryption page in the portal: the key must be enabled, the vault there, and the "
+            "identity allowed to get, wrap and unwrap it",
+        )
     if error.status == 404 and address.snapshot:
         return NotFoundError(
             f"snapshot {address.snapshot} of disk {replace(address, snapshot=None)} does not exist",
@@ -162,6 +222,8 @@ def _denied(error: ServiceError, address: DiskAddress, credential: Credential | 
             f"the {what} is not accepted for account {address.account} ({error.code})",
             remedy="log in to the tenant that the account belongs to (AZURE_TENANT_ID)",
         )
+    if credential.kind == "key" and error.code not in _UNPROVED:
+        return CredentialError(f"access to {address} is refused, whether or not the {what} is right: {error}")
     if credential.kind == "key":
         skew_s = credential.clock.measured_s or 0.0
         if abs(skew_s) > _SKEW_S and not credential.clock.offset_s:
@@ -253,8 +315,28 @@ _SIMPLE: Mapping[str, tuple[Callable[..., DyskError], str, str]] = {
         "account {account} does not allow public access",
         "give a credential: account_key, sas or auth = entra in the credential file",
     ),
+    "BlobUsesCustomerSpecifiedEncryption": (
+        UsageError,
+        "disk {disk} is encrypted with a key that each request has to bring, which no disk can be",
+        "copy it to a blob without a customer-provided key: azcopy reads it with --cpk-by-value",
+    ),
+    "InsufficientAccountPermissions": (
+        CredentialError,
+        "account {account} does not allow this operation",
+        "an account's secondary can only be read: name the disk at the primary, or attach it with --read-only",
+    ),
     "LeaseAlreadyPresent": _HELD,
+    "LeaseIsBreakingAndCannotBeAcquired": (
+        LeasedError,
+        "the lease of disk {disk} is being broken",
+        _BREAKING,
+    ),
     "LeaseIdMissing": _HELD,
+    "PendingCopyOperation": (
+        DyskError,
+        "disk {disk} is still being copied to",
+        "wait for the end of the copy, or abort it: az storage blob copy cancel",
+    ),
     "SnapshotsPresent": (
         UsageError,
         "disk {disk} has snapshots",

@@ -11,6 +11,7 @@ import logging
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blobfuse_dysk.azure import explain
@@ -120,7 +121,8 @@ def delete_disk(
             if _code(error) not in ("LeaseIdMissing", "LeaseIdMismatchWithBlobOperation"):
                 raise
             if not break_lease:
-                raise explain.leased(address, blob.get_blob_properties().metadata or {}) from error
+                found = blob.get_blob_properties()
+                raise explain.leased(address, found.metadata or {}, found.lease.state or "") from error
             with contextlib.suppress(HttpResponseError):  # it may have ended meanwhile
                 BlobLeaseClient(blob).break_lease(lease_break_period=0)
             blob.delete_blob()
@@ -140,15 +142,15 @@ def list_disks(address: DiskAddress, credential: Credential) -> list[DiskRow]:
         for item in container.list_blobs(include=["metadata"]):
             if item.blob_type != BlobType.PAGEBLOB:
                 continue
-            metadata = item.metadata or {}
+            holder, since = explain.holder_in(item.metadata or {})
             rows.append(
                 DiskRow(
                     disk=f"{address.account}/{address.container}/{item.name}",
                     size=item.size,
                     allocated=_allocated(container.get_blob_client(item.name)),
                     lease_state=item.lease.state or "",
-                    holder=metadata.get(explain.HOLDER_NODE),
-                    since=metadata.get(explain.HOLDER_SINCE),
+                    holder=holder,
+                    since=since,
                 )
             )
         return rows
@@ -176,16 +178,58 @@ def _sdk(address: DiskAddress, credential: Credential, what: str, *, needs: str)
         connection_timeout=_CONNECT_S,
         read_timeout=_READ_S,
         logging_enable=False,
+        raw_response_hook=partial(_check_sender, address, what),
+        permit_redirects=False,  # as on the data path: the service does not redirect, so it is somebody else who does
         # The SDK's own default is a list that comes with it; attaching trusts the system's, so this does, too.
+        use_env_settings=False,  # the variables count once, in resolve.py
+        proxies=dict.fromkeys(("http", "https"), address.proxy.url) if address.proxy else None,
         connection_verify=credential.ca_file or trusted.cafile or trusted.capath or True,
     )
     try:
-        with service:
+        with _quiet(), service:
             yield service
     except HttpResponseError as error:
         raise explain.explain(_refusal(error, address, credential, what), address, credential, needs=needs) from error
     except AzureError as error:
         raise explain.explain(_lost(error, address, what), address, credential, needs=needs) from error
+
+
+def _check_sender(address: DiskAddress, what: str, answer: Any) -> None:
+    """Called for each answer before the SDK looks at it, which fails on bodies that are not the service's.
+
+    An answer without its request id is the word of something in between: TransportError. A 5xx of that may pass.
+    """
+    from azure.core.exceptions import ServiceResponseError
+
+    status, headers = answer.http_response.status_code, answer.http_response.headers
+    if "x-ms-request-id" in headers or "x-ms-error-code" in headers:
+        return
+    how = "redirects, which is not followed" if 300 <= status < 400 else "is not one of the blob service"
+    if status >= 500:
+        raise ServiceResponseError(f"HTTP {status}, which is not the blob service's own")
+    raise TransportError(
+        f"{what} of {address}: the answer of {address.endpoint} {how} (HTTP {status})",
+        sent=True,
+        remedy="check the endpoint, and look for a proxy, a gateway or a portal to log in at in between",
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The SDK's own log, which Python writes to standard error if nobody listens, says nothing to a user."""
+    before = []
+    nowhere = logging.NullHandler()
+    for name in ("azure", "urllib3"):
+        logger = logging.getLogger(name)
+        before.append((logger, logger.propagate))
+        logger.addHandler(nowhere)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, propagate in before:
+            logger.removeHandler(nowhere)
+            logger.propagate = propagate
 
 
 def _sdk_credential(credential: Credential) -> Any:
@@ -221,11 +265,14 @@ def _code(error: Any) -> str:
     return str(getattr(code, "value", code) or "")
 
 
-def _refusal(error: Any, address: DiskAddress, credential: Credential, what: str) -> ServiceError:
+def _refusal(error: Any, address: DiskAddress, credential: Credential, what: str) -> ServiceError | TransportError:
+    """What an answer of the service means that the SDK does not take."""
     response = error.response
     if response is not None and (date := response.headers.get("Date")):
         credential.clock.measure(date)
     status = error.status_code or 0
+    if status < 300:
+        return TransportError(f"{what} of {address}: damaged answer of {address.endpoint} (HTTP {status})", sent=True)
     return ServiceError(
         f"{what} of {address}: {_code(error) or 'refused'} (HTTP {status})", status=status, code=_code(error)
     )
@@ -243,6 +290,7 @@ def _lost(error: Exception, address: DiskAddress, what: str) -> TransportError:
     why = str(cause)
     if isinstance(cause, ssl.SSLCertVerificationError):
         why = f"its certificate is not accepted: {cause.verify_message.rstrip('.')}"
-    lost = TransportError(f"{what} of {address}: no answer from {address.endpoint} ({why})", sent=True)
+    way = f" through the proxy {address.proxy}" if address.proxy else ""
+    lost = TransportError(f"{what} of {address}: no answer from {address.endpoint}{way} ({why})", sent=True)
     lost.__cause__ = cause
     return lost

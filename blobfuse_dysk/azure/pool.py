@@ -16,10 +16,12 @@ import trio
 from blobfuse_dysk.azure.connection import Connection, TlsConnection
 from blobfuse_dysk.azure.signing import Signer
 from blobfuse_dysk.azure.tls import tls_context, untrusted
+from blobfuse_dysk.azure.tunnel import open_stream
 from blobfuse_dysk.azure.wire import Reply, Request
 from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import TransportError
+from blobfuse_dysk.proxies import Proxy
 
 __all__ = ["HttpPool"]
 
@@ -40,9 +42,14 @@ class HttpPool(trio.abc.AsyncResource):
         ssl_context: ssl.SSLContext | None = None,
         connect_timeout_s: float = 10.0,
         max_connections: int = MAX_CONNECTIONS,
+        proxy: Proxy | None = None,
     ) -> None:
-        """ssl_context: tls_context() by default. max_connections: further requests wait, first come first served."""
+        """ssl_context: tls_context() by default. max_connections: further requests wait, first come first served.
+
+        proxy: the way to the endpoint, None for a direct one.
+        """
         self._endpoint = endpoint
+        self._proxy = proxy
         self._tls = (ssl_context or tls_context()) if endpoint.scheme == "https" else None
         self._connect_timeout_s = connect_timeout_s
         self._slots = trio.Semaphore(max_connections)
@@ -129,8 +136,10 @@ class HttpPool(trio.abc.AsyncResource):
             connection.close()
 
     async def _connect(self, deadline: float) -> Connection:
-        """Open a connection; the name is resolved each time, IPv4 and IPv6 race (RFC 8305)."""
+        """Open a connection, directly or through the proxy."""
         where = f"{self._endpoint.scheme}://{self._endpoint.authority}"
+        if self._proxy:
+            where += f" through the proxy {self._proxy}"
         if self._closed:
             raise TransportError(f"{where}: the client is closed", sent=False)
         try:
@@ -148,7 +157,7 @@ class HttpPool(trio.abc.AsyncResource):
         raise TransportError(f"cannot connect to {where} (no answer within the time limit)", sent=False)
 
     async def _open(self) -> Connection:
-        stream = await trio.open_tcp_stream(self._endpoint.host, self._endpoint.port)
+        stream = await open_stream(self._endpoint, self._proxy)
         sock = socket.socket(fileno=stream.socket.detach())
         try:
             sock.setblocking(False)

@@ -151,7 +151,7 @@ class SharedKeySigner:
             f"{request.before}x-ms-date:{date}\n{request.after}/{self._account}{request.resource}"
         )
         inner = self._inner.copy()
-        inner.update(text.encode("latin-1"))
+        inner.update(text.encode())  # a header's value has a character for each byte, also where it is not ASCII
         outer = self._outer.copy()
         outer.update(inner.digest())
         return binascii.b2a_base64(outer.digest(), newline=False).decode()

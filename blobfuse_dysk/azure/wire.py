@@ -13,13 +13,16 @@ from __future__ import annotations
 import binascii
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import quote, unquote
 
+from blobfuse_dysk.azure.canonical import BLANKS, canonical_headers
+from blobfuse_dysk.azure.properties import CONTENT_HEADERS, BlobProperties, Condition, CopyState, SequenceNumber
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import ServiceError
+from blobfuse_dysk.printable import printable
 
 __all__ = [
     "API_VERSION",
@@ -43,6 +46,7 @@ __all__ = [
 API_VERSION = "2021-12-02"  # page lists with markers need 2020-10-02; Azurite has known this one since 3.16
 USER_AGENT = "blobfuse-dysk"
 PAGE = 512  # bytes; the unit of page ranges
+_MOST_CODE, _MOST_MESSAGE = 100, 500  # characters of what the service says of a refusal
 MAX_CHECKSUM = 4 << 20  # bytes; the longest range that the service computes a checksum of
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -50,38 +54,13 @@ Extent: TypeAlias = tuple[int, int]
 """(offset, length) in bytes."""
 
 _PAGE_RANGE = re.compile(rb"<PageRange>\s*<Start>\s*(\d+)\s*</Start>\s*<End>\s*(\d+)\s*</End>\s*</PageRange>", re.ASCII)
+_PROGRESS = re.compile(r"(\d{1,19})/(\d{1,19})", re.ASCII)  # x-ms-copy-progress
+_METADATA = "x-ms-meta-"
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&apos;", "'"), ("&amp;", "&"))
 
 
 class DamagedAnswerError(Exception):
     """An answer that says success but is not what the request must be answered with. Becomes a TransportError."""
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """A request is carried out only while this holds, else it is refused with 412 ConditionNotMet.
-
-    if_match: the blob's ETag, as it came; every change of pages, properties or metadata gives another one, lease
-    operations do not. if_unmodified_since: an HTTP date; one in the future gives the request a last moment, as long as
-    the blob changes after that. One of the two; both empty hold always.
-    Source: https://learn.microsoft.com/rest/api/storageservices/specifying-conditional-headers-for-blob-service-operations
-    """
-
-    if_match: str = ""
-    if_unmodified_since: str = ""
-
-    def lines(self) -> str:
-        """The header lines as sent."""
-        match = f"If-Match:{self.if_match}\n" if self.if_match else ""
-        return match + (f"If-Unmodified-Since:{self.if_unmodified_since}\n" if self.if_unmodified_since else "")
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceNumber:
-    """What Set Blob Properties answers: the sequence number that is in force, and the ETag that it gave the blob."""
-
-    number: int
-    etag: str
 
 
 class Request:
@@ -90,7 +69,7 @@ class Request:
     target: path as sent; query: as sent, without '?'. resource: the canonicalised resource, query included, without
     the leading account. before, after: canonical lines of the x-ms- headers that sort before and after x-ms-date.
     length: the body's bytes, 0 without one. md5: Content-MD5, or ''. common: constant header lines as sent.
-    condition: when the request is to be carried out.
+    condition: when the request is to be carried out. sent: `after` as it goes onto the wire.
     """
 
     __slots__ = (
@@ -104,6 +83,7 @@ class Request:
         "method",
         "query",
         "resource",
+        "sent",
         "target",
     )
 
@@ -119,6 +99,7 @@ class Request:
         body: Buffer | None = None,
         md5: str = "",
         condition: Condition | None = None,
+        sent: str | None = None,
     ) -> None:
         self.condition = condition
         self.method = method
@@ -127,6 +108,7 @@ class Request:
         self.resource = resource
         self.before = before
         self.after = after
+        self.sent = after if sent is None else sent
         self.common = common
         self.body = body
         self.length = 0 if body is None else len(body)
@@ -136,7 +118,7 @@ class Request:
         """Return the request line and headers as sent. date goes into x-ms-date, sas behind the query, as they are."""
         query = f"{self.query}&{sas}" if self.query and sas else self.query or sas
         mark = "?" if query else ""
-        lines = f"{self.before}x-ms-date:{date}\n{self.after}" if date else self.before + self.after
+        lines = f"{self.before}x-ms-date:{date}\n{self.sent}" if date else self.before + self.sent
         if self.md5:
             lines += f"Content-MD5:{self.md5}\n"
         if self.condition is not None:
@@ -173,13 +155,21 @@ class Reply:
         if found < 0:
             return ""
         start = found + len(name) + 3
-        return self.head[start : self.head.find(b"\r\n", start)].decode("latin-1").strip()
+        return self.head[start : self.head.find(b"\r\n", start)].decode("latin-1").strip(BLANKS)
 
     def headers(self) -> dict[str, str]:
         """Return all headers, names in lower case."""
-        lines = self.head.decode("latin-1").split("\r\n")[1:]
-        pairs = (line.partition(":") for line in lines if line)
-        return {name.lower(): value.strip() for name, _, value in pairs}
+        return {name.lower(): value for name, value in self._pairs()}
+
+    def metadata(self) -> dict[str, str]:
+        """Return the blob's metadata: names as they are spelled, values as they came (each byte a character)."""
+        return {name[10:]: value for name, value in self._pairs() if name[:10].lower() == _METADATA}
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        for line in self.head.decode("latin-1").split("\r\n")[1:]:
+            name, colon, value = line.partition(":")
+            if colon:
+                yield name, value.strip(BLANKS)
 
     def __repr__(self) -> str:
         return f"<Reply {self.status} {len(self.body)} bytes>"
@@ -191,22 +181,6 @@ class PageList:
 
     ranges: list[Extent]
     marker: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class BlobProperties:
-    """What Get Blob Properties tells. sequence_number is None unless it is a page blob; size in bytes.
-
-    lease_state: available, leased, expired, breaking, broken, or '' (snapshots). metadata names are in lower case.
-    """
-
-    size: int
-    blob_type: str
-    sequence_number: int | None
-    lease_state: str
-    metadata: dict[str, str]
-    etag: str
-    last_modified: str
 
 
 class BlobRequests:
@@ -273,6 +247,12 @@ class BlobRequests:
             "PUT", [("comp", "properties")], {"x-ms-blob-content-length": str(size)}, lease_id, condition
         )
 
+    def set_content(self, content: Mapping[str, str], *, lease_id: str | None, condition: Condition) -> Request:
+        """Set Blob Properties: the headers of the content become these; the type cannot be missing."""
+        wanted = {"content-type": "application/octet-stream", **content}
+        headers = {f"x-ms-blob-{name}": value for name, value in wanted.items()}
+        return self._general("PUT", [("comp", "properties")], headers, lease_id, condition)
+
     def lease(
         self,
         action: str,
@@ -286,11 +266,20 @@ class BlobRequests:
         return self._general("PUT", [("comp", "lease")], {"x-ms-lease-action": action, **headers}, lease_id, condition)
 
     def set_metadata(
-        self, metadata: Mapping[str, str], *, lease_id: str | None, condition: Condition | None = None
+        self,
+        metadata: Mapping[str, str],
+        *,
+        lease_id: str | None,
+        condition: Condition | None = None,
+        as_sent: bool = False,
     ) -> Request:
-        """Set Blob Metadata: replaces all of it. Names are C# identifiers, values printable ASCII."""
-        headers = {f"x-ms-meta-{name}": value for name, value in metadata.items()}
-        return self._general("PUT", [("comp", "metadata")], headers, lease_id, condition)
+        """Set Blob Metadata: replaces all of it. Names are C# identifiers, which keep their case.
+
+        Values are what a header may hold (else ValueError). as_sent: sign them as they are, as the Azure SDKs do; the
+        reference wants each piece of white space outside of quotes signed as one blank.
+        """
+        headers = {_METADATA + name: value for name, value in metadata.items()}
+        return self._general("PUT", [("comp", "metadata")], headers, lease_id, condition, as_sent=as_sent)
 
     def _general(
         self,
@@ -299,31 +288,22 @@ class BlobRequests:
         headers: Mapping[str, str],
         lease_id: str | None = None,
         condition: Condition | None = None,
+        *,
+        as_sent: bool = False,
     ) -> Request:
-        """Any request without a body: sorts the headers, splits them at x-ms-date."""
-        sent, resource = self._with_query(*query)
-        lines = {name.lower(): value.strip() for name, value in headers.items()} | {"x-ms-version": API_VERSION}
+        """Any request without a body."""
+        target, resource = self._with_query(*query)
+        wanted = {**headers, "x-ms-version": API_VERSION}
         if lease_id is not None:
-            lines["x-ms-lease-id"] = lease_id
-        for name, value in lines.items():
-            if not (name + value).isprintable():
-                raise ValueError(f"header {name!r} has a character that no header may have")
-        names = sorted(lines, key=_service_order)
-        date = _service_order("x-ms-date")
-        before = "".join(f"{name}:{lines[name]}\n" for name in names if _service_order(name) < date)
-        after = "".join(f"{name}:{lines[name]}\n" for name in names if _service_order(name) > date)
-        return Request(method, self.target, sent, resource, before, after, self.common, condition=condition)
+            wanted["x-ms-lease-id"] = lease_id
+        before, after, sent = canonical_headers(wanted, as_sent=as_sent)
+        return Request(method, self.target, target, resource, before, after, self.common, None, "", condition, sent)
 
     def _with_query(self, *query: tuple[str, str]) -> tuple[str, str]:
         """Return the query as sent and the canonicalised resource: path, then decoded parameters, sorted by name."""
         pairs = sorted((*query, *self._snapshot))
         sent = "&".join(f"{name}={value}" for name, value in pairs)
         return sent, self.target + "".join(f"\n{name}:{unquote(value)}" for name, value in pairs)
-
-
-def _service_order(name: str) -> str:
-    """Sort key of a header name. The service ignores '-' and puts '_' before digits (as the Azure SDK emulates it)."""
-    return name.replace("-", "").replace("_", "!")
 
 
 def content_md5(data: Buffer) -> str:
@@ -341,12 +321,24 @@ def parse_properties(reply: Reply) -> BlobProperties:
             blob_type=headers.get("x-ms-blob-type", ""),
             sequence_number=None if number is None else int(number),
             lease_state=headers.get("x-ms-lease-state", ""),
-            metadata={name[10:]: value for name, value in headers.items() if name.startswith("x-ms-meta-")},
+            metadata=reply.metadata(),
             etag=headers.get("etag", ""),
             last_modified=headers.get("last-modified", ""),
+            copy=_copy_state(headers),
+            content={name: headers[name] for name in CONTENT_HEADERS if headers.get(name)},
         )
     except (KeyError, ValueError) as error:
         raise DamagedAnswerError(f"properties without a readable number: {error}") from None
+
+
+def _copy_state(headers: Mapping[str, str]) -> CopyState | None:
+    status = headers.get("x-ms-copy-status", "")
+    if not status:
+        return None
+    progress = _PROGRESS.fullmatch(headers.get("x-ms-copy-progress", ""))
+    done, total = (int(progress[1]), int(progress[2])) if progress else (None, None)
+    incremental = headers.get("x-ms-incremental-copy", "").lower() == "true"
+    return CopyState(status, done, total, headers.get("x-ms-copy-status-description", ""), incremental)
 
 
 def parse_page_list(body: Buffer) -> PageList:
@@ -382,8 +374,8 @@ def xml_text(body: bytes, tag: str) -> str:
 def service_error(reply: Reply, what: str) -> ServiceError:
     """Turn a refusal into an error. what: the operation, for the message; nothing of the request's secrets is in it."""
     body = bytes(reply.body)
-    code = reply.header("x-ms-error-code") or xml_text(body, "Code")
-    message = xml_text(body, "Message").split("\n")[0].strip()
+    code = printable(reply.header("x-ms-error-code") or xml_text(body, "Code"), _MOST_CODE)
+    message = printable(xml_text(body, "Message").split("\n")[0].strip(), _MOST_MESSAGE)
     detail = xml_text(body, "AuthenticationErrorDetail")
     if detail.startswith("Signature not valid in the specified time frame"):
         message = detail  # other details quote the string to sign, or a signature

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from blobfuse_dysk.disk import format_size
+from blobfuse_dysk.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from blobfuse_dysk.attachment import Attachment
@@ -30,12 +31,12 @@ __all__ = [
 
 def print_json(value: object) -> None:
     """One JSON value, indented, in UTF-8."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(printable_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Columns as wide as their content; None is a dash. Never cut or wrapped, so that it can be piped."""
-    lines = [list(headers)] + [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    lines = [list(headers)] + [["-" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
@@ -50,13 +51,13 @@ def print_pairs(pairs: dict[str, object], indent: str = "") -> None:
             print(f"{indent}{label}:")
             print_pairs(value, indent + "  ")
         else:
-            print(f"{indent}{(label + ':').ljust(width + 1)} {_plain(value)}")
+            print(f"{indent}{(label + ':').ljust(width + 1)} {printable(_plain(value))}")
 
 
 def print_error(message: str, remedy: str | None, *, as_json: bool) -> None:
     """One line on standard error: what, then what to do. With JSON an object with the keys error and remedy."""
     if as_json:
-        text = json.dumps({"error": message, "remedy": remedy}, ensure_ascii=False)
+        text = printable_json(json.dumps({"error": message, "remedy": remedy}, ensure_ascii=False))
     else:
         text = _one_line(f"dyskctl: {message}: {remedy}" if remedy else f"dyskctl: {message}")
     print(text, file=sys.stderr)
@@ -122,4 +123,4 @@ def _plain(value: object) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))

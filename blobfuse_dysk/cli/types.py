@@ -26,7 +26,7 @@ __all__ = [
     "parse_disk",
 ]
 
-_CONNECTION = ("credentials", "endpoint", "realm", "allow-http")
+_CONNECTION = ("credentials", "endpoint", "realm", "proxy", "allow-http")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 

@@ -53,4 +53,5 @@ def attach_or_create(disk: DiskAddress, size: int, options: AttachOptions) -> At
 
 def _create(disk: DiskAddress, blob_size: int, last_page: bytes | None, options: AttachOptions) -> None:
     address, credential = resolve.resolve(disk, options)
+    address.refuse_secondary("")
     management.create_disk(address, credential, blob_size, last_page)

@@ -36,4 +36,5 @@ def delete_disk(
     """
     check_deletable(disk)
     address, credential = resolve.resolve(disk, options)
+    address.refuse_secondary("")
     management.delete_disk(address, credential, break_lease=break_lease, lease_id=lease_id)

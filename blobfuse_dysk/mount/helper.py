@@ -33,6 +33,7 @@ from blobfuse_dysk.mount.options import (
     parse_mount,
     parse_umount,
 )
+from blobfuse_dysk.printable import printable
 
 __all__ = ["mount_main", "umount_main"]
 
@@ -135,7 +136,9 @@ def _main(program: str, usage: str, run: Callable[[list[str]], int], arguments: 
     if "-h" in words or "--help" in words:
         print(f"usage: {usage}\nsee mount.dysk(8)")
         return 0
-    logging.basicConfig(format=f"{program}: %(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine(f"{program}: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
         return run(words)
     except UsageError as error:
@@ -151,8 +154,15 @@ def _main(program: str, usage: str, run: Callable[[list[str]], int], arguments: 
         return _complain(program, f"unexpected {type(error).__name__}: {error}: please report it", EX_INTERNAL)
 
 
+class _OneLine(logging.Formatter):
+    """What the layers below warn of."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _complain(program: str, text: str, code: int) -> int:
-    print(f"{program}: {' '.join(text.split())}", file=sys.stderr)
+    print(f"{program}: {printable(' '.join(text.split()))}", file=sys.stderr)
     return code
 
 
@@ -303,8 +313,13 @@ def _take_back(attached: attachment.Attachment, directory: str) -> None:
     if entry and tools.whole_device(entry.source) == attached.device:  # interrupted just after mount(2)
         tools.run_tool([tools.find_tool("umount"), "-i", directory])
     try:
-        attachment.detach(attached.name, timeout_s=_UNDO_TIMEOUT_S)
+        try:
+            attachment.detach(attached.name, timeout_s=_UNDO_TIMEOUT_S)
+        except NotFoundError:
+            return
+        except DyskError:
+            attachment.detach(attached.name, force=True)  # what mkfs wrote is of no use to anybody
     except NotFoundError:
-        return
-    except DyskError:
-        attachment.detach(attached.name, force=True)  # what mkfs wrote is of no use to anybody
+        pass  # it ended meanwhile
+    except DyskError as error:
+        _log.warning("%s could not be detached again: %s", attached.name, error.line())

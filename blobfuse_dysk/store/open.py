@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.explain import explain, not_a_page_blob
+from blobfuse_dysk.azure.explain import explain, not_a_page_blob, not_copied
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.disk import MAX_SIZE, DiskAddress
 from blobfuse_dysk.errors import Kind, StoreError, UsageError
@@ -105,9 +105,19 @@ async def open_stack(
 
 
 def check_blob(blob: BlobProperties, address: DiskAddress) -> None:
-    """Raise UsageError unless the blob can be a disk."""
+    """Raise UsageError unless the blob can be a disk, DyskError if a copy to it has not been completed.
+
+    Such a blob reads as zeros where nothing has come yet: a blank disk, to those who make file systems on them.
+    """
     if blob.blob_type != "PageBlob":
         raise not_a_page_blob(address, blob.blob_type)
+    if blob.copy is not None and blob.copy.status != "success":
+        raise not_copied(address, blob.copy)
+    if blob.copy is not None and blob.copy.incremental and not address.snapshot:
+        raise UsageError(
+            f"{address} is the destination of an incremental copy, which cannot be read or written itself",
+            remedy="attach one of its snapshots: az storage blob list --include s shows them; or copy that to a blob",
+        )
     if blob.size <= 0 or blob.size % PAGE:
         raise UsageError(f"{address} has {blob.size} bytes", remedy="resize it to a multiple of 512 bytes")
     if blob.size > MAX_SIZE:
@@ -156,7 +166,9 @@ async def _claim(
     if resume is not None:
         return await claiming.resume(resume.epoch)
     try:
-        return await claiming.take(break_lease=options.break_lease, node=options.node)
+        claim = await claiming.take(break_lease=options.break_lease, node=options.node)
+        check_blob(claim.blob, address)  # it may be another one than the one looked at first
+        return claim
     except BaseException:
         await take_back(lease, claiming)
         raise

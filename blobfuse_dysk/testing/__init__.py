@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .memory import MemoryStore
     from .pageblobserver import PageBlobServer
     from .recording import Call, RecordingStore
-    from .simblob import SimBlob, SimClient
+    from .simblob import SimBlob
+    from .simclient import SimClient
 
 __all__ = [
     "CHECKS",
@@ -49,7 +50,7 @@ _MODULES = {
     "PageBlobServer": "pageblobserver",
     "RecordingStore": "recording",
     "SimBlob": "simblob",
-    "SimClient": "simblob",
+    "SimClient": "simclient",
     "at_random": "faulty",
     "check_name": "conformance",
     "check_store": "conformance",

@@ -166,7 +166,7 @@ class PageBlobServer:
         self._command("reset-stats")
 
     def configure(self, *, latency_ms: float | str | None = None, **changes: Any) -> None:
-        """Change latency_ms, tier, throttle, tokens, accounts, idle_timeout_s or clock_offset_s while running."""
+        """Change latency_ms or what server.config calls live while running."""
         if latency_ms is not None:
             changes["latency"] = str(latency_ms)
         self._command("configure", **changes)
@@ -187,6 +187,10 @@ class PageBlobServer:
     def blob(self, container: str, blob: str) -> dict[str, Any]:
         """Size, allocated bytes, sequence number, metadata, lease, snapshots; ValueError when there is none."""
         return self._command("blob", account=self.account, container=container, blob=blob)
+
+    def copy(self, container: str, blob: str, status: str, copied: int = 0) -> None:
+        """Say that a copy to the blob is pending, success, failed or aborted, and how many bytes have come."""
+        self._command("copy", account=self.account, container=container, blob=blob, status=status, copied=copied)
 
     def remove(self, container: str, blob: str) -> None:
         """Delete a blob, leased or not."""

@@ -20,6 +20,7 @@ from blobfuse_dysk.errors import AttachedError, DeviceError, DyskError, NotFound
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import footer
 from tests.device.conftest import MIB, Node, fill
+from tests.device.programs import use_worker
 from tests.namespaces import need_private_mounts
 
 
@@ -56,6 +57,18 @@ def test_a_size_or_footer_that_does_not_fit(node: Node, size: int, options: dict
     """Found out after the lease was taken, so that has to be given back."""
     refused(node, node.create(size=size), UsageError, match, **options)
     assert node.blob()["lease"]["state"] == "available"
+
+
+def test_a_worker_that_fails_unexpectedly_says_why(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tasks run in groups, and a group's traceback ends with a frame of dashes."""
+    use_worker(
+        monkeypatch,
+        node.dirs.root,
+        "from blobfuse_dysk.store import open as module\n"
+        "async def fail(*args): raise ValueError('no such thing')\n"
+        "module._look = fail",
+    )
+    refused(node, node.create(), DeviceError, "exit status 1: ValueError: no such thing\\)$")
 
 
 def test_a_vhd_and_4096_byte_sectors(node: Node) -> None:

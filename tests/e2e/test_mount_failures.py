@@ -41,6 +41,18 @@ def test_the_directory_is_missing(node: Node) -> None:
     failed(node, node.run("mount", "-t", "dysk", disk, str(missing)), f"{missing} does not exist: mkdir -p {missing}")
 
 
+def test_a_disk_that_takes_no_write_is_told_as_that(faulty_node: Node) -> None:
+    """Under an immutability policy attaching still works. What is found while it is taken back must not hide this."""
+    assert isinstance(faulty_node.service, PageBlobServer)
+    disk = faulty_node.create()
+    faulty_node.service.fault("error", operation="put_page", status=409, code="BlobImmutableDueToPolicy")
+    done = faulty_node.mount(disk, "fstype=ext4,io-timeout=5s")
+    assert done.code in (2, 32), done
+    assert "mkfs.ext4" in done.err.splitlines()[-1], done.err
+    assert "is not attached here" not in done.err
+    assert faulty_node.nothing_left()
+
+
 def test_the_directory_is_a_file(node: Node) -> None:
     disk = node.create()
     file = node.dirs.root / "file"

@@ -8,8 +8,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from blobfuse_dysk.azure.properties import CopyState
 from blobfuse_dysk.errors import (
     CredentialError,
+    DyskError,
     Kind,
     LeasedError,
     ServiceError,
@@ -18,6 +20,7 @@ from blobfuse_dysk.errors import (
 from blobfuse_dysk.store.lease import epoch
 from blobfuse_dysk.store.open import ResumeState
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
+from blobfuse_dysk.testing.fates import refuse
 from tests.simulation.stacks import DATA, LEASE, SIZE, attached, refused
 
 
@@ -51,6 +54,70 @@ async def test_the_end_without_release_keeps_the_lease(
     async with attached(client):
         pass
     assert blob.lease_state == "leased"
+
+
+@pytest.mark.parametrize("outcome", [Fate(), Fate(before_s=30.0), Fate(lost_s=0.0), Fate(error=refuse(403, "No"))])
+async def test_a_checksum_of_the_content_is_taken_off_and_the_other_headers_stay(
+    outcome: Fate, blob: SimBlob, client: SimClient, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Page writes do not renew it. The request's end may be unknown: the attach goes on, and a late copy is void."""
+    kept = {"content-type": "application/x-raw", "cache-control": "no-cache", "content-language": "de"}
+    blob.content = {**kept, "content-md5": "1B2M2Y8AsgTpgAmY7PhCfg=="}
+    client.fate = lambda name: outcome if name == "content" else Fate()
+    async with attached(client, lease_id=LEASE) as stack:
+        await stack.store.write(0, DATA)
+        await stack.store.flush()
+        if outcome == Fate():
+            assert blob.content == kept
+            assert blob.metadata["dysk_node"] == "here"
+        await stack.release()
+    theirs = {"content-type": "theirs"}
+    blob.content = dict(theirs)
+    async with attached(SimClient(blob, nursery), lease_id=LEASE, seed=2) as stack:
+        await trio.sleep(60)
+        assert blob.content == theirs
+        assert stack.state == "attached"
+
+
+async def test_without_a_checksum_the_headers_are_not_touched(
+    blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    blob.content = {"content-type": "application/x-raw"}
+    async with attached(client):
+        assert "content" not in client.sent
+        assert client.sent.count("properties") == 1
+
+
+async def test_headers_that_changed_since_are_left_to_who_changed_them(
+    blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    blob.content = {"content-md5": "old"}
+
+    def change(name: str) -> Fate:
+        if name == "properties" and blob.lease_id:
+            blob.set_content({"content-md5": "new", "content-type": "theirs"}, blob.lease_id)
+        return Fate()
+
+    client.fate = change
+    async with attached(client):
+        assert blob.content == {"content-md5": "new", "content-type": "theirs"}
+
+
+@pytest.mark.parametrize("before", ["acquire", "raise"])
+async def test_a_copy_that_begins_during_the_attach_refuses_it(
+    before: str, blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    """Such as one under the user's own lease id: what was looked at is not what there is any more."""
+
+    def copy(name: str) -> Fate:
+        if name == before and blob.copy is None:
+            blob.copy = CopyState("pending", 1 << 19, SIZE, "")
+            blob.set_metadata({}, blob.lease_id if blob.lease_state == "leased" else None)
+        return Fate()
+
+    client.fate = copy
+    assert "is still being copied to: 512KiB of 1MiB" in str(await refused(client, DyskError))
+    assert blob.lease_state == "available"
 
 
 @pytest.mark.parametrize("before", ["acquire", "raise"])

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from blobfuse_dysk.azure.wire import Condition
-from blobfuse_dysk.errors import DyskError, Kind, StoreError
+from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError
 from blobfuse_dysk.store.lease.attempts import Attempts
 from blobfuse_dysk.store.lease.release import GIVE_UP_S
 from blobfuse_dysk.store.lease.requests import BlobLease
@@ -82,6 +82,22 @@ async def test_a_detach_sends_one_release_and_leaves_what_is_the_users(
         await stack.release()
     assert one.sent.count("release") == 1
     assert blob.metadata == {"mine": "kept"}
+
+
+async def test_a_holders_name_in_other_letters_is_ours_and_what_is_the_users_keeps_its_case(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    """A tool of a language that writes header names its own way may have written the metadata back."""
+    blob.metadata = {"costCenter": "7", "Dysk_Node": "old", "DYSK_SINCE": "2026-01-01T00:00:00Z"}
+    async with attached(node("1")) as stack:
+        assert blob.metadata.keys() == {"costCenter", "dysk_node", "dysk_since"}
+        assert blob.metadata["dysk_node"] == "here"
+        blob.metadata = {"costCenter": "7", "Dysk_Node": "here", "Dysk_Since": "2026-01-01T00:00:00Z"}
+        error = await refused(node("2"), LeasedError)
+        assert isinstance(error, LeasedError)
+        assert (error.holder, error.since) == ("here", "2026-01-01T00:00:00Z")
+        await stack.release()
+    assert blob.metadata == {"costCenter": "7"}
 
 
 async def test_a_new_worker_has_the_lease_of_the_attachment_whatever_is_wanted_now(

@@ -257,3 +257,27 @@ def test_without_a_credential_nothing_else_is_tried(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("DYSK_CONFIG_DIR", str(tmp_path))
     monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING", raising=False)
     assert list(found_by("mystore")) == ["credential"]
+
+
+def test_a_release_that_fails_does_not_hide_why_the_write_test_failed(server: PageBlobServer, account: str) -> None:
+    server.create("held", "data", 512)
+    server.fault("error", operation="put_page", status=409, code="BlobImmutableDueToPolicy")
+    server.fault("error", operation="lease_release", status=400, code="InvalidInput")
+    try:
+        found = found_by(f"{account}/held", write_test=True)["write test"]
+    finally:
+        server.clear_faults()
+    assert found.level == "fail"
+    assert "immutability policy" in found.found
+
+
+def test_a_disk_whose_lease_is_being_broken(server: PageBlobServer, account: str) -> None:
+    from azure.storage.blob import BlobClient
+
+    server.create("broken", "data", 512)
+    with BlobClient.from_connection_string(server.connection_string, "broken", "data") as blob:
+        lease = blob.acquire_lease(60)
+        lease.break_lease(30)
+    found = found_by(f"{account}/broken/data")["disk"]
+    assert found.level == "warn"
+    assert "leased by an unknown holder, which is being broken" in found.found

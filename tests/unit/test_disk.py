@@ -57,6 +57,25 @@ def test_emulator_urls_carry_the_account_in_the_path(host: str) -> None:
     assert str(address.endpoint) == f"http://{host}/devstoreaccount1"
 
 
+@pytest.mark.parametrize(
+    "base", ["https://acct01-secondary.blob.core.windows.net", "http://127.0.0.1:10000/acct01-secondary"]
+)
+def test_a_disk_named_at_the_secondary_is_one_of_the_account(base: str) -> None:
+    address = DiskAddress.parse(f"{base}/disks/a")
+    assert (address.account, address.key, str(address.endpoint)) == ("acct01", "acct01/disks/a", base)
+    assert address.is_secondary
+    with pytest.raises(UsageError, match="secondary of account acct01, which can only be read") as caught:
+        address.refuse_secondary(", or attach it read-only")
+    assert "at the primary, or attach" in (caught.value.remedy or "")
+
+
+def test_another_disk_is_not_at_the_secondary() -> None:
+    for text in ("acct01/disks/a", "https://acct01.blob.core.windows.net/disks/a", "http://127.0.0.1:1/acct01/disks/a"):
+        address = DiskAddress.parse(text)
+        assert not address.is_secondary
+        address.refuse_secondary("")
+
+
 @pytest.mark.parametrize("form", ["acct01/disks/a", "https://acct01.blob.core.windows.net/disks/a"])
 def test_snapshot_is_part_of_the_identity(form: str) -> None:
     address = DiskAddress.parse(f"{form}?snapshot=2026-01-31T12:00:00.0000000Z")

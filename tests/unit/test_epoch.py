@@ -8,6 +8,7 @@ import pytest
 
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.lease.epoch import claim_number, draw_tag, generation, next_number, tag
+from blobfuse_dysk.store.lease.ownership import not_as_set
 
 LARGEST = (1 << 63) - 1
 
@@ -60,4 +61,30 @@ def test_a_number_without_room_above_it_is_refused_with_the_way_out() -> None:
         claim_number(LARGEST, 1, Random(0))
     assert caught.value.kind is Kind.REJECTED
     assert "x-ms-sequence-number-action: update" in (caught.value.remedy or "")
-    assert claim_number(LARGEST - (1 << 40), 1, Random(0)) <= LARGEST
+    assert "x-ms-blob-sequence-number: 0" in (caught.value.remedy or "")
+
+
+def test_a_worker_goes_on_up_to_the_last_generation_but_one_and_its_raises_never_pass_the_end() -> None:
+    number = claim_number(LARGEST - (2 << 40), 7, Random(0))
+    assert tag(number) == 7
+    last = number | ((1 << 20) - 1)
+    assert next_number(last) <= LARGEST
+    with pytest.raises(StoreError, match="too little room"):
+        claim_number(number, 7, Random(0))
+
+
+def test_a_new_attachment_finds_room_for_its_workers_and_raises() -> None:
+    for found in (LARGEST, LARGEST - (1 << 24), LARGEST - (1000 << 40)):
+        with pytest.raises(StoreError, match="too little room is left up to 2"):
+            draw_tag(found, Random(0))
+    assert draw_tag(LARGEST - (1024 << 40), Random(0)) >= 0
+
+
+def test_a_service_that_rounds_large_numbers_is_named() -> None:
+    """Azurite keeps them as floating point numbers."""
+    wanted = 4611688136360178834
+    rounded = not_as_set(int(float(wanted)), wanted)
+    assert "rounds sequence numbers above 2^53" in str(rounded)
+    assert "x-ms-blob-sequence-number: 0" in (rounded.remedy or "")
+    assert "another attachment took the disk" in str(not_as_set(wanted + (1 << 20), wanted))
+    assert "another attachment took the disk" in str(not_as_set(6, 5))

@@ -47,6 +47,29 @@ def sas(text: str) -> Credential:
         (409, "InvalidBlobType", KEY, UsageError, "is not a page blob", "dyskctl create"),
         (403, "AuthenticationFailed", KEY, CredentialError, "is not the key of account acc", "rotated"),
         (403, "AuthorizationFailure", KEY, CredentialError, "is refused", "firewall"),
+        (403, "", KEY, CredentialError, "is not the key of account acc", "rotated"),
+        (
+            403,
+            "AuthorizationSourceIPMismatch",
+            KEY,
+            CredentialError,
+            "is refused, whether or not the account key",
+            None,
+        ),
+        (403, "OfTomorrow", KEY, CredentialError, "no token came", None),
+        (
+            403,
+            "KeyVaultEncryptionKeyNotFound",
+            KEY,
+            DyskError,
+            "which is in a key vault (KeyVaultEncr",
+            "Encryption page",
+        ),
+        (403, "KeyVaultAccessTokenCannotBeAcquired", sas("sp=rw"), DyskError, "in a key vault", "Encryption page"),
+        (409, "BlobUsesCustomerSpecifiedEncryption", KEY, UsageError, "each request has to bring", "--cpk-by-value"),
+        (403, "InsufficientAccountPermissions", KEY, CredentialError, "does not allow", "secondary can only be read"),
+        (409, "PendingCopyOperation", KEY, DyskError, "is still being copied to", "wait for the end"),
+        (409, "LeaseIsBreakingAndCannotBeAcquired", KEY, LeasedError, "is being broken", "within a minute"),
         (403, "KeyBasedAuthenticationNotPermitted", KEY, CredentialError, "does not allow account keys", "entra"),
         (403, "AccountIsDisabled", KEY, CredentialError, "is disabled", "portal"),
         (400, "AccountRequiresHttps", KEY, UsageError, "takes HTTPS only", "https://"),
@@ -161,11 +184,14 @@ def test_what_is_missing_is_said_to_programs_too(status: int, code: str, disk: D
 
 
 def test_who_holds_a_disk_and_of_what_type_it_is() -> None:
-    named = leased(DISK, {"dysk_node": "n1", "dysk_since": "2026-01-01T00:00:00Z"})
+    named = leased(DISK, {"dysk_node": "n1", "dysk_since": "2026-01-01T00:00:00Z"}, "leased")
     assert str(named) == "disk acc/disks/data is leased by node n1 since 2026-01-01T00:00:00Z"
     assert (named.holder, named.since) == ("n1", "2026-01-01T00:00:00Z")
-    unnamed = leased(DISK, {"dysk_node": "", "dysk_since": "2026-01-01T00:00:00Z"})
+    unnamed = leased(DISK, {"dysk_node": "", "dysk_since": "2026-01-01T00:00:00Z"}, "leased")
     assert str(unnamed) == "disk acc/disks/data is leased by an unknown holder"
     assert (unnamed.holder, unnamed.since) == (None, None)
+    breaking = leased(DISK, {"dysk_node": "n1"}, "breaking")
+    assert str(breaking) == "disk acc/disks/data is leased by node n1, and that lease is being broken"
+    assert "within a minute" in (breaking.remedy or "")
     assert "is a block blob, not a page blob" in str(not_a_page_blob(DISK, "BlockBlob"))
     assert "of type 'X'" in str(not_a_page_blob(DISK, "X"))

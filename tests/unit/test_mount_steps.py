@@ -135,6 +135,18 @@ def test_undoing_leaves_alone_what_others_mounted_there(machine: Machine) -> Non
     assert [each.source for each in machine.mounts] == ["automounter"]
 
 
+@pytest.mark.parametrize("error", [NotFoundError("data is not attached here"), DeviceError("no such device")])
+def test_what_goes_wrong_while_it_is_taken_back_does_not_hide_why(machine: Machine, error: DyskError) -> None:
+    """A disk that refuses every write ends by itself while the helper still waits for it."""
+    machine.fails = {
+        "mkfs": DeviceError("mkfs.ext4 failed: Input/output error"),
+        "detach": BusyError("x"),
+        "detach force": error,
+    }
+    with pytest.raises(DeviceError, match=r"mkfs\.ext4 failed"):
+        helpers.mount(request(machine))
+
+
 @pytest.mark.parametrize(("error", "forced"), [(BusyError("still writing"), True), (NotFoundError("gone"), False)])
 def test_what_cannot_be_written_in_time_is_given_up(machine: Machine, error: DyskError, forced: bool) -> None:
     machine.fails |= {"mkfs": DeviceError("no"), "detach": error}

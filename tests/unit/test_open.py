@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from blobfuse_dysk.azure.wire import BlobProperties
+from blobfuse_dysk.azure.properties import BlobProperties, CopyState
 from blobfuse_dysk.disk import MAX_SIZE, DiskAddress
 from blobfuse_dysk.errors import DyskError, Kind, NotFoundError, ServiceError, StoreError, UsageError
 from blobfuse_dysk.store.open import check_blob, errors_for_people
@@ -34,6 +36,39 @@ def test_a_page_blob_of_whole_pages_can_be_a_disk(size: int) -> None:
 def test_what_can_be_no_disk(found: BlobProperties, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         check_blob(found, DISK)
+
+
+@pytest.mark.parametrize(
+    ("copy", "says"),
+    [
+        (CopyState("pending", 3 << 30, 8 << 30, ""), "is still being copied to: 3GiB of 8GiB (37 %) have come"),
+        (CopyState("pending", None, None, ""), "is still being copied to: wait for"),
+        (
+            CopyState("failed", 512, 1024, "404 BlobNotFound"),
+            "it is failed: 512B of 1KiB (50 %) have come (404 BlobNotFound)",
+        ),
+        (
+            CopyState("aborted", 0, 0, ""),
+            "the copy to mystore/disks/data was not completed, it is aborted: copy it again",
+        ),
+        (CopyState("of tomorrow", None, None, ""), "it is of tomorrow"),
+    ],
+)
+def test_a_blob_that_is_being_copied_to_is_no_disk_yet(copy: CopyState, says: str) -> None:
+    with pytest.raises(DyskError) as caught:
+        check_blob(replace(blob(0 if copy.status == "aborted" else 1 << 20), copy=copy), DISK)
+    assert says in caught.value.line()
+
+
+def test_the_destination_of_an_incremental_copy_is_its_snapshots() -> None:
+    found = replace(blob(1 << 20), copy=CopyState("success", 1, 1, "", incremental=True))
+    with pytest.raises(UsageError, match="incremental copy"):
+        check_blob(found, DISK)
+    check_blob(found, replace(DISK, snapshot="2026-01-31T12:00:00.0000000Z"))
+
+
+def test_a_copy_that_is_complete_is_a_disk() -> None:
+    check_blob(replace(blob(1 << 20), copy=CopyState("success", 1 << 20, 1 << 20, "")), DISK)
 
 
 def said(error: StoreError, cause: Exception | None) -> DyskError:

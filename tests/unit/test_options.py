@@ -56,6 +56,7 @@ GOOD: dict[str, dict[str, object]] = {
     "credentials": {"/etc/dysk/other.conf": "/etc/dysk/other.conf", "a b": "a b"},
     "endpoint": {"http://127.0.0.1:10000/x": "http://127.0.0.1:10000/x"},
     "realm": {"core.chinacloudapi.cn": "core.chinacloudapi.cn"},
+    "proxy": {"http://u:p@proxy:3128": "http://u:p@proxy:3128", "proxy:1": "proxy:1", "none": "none"},
     "fstype": {"ext4": "ext4", "xfs": "xfs", "btrfs": "btrfs", "auto": "auto"},
     "mkfs": {"blank": "blank", "never": "never"},
     "mkfs.options": {"-q": ("-q",), "-L 'a b' -q": ("-L", "a b", "-q")},
@@ -84,6 +85,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "partition": ("0", "256", "x", "-1", "1.0", "²"),
     "trace": ("-1", "3601", "2h", "never", "none", "soon", VAST, "nan", "inf"),
     "snapshot": ("yesterday", "2026-01-31", TIME[:-1]),
+    "proxy": ("https://p", "socks5://p:1", "http://", "p:x", "http://p/x"),
     # Any text; whether it leads to an account shows when it is used.
     "credentials": (),
     "endpoint": (),

@@ -32,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def held_by(node: str | None, since: str | None = "2026-01-31T12:00:00Z") -> DyskError:
     """As it comes from the worker, through the holder."""
     names = {HOLDER_NODE: node, HOLDER_SINCE: since}
-    error = leased(DISK, {name: value for name, value in names.items() if value is not None})
+    error = leased(DISK, {name: value for name, value in names.items() if value is not None}, "leased")
     return message_to_error(error_to_message(error))
 
 

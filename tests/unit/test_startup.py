@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -129,3 +131,26 @@ def test_refusals_while_it_stands_by_are_logged(holder: Holder, caplog: pytest.L
     holder.send({"op": "go", "resume": a_state(), "resend": False})
     assert await_go(holder.worker) == (a_state(), False)
     assert caplog.messages == ["a message of the holder is refused: go: resume is null, not an object"]
+
+
+@pytest.mark.parametrize(
+    ("error", "last"),
+    [
+        ("ValueError('no\\nsuch  thing')", "ValueError: no such thing"),
+        ("ExceptionGroup('two', [ExceptionGroup('one', [KeyError('a')])])", "KeyError: 'a'"),
+        (
+            "ExceptionGroup('two', [OSError(5, 'gone'), KeyError('a'), KeyError('a')])",
+            "OSError: [Errno 5] gone; KeyError: 'a'",
+        ),
+    ],
+)
+def test_the_last_line_of_a_worker_that_fails_says_why(error: str, last: str) -> None:
+    """The holder hands it on; a group's traceback ends with a frame of dashes."""
+    program = (
+        f"import sys; from blobfuse_dysk.device.worker.startup import say_why; sys.excepthook = say_why; raise {error}"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    lines = done.stderr.splitlines()
+    assert lines[-1] == last
+    assert "Traceback (most recent call last):" in done.stderr
+    assert done.returncode == 1

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobfuse_dysk.azure import wire
+from blobfuse_dysk.azure.properties import CopyState
 from blobfuse_dysk.azure.wire import BlobRequests, Reply
 from blobfuse_dysk.disk import DiskAddress
 
@@ -145,10 +146,32 @@ def test_the_properties_of_a_blob_are_read_from_its_headers() -> None:
     found = wire.parse_properties(reply(200, headers))
     assert (found.size, found.blob_type, found.sequence_number) == (1 << 20, "PageBlob", 3)
     assert found.lease_state == "leased"
-    assert found.metadata == {"dysk_node": "n1"}
+    assert found.metadata == {"Dysk_Node": "n1"}
     assert wire.parse_properties(reply(200, {"content-length": "5"})).sequence_number is None
     with pytest.raises(wire.DamagedAnswerError):
         wire.parse_properties(reply(200, {}))
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        ({}, None),
+        ({"x-ms-copy-status": "pending", "x-ms-copy-progress": "5/9"}, CopyState("pending", 5, 9, "")),
+        ({"x-ms-copy-status": "pending", "x-ms-copy-progress": "5"}, CopyState("pending", None, None, "")),
+        (
+            {"x-ms-copy-status": "pending", "x-ms-copy-progress": f"{'9' * 5000}/9"},
+            CopyState("pending", None, None, ""),
+        ),
+        ({"x-ms-copy-status": "failed", "x-ms-copy-status-description": "why"}, CopyState("failed", None, None, "why")),
+        (
+            {"x-ms-copy-status": "success", "x-ms-incremental-copy": "true"},
+            CopyState("success", None, None, "", incremental=True),
+        ),
+    ],
+)
+def test_what_became_of_a_copy_is_read_from_its_headers(headers: dict[str, str], found: CopyState | None) -> None:
+    blob = {"Content-Length": "512", "x-ms-blob-type": "PageBlob"}
+    assert wire.parse_properties(reply(200, blob | headers)).copy == found
 
 
 def page_list(ranges: list[tuple[int, int]], marker: str | None, space: str = "") -> bytes:

@@ -206,7 +206,7 @@ def containers(script: Script) -> None:
     script.note("create again", rest("PUT", name, "restype=container"))
     script.note("properties", rest("GET", name, "restype=container"))
     for blob in ("a/1", "a/2", "b", "c"):
-        assert rest.create(f"{name}/{blob}", 512, x_ms_meta_n=blob[0]).status == 201
+        assert rest.create(f"{name}/{blob}", 512, x_ms_meta_eN=blob[0]).status == 201
     script.note("list", rest("GET", name, "comp=list&restype=container"))
     script.note("list metadata", rest("GET", name, "comp=list&include=metadata&restype=container"))
     script.note("list prefix", rest("GET", name, "comp=list&prefix=a&restype=container"))

@@ -136,6 +136,35 @@ def test_copy_of_a_snapshot(shared_server: PageBlobServer, container: str) -> No
         assert missing.code == "CannotVerifyCopySource"
 
 
+def test_a_pending_copy_reads_as_zeros_and_takes_no_change_until_it_ends(
+    server: PageBlobServer, container: str
+) -> None:
+    """As a copy from another account: https://learn.microsoft.com/rest/api/storageservices/copy-blob, "Remarks"."""
+    source = server.create(container, "disk", 1 << 20)
+    server.configure(copies="pending")
+    there = f"{container}/copy"
+    with client(server) as rest:
+        assert rest.put(f"{container}/disk", 4096, b"a" * PAGE).status == 201
+        made = rest("PUT", there, headers={"x-ms-copy-source": source})
+        assert (made.status, made.headers["x-ms-copy-status"]) == (202, "pending")
+        assert rest("HEAD", there).headers["x-ms-copy-progress"] == f"0/{1 << 20}"
+        assert not any(rest.get(there, 4096, PAGE).body)
+        assert rest.put(there, 0, bytes(PAGE)).code == "PendingCopyOperation"
+        assert rest("PUT", there, "comp=metadata").code == "PendingCopyOperation"
+        assert rest("PUT", there, headers={"x-ms-copy-source": source}).code == "PendingCopyOperation"
+        server.copy(container, "copy", "success", 1 << 20)
+        assert rest.get(there, 4096, PAGE).body == b"a" * PAGE
+        assert rest.put(there, 0, bytes(PAGE)).status == 201
+        assert rest("HEAD", there).headers["x-ms-copy-status"] == "success"
+        number = {"x-ms-sequence-number-action": "increment"}
+        assert rest("PUT", there, "comp=properties", number).status == 200
+        assert "x-ms-copy-status" not in rest("HEAD", there).headers, "it tells of blobs that are as they were copied"
+    with pytest.raises(ValueError, match="a copy is not 'half'"):
+        server.copy(container, "copy", "half")
+    with pytest.raises(ValueError, match="copies is 'never'"):
+        server.configure(copies="never")
+
+
 def test_control_refuses_what_it_does_not_know(shared_server: PageBlobServer) -> None:
     with pytest.raises(ValueError, match="ContainerNotFound"):
         shared_server.blob("nowhere", "nothing")

@@ -26,6 +26,7 @@ from tests.contract.model import PAGES, SIZE, Program, Run, check, model_of
 from tests.wire.clients import address_of, by_key, client_of, new_disk
 
 DATA = b"x" * 512
+OTHER = "22222222-3333-4444-5555-666666666666"
 
 
 @asynccontextmanager
@@ -55,6 +56,26 @@ async def test_the_stack_keeps_the_contract_at_both_services(check: Check, servi
             await stack.release()
 
     await check(factory)
+
+
+@pytest.mark.parametrize("lease_id", [None, OTHER])
+async def test_a_lease_that_is_being_broken_is_told_as_that_and_can_be_cut_short(
+    service: Service, container: str, lease_id: str | None
+) -> None:
+    """Somebody broke it and left its holder a while: it is neither free nor as good as held."""
+    disk = new_disk(service, container)
+    async with client_of(service, disk) as client:
+        await client.set_metadata({"dysk_node": "old"}, lease_id=None, timeout_s=30)
+        await client.acquire_lease(60, proposed_id=OTHER, timeout_s=30)
+        await client.break_lease(period_s=40, timeout_s=30)
+        with pytest.raises(LeasedError, match="leased by node old, and that lease is being broken") as caught:
+            async with attached(service, disk, lease_id=lease_id):
+                raise AssertionError("attached")
+        assert caught.value.holder == "old"
+        assert "within a minute" in (caught.value.remedy or "")
+        async with attached(service, disk, lease_id=lease_id, break_lease=True) as stack:
+            await stack.store.write(0, DATA)
+            await stack.release()
 
 
 async def test_attach_refuse_take_over(service: Service, container: str) -> None:

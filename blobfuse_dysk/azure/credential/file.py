@@ -12,6 +12,7 @@ is a comment. It must be readable by its owner only, and belong to root or to th
     endpoint = URL                        of the account's blob service, if it is not https://ACCOUNT.blob.REALM
     realm = SUFFIX                        core.windows.net, core.chinacloudapi.cn, core.usgovcloudapi.net...
     ca_file = PATH                        PEM file of the authorities to trust in place of the system's
+    proxy = URL|none                      the HTTP proxy to reach the account through, http://[USER:PASSWORD@]HOST:PORT
     allow_http = yes|no                   plain HTTP to an endpoint that is not on this machine
 """
 
@@ -31,6 +32,7 @@ from blobfuse_dysk.azure.credential.sas import Sas
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import CredentialError, UsageError
 from blobfuse_dysk.keyvalue import Entry, read_entries
+from blobfuse_dysk.proxies import Proxy
 
 __all__ = ["Conf", "ConnectionString", "check_key", "parse_conf", "read_conf", "read_private"]
 
@@ -39,7 +41,7 @@ DEVELOPMENT_ACCOUNT = "devstoreaccount1"
 DEVELOPMENT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 _KEYS = (
     "account_key", "sas", "connection_string", "auth", "token_command",
-    "client_id", "endpoint", "realm", "ca_file", "allow_http",
+    "client_id", "endpoint", "realm", "ca_file", "proxy", "allow_http",
 )  # fmt: skip
 _PROOFS = ("account_key", "sas", "connection_string", "token_command")
 _AUTH = {"key": ("account_key", "connection_string"), "sas": ("sas", "connection_string"), "entra": ("token_command",)}
@@ -113,6 +115,7 @@ class Conf:
     endpoint: str
     realm: str
     ca_file: str
+    proxy: str = field(repr=False)
     allow_http: bool
 
 
@@ -151,6 +154,7 @@ def parse_conf(path: Path, text: str) -> Conf:
         endpoint=value("endpoint", _endpoint, ""),
         realm=value("realm", lambda text, _: text, ""),
         ca_file=value("ca_file", lambda text, _: text, ""),
+        proxy=value("proxy", _proxy, ""),
         allow_http=value("allow_http", _switch, False),
     )
 
@@ -214,6 +218,14 @@ def _words(text: str, source: str) -> tuple[str, ...]:
         raise CredentialError(
             f"{source}: token_command cannot be split into words: {error}", remedy="quote it as a shell wants it"
         ) from None
+
+
+def _proxy(text: str, source: str) -> str:
+    try:
+        Proxy.parse(text, "the proxy")
+    except UsageError as error:
+        raise CredentialError(f"{source}: {error}", remedy=error.remedy) from None
+    return text
 
 
 def _endpoint(text: str, source: str) -> str:

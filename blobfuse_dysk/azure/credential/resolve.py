@@ -5,6 +5,7 @@ directory (/etc/dysk), the AZURE_STORAGE_* variables (in the Azure CLI's order: 
 do not count, then connection string, key, SAS).
 There is no silent fallback to Entra ID: it is asked for with `auth = entra` in a file or with AUTH_MODE=login.
 
+The way to the endpoint: the proxy that the option or the credential file names, or one of the http_proxy variables.
 The endpoint: the disk's URL, the endpoint option, the file's endpoint, a connection string's, the realm.
 """
 
@@ -21,6 +22,7 @@ from blobfuse_dysk.azure.credential.tokencommand import own_command
 from blobfuse_dysk.disk import DEFAULT_REALM, DiskAddress, Endpoint
 from blobfuse_dysk.errors import CredentialError
 from blobfuse_dysk.options import AttachOptions
+from blobfuse_dysk.proxies import choose
 
 __all__ = ["Credential", "credential_from_config", "resolve"]
 
@@ -44,7 +46,10 @@ def resolve(address: DiskAddress, options: AttachOptions) -> tuple[DiskAddress, 
         ca_file=conf.ca_file or None if conf else None,
         allow_http=options.allow_http or (conf is not None and conf.allow_http),
     )
-    resolved = replace(address, endpoint=_endpoint(address, options, conf, link), sas=None, account_key=None)
+    endpoint = _endpoint(address, options, conf, link)
+    settings = {"proxy": options.proxy, f"{conf.path}": conf.proxy} if conf else {"proxy": options.proxy}
+    proxy = choose(endpoint.scheme, endpoint.host, endpoint.port, settings, environment.proxy_variables())
+    resolved = replace(address, endpoint=endpoint, sas=None, account_key=None, proxy=proxy)
     check_transport(resolved, credential)
     return resolved, credential
 

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 
 from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.credential.resolve import Credential, resolve
-from blobfuse_dysk.azure.explain import explain, leased, leased_by, not_a_page_blob
+from blobfuse_dysk.azure.explain import explain, leased, leased_by, not_a_page_blob, not_copied
 from blobfuse_dysk.azure.tls import tls_context, untrusted
 from blobfuse_dysk.cli.doctor.findings import Finding, fail, ok, warn
 from blobfuse_dysk.cli.output import size_text
@@ -21,6 +21,7 @@ from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.disks.look import blob_properties
 from blobfuse_dysk.errors import CredentialError, DyskError, NotFoundError
 from blobfuse_dysk.options import AttachOptions
+from blobfuse_dysk.proxies import Proxy
 from blobfuse_dysk.timestamp import utc_text
 
 __all__ = ["account_checks", "parse_target"]
@@ -50,12 +51,16 @@ def account_checks(target: str, options: AttachOptions, *, write_test: bool) -> 
         yield fail("credential", str(error), error.remedy or "see CREDENTIALS in dyskctl(8)")
         return
     assert address.endpoint is not None
-    for check in (_credential, _dns, _tcp, _tls):
-        finding = check(address.endpoint, credential)
+    if address.proxy:
+        yield ok("proxy", f"{address.proxy}, named by {address.proxy.source}; it resolves the endpoint's name")
+    else:
+        yield ok("proxy", "none, the way is direct")
+    for check in (_credential, _tcp, _tls) if address.proxy else (_credential, _dns, _tcp, _tls):
+        finding = check(address.endpoint, credential, address.proxy)
         yield finding
         if finding.level == "fail":
             return
-    yield _clock(address.endpoint, credential)
+    yield _clock(address.endpoint, credential, address.proxy)
     name, look = _ACCESS[parts]
     try:
         yield look(address, credential)
@@ -69,7 +74,7 @@ def account_checks(target: str, options: AttachOptions, *, write_test: bool) -> 
         yield _write_test(address, credential)
 
 
-def _credential(endpoint: Endpoint, credential: Credential) -> Finding:
+def _credential(endpoint: Endpoint, credential: Credential, proxy: Proxy | None = None) -> Finding:
     expires_at = credential.expires_at
     if expires_at is None:
         return ok("credential", credential.describe())
@@ -82,7 +87,7 @@ def _credential(endpoint: Endpoint, credential: Credential) -> Finding:
     return ok("credential", f"{credential.describe()}, valid until {moment}")
 
 
-def _dns(endpoint: Endpoint, credential: Credential) -> Finding:
+def _dns(endpoint: Endpoint, credential: Credential, proxy: Proxy | None = None) -> Finding:
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
@@ -93,25 +98,28 @@ def _dns(endpoint: Endpoint, credential: Credential) -> Finding:
     return ok("name service", f"{endpoint.host} is {', '.join(addresses)}")
 
 
-def _tcp(endpoint: Endpoint, credential: Credential) -> Finding:
+def _tcp(endpoint: Endpoint, credential: Credential, proxy: Proxy | None = None) -> Finding:
     start = time.monotonic()
     try:
-        socket.create_connection((endpoint.host, endpoint.port), _TIMEOUT_S).close()
+        _dial(endpoint, proxy).close()
     except OSError as error:
-        what = f"{endpoint.authority} cannot be reached: {error.strerror or error}"
+        way = f" through {proxy}" if proxy else ""
+        what = f"{endpoint.authority} cannot be reached{way}: {error.strerror or error}"
+        if proxy:
+            return fail("connection", what, "check the proxy, and what it allows; proxy=none goes without it")
         local = "is Azurite running there?" if endpoint.is_loopback else "check the network, and the account's firewall"
         return fail("connection", what, local)
     return ok("connection", f"{endpoint.authority} answers in {(time.monotonic() - start) * 1000:.0f} ms")
 
 
-def _tls(endpoint: Endpoint, credential: Credential) -> Finding:
+def _tls(endpoint: Endpoint, credential: Credential, proxy: Proxy | None = None) -> Finding:
     if endpoint.scheme == "http":
         if endpoint.is_loopback:
             return ok("TLS", "none, on this machine itself")
         return warn("TLS", "none: others on the way can read and change everything", "use an https endpoint")
     try:
         with (
-            socket.create_connection((endpoint.host, endpoint.port), _TIMEOUT_S) as plain,
+            _dial(endpoint, proxy) as plain,
             tls_context(credential.ca_file).wrap_socket(plain, server_hostname=endpoint.host) as wrapped,
         ):
             version = wrapped.version()
@@ -125,14 +133,33 @@ def _tls(endpoint: Endpoint, credential: Credential) -> Finding:
     return ok("TLS", f"{version}, the certificate is good")
 
 
-def _clock(endpoint: Endpoint, credential: Credential) -> Finding:
+def _dial(endpoint: Endpoint, proxy: Proxy | None) -> socket.socket:
+    """Connect. Raises OSError, which says what a proxy says."""
+    if proxy is None:
+        return socket.create_connection((endpoint.host, endpoint.port), _TIMEOUT_S)
+    import http.client
+
+    connection = http.client.HTTPConnection(proxy.host, proxy.port, timeout=_TIMEOUT_S)
+    connection.set_tunnel(endpoint.host, endpoint.port, proxy.headers)
+    try:
+        connection.connect()
+    except http.client.HTTPException as error:
+        raise OSError(f"the proxy does not speak HTTP ({error})") from None
+    return connection.sock
+
+
+def _clock(endpoint: Endpoint, credential: Credential, proxy: Proxy | None = None) -> Finding:
     """Compare clocks by the Date of an answer, for which no credential is needed."""
     import http.client
 
-    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=_TIMEOUT_S)
+    host, port = (proxy.host, proxy.port) if proxy else (endpoint.host, endpoint.port)
+    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
     if endpoint.scheme == "https":
-        context = tls_context(credential.ca_file)
-        connection = http.client.HTTPSConnection(endpoint.host, endpoint.port, timeout=_TIMEOUT_S, context=context)
+        connection = http.client.HTTPSConnection(
+            host, port, timeout=_TIMEOUT_S, context=tls_context(credential.ca_file)
+        )
+    if proxy:
+        connection.set_tunnel(endpoint.host, endpoint.port, proxy.headers)
     try:
         connection.request("GET", f"{endpoint.path}/?comp=list")
         date = connection.getresponse().getheader("Date")
@@ -165,13 +192,16 @@ def _blob(address: DiskAddress, credential: Credential) -> Finding:
     found = blob_properties(address, credential)
     if found.blob_type != "PageBlob":
         raise not_a_page_blob(address, found.blob_type)
+    if found.copy is not None and found.copy.status != "success":
+        raise not_copied(address, found.copy)
     what = f"{address}, {size_text(found.size)}"
-    if found.lease_state != "leased":
+    if found.lease_state not in ("leased", "breaking"):
         return ok("disk", f"{what}, not leased")
     if here := _attached_here(address):
         return ok("disk", f"{what}, attached here as {here}")
-    holder = leased(address, found.metadata)
-    return warn("disk", f"{what}, {leased_by(holder.holder, holder.since)}", holder.remedy or "")
+    holder = leased(address, found.metadata, found.lease_state)
+    ends = ", which is being broken" if found.lease_state == "breaking" else ""
+    return warn("disk", f"{what}, {leased_by(holder.holder, holder.since)}{ends}", holder.remedy or "")
 
 
 def _attached_here(address: DiskAddress) -> str | None:
@@ -266,8 +296,11 @@ def _lease_and_write(probe: DiskAddress, credential: Credential) -> None:
                 raised = await client.raise_sequence_number(1, lease_id=lease_id, timeout_s=_TIMEOUT_S)
                 data = bytes(_PROBE_SIZE)
                 await client.put_pages(0, data, lease_id=lease_id, epoch=raised.number, timeout_s=_TIMEOUT_S)
-            finally:
-                await client.release_lease(lease_id, timeout_s=_TIMEOUT_S)
+            except BaseException:
+                with contextlib.suppress(DyskError):  # the first error is the one to report
+                    await client.release_lease(lease_id, timeout_s=_TIMEOUT_S)
+                raise
+            await client.release_lease(lease_id, timeout_s=_TIMEOUT_S)
 
     trio.run(run)
 

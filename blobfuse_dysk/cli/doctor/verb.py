@@ -14,6 +14,7 @@ from blobfuse_dysk.cli.output import hold_warnings, print_json
 from blobfuse_dysk.cli.types import connection_options
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.options import AttachOptions
+from blobfuse_dysk.printable import printable
 
 __all__ = ["doctor"]
 
@@ -63,6 +64,6 @@ def _findings(target: str | None, options: AttachOptions, write_test: bool) -> I
 
 
 def _print(finding: Finding) -> None:
-    print(f"{finding.level:<4}  {finding.check}: {finding.found}", flush=True)
+    print(f"{finding.level:<4}  {finding.check}: {printable(finding.found)}", flush=True)
     if finding.remedy:
-        print(f"      -> {finding.remedy}", flush=True)
+        print(f"      -> {printable(finding.remedy)}", flush=True)

@@ -24,6 +24,7 @@ from blobfuse_dysk.cli.types import GO_BOOL
 from blobfuse_dysk.disk import DEFAULT_REALM, DiskAddress
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.options import AttachOptions
+from blobfuse_dysk.printable import printable, printable_json
 from blobfuse_dysk.vhd import FOOTER_SIZE
 
 if TYPE_CHECKING:
@@ -184,14 +185,14 @@ def print_dysk(dysk: Dysk, *, as_json: bool) -> None:
     """Print it as the original did."""
     if as_json:
         values = {name: getattr(dysk, name) for name in Dysk.__slots__}
-        print(json.dumps({**values, "Sas": ""}, indent=4, ensure_ascii=False))
+        print(printable_json(json.dumps({**values, "Sas": ""}, indent=4, ensure_ascii=False)))
         return
     rows: list[list[str]] = [
         ["Type", "Name", "VHD", "SizeGB", "AccountName", "Path"],
         [dysk.Type, dysk.Name, "Yes" if dysk.Vhd else "No", str(dysk.SizeGB), dysk.AccountName, dysk.Path],
     ]
     for row in rows:
-        print("".join(cell.ljust(_COLUMN) for cell in row[:-1]) + row[-1])
+        print(printable("".join(cell.ljust(_COLUMN) for cell in row[:-1]) + row[-1]))
 
 
 def print_status(message: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from blobfuse_dysk.device.ipc.statefile import Lease
 from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.options import AttachOptions
+from blobfuse_dysk.proxies import Proxy
 
 __all__ = ["Config"]
 
@@ -37,9 +38,13 @@ class Config:
         """Read what `encode` made."""
         fields = json.loads(data)
         address = fields.pop("address")
-        endpoint = address.pop("endpoint")
+        endpoint, proxy = address.pop("endpoint"), address.pop("proxy", None)
         return cls(
-            address=DiskAddress(**address, endpoint=Endpoint(**endpoint) if endpoint else None),
+            address=DiskAddress(
+                **address,
+                endpoint=Endpoint(**endpoint) if endpoint else None,
+                proxy=Proxy(**proxy) if proxy else None,
+            ),
             credential=fields["credential"],
             options=AttachOptions(**fields["options"]),
             node=fields["node"],

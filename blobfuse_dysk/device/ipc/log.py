@@ -1,6 +1,7 @@
 """Where a holder and a worker say what happens: the system log when there is one, else log_dir()/NAME.log.
 
-Everything is one line of text; a line never holds a secret. The file is cut off at 1 MiB, one older part is kept.
+Everything is one line of printable text (printable.py); a line never holds a secret. The file is cut off at 1 MiB, one
+older part is kept.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import os
 import socket
 
+from blobfuse_dysk.printable import printable
 from blobfuse_dysk.timestamp import utc_text
 
 __all__ = ["ERROR", "INFO", "LOGGED", "WARNING", "Log"]
@@ -35,7 +37,7 @@ class Log:
         self._holder = holder
 
     def __call__(self, text: str, priority: int = INFO) -> None:
-        for line in text.splitlines():
+        for line in map(printable, text.splitlines()):
             if not self._to_syslog(line, priority):
                 with contextlib.suppress(OSError):
                     self._to_file(line) if self._may_write() else self._to_holder(line)

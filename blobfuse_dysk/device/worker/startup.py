@@ -12,9 +12,11 @@ import os
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 
 from blobfuse_dysk import __version__
 from blobfuse_dysk.azure.credential import access
@@ -43,6 +45,7 @@ __all__ = [
     "open_real_stack",
     "prepare_process",
     "resume_state",
+    "say_why",
     "take_briefing",
 ]
 
@@ -147,6 +150,7 @@ def prepare_process(briefing: Briefing) -> None:
 
     See device/kernel/hardening.py and privileges.py; what takes root after this is done by device/monitor.
     """
+    sys.excepthook = say_why
     logging.basicConfig(level=logging.INFO, handlers=[LogHandler("dysk-worker", briefing.name, briefing.log)])
     os.set_blocking(sys.stderr.fileno(), False)  # where log lines may go, and nobody may read it for a while
     access.use(delegate.start(briefing.name, briefing.config_fd))
@@ -205,6 +209,16 @@ def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     for error in group.exceptions:
         found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
     return found
+
+
+def say_why(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """As sys.excepthook: the traceback, and then why this process ends, in one line.
+
+    The holder hands its worker's last line on; that of a traceback of a group is a frame's lower edge.
+    """
+    traceback.print_exception(kind, error, trace)
+    why = leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    print("; ".join(dict.fromkeys(" ".join(f"{type(each).__name__}: {each}".split()) for each in why)), file=sys.stderr)
 
 
 def resume_state(lease: Lease | None) -> ResumeState | None:

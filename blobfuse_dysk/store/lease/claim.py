@@ -34,6 +34,9 @@ have our tag and be no lower than the one known; then renew, then raise, likewis
 nothing by itself (epoch.py). The lease keeps the term it was acquired with, whatever the options say now. Whoever had
 the disk in between, the attachment is fenced: the caches above us are about a disk that is not there any more.
 
+Then the blob is told what it is now: its Content-MD5 is taken off and our name written (contentmd5.py, holdername.py),
+each on condition of the ETag of the step before; if one fails, or its end is not known, the disk is ours all the same.
+
 At the end the lease must still be held for certain. Answers that took longer than its term are followed by a renewal, a
 look and another raise, as after any lapse (fence.py).
 Source: https://learn.microsoft.com/rest/api/storageservices/lease-blob, "Remarks" and the two tables of outcomes.
@@ -56,10 +59,10 @@ from blobfuse_dysk.azure.signing import http_date, parse_http_date
 from blobfuse_dysk.azure.wire import BlobProperties, Condition, SequenceNumber
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.lease import epoch
+from blobfuse_dysk.store.lease import contentmd5, epoch
 from blobfuse_dysk.store.lease.attempts import Attempts
 from blobfuse_dysk.store.lease.holdername import sign
-from blobfuse_dysk.store.lease.ownership import check_own, lost, taken
+from blobfuse_dysk.store.lease.ownership import check_own, lost, not_as_set, taken
 from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.store.lease.token import Guard, lease_time
 from blobfuse_dysk.store.parts.backoff import Backoff
@@ -150,9 +153,8 @@ class Claiming:
             await self._look()
         if self._lease_s is None or claim.guard.valid_until == -math.inf:
             claim = await self._set_term(claim)
-        claim = replace(
-            claim, etag=await sign(self._lease, claim.guard.lease_id, claim.blob.metadata, claim.etag, node)
-        )
+        etag = await contentmd5.take_off(self._lease, claim.guard.lease_id, claim.blob, claim.etag)
+        claim = replace(claim, etag=await sign(self._lease, claim.guard.lease_id, claim.blob.metadata, etag, node))
         return await self._make_certain(claim)
 
     async def resume(self, held_epoch: int) -> Claim:
@@ -205,7 +207,7 @@ class Claiming:
         held = self._blob.lease_state in ("leased", "breaking")
         if held and self.is_own_id and not self.may_hold:  # so it is another's
             if not break_lease:
-                raise leased(self._address, self._blob.metadata)
+                raise leased(self._address, self._blob.metadata, self._blob.lease_state)
             if not await self._break():
                 return False
         free = self._blob.lease_state in ("available", "broken")
@@ -228,7 +230,7 @@ class Claiming:
             return True
         if not break_lease:
             await self._look()
-            raise leased(self._address, self._blob.metadata)
+            raise leased(self._address, self._blob.metadata, self._blob.lease_state)
         await self._break()
         return False
 
@@ -283,7 +285,7 @@ class Claiming:
                 if number != wanted and straggles:
                     continue  # what changed it is of somebody who had the disk before, or of our own, from before
             if number != wanted:
-                raise taken(f"the epoch is {number} where {wanted} was set under our lease")
+                raise not_as_set(number, wanted)
             return Claim(Guard(self.lease_id, number, self._sent_at + term_s), blob, etag, self._lease_s)
 
     async def _outlast(self, claim: Claim) -> Claim | None:
@@ -313,7 +315,7 @@ class Claiming:
                 if number == claim.guard.epoch:
                     continue  # the holder's name came late, or a raise of the last holder's
             if number != wanted:
-                raise taken(f"the epoch is {number} where {wanted} was set under our lease")
+                raise not_as_set(number, wanted)
             claim.guard.epoch = number
             return replace(claim, etag=etag)
 

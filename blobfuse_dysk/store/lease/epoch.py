@@ -26,9 +26,15 @@ __all__ = ["claim_number", "draw_tag", "generation", "next_number", "tag"]
 TAG_BITS = 20
 COUNTER_BITS = 20
 GENERATION_BITS = 63 - TAG_BITS - COUNTER_BITS
+GENERATIONS = 1 << GENERATION_BITS
+SPARE_GENERATIONS = 1 << 10  # that a new attachment must find left
 TAGS = 1 << TAG_BITS
 COUNTERS = 1 << COUNTER_BITS
 FIRST_COUNTERS = COUNTERS >> 2  # where a claim starts: three quarters are left for raises
+RESET = (
+    "set it to 0 while the disk is attached nowhere (Set Blob Properties, x-ms-sequence-number-action: update, "
+    "x-ms-blob-sequence-number: 0), then attach it"
+)
 
 
 def generation(number: int) -> int:
@@ -42,21 +48,29 @@ def tag(number: int) -> int:
 
 
 def draw_tag(found: int, random: Random) -> int:
-    """A tag for a new attachment of a disk whose number was `found`."""
+    """A tag for a new attachment of a disk whose number was `found`. StoreError(REJECTED) if that leaves no room.
+
+    An attachment needs more than one generation: each of its workers takes one, and so do many raises.
+    """
+    if GENERATIONS - generation(found) <= SPARE_GENERATIONS:
+        raise _full(found)
     return (tag(found) + random.randrange(1, TAGS)) % TAGS
 
 
 def claim_number(found: int, own_tag: int, random: Random) -> int:
     """The number to raise to when `found` is the disk's. StoreError(REJECTED) if there is none."""
     following = generation(found) + 1
-    if following >> GENERATION_BITS:
-        raise StoreError(
-            f"the blob's sequence number is {found}, and there is no room above it",
-            Kind.REJECTED,
-            remedy="set it to 0 while the disk is attached nowhere (Set Blob Properties, "
-            "x-ms-sequence-number-action: update), then attach it",
-        )
+    if following >= GENERATIONS - 1:  # the last one is for a counter that carries
+        raise _full(found)
     return (following * TAGS + own_tag) * COUNTERS + random.randrange(1, FIRST_COUNTERS)
+
+
+def _full(found: int) -> StoreError:
+    return StoreError(
+        f"the blob's sequence number is {found}, and too little room is left up to 2^63, which is the end",
+        Kind.REJECTED,
+        remedy=RESET,
+    )
 
 
 def next_number(number: int) -> int:

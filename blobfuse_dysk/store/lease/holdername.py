@@ -23,17 +23,21 @@ async def sign(lease: BlobLease, lease_id: str, metadata: Mapping[str, str], eta
     missing, so whatever fails is a warning.
     """
     name = "".join(c for c in node if c.isascii() and c.isprintable()).strip() or "unnamed"
-    return await _write(
-        lease, {**metadata, HOLDER_NODE: name, HOLDER_SINCE: utc_text()}, lease_id, etag, "writing the holder's name"
-    )
+    signed = {**_of_others(metadata), HOLDER_NODE: name, HOLDER_SINCE: utc_text()}
+    return await _write(lease, signed, lease_id, etag, "writing the holder's name")
 
 
 async def unsign(lease: BlobLease, lease_id: str, metadata: Mapping[str, str], etag: str) -> str:
     """Take the holder's name off, likewise."""
-    left = {name: value for name, value in metadata.items() if name not in (HOLDER_NODE, HOLDER_SINCE)}
+    left = _of_others(metadata)
     if left == metadata:
         return etag
     return await _write(lease, left, lease_id, etag, "taking the holder's name off the blob")
+
+
+def _of_others(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What is not ours, as it is spelled. To the service the case of a name makes no difference."""
+    return {name: value for name, value in metadata.items() if name.lower() not in (HOLDER_NODE, HOLDER_SINCE)}
 
 
 async def _write(lease: BlobLease, metadata: Mapping[str, str], lease_id: str, etag: str, what: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.lease import epoch
 
-__all__ = ["check_own", "lost", "taken"]
+__all__ = ["check_own", "lost", "not_as_set", "taken"]
 
 
 def check_own(found: int, held_epoch: int) -> None:
@@ -36,3 +36,14 @@ def taken(how: str) -> StoreError:
         Kind.FENCED,
         remedy="detach it there, or attach it again; if both use a lease id of the user's, let each have its own",
     )
+
+
+def not_as_set(number: int, wanted: int) -> StoreError:
+    """The error of an attach that set the number to `wanted` and finds `number`."""
+    if number != wanted and float(number) == float(wanted):
+        return StoreError(
+            f"the service rounds sequence numbers above 2^53, as Azurite does: {number} where {wanted} was set",
+            Kind.FENCED,
+            remedy=epoch.RESET,
+        )
+    return taken(f"the epoch is {number} where {wanted} was set under our lease")

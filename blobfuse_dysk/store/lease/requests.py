@@ -87,6 +87,13 @@ class BlobLease:
             self._client.set_metadata(metadata, lease_id=lease_id, condition=condition, timeout_s=self._timeout_s),
         )
 
+    async def set_content(self, content: Mapping[str, str], lease_id: str, condition: Condition) -> str:
+        """Replace the headers of the blob's content, all of them; returns the ETag."""
+        return await self._call(
+            "setting the blob's properties",
+            self._client.set_content(content, lease_id=lease_id, condition=condition, timeout_s=self._timeout_s),
+        )
+
     async def _call(self, what: str, attempt: Awaitable[T], *, modifies: bool = True) -> T:
         limit_s = self._timeout_s * GRACE
         with trio.move_on_after(limit_s):

@@ -46,6 +46,10 @@ MESSAGES: dict[str, tuple[int, str]] = {
     "ConditionNotMet": (412, "The condition specified using HTTP conditional header(s) is not met."),
     "ContainerAlreadyExists": (409, "The specified container already exists."),
     "ContainerNotFound": (404, "The specified container does not exist."),
+    "InsufficientAccountPermissions": (
+        403,
+        "The account being accessed does not have sufficient permissions to execute this operation.",
+    ),
     "InternalError": (500, "The server encountered an internal error. Please retry the request."),
     "InvalidAuthenticationInfo": (
         401,
@@ -104,6 +108,7 @@ MESSAGES: dict[str, tuple[int, str]] = {
         400,
         "One of the query parameters specified in the request URI is outside the permissible range.",
     ),
+    "PendingCopyOperation": (409, "There is currently a pending copy operation."),
     "RequestBodyTooLarge": (413, "The request body is too large and exceeds the maximum permissible limit."),
     "ResourceNotFound": (404, "The specified resource does not exist."),
     "SequenceNumberConditionNotMet": (412, "The sequence number condition specified was not met."),

@@ -10,6 +10,7 @@ import base64
 import calendar
 import email.utils
 import hmac
+import re
 
 from .answers import Refusal
 from .config import Config
@@ -25,6 +26,7 @@ _CHALLENGE = (
 # The headers of StringToSign behind Content-Length, in order; Date is handled by itself.
 _SIGNED_BEFORE_LENGTH = (b"content-encoding", b"content-language")
 _SIGNED_BEFORE_DATE = (b"content-md5", b"content-type")
+_BLANKS = re.compile(rb'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')  # a quoted string, which stays, or linear white space
 _SIGNED_AFTER_DATE = (b"if-modified-since", b"if-match", b"if-none-match", b"if-unmodified-since", b"range")
 
 
@@ -50,7 +52,7 @@ def authorize(config: Config, request: Request, permissions: str, resource_type:
 
 
 def string_to_sign(request: Request) -> bytes:
-    """The text that a SharedKey client signs."""
+    """The text that a SharedKey client signs: header values as Latin-1, which is what HTTP has, in UTF-8."""
     get = request.headers.get
     length = get(b"content-length", b"")
     parts = [request.method.encode()]
@@ -60,12 +62,17 @@ def string_to_sign(request: Request) -> bytes:
     parts.append(b"" if b"x-ms-date" in request.headers else get(b"date", b""))
     parts += [get(name, b"") for name in _SIGNED_AFTER_DATE]
     parts += [
-        name + b":" + b" ".join(value.split())
-        for name, value in sorted(request.headers.items())
-        if name.startswith(b"x-ms-")
+        name + b":" + _folded(value) for name, value in sorted(request.headers.items()) if name.startswith(b"x-ms-")
     ]
-    parts.append(request.target.resource)
-    return b"\n".join(parts)
+    text = b"\n".join(parts)
+    if not text.isascii():
+        text = text.decode("latin-1").encode()
+    return text + b"\n" + request.target.resource
+
+
+def _folded(value: bytes) -> bytes:
+    """Canonical: each piece of white space is one blank, but for those in quoted strings."""
+    return _BLANKS.sub(lambda found: found[1] or b" ", value).strip(b" ")
 
 
 def _check_shared_key(request: Request, given: bytes, keys: list[bytes], max_skew_s: float, now: float) -> None:

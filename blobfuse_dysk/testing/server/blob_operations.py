@@ -16,7 +16,7 @@ from .leases import parse_lease_id
 from .page_operations import read_headers
 from .pages import PAGE
 from .request import parse_target
-from .state import CONTENT_HEADERS, Blob
+from .state import CONTENT_HEADERS, Blob, State
 
 __all__ = [
     "copy_blob",
@@ -26,6 +26,7 @@ __all__ = [
     "put_blob",
     "set_blob_metadata",
     "set_blob_properties",
+    "set_copy",
     "snapshot_blob",
 ]
 
@@ -96,6 +97,7 @@ def set_blob_properties(context: Context) -> Answer:
         blob.need_pages().resize(size)
     if number is not None:
         blob.sequence_number = number
+    blob.copy = {}  # of a copy that has ended
     if size is None and number is None:
         blob.content_headers = {"Content-Type": "application/octet-stream", **_content_headers(context)}
     return _changed(context, blob)
@@ -140,7 +142,10 @@ def delete_blob(context: Context) -> Answer:
 
 
 def copy_blob(context: Context) -> Answer:
-    """Copy a blob or snapshot of this server, at once. The source needs no authorization of its own here."""
+    """Copy a blob or snapshot of this server. The source needs no authorization of its own here.
+
+    At once, or, if the server is told so, as a copy from another account: a blob of the source's size without content.
+    """
     request = context.request
     metadata = request.metadata()
     source_url = urlsplit(request.required(b"x-ms-copy-source"))
@@ -153,22 +158,46 @@ def copy_blob(context: Context) -> Answer:
         raise Refusal("CannotVerifyCopySource") from None
     old = _existing(context)
     pages = None
-    if source.pages is not None:
+    if source.pages is not None and context.copies == "pending":
+        pages = context.state.new_pages(source.size)
+    elif source.pages is not None:
         pages = source.pages.copy(context.state.new_path())
     blob = Blob(request.target.blob, source.kind, context.now, pages, source.content)
+    blob.copied_from = source
     blob.sequence_number = source.sequence_number
     blob.metadata = metadata or dict(source.metadata)
     blob.content_headers = dict(source.content_headers)
     blob.copy = {
         "x-ms-copy-id": str(uuid.uuid4()),
         "x-ms-copy-source": source_url._replace(query="").geturl(),
-        "x-ms-copy-status": "success",
-        "x-ms-copy-progress": f"{source.size}/{source.size}",
-        "x-ms-copy-completion-time": http_date(context.now),
     }
+    set_copy(context.state, blob, context.copies, source.size if context.copies == "success" else 0, context.now)
     answer = _put(context, blob, old, 202)
     answer.headers.update({name: blob.copy[name] for name in ("x-ms-copy-id", "x-ms-copy-status")})
     return answer
+
+
+def set_copy(state: State, blob: Blob, status: str, copied: int, now: float) -> None:
+    """What a copy to this blob has come to: pending, success, failed or aborted. copied: bytes.
+
+    Source: https://learn.microsoft.com/rest/api/storageservices/get-blob-properties and .../abort-copy-blob
+    """
+    if status not in ("pending", "success", "failed", "aborted"):
+        raise ValueError(f"a copy is not {status!r}, but pending, success, failed or aborted")
+    if status == "success" and blob.copy_is_pending and blob.copied_from and blob.copied_from.pages:
+        blob.pages = blob.copied_from.pages.copy(state.new_path())
+    blob.copy = {
+        "x-ms-copy-id": blob.copy.get("x-ms-copy-id") or str(uuid.uuid4()),
+        "x-ms-copy-source": blob.copy.get("x-ms-copy-source", "https://elsewhere.blob.core.windows.net/disks/data"),
+        "x-ms-copy-status": status,
+        "x-ms-copy-progress": f"{copied}/{blob.size}",
+    }
+    if status != "pending":
+        blob.copied_from = None
+        blob.copy["x-ms-copy-completion-time"] = http_date(now)
+    if status == "failed":
+        blob.copy["x-ms-copy-status-description"] = "404 BlobNotFound: the source is gone"
+    blob.touch(now)
 
 
 def _existing(context: Context) -> Blob | None:
@@ -178,6 +207,8 @@ def _existing(context: Context) -> Blob | None:
     lease_id = parse_lease_id(request.header(b"x-ms-lease-id"))
     if old is not None:
         old.lease.check_write(lease_id, context.now)
+        if old.copy_is_pending:
+            raise Refusal("PendingCopyOperation")
         if request.headers.get(b"if-none-match") == b"*":
             raise Refusal("BlobAlreadyExists")
         if "w" not in context.granted:  # "create" alone lets a caller make new blobs only

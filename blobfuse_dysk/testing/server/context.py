@@ -14,12 +14,16 @@ __all__ = ["Context"]
 
 @dataclass(slots=True)
 class Context:
-    """One request's view: `now` is the service's clock when the request is applied, `granted` the caller's letters."""
+    """One request's view: `now` is the service's clock when the request is applied, `granted` the caller's letters.
+
+    copies: see Config.
+    """
 
     state: State
     request: Request
     now: float
     granted: str
+    copies: str
 
     @property
     def container(self) -> Container:
@@ -41,6 +45,8 @@ class Context:
             raise Refusal("InvalidQueryParameterValue", "A snapshot cannot be modified.")
         blob = self.state.blob(target.account, target.container, target.blob)
         blob.lease.check_write(parse_lease_id(self.request.header(b"x-ms-lease-id")), self.now)
+        if blob.copy_is_pending:
+            raise Refusal("PendingCopyOperation")
         return blob
 
     def written(self, blob: Blob) -> None:

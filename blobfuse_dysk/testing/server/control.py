@@ -15,6 +15,7 @@ It listens on loopback only, is never encrypted, asks for no credential and is n
 | elapse-leases | seconds | |
 | create | account, container, blob, size; metadata and sequence_number optional | |
 | blob | account, container, blob | size, allocated, sequence_number, metadata, lease, snapshots |
+| copy | account, container, blob; status: pending, success, failed, aborted; copied: bytes | |
 | remove | account, container, blob | |
 """
 
@@ -26,8 +27,9 @@ import traceback
 from typing import Any
 
 from .answers import Answer, Refusal
+from .blob_operations import set_copy
 from .faults import Fault
-from .http import HttpConnection
+from .http import Headers, HttpConnection
 from .service import Service
 from .state import Blob, Container
 
@@ -42,7 +44,7 @@ class ControlConnection(HttpConnection):
         self._service = service
         self._task: asyncio.Task[None] | None = None
 
-    def handle(self, method: str, target: str, headers: dict[bytes, bytes], body: bytes) -> None:
+    def handle(self, method: str, target: str, headers: Headers, body: bytes) -> None:
         self._task = self._service.loop.create_task(self._run(target, body))
 
     async def _run(self, target: str, body: bytes) -> None:
@@ -125,6 +127,12 @@ class ControlConnection(HttpConnection):
             "snapshots": sorted(found.snapshots),
             "etag": found.etag,
         }
+
+    async def _do_copy(self, account: str, container: str, blob: str, status: str, copied: int = 0) -> dict[str, Any]:
+        state, now = self._service.state, self._service.now()
+        set_copy(state, state.blob(account, container, blob), status, copied, now)
+        state.save(now)
+        return {}
 
     async def _do_remove(self, account: str, container: str, blob: str) -> dict[str, Any]:
         state = self._service.state

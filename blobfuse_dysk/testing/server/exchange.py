@@ -84,7 +84,9 @@ class Exchange:
         service, operation = self._service, self._operation
         assert operation is not None
         try:
-            answer = operation.handler(Context(service.state, self._request, service.now(), self._granted))
+            answer = operation.handler(
+                Context(service.state, self._request, service.now(), self._granted, service.config.copies)
+            )
         except Refusal as refusal:
             answer = self._error(refusal)
         except Exception:

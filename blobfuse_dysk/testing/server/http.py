@@ -16,11 +16,21 @@ from typing import cast
 
 import httptools
 
-__all__ = ["HttpConnection"]
+__all__ = ["Headers", "HttpConnection"]
 
 MAX_QUEUE = 64
 MAX_BODY = 64 << 20
 _LINGER_ZERO = struct.pack("ii", 1, 0)  # closing sends RST
+
+
+class Headers(dict[bytes, bytes]):
+    """Header values by name in lower case. spelled: how a name of metadata was sent, since the service keeps that."""
+
+    __slots__ = ("spelled",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spelled: dict[bytes, bytes] = {}
 
 
 class HttpConnection(asyncio.Protocol, ABC):
@@ -32,18 +42,18 @@ class HttpConnection(asyncio.Protocol, ABC):
         self.transport: asyncio.Transport
         self.client_ip = ""
         self.busy = False
-        self._queue: deque[tuple[str, str, dict[bytes, bytes], bytes, bool]] = deque()
+        self._queue: deque[tuple[str, str, Headers, bytes, bool]] = deque()
         self._keep_alive = True
         self._paused = False
         self._draining = False
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
-        self._headers: dict[bytes, bytes] = {}
+        self._headers = Headers()
         self._body: list[bytes] = []
         self._body_length = 0
 
     @abstractmethod
-    def handle(self, method: str, target: str, headers: dict[bytes, bytes], body: bytes) -> None:
+    def handle(self, method: str, target: str, headers: Headers, body: bytes) -> None:
         """Answer a request, now or later."""
 
     # What asyncio calls.
@@ -64,7 +74,7 @@ class HttpConnection(asyncio.Protocol, ABC):
 
     def on_message_begin(self) -> None:
         self._target = b""
-        self._headers = {}
+        self._headers = Headers()
         self._body = []
         self._body_length = 0
 
@@ -72,7 +82,10 @@ class HttpConnection(asyncio.Protocol, ABC):
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
+        lower = name.lower()
+        self._headers[lower] = value
+        if lower.startswith(b"x-ms-meta-"):
+            self._headers.spelled[lower] = name
 
     def on_headers_complete(self) -> None:
         if self._headers.get(b"expect", b"").lower() == b"100-continue":

@@ -80,6 +80,8 @@ def choose(request: Request) -> Operation:
     """The operation, or Refusal when there is none or a header that tells it is missing."""
     target = request.target
     query = target.query
+    if target.secondary and request.method not in ("GET", "HEAD"):
+        raise Refusal("InsufficientAccountPermissions")
     found = _TABLE.get((request.method, target.level, query.get("restype", ""), query.get("comp", "")))
     if found is not None:
         return found

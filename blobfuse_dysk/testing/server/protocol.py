@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from .exchange import Exchange
-from .http import HttpConnection
+from .http import Headers, HttpConnection
 from .request import Request, parse_target
 from .service import Service
 
@@ -34,7 +34,7 @@ class DataConnection(HttpConnection):
         self._service.disconnected(self)
         self._stop_idle_timer()
 
-    def handle(self, method: str, target: str, headers: dict[bytes, bytes], body: bytes) -> None:
+    def handle(self, method: str, target: str, headers: Headers, body: bytes) -> None:
         self._stop_idle_timer()
         service = self._service
         parsed = parse_target(target, service.account_of_host(headers.get(b"host", b"")))

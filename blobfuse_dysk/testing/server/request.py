@@ -9,6 +9,7 @@ import re
 from urllib.parse import unquote, unquote_plus
 
 from .answers import Refusal
+from .http import Headers
 
 __all__ = ["Request", "Target", "parse_target"]
 
@@ -19,12 +20,13 @@ _CACHE_SIZE = 4096
 class Target:
     """What a request line and Host name; the same for every data request to one blob, hence cached."""
 
-    __slots__ = ("account", "blob", "container", "key", "level", "path", "path_style", "query", "resource")
+    __slots__ = ("account", "blob", "container", "key", "level", "path", "path_style", "query", "resource", "secondary")
 
     def __init__(
         self, account: str, path: str, container: str, blob: str, query: dict[str, str], path_style: bool
     ) -> None:
-        self.account = account
+        self.secondary = account.endswith("-secondary")  # of the same account, read only
+        self.account = account = account.removesuffix("-secondary")
         self.path_style = path_style  # the account is the first word of the path, not of the host
         self.path = path  # as sent, still percent-encoded
         self.container = container
@@ -59,7 +61,7 @@ def parse_target(raw: str, host_account: str) -> Target:
     target = Target(unquote(account), path, unquote(container), unquote(blob), query, path_style)
     if container and not blob and "restype" not in query:
         target = Target(
-            target.account, path, "$root", target.container, query, path_style
+            unquote(account), path, "$root", target.container, query, path_style
         )  # a blob of the root container
     if len(_targets) >= _CACHE_SIZE:
         _targets.clear()
@@ -73,7 +75,7 @@ class Request:
     __slots__ = ("body", "client_ip", "headers", "keep_alive", "method", "secure", "target")
 
     def __init__(
-        self, method: str, target: Target, headers: dict[bytes, bytes], body: bytes, client_ip: str, secure: bool
+        self, method: str, target: Target, headers: Headers, body: bytes, client_ip: str, secure: bool
     ) -> None:
         self.method = method
         self.target = target
@@ -121,14 +123,13 @@ class Request:
         return int(match[1]), int(match[2]) if match[2] else None
 
     def metadata(self) -> dict[str, str]:
-        """x-ms-meta-* without the prefix."""
+        """x-ms-meta-* without the prefix, names as they were spelled, values as they came."""
         found = {}
-        for name, value in self.headers.items():
-            if name.startswith(b"x-ms-meta-"):
-                word = name[10:].decode("latin-1")
-                if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", word):
-                    raise Refusal("InvalidMetadata")
-                found[word] = value.decode("latin-1").strip()
+        for name, spelled in self.headers.spelled.items():
+            word = spelled[10:].decode("latin-1")
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", word):
+                raise Refusal("InvalidMetadata")
+            found[word] = self.headers[name].decode("latin-1").strip(" \t")
         return found
 
     def check_md5(self) -> str | None:

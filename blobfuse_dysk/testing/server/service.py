@@ -195,6 +195,8 @@ class Service:
             values["tokens"] = parse_tokens(values["tokens"])
         if values.get("throttle", "503") not in ("503", "delay"):
             raise ValueError(f"throttle is {values['throttle']!r}, not 503 or delay")
+        if values.get("copies", "success") not in ("success", "pending"):
+            raise ValueError(f"copies is {values['copies']!r}, not success or pending")
         latency = parse_latency(str(values.get("latency", self.config.latency)), self._random)
         tier = values.get("tier", self.config.tier)
         rates = parse_tier(tier) if tier else None

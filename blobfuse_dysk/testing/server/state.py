@@ -41,7 +41,8 @@ class Blob:
         self.sequence_number = 0
         self.metadata: dict[str, str] = {}
         self.content_headers: dict[str, str] = {"Content-Type": "application/octet-stream"}
-        self.copy: dict[str, str] = {}  # x-ms-copy-* of the copy that made it
+        self.copy: dict[str, str] = {}  # x-ms-copy-* of the copy that made it, or is to
+        self.copied_from: Blob | None = None  # what a pending copy brings; gone when the server ends
         self.lease = Lease()
         self.created = now
         self.modified = now
@@ -53,6 +54,11 @@ class Blob:
     def size(self) -> int:
         """Bytes."""
         return self.pages.size if self.pages is not None else len(self.content)
+
+    @property
+    def copy_is_pending(self) -> bool:
+        """Whether content is still to come; until then it reads as zeros, and nobody may modify it."""
+        return self.copy.get("x-ms-copy-status") == "pending"
 
     def need_pages(self) -> Pages:
         """The pages; Refusal InvalidBlobType when this is no page blob."""
