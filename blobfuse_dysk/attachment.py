@@ -218,7 +218,7 @@ def _configure(address: DiskAddress, options: AttachOptions, dead: list[StateFil
     if not options.read_only:
         address.refuse_secondary(", or attach it read-only")
     ramcheck.check(options)
-    variables = environment.variables() if credential.kind == "token" else {}
+    variables = environment.login_variables() if credential.kind == "token" else {}
     leases = [found["lease"] for found in dead if found["endpoint"] == str(address.endpoint)]
     held = next((lease for lease in leases if lease), None)
     return Config(address, credential.to_config(), options, environment.node_name(), variables, held)

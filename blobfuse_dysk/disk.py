@@ -9,9 +9,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from typing import Literal
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.proxies import Proxy
@@ -31,9 +31,15 @@ DEFAULT_REALM = "core.windows.net"
 MAX_SIZE = 8 << 40  # bytes; a page blob's limit
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}\Z")
 _CONTAINER = re.compile(r"(?:\$root|\$logs|[a-z0-9](?:-?[a-z0-9])*)\Z")
-_SNAPSHOT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,7})?Z\Z")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B?)\Z", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?\Z")
+_SNAPSHOT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,7})?Z\Z", re.ASCII)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B?)\Z", re.IGNORECASE | re.ASCII)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?\Z", re.ASCII)
+_NAME = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
+_REALM = re.compile(rf"{_NAME}\Z")
+_AUTHORITY = re.compile(rf"(?:{_NAME}|\[[0-9a-f:.%]+\])(?::[0-9]{{1,5}})?\Z", re.IGNORECASE | re.ASCII)
+_ENDPOINT_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)*\Z")
+_MOST_DIGITS = 64  # of a size
+_MOST_SHOWN = 80  # characters of what was typed in a message
 _DURATION_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _SECONDARY = "-secondary"  # behind the account in the secondary's name
 _ADDRESS_HELP = "write it as ACCOUNT/CONTAINER/BLOB or as the blob's URL"
@@ -55,26 +61,28 @@ class Endpoint:
     @classmethod
     def parse(cls, text: str, account: str | None = None) -> Endpoint:
         """Read an endpoint URL. With `account`, an IP address or localhost without a path gets `/account` added."""
-        parts = urlsplit(text if "://" in text else f"https://{text}")
-        try:
-            port = parts.port
-        except ValueError as error:
-            raise UsageError(f"endpoint {text!r}: {error}", remedy="give a port between 1 and 65535") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"endpoint {text!r} is not an http or https URL", remedy="write https://HOST[:PORT]")
-        if parts.query or parts.fragment or parts.username:
+        what = f"endpoint {text[:_MOST_SHOWN]!r}"
+        if any(mark in text for mark in "?#@"):
             raise UsageError(
                 "an endpoint takes no query, fragment or user", remedy="a SAS goes into the credential file"
             )
+        parts, host, port = _split_url(text if "://" in text else f"https://{text}", what, "write https://HOST[:PORT]")
         scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
         path = parts.path.rstrip("/")
-        if not path and account and _takes_account_in_path(parts.hostname):
+        if not _ENDPOINT_PATH.match(path):
+            raise UsageError(f"{what} has a path that is no account's", remedy="write https://HOST[:PORT][/ACCOUNT]")
+        if not path and account and _takes_account_in_path(host):
             path = f"/{account}"
-        return cls(scheme, parts.hostname, port or (443 if scheme == "https" else 80), path)
+        return cls(scheme, host, port or (443 if scheme == "https" else 80), path)
 
     @classmethod
     def of_account(cls, account: str, realm: str = DEFAULT_REALM) -> Endpoint:
         """The public endpoint of an account; realm is the cloud's suffix (core.windows.net, core.chinacloudapi.cn)."""
+        if not _REALM.match(realm):
+            raise UsageError(
+                f"realm {realm[:_MOST_SHOWN]!r} is not the end of a host's name",
+                remedy=f"write for example {DEFAULT_REALM}",
+            )
         return cls("https", f"{account}.blob.{realm}", 443)
 
     def is_secondary_of(self, account: str) -> bool:
@@ -92,11 +100,15 @@ class Endpoint:
             return False
 
     @property
+    def has_default_port(self) -> bool:
+        """Whether the port is the one of its scheme."""
+        return self.port == (443 if self.scheme == "https" else 80)
+
+    @property
     def authority(self) -> str:
         """`host` or `host:port`, as the Host header wants it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        default = 443 if self.scheme == "https" else 80
-        return host if self.port == default else f"{host}:{self.port}"
+        return host if self.has_default_port else f"{host}:{self.port}"
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.path}"
@@ -142,21 +154,21 @@ class DiskAddress:
     def _from_url(cls, text: str, what: str) -> DiskAddress:
         base, _, query = text.partition("?")
         what = what or f"disk {base!r}"
-        # urlsplit drops both in silence, and the rest would be the name of another blob.
-        if any(ord(c) < 32 for c in base):
-            raise UsageError(f"{what} has a control character in it", remedy=_ADDRESS_HELP)
         if "#" in base:
             raise UsageError(f"{what} has a '#', which is no part of a URL's path", remedy="write it as %23")
-        parts = urlsplit(base)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"{what} is not an http or https URL", remedy=_ADDRESS_HELP)
+        if "@" in base.partition("://")[2].partition("/")[0]:
+            raise UsageError("a disk's URL takes no user", remedy="a credential goes into the credential file")
+        parts, host, _ = _split_url(base, what, _ADDRESS_HELP)
         snapshot, sas = _split_query(query)
-        path = unquote(parts.path).lstrip("/")
-        if _takes_account_in_path(parts.hostname):
+        try:
+            path = unquote(parts.path, errors="strict").lstrip("/")
+        except UnicodeDecodeError:
+            raise UsageError(f"{what} has bytes in it that are not UTF-8", remedy="copy it again") from None
+        if _takes_account_in_path(host):
             account, _, path = path.partition("/")
             endpoint = Endpoint.parse(f"{parts.scheme}://{parts.netloc}/{account}")
         else:
-            account = parts.hostname.partition(".")[0]
+            account = host.partition(".")[0]
             endpoint = Endpoint.parse(f"{parts.scheme}://{parts.netloc}")
         container, _, blob = path.partition("/")
         account = account.removesuffix(_SECONDARY)
@@ -231,16 +243,14 @@ def parse_size(text: str) -> int:
         raise UsageError(f"size {text!r} is not a number with a unit", remedy="write for example 512MiB, 32GiB or 2TiB")
     number, prefix, unit = match.groups()
     base = 1000 if unit.upper() == "B" and prefix else 1024
-    try:
-        exact = Decimal(number) * base ** " KMGT".index(prefix.upper() or " ")
-    except InvalidOperation:
-        raise UsageError(f"size {text!r} is not a number") from None
-    if exact <= 0:
+    exact = Fraction(number) * base ** " KMGT".index(prefix.upper() or " ") if len(number) <= _MOST_DIGITS else None
+    shown = repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
+    if exact is not None and exact <= 0:
         raise UsageError("size is zero", remedy="a disk has at least 512 bytes")
-    if exact % 512 or exact != int(exact):
-        raise UsageError(f"size {text!r} is not a multiple of 512 bytes", remedy="a page blob has 512-byte pages")
-    if exact > MAX_SIZE:
-        raise UsageError(f"size {text!r} is above 8 TiB", remedy="8TiB is the most that a page blob holds")
+    if exact is None or exact > MAX_SIZE:
+        raise UsageError(f"size {shown} is above 8 TiB", remedy="8TiB is the most that a page blob holds")
+    if exact % 512:
+        raise UsageError(f"size {shown} is not a multiple of 512 bytes", remedy="a page blob has 512-byte pages")
     return int(exact)
 
 
@@ -269,6 +279,32 @@ def parse_duration(text: str, what: str = "duration") -> float | None:
     if not match:
         raise UsageError(f"{what} {text!r} is not a time", remedy="write seconds, or for example 30s, 5m, 1h, never")
     return float(match[1]) * _DURATION_UNIT[match[2] or "s"]
+
+
+def _split_url(text: str, what: str, remedy: str) -> tuple[SplitResult, str, int | None]:
+    """The parts of a URL, its host in lower case, and its port if it has one. what: its name for a UsageError."""
+    # urlsplit drops control characters, and blanks in front, in silence: the rest would be the name of another blob.
+    odd = next((c for c in text if c.isspace() or not c.isprintable()), None)
+    if odd:
+        kind, do = ("a blank", "write it as %20") if odd == " " else ("a control character", remedy)
+        raise UsageError(f"{what} has {kind} in it", remedy=do)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # brackets, or characters that become others in a host's name
+        raise UsageError(f"{what} is not a URL", remedy=remedy) from None
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise UsageError(f"{what} is not an http or https URL", remedy=remedy)
+    if not _AUTHORITY.match(parts.netloc):
+        raise UsageError(f"{what} has no host's name with a port from 1 to 65535 behind it", remedy=remedy)
+    try:
+        host, port = parts.hostname or "", parts.port
+        if ":" in host:
+            ipaddress.IPv6Address(host)
+    except ValueError as error:
+        raise UsageError(f"{what}: {error}", remedy=f"{remedy}; a port is between 1 and 65535") from None
+    if port == 0:
+        raise UsageError(f"{what}: nothing listens on port 0", remedy="give a port between 1 and 65535")
+    return parts, host, port
 
 
 def _takes_account_in_path(host: str) -> bool:

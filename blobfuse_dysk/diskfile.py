@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from blobfuse_dysk.errors import UsageError
-from blobfuse_dysk.keyvalue import Entry, read_entries
+from blobfuse_dysk.keyvalue import Entry, open_text, read_entries
 from blobfuse_dysk.options import ATTACH_OPTIONS, AttachOptions, Option
 
 __all__ = ["DiskFile", "read_disk_file"]
@@ -68,8 +68,10 @@ def _value(option: Option, entry: Entry) -> Any:
 
 def _read(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UsageError(f"{path} is not a regular file", remedy="write one there")
             if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or status.st_uid not in (0, os.geteuid()):
                 raise UsageError(
                     f"{path} can be written by others", remedy=f"run: chown root {path} && chmod 600 {path}"

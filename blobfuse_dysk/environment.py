@@ -1,6 +1,7 @@
 """The only reader of environment variables; everything else asks here.
 
-DYSK_* variables move this package's directories (tests and containers do); AZURE_STORAGE_* carry credentials under the
+DYSK_* variables move this package's directories (tests and containers do), and what is relative there holds from the
+directory of this process, not from that of a worker; AZURE_STORAGE_* carry credentials under the
 Azure CLI's names. An empty variable counts as one that is not set.
 """
 
@@ -14,19 +15,39 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "AZURE_PREFIX",
+    "LOGIN_VARIABLES",
     "azure_variables",
     "config_dir",
     "dev_dir",
     "log_dir",
+    "login_variables",
     "node_name",
     "proxy_variables",
     "restore",
     "run_dir",
     "service_variables",
     "started_with",
-    "variables",
 ]
 
+AZURE_PREFIX = "AZURE_STORAGE_"
+LOGIN_VARIABLES = frozenset(
+    (
+        # Source: azure.identity, _constants.py
+        "AZURE_AUTHORITY_HOST", "AZURE_CLIENT_CERTIFICATE_PASSWORD", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_CLIENT_ID",
+        "AZURE_CLIENT_SECRET", "AZURE_CLIENT_SEND_CERTIFICATE_CHAIN", "AZURE_FEDERATED_TOKEN_FILE",
+        "AZURE_IDENTITY_DISABLE_MULTITENANTAUTH", "AZURE_KUBERNETES_CA_DATA", "AZURE_KUBERNETES_CA_FILE",
+        "AZURE_KUBERNETES_SNI_NAME", "AZURE_KUBERNETES_TOKEN_PROXY", "AZURE_PASSWORD",
+        "AZURE_POD_IDENTITY_AUTHORITY_HOST", "AZURE_REGIONAL_AUTHORITY_NAME", "AZURE_TENANT_ID",
+        "AZURE_TOKEN_CREDENTIALS", "AZURE_USERNAME", "IDENTITY_ENDPOINT", "IDENTITY_HEADER",
+        "IDENTITY_SERVER_THUMBPRINT", "IMDS_ENDPOINT", "MSI_ENDPOINT", "MSI_SECRET",
+        # Where the Azure CLI has its login, and how the login's host is reached
+        "AZURE_CONFIG_DIR", "HOME",
+        "ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "all_proxy", "http_proxy", "https_proxy", "no_proxy",
+    )
+)  # fmt: skip
+"""What a program that fetches a token may need of the environment of who attaches. What says which code is loaded, or
+which authorities are trusted (PYTHON*, LD_*, PATH, SSL_*), is not among it: a worker runs for root, and for long."""
 _PROXY = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _AZURE = ("ACCOUNT", "KEY", "SAS_TOKEN", "CONNECTION_STRING", "AUTH_MODE")
 
@@ -62,7 +83,7 @@ def azure_variables() -> dict[str, str]:
     Keys are among ACCOUNT, KEY, SAS_TOKEN, CONNECTION_STRING and AUTH_MODE, which mean what they mean to the Azure CLI.
     Source: https://learn.microsoft.com/azure/storage/blobs/authorize-data-operations-cli#set-environment-variables-for-authorization-parameters
     """
-    found = {name: os.environ.get(f"AZURE_STORAGE_{name}", "") for name in _AZURE}
+    found = {name: os.environ.get(f"{AZURE_PREFIX}{name}", "") for name in _AZURE}
     return {name: value for name, value in found.items() if value}
 
 
@@ -71,15 +92,15 @@ def service_variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(("LISTEN_", "NOTIFY_"))}
 
 
+def login_variables() -> dict[str, str]:
+    """Those of LOGIN_VARIABLES that are set, for a worker, which starts without: /proc shows what it starts with."""
+    return {name: value for name, value in os.environ.items() if name in LOGIN_VARIABLES}
+
+
 def proxy_variables() -> dict[str, str]:
     """http_proxy, https_proxy, all_proxy and no_proxy, as far as they are set, in capitals if not in small letters."""
     found = {name: os.environ.get(name) or os.environ.get(name.upper(), "") for name in _PROXY}
     return {name: value for name, value in found.items() if value}
-
-
-def variables() -> dict[str, str]:
-    """All of them, for a process that was started without, since /proc shows what it starts with. Some are secret."""
-    return dict(os.environ)
 
 
 def started_with() -> dict[str, str]:
@@ -88,11 +109,11 @@ def started_with() -> dict[str, str]:
 
 
 def restore(variables: dict[str, str]) -> None:
-    """Set variables in this process, for the programs that it starts."""
-    os.environ.update(variables)
+    """Set variables in this process, for the programs that it starts; what is none of LOGIN_VARIABLES is left out."""
+    os.environ.update((name, value) for name, value in variables.items() if name in LOGIN_VARIABLES)
 
 
 def _directory(variable: str, default: str) -> Path:
     from pathlib import Path
 
-    return Path(os.environ.get(variable) or default)
+    return Path(os.environ.get(variable) or default).absolute()

@@ -6,13 +6,19 @@ not look like one is not repeated in a message: what stands there may be a bare 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from blobfuse_dysk.errors import DyskError, UsageError
 
-__all__ = ["Entry", "read_entries", "suggest"]
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import TextIO
+
+__all__ = ["Entry", "open_text", "read_entries", "suggest"]
 
 _KEY = re.compile(r"[a-z._-]{1,24}\Z")
 
@@ -24,6 +30,13 @@ class Entry:
     where: str
     line: int
     value: str = field(repr=False)
+
+
+def open_text(path: Path) -> TextIO:
+    """Open a file to read, which then is to be looked at: a FIFO opens at once as well, without one who writes."""
+    return open(
+        path, encoding="utf-8-sig", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    )
 
 
 def read_entries(

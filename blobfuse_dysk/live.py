@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 from blobfuse_dysk import environment
 from blobfuse_dysk.attachment import find_state
@@ -20,7 +22,9 @@ from blobfuse_dysk.errors import DeviceError
 
 __all__ = ["Upgrade", "change", "grow", "reload_credential", "upgrade"]
 
-_RELOAD_S = 70.0  # a program that fetches a token gets 60
+_RELOAD_S = 100.0  # a program that fetches a token gets 60, and its trial two requests of 12 at most
+_SILENT_S = 3.0  # before the terminal is told what is waited for
+_log = logging.getLogger(__name__)
 _GROW_S = 60.0  # the worker gives it 30, and there may be one before
 _LOOK_S = 0.02  # between looks at state.json
 
@@ -91,13 +95,17 @@ def grow(target: str, size: int) -> None:
 def reload_credential(target: str, credentials: str | None = None) -> CredentialSeen:
     """Read an attachment's credential file again, or from now on `credentials`, while it is in use.
 
-    The old credential stays in use if that fails. Returns {what, expires, expires_in_s}, without the secret. Raises
-    NotFoundError, CredentialError or DyskError.
+    The old credential stays in use if that fails, and if the service refuses the new one or cannot be asked. Returns
+    {what, expires, expires_in_s}, without the secret. Raises NotFoundError, CredentialError or DyskError.
     """
     found = find_state(target)
-    path = None if credentials is None else os.path.realpath(credentials)
+    # Absolute, but with its links, which may be what a rotation changes.
+    path = None if credentials is None else str(Path(credentials).absolute())
     with Control(state.control_path(_run_dir(), found["name"]), found["name"], timeout_s=_RELOAD_S) as control:
-        answer: CredentialSeen = control.ask("reload", file=path)["credential"]
+        control.send("reload", file=path)
+        if not control.is_answered(_SILENT_S):
+            _log.warning("%s waits for its new credential, which may take up to a minute", found["name"])
+        answer: CredentialSeen = control.answer()["credential"]
     return answer
 
 

@@ -134,6 +134,11 @@ def container() -> str:
     return f"t-{uuid.uuid4().hex[:12]}"
 
 
+def entries(run: Path) -> list[Path]:
+    """What is in a run directory but for the file of its lock, which stays."""
+    return sorted(path for path in run.iterdir() if path.name != ".lock")
+
+
 @pytest.fixture
 def run_dirs(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDirs]:
     """Run, configuration, log and device directories of the test's own, set in the environment.
@@ -152,7 +157,7 @@ def run_dirs(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDirs]:
     monkeypatch.chdir(root)  # programs such as fio write to where they are
     yield dirs
     leaks = wait_for_leaks(dirs)
-    left = sorted(str(path) for path in (*dirs.run.iterdir(), *dirs.dev.iterdir()))
+    left = sorted(str(path) for path in (*entries(dirs.run), *dirs.dev.iterdir()))
     if leaks:
         remove_leaks(dirs)
     if not find_leaks(dirs):

@@ -48,6 +48,9 @@ class ConnectProxy:
                             head = "\r\n".join([f"{method} {path} HTTP/1.1", *kept, "Connection: close", "", ""])
                             body = self.rfile.read(int(headers.get("content-length", "0")))
                             peer.sendall(head.encode("latin-1") + body)
+                            # One exchange a connection; a client that is not told would use it for the next.
+                            first, _, rest = peer.recv(1 << 16).partition(b"\r\n")
+                            self.wfile.write(first + b"\r\nConnection: close\r\n" + rest)
                         relay(self.connection, peer)
 
         class Server(socketserver.ThreadingTCPServer):

@@ -53,9 +53,9 @@ class BlobClient(trio.abc.AsyncResource):
         pool: shared with other clients of the endpoint and closed by who made it; else the client has its own.
         Raises UsageError when a secret would leave this machine unencrypted.
         """
-        check_transport(address, credential)
-        credential.warn()
         assert address.endpoint is not None
+        check_transport(address.endpoint, credential)
+        credential.warn()
         self.address = address
         self.credential = credential
         self._owns_pool = pool is None
@@ -67,6 +67,10 @@ class BlobClient(trio.abc.AsyncResource):
         self._checksum = checksum
         self._look_at_clock = -math.inf
         self._now = bound_clock()
+
+    def signed_by(self, credential: Credential) -> BlobClient:
+        """A client of the same blob, on the same connections, with another credential."""
+        return BlobClient(self.address, credential, pool=self._pool)
 
     async def get_range(self, offset: int, length: int, *, timeout_s: float) -> Buffer:
         """Get Blob: return exactly length bytes from offset. The service has checksums of at most 4 MiB only."""
@@ -267,7 +271,10 @@ class BlobClient(trio.abc.AsyncResource):
             ) from error
         except trio.TooSlowError:
             raise ServiceError(
-                f"{what} of {self.address}: no access token came in time", status=401, code=NO_CREDENTIAL
+                f"{what} of {self.address}: the {credential.describe()} did not come in time",
+                status=401,
+                code=NO_CREDENTIAL,
+                remedy="run what fetches it by hand, as root, and see what it waits for",
             ) from None
 
     def _named(self, error: TransportError, what: str) -> TransportError:

@@ -45,6 +45,7 @@ __all__ = [
 HOLDER_NODE = "dysk_node"
 HOLDER_SINCE = "dysk_since"
 """Names in the blob's metadata: who holds the lease, and since when (ISO 8601, UTC)."""
+_ONE_BLOB = frozenset(("b", "bs", "bv"))  # sr of a SAS for a blob, a snapshot, a version
 _SKEW_S = 900.0  # the service refuses dates that differ by more
 
 _KEY_VAULT = "KeyVault"
@@ -250,6 +251,11 @@ def _denied_sas(error: ServiceError, address: DiskAddress, credential: Credentia
     if sas.starts_at is not None and sas.starts_at > now:
         return CredentialError(
             f"the {what} is not valid before {utc_text(sas.starts_at)}", remedy="wait, or check this machine's clock"
+        )
+    if "l" in needs and sas.resource in _ONE_BLOB:
+        return CredentialError(
+            f"the {what} is for one blob (sr={sas.resource}), and container {address.container} is to be listed",
+            remedy="make one for the container (sr=c) with sp=rl",
         )
     missing = [RIGHTS[right] for right in needs if not sas.has(right)]
     unknown = error.code in ("AuthenticationFailed", "AuthorizationFailure")

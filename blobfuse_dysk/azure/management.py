@@ -284,8 +284,8 @@ def _lost(error: Exception, address: DiskAddress, what: str) -> TransportError:
     while True:
         deeper = getattr(cause, "inner_exception", None) or getattr(cause, "reason", None) or cause.__cause__
         deeper = deeper or cause.__context__
-        if not isinstance(deeper, BaseException):
-            break
+        if not isinstance(deeper, BaseException) or hasattr(deeper, "status_code"):
+            break  # that is an answer to an earlier request, which was being dealt with
         cause = deeper
     why = str(cause)
     if isinstance(cause, ssl.SSLCertVerificationError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
+import stat
+from pathlib import Path
 
 from blobfuse_dysk.azure.credential import access
 from blobfuse_dysk.errors import CredentialError
@@ -42,6 +45,8 @@ def _context(ca_file: str | None) -> ssl.SSLContext:
     delegate = access.delegate()
     if ca_file and delegate:
         return ssl.create_default_context(cadata=delegate.authorities(ca_file))
+    if ca_file and not stat.S_ISREG(Path(ca_file).stat().st_mode):  # OpenSSL would wait for who writes to a FIFO
+        raise OSError(errno.EINVAL, "it is not a regular file")
     return ssl.create_default_context(cafile=ca_file)
 
 

@@ -25,6 +25,7 @@ from blobfuse_dysk.store.lease.claim import Claim, Claiming
 from blobfuse_dysk.store.lease.release import take_back
 from blobfuse_dysk.store.lease.requests import CALL_TIMEOUT_S, BlobLease
 from blobfuse_dysk.store.lease.token import HoldState
+from blobfuse_dysk.store.lease.trial import Trial
 from blobfuse_dysk.store.parts.ring import Ring
 from blobfuse_dysk.store.stack import Stack, StackOptions
 
@@ -70,17 +71,26 @@ async def open_stack(
     a resumed attachment that lost its lease). client, random: for tests.
     """
     random = random or Random()
-    if client is None:
-        client = BlobClient(address, credential, checksum=_wants_checksum(address, options))
-    snapshot = address.snapshot is not None
+    read_only = options.read_only or address.snapshot is not None
     lease_s = resume.lease_s if resume else options.lease_s
     call_s = CALL_TIMEOUT_S if lease_s is None else min(CALL_TIMEOUT_S, lease_s / 6)
+    stack: Stack | None = None
+    if client is None:
+        client = blob_client = BlobClient(address, credential, checksum=_wants_checksum(address, options))
+
+        def lease_id() -> str | None:
+            return stack.lease_in_use if stack else resume.lease_id if resume else None
+
+        # It stays when this ends: the connections are closed then, so what is new is not taken until they are others.
+        credential.trial = Trial(
+            blob_client.signed_by, address, lease_id=lease_id, read_only=read_only, timeout_s=call_s
+        )
     lease = BlobLease(client, timeout_s=call_s)
     try:
-        with errors_for_people(address, credential, read_only=options.read_only or snapshot):
+        with errors_for_people(address, credential, read_only=read_only):
             blob = await _look(lease, address, resume, options, random)
             held = None
-            if not (options.read_only or snapshot):
+            if not read_only:
                 held = await _claim(lease, blob, address, resume, options, random)
         async with _open_nursery() as nursery:
             stack = Stack(
@@ -90,7 +100,7 @@ async def open_stack(
                 held,
                 nursery,
                 options,
-                snapshot=snapshot,
+                snapshot=address.snapshot is not None,
                 ring=ring if options.writes_back else None,
                 on_state=on_state,
                 random=random,

@@ -207,6 +207,11 @@ class Stack:
         return self._held.guard.lease_id if self._held else None
 
     @property
+    def lease_in_use(self) -> str | None:
+        """The lease's id while this node renews it; None without one, once fenced, and once it was given up."""
+        return None if self.state in ("fenced", "released") else self.lease_id
+
+    @property
     def epoch(self) -> int | None:
         """The blob's sequence number as this attachment last raised it; None for a read-only attachment."""
         return self._held.guard.epoch if self._held else None

@@ -17,6 +17,7 @@ from blobfuse_dysk.device.ipc.statefile import Lease
 from blobfuse_dysk.errors import DyskError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.testing import PageBlobServer
+from tests.conftest import entries
 from tests.leaks import RunDirs, find_leaks
 
 MIB = 1 << 20
@@ -68,7 +69,7 @@ class Node:
 
     def assert_nothing_left(self, blob: str = "data") -> None:
         """No directory, no device name, no lease."""
-        assert list(self.dirs.run.iterdir()) == []
+        assert entries(self.dirs.run) == []
         assert list(self.dirs.dev.iterdir()) == []
         assert self.blob(blob)["lease"]["state"] == "available"
 
@@ -77,7 +78,7 @@ class Node:
 
         def gone() -> bool:
             commands = find_leaks(self.dirs).processes.values()
-            return not any("--name" in command for command in commands) and not any(self.dirs.run.iterdir())
+            return not any("--name" in command for command in commands) and not any(entries(self.dirs.run))
 
         wait_for(gone, "the end of the attachments")
 

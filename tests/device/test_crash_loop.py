@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk import attachment
+from tests.conftest import entries
 from tests.device.conftest import MIB, Node, fill, wait_for
 from tests.device.programs import use_worker
 from tests.device.test_worker_death import direct_read
@@ -63,5 +64,5 @@ def test_a_disk_that_cannot_be_opened_again(node: Node, what: str) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         direct_read(attached.device, 4096)
     attachment.detach("data", force=True)
-    assert list(node.dirs.run.iterdir()) == []
+    assert entries(node.dirs.run) == []
     assert list(node.dirs.dev.iterdir()) == []

@@ -18,6 +18,7 @@ from blobfuse_dysk import attachment
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, NotFoundError
+from tests.conftest import entries
 from tests.device.conftest import MIB, Node, fill, wait_end, wait_for
 from tests.namespaces import need_private_mounts
 
@@ -165,7 +166,7 @@ def test_force_with_a_dead_service(node: Node, tmp_path: Path) -> None:
         attachment.detach("data", force=True)
         assert time.monotonic() - started < 30
         assert stuck.wait(20) != 0
-        assert list(node.dirs.run.iterdir()) == []
+        assert entries(node.dirs.run) == []
         assert list(node.dirs.dev.iterdir()) == []
         assert attachment.attachments() == []
     wait_for(lambda: loop.backing_file(attached.device) is None, "the loop device's release")
@@ -187,7 +188,7 @@ def test_force_with_a_process_that_is_stopped(node: Node, which: str) -> None:
     node.attach(node.create())
     os.kill(node.state("data")[which]["pid"], signal.SIGSTOP)
     attachment.detach("data", force=True)
-    assert list(node.dirs.run.iterdir()) == []
+    assert entries(node.dirs.run) == []
 
 
 def test_an_aborted_connection_ends_the_attachment(node: Node) -> None:
@@ -284,7 +285,7 @@ def test_a_state_that_cannot_be_read(node: Node, content: str) -> None:
     assert caught.value.remedy
     attachment.detach("data", force=True)
     attachment.detach("other")
-    assert list(node.dirs.run.iterdir()) == []
+    assert entries(node.dirs.run) == []
 
 
 def test_a_connection_without_fusectl(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,4 +293,4 @@ def test_a_connection_without_fusectl(node: Node, monkeypatch: pytest.MonkeyPatc
     node.attach(node.create())
     monkeypatch.setattr(fuse, "_CONNECTIONS", "/run/no-such-directory")
     attachment.detach("data", force=True)
-    assert list(node.dirs.run.iterdir()) == []
+    assert entries(node.dirs.run) == []

@@ -19,6 +19,7 @@ from blobfuse_dysk.device.kernel import loop
 from blobfuse_dysk.errors import AttachedError, DeviceError, DyskError, NotFoundError, UsageError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import footer
+from tests.conftest import entries
 from tests.device.conftest import MIB, Node, fill
 from tests.device.programs import use_worker
 from tests.namespaces import need_private_mounts
@@ -26,12 +27,12 @@ from tests.namespaces import need_private_mounts
 
 def refused(node: Node, disk: str, kind: type[DyskError], match: str, **options: object) -> DyskError:
     """Attach, expect this error with a remedy, and look for what is left."""
-    before = sorted(node.dirs.run.iterdir())
+    before = entries(node.dirs.run)
     with pytest.raises(kind, match=match) as caught:
         attachment.attach(disk, AttachOptions(**options))  # type: ignore[arg-type]
     assert type(caught.value) is kind
     assert caught.value.remedy
-    assert sorted(node.dirs.run.iterdir()) == before
+    assert entries(node.dirs.run) == before
     return caught.value
 
 
@@ -146,7 +147,7 @@ def test_run_is_full(node: Node, inodes: int) -> None:
         except DeviceError as error:
             assert "No space left" in str(error)
             assert error.remedy == f"free space in {node.dirs.run}"
-            assert list(node.dirs.run.iterdir()) == []
+            assert entries(node.dirs.run) == []
         else:
             attachment.detach(disk)
             assert inodes == 6
@@ -258,7 +259,7 @@ def test_a_service_that_does_not_answer(node: Node, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DyskError) as caught:
         node.attach(disk)
     assert caught.value.line()
-    assert list(node.dirs.run.iterdir()) == []
+    assert entries(node.dirs.run) == []
     node.server.outage(None)
     node.assert_nothing_left()
 

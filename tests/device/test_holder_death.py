@@ -15,6 +15,7 @@ from blobfuse_dysk.device.attacher.leftovers import leftovers
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.errors import NotFoundError
+from tests.conftest import entries
 from tests.device.conftest import MIB, Node, fill, wait_for
 from tests.device.test_worker_death import verifying
 from tests.namespaces import need_private_mounts
@@ -152,5 +153,5 @@ def test_force_from_another_mount_namespace(node: Node, monkeypatch: pytest.Monk
     assert aborted == [found["connection"]]
     assert stuck.wait(20) != 0
     assert not state.alive(found["holder"])
-    assert list(node.dirs.run.iterdir()) == []
+    assert entries(node.dirs.run) == []
     node.server.outage(None)

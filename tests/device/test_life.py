@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfuse_dysk import attachment
+from blobfuse_dysk import attachment, live
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.disk import DiskAddress
@@ -126,6 +127,26 @@ def test_secrets_are_neither_in_files_nor_in_what_processes_show(node: Node) -> 
         assert key.encode() not in (proc / "cmdline").read_bytes()
         assert b"--name\0data" in (proc / "cmdline").read_bytes()
         assert key.encode() not in (proc / "environ").read_bytes()
+    attachment.detach("data")
+
+
+def test_no_secret_gets_into_a_core_file_or_into_swap(node: Node) -> None:
+    """The configuration, which only the holder keeps, stays in memory; after a change of the credential as well."""
+    node.attach(node.create())
+    found = node.state("data")
+    for process in (found["holder"], found["worker"]):
+        limits = Path("/proc", str(process["pid"]), "limits").read_text()
+        assert re.search(r"^Max core file size +0 +0 ", limits, re.M)
+    maps = Path("/proc", str(found["holder"]["pid"]), "smaps")
+    config = re.compile(r"^\S+ r--p .*memfd:dysk-config.*?^Size: +(\d+) kB.*?^Locked: +(\d+) kB", re.S | re.M)
+    before = config.findall(maps.read_text())
+    assert len(before) == 1 and before[0][0] == before[0][1] != "0"
+    path = node.dirs.config / "again.conf"
+    path.write_text(f"account_key = {node.server.key}\nendpoint = {node.server.endpoint}\n")
+    path.chmod(0o600)
+    live.reload_credential("data", str(path))
+    inode = [line.split()[4] for line in maps.read_text().splitlines() if "memfd:dysk-config" in line]
+    assert len(inode) == 1 and len(config.findall(maps.read_text())) == 1
     attachment.detach("data")
 
 

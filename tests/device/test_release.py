@@ -15,6 +15,7 @@ from blobfuse_dysk import attachment
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.kernel import loop
 from blobfuse_dysk.errors import BusyError
+from tests.conftest import entries
 from tests.device.conftest import MIB, Node, fill, wait_end, wait_for
 
 
@@ -142,6 +143,6 @@ def test_an_attaching_process_that_is_interrupted_leaves_nothing(node: Node) -> 
         process.send_signal(signal.SIGINT)
         process.communicate()
         assert process.returncode != 0
-    assert list(node.dirs.run.iterdir()) == []
+    assert entries(node.dirs.run) == []
     node.server.outage(None)
     node.assert_nothing_left()

@@ -20,6 +20,7 @@ import pytest
 from blobfuse_dysk import attachment, live
 from blobfuse_dysk.device.attacher import systemd
 from blobfuse_dysk.errors import DyskError
+from tests.conftest import entries
 from tests.device.conftest import MIB, Node, fill, wait_for
 from tests.device.test_worker_death import direct_read
 from tests.leaks import find_leaks
@@ -303,7 +304,7 @@ def test_force_ends_a_holder_for_good(node: Node, manager: Manager) -> None:
     os.kill(node.state("data")["holder"]["pid"], signal.SIGSTOP)
     attachment.detach("data", force=True)
     assert manager.starts == 1
-    assert list(node.dirs.run.iterdir()) == []
+    assert entries(node.dirs.run) == []
 
 
 def test_a_failed_attach_is_reported_and_nobody_comes_back(node: Node, manager: Manager) -> None:

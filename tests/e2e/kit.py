@@ -15,7 +15,7 @@ from typing import Protocol
 
 import pytest
 
-from tests.conftest import need_mount_helpers
+from tests.conftest import entries, need_mount_helpers
 from tests.leaks import RunDirs
 
 __all__ = ["Account", "Done", "Node", "faulty_node", "node", "partition_table", "service_node", "until"]
@@ -103,7 +103,7 @@ class Node:
 
     def nothing_left(self) -> bool:
         """No attachment: no state, no device, no mount (the fixture of the directories looks for processes too)."""
-        left = [*self.dirs.run.iterdir(), *self.dirs.dev.iterdir(), *self._loop_devices()]
+        left = [*entries(self.dirs.run), *self.dirs.dev.iterdir(), *self._loop_devices()]
         return not left and not self.is_mounted()
 
     def _loop_devices(self) -> list[str]:
@@ -138,8 +138,8 @@ def partition_table(*partitions: tuple[int, int]) -> bytes:
 
     Source: https://uefi.org/specs/UEFI/2.10/05_GUID_Partition_Table_Format.html#legacy-master-boot-record-mbr
     """
-    entries = b"".join(struct.pack("<B3sB3sII", 0, b"", 0x83, b"", start, length) for start, length in partitions)
-    return bytes(446) + entries.ljust(64, b"\0") + b"\x55\xaa"
+    table = b"".join(struct.pack("<B3sB3sII", 0, b"", 0x83, b"", start, length) for start, length in partitions)
+    return bytes(446) + table.ljust(64, b"\0") + b"\x55\xaa"
 
 
 def make_node(dirs: RunDirs, service: Account, container: str) -> Iterator[Node]:
@@ -152,7 +152,7 @@ def make_node(dirs: RunDirs, service: Account, container: str) -> Iterator[Node]
     yield node
     while node.is_mounted():
         assert node.run("umount", str(mountpoint)).code == 0
-    for path in list(dirs.run.iterdir()):
+    for path in entries(dirs.run):
         node.dyskctl("detach", path.name)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from blobfuse_dysk.testing import PageBlobServer
-from tests.conftest import need
+from tests.conftest import entries, need
 from tests.e2e.checker import Checker
 from tests.e2e.hosts import Host, Network, network
 from tests.e2e.kit import BIN, Done, Node, until
@@ -51,7 +51,7 @@ class Far:
         call("nsenter", f"--net=/run/netns/{self.host.namespace}", "ip", *words)
 
     def gone(self) -> bool:
-        return not list(self.host.node.dirs.run.iterdir())
+        return not entries(self.host.node.dirs.run)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def far(run_dirs: RunDirs, container: str, monkeypatch: pytest.MonkeyPatch) -> I
             host.link("up")
             if os.path.ismount(host.node.mountpoint):
                 call("umount", str(host.node.mountpoint))
-            for path in list(host.node.dirs.run.iterdir()):
+            for path in entries(host.node.dirs.run):
                 host.dyskctl("detach", path.name, "--force")
 
 

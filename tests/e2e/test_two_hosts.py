@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from blobfuse_dysk.testing import PageBlobServer
-from tests.conftest import need
+from tests.conftest import entries, need
 from tests.e2e.checker import Checker
 from tests.e2e.hosts import Host, network
 from tests.e2e.kit import Node, until
@@ -59,7 +59,7 @@ def two(run_dirs: RunDirs, container: str, monkeypatch: pytest.MonkeyPatch) -> I
             yield Two(hosts[0], hosts[1], server, f"{server.account}/{container}/data")
             for host in hosts:
                 host.link("up")
-                for path in list(host.node.dirs.run.iterdir()):
+                for path in entries(host.node.dirs.run):
                     host.dyskctl("detach", path.name, "--force")
 
 
@@ -69,7 +69,7 @@ def lost(two: Two, host: Host) -> None:
     epoch = two.epoch()
     done = host.dyskctl("detach", "data")
     assert done.code == 0 or "lost" in done.err or "may no longer write" in done.err, done
-    until(lambda: not list(host.node.dirs.run.iterdir()), "the end of the fenced attachment")
+    until(lambda: not entries(host.node.dirs.run), "the end of the fenced attachment")
     assert two.epoch() == epoch
     assert two.server.blob(host.node.container, "data")["lease"]["state"] == "leased"
 
@@ -105,7 +105,7 @@ def test_the_second_attach_is_refused_and_names_the_first(two: Two) -> None:
     done = two.second.dyskctl("attach", two.disk)
     assert done.code == 1
     assert all(value in done.err for value in holder.values()) and "--break-lease" in done.err
-    assert not list(two.second.node.dirs.run.iterdir())
+    assert not entries(two.second.node.dirs.run)
     Checker(device).run(20)  # and the first one was not disturbed
     assert two.state(two.first)["state"] == "attached"
     two.first.ok("detach", "data")

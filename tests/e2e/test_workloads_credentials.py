@@ -45,7 +45,7 @@ def exposed(node: Node, *secrets: str) -> list[str]:
             before = path.with_name("cmdline").read_bytes() if path.name == "environ" else b""
             content = path.read_bytes()
             after = path.with_name("cmdline").read_bytes() if path.name == "environ" else b""
-            login = any(b"blobfuse_dysk.azure.credential.token" in command for command in (before, after))
+            login = any(b"credential/token.py" in command for command in (before, after))
         except OSError:
             continue  # the process ended
         if not login and any(needle in content for needle in needles):

@@ -62,6 +62,15 @@ def test_a_dash_reads_the_secret_from_standard_input(machine: Machine, monkeypat
     assert "-k - found nothing" in machine.run("mount", "-a", "mystore", "-k", "-", "-p", "data.vhd").err
 
 
+@pytest.mark.parametrize("option", ["-k", "-s"])
+def test_a_secret_that_is_empty_is_none(machine: Machine, option: str) -> None:
+    """It fell back to the account's file in silence: the wrong one of two credentials, if a variable was not set."""
+    machine.disks[DISK] = GIB
+    result = machine.run("mount", "-a", "mystore", option, "", "-p", "data.vhd")
+    assert result.code == 2 and f"{option} has no value" in result.err
+    assert machine.secrets == []
+
+
 def test_mount_as_json_has_the_keys_of_the_original_in_its_order(machine: Machine) -> None:
     machine.disks[DISK] = 2 * GIB
     result = machine.run("mount", "-a", "mystore", "-p", "data.vhd", "-o", "json", "-d", "d1", "-r")

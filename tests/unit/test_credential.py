@@ -13,12 +13,16 @@ import pytest
 import trio
 
 from blobfuse_dysk.azure.credential import credential as identity
-from blobfuse_dysk.azure.credential.credential import Credential, Proof
+from blobfuse_dysk.azure.credential import token, tokencommand
+from blobfuse_dysk.azure.credential.credential import Credential, Proof, check_transport
 from blobfuse_dysk.azure.credential.file import read_conf
 from blobfuse_dysk.azure.credential.tokencommand import Token, fetch_token, own_command
 from blobfuse_dysk.azure.signing import BearerSigner, SasSigner, SharedKeySigner
 from blobfuse_dysk.azure.wire import Request
-from blobfuse_dysk.errors import CredentialError
+from blobfuse_dysk.device.ipc.state import alive
+from blobfuse_dysk.device.ipc.state import identity as identity_of
+from blobfuse_dysk.disk import Endpoint
+from blobfuse_dysk.errors import CredentialError, UsageError
 
 KEYS = ["Zmlyc3Q=", "c2Vjb25k"]
 REQUEST = Request("GET", "/x", "", "/x", "", "", "Host:h\n")
@@ -89,8 +93,18 @@ async def test_a_token_command_that_hangs_is_ended(tmp_path: Path) -> None:
     assert not is_running(started)
 
 
+async def test_a_token_command_that_ignores_signals_is_ended_with_what_it_started(tmp_path: Path) -> None:
+    """A worker ignores SIGTERM, and so does what it starts: that took five seconds more, and left a warning."""
+    started = tmp_path / "pid"
+    program = f"trap '' TERM; sleep 60 & printf %s $! > {started}.new; mv {started}.new {started}; wait"
+    with pytest.raises(CredentialError, match="gave no token within 1 s"):
+        await fetch_token(("sh", "-c", program), timeout_s=1)
+    assert started.exists()
+    await until(lambda: not alive(identity_of(int(started.read_text()))))
+
+
 def test_our_own_program_takes_no_secret() -> None:
-    assert own_command()[-2:] == ("-m", "blobfuse_dysk.azure.credential.token")
+    assert own_command()[1:] == ("-I", str(Path(token.__file__)))
     assert own_command("id-1")[-2:] == ("--client-id", "id-1")
 
 
@@ -242,3 +256,28 @@ async def test_a_bug_in_the_renewal_ends_neither_the_program_nor_the_wait(
     with pytest.raises(CredentialError, match="RuntimeError"):
         await token_credential(()).freshen()
     assert "a bug" in caplog.text
+
+
+async def test_a_token_that_is_waited_for_is_spoken_of_before_it_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tokencommand, "SILENT_S", 0.05)
+    slow = (sys.executable, "-c", f"import time; time.sleep(0.5); print({token_json('abc', 60)!r})")
+    assert (await fetch_token(slow)).text == "abc"
+    assert caplog.messages == [f"waiting for token_command {sys.executable}, for 60 s at most"]
+    caplog.clear()
+    monkeypatch.setattr(tokencommand, "SILENT_S", 30.0)
+    await fetch_token(printing(token_json("abc", 60)))
+    assert caplog.messages == []
+    with pytest.raises(CredentialError, match="cannot be run"):
+        await fetch_token(("/no/such/program",))
+
+
+def test_a_token_is_not_sent_in_the_clear() -> None:
+    """The SDK raised a ValueError of its own, which nobody expected."""
+    entra = token_credential(("true",))
+    for text in ("http://127.0.0.1:10000/acc", "http://acc.blob.core.windows.net"):
+        entra.allow_http = True
+        with pytest.raises(UsageError, match="is sent over HTTPS only"):
+            check_transport(Endpoint.parse(text), entra)
+    check_transport(Endpoint.parse("https://127.0.0.1:10000/acc"), entra)

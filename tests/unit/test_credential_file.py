@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from blobfuse_dysk.azure.credential import file
 from blobfuse_dysk.azure.credential.file import DEVELOPMENT_KEY, Conf, ConnectionString, read_conf
 from blobfuse_dysk.azure.credential.sas import Sas
+from blobfuse_dysk.azure.tls import check_ca_file
 from blobfuse_dysk.disk import Endpoint
-from blobfuse_dysk.errors import CredentialError
+from blobfuse_dysk.diskfile import read_disk_file
+from blobfuse_dysk.errors import CredentialError, DyskError
 from tests.conftest import need
 
 KEY = "c2VjcmV0LXNlY3JldC1zZWNyZXQ="
@@ -137,10 +141,10 @@ def test_what_is_no_credential_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_may_not_be_read_takes_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, **options: str) -> None:
+    def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(file, "open_text", refuse)
     with pytest.raises(CredentialError) as caught:
         read_conf(tmp_path / "acc.conf")
     assert caught.value.remedy == "run it as root"
@@ -180,3 +184,42 @@ def test_what_a_sas_tells_about_itself() -> None:
     policy = Sas.parse("sv=1&si=policy&sig=x&se=nonsense", "here")
     assert (policy.expires_at, policy.starts_at) == (None, None)
     assert policy.has("w")
+
+
+@pytest.mark.parametrize("read", [read_conf, read_disk_file])
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    """Opening one waits for who writes to it, for ever."""
+    path = tmp_path / "acc.conf"
+    os.mkfifo(path, 0o600)
+    with pytest.raises(DyskError, match="is not a regular file"):
+        read(path)
+
+
+def test_a_ca_file_that_is_a_fifo_is_refused_likewise(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ca.pem")
+    with pytest.raises(CredentialError, match="it is not a regular file"):
+        check_ca_file(str(tmp_path / "ca.pem"))
+
+
+def test_a_path_with_a_zero_byte_is_an_error_of_ours() -> None:
+    with pytest.raises(CredentialError, match="cannot be read"):
+        read_conf(Path("/etc/dysk/a\0b"))
+
+
+@pytest.mark.parametrize(
+    ("sas", "says", "remedy"),
+    [
+        ("https://acc.blob.core.windows.net/disks/data?sv=1&sig=SECRET", "is a whole URL", "behind the '?'"),
+        ("sv=1&sig=a+SECRET=", "a '+' in sig", "%2B"),
+        ("sv=1&se=2030-01-01T00:00:00+01:00&sig=SECRET", "a '+' in se", "%2B"),
+    ],
+)
+def test_a_sas_that_was_copied_wrong_is_told_how(sas: str, says: str, remedy: str) -> None:
+    with pytest.raises(CredentialError) as caught:
+        Sas.parse(sas, "acc.conf, line 1")
+    assert says in str(caught.value) and "acc.conf, line 1" in str(caught.value)
+    assert remedy in str(caught.value.remedy) and "SECRET" not in caught.value.line()
+
+
+def test_a_plus_that_is_encoded_or_is_a_blank_of_a_name_is_taken() -> None:
+    assert Sas.parse("?sv=1&si=my+policy&sig=a%2Bb%3D", "x").text == "sv=1&si=my+policy&sig=a%2Bb%3D"

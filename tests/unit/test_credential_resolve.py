@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from blobfuse_dysk import environment
 from blobfuse_dysk.azure.credential.resolve import Credential, credential_from_config, resolve
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import CredentialError, DyskError, UsageError
@@ -72,8 +73,9 @@ def test_a_key_given_with_the_disk(write: Write) -> None:
         (SHORT, "", {}, "https://acc.blob.core.windows.net"),
         (SHORT, "", {"realm": "core.chinacloudapi.cn"}, "https://acc.blob.core.chinacloudapi.cn"),
         (SHORT, "realm = core.usgovcloudapi.net", {}, "https://acc.blob.core.usgovcloudapi.net"),
+        (SHORT, "realm = cloud.example", {}, "https://acc.blob.cloud.example"),
         (SHORT, "endpoint = http://127.0.0.1:10000", {}, "http://127.0.0.1:10000/acc"),
-        (SHORT, "endpoint = http://127.0.0.1:1", {"endpoint": "https://e.example"}, "https://e.example"),
+        (SHORT, "endpoint = https://e.example", {"realm": "core.chinacloudapi.cn"}, "https://e.example"),
         (URL, "endpoint = http://127.0.0.1:1", {"endpoint": "https://e.example"}, "https://acc.blob.core.windows.net"),
     ],
 )
@@ -134,16 +136,108 @@ def test_a_connection_string_for_another_account(write: Write) -> None:
         find()
 
 
-def test_plain_http_is_for_this_machine_or_by_permission(write: Write) -> None:
-    write(f"account_key = {KEY}")
+def test_plain_http_is_for_this_machine_or_by_permission(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_KEY", KEY)
     assert find(endpoint="http://localhost:10000")[0].endpoint is not None
     assert find(endpoint="http://[::1]:10000")[0].endpoint is not None
     with pytest.raises(UsageError, match="plain HTTP") as caught:
         find(endpoint="http://10.0.0.5")
     assert "allow_http" in (caught.value.remedy or "")
     assert find(endpoint="http://10.0.0.5", allow_http=True)[1].allow_http
-    write(f"account_key = {KEY}\nallow_http = yes")
-    assert find(endpoint="http://10.0.0.5")[1].allow_http
+    write(f"account_key = {KEY}\nendpoint = http://10.0.0.5/acc")
+    with pytest.raises(UsageError, match="plain HTTP"):
+        find()
+    write(f"account_key = {KEY}\nendpoint = http://10.0.0.5\nallow_http = yes")
+    assert find()[1].allow_http
+
+
+OWN = [
+    "https://acc.blob.core.windows.net",
+    "https://acc-secondary.blob.core.windows.net",
+    "https://acc.privatelink.blob.core.windows.net",
+    "https://acc.blob.core.chinacloudapi.cn",
+    "https://acc.blob.core.usgovcloudapi.net",
+    "https://acc.z22.blob.storage.azure.net",
+]
+FOREIGN = [
+    "https://acc.evil.example",
+    "https://acc.blob.core.windows.net.evil.example",
+    "https://acc.blob.core.windows.net:8443",
+    "https://acc.blob.core.windows.net/proxy",
+    "https://other.blob.core.windows.net",
+    "https://acc.evil.blob.core.windows.net",
+    "https://acc.file.core.windows.net",
+    "http://localhost:10000",
+    "http://127.0.0.1:10000/acc",
+    "https://10.0.0.5/acc",
+]
+PROOFS = [
+    f"account_key = {KEY}",
+    f"sas = {SAS}",
+    "auth = entra",
+    f"connection_string = AccountName=acc;AccountKey={KEY}",
+]
+
+
+@pytest.mark.parametrize("proof", PROOFS)
+@pytest.mark.parametrize("explicit", [False, True])
+def test_the_credential_of_a_file_goes_to_its_own_account_only(write: Write, proof: str, explicit: bool) -> None:
+    path = write(proof)
+    options = {"credentials": str(path)} if explicit else {}
+    for endpoint in OWN:
+        assert find(endpoint=endpoint, **options)[1].file == str(path)
+    for endpoint in FOREIGN:
+        with pytest.raises(CredentialError, match=r"acc\.conf is not sent to http") as caught:
+            find(endpoint=endpoint, **options)
+        assert "endpoint = http" in (caught.value.remedy or "")
+    for disk in ("https://acc.evil.example/disks/data", "http://localhost:10000/acc/disks/data"):
+        with pytest.raises(CredentialError, match="is not sent to"):
+            find(disk, **options)
+    with pytest.raises(CredentialError, match="is not sent to"):
+        find(realm="evil.example", **options)
+
+
+@pytest.mark.parametrize(
+    ("names", "disk"),
+    [
+        ("endpoint = https://acc.intern.example", "https://acc.intern.example/disks/data"),
+        ("endpoint = http://localhost:10000", "http://localhost:10000/acc/disks/data"),
+        ("realm = intern.example", "https://acc.blob.intern.example/disks/data"),
+    ],
+)
+def test_what_the_file_names_is_its_accounts_own(write: Write, names: str, disk: str) -> None:
+    path = write(f"account_key = {KEY}\n{names}")
+    assert find(disk)[1].file == str(path)
+
+
+def test_what_is_given_with_an_endpoint_goes_there(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SAS in the disk's URL, a key on the command line: no file's, though a file may say whom to trust there."""
+    write(f"account_key = {KEY}")
+    url = "https://acc.intern.example/disks/data"
+    assert find(f"{url}?{SAS}")[1].describe() == "SAS from the disk's URL"
+    monkeypatch.setenv("AZURE_STORAGE_KEY", KEY)
+    write("ca_file = /ca.pem")
+    assert find(endpoint="https://acc.intern.example")[1].describe() == "account key from AZURE_STORAGE_KEY"
+    assert find(url, endpoint="https://acc.intern.example")[1].describe() == "account key from AZURE_STORAGE_KEY"
+
+
+@pytest.mark.parametrize(
+    "variables", [{"AUTH_MODE": "login"}, {"KEY": KEY}, {"SAS_TOKEN": SAS}, {"CONNECTION_STRING": f"AccountKey={KEY}"}]
+)
+def test_what_variables_hold_goes_to_no_host_that_a_url_brings(
+    write: Write, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"AZURE_STORAGE_{name}", value)
+    url = "https://acc.evil.example/disks/data"
+    with pytest.raises(CredentialError, match="is not sent to https://acc") as caught:
+        find(url)
+    assert caught.value.remedy and "--endpoint" in caught.value.remedy
+    with pytest.raises(CredentialError, match="is not sent to"):
+        find(url, endpoint="https://acc.intern.example")
+    assert find(URL)[1].file == ""
+    write("endpoint = https://acc.evil.example")
+    assert find(url)[1].file == ""
 
 
 @pytest.mark.parametrize("conf", ["account_key = \0", "endpoint"])
@@ -166,3 +260,44 @@ def test_a_credential_survives_json_and_never_shows_its_secret(write: Write, con
     for shown in (repr(credential), credential.describe(), repr(address), str(address)):
         assert "SECRET" not in shown
         assert KEY not in shown
+
+
+async def test_a_path_that_is_typed_holds_wherever_the_worker_runs(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's directory is the root directory; a relative path found the file at the attach and never again."""
+    write(f"account_key = {KEY}", "other")
+    write(f"account_key = {KEY}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DYSK_CONFIG_DIR", ".")
+    for credential in (find(credentials="other")[1], find(credentials=".//other")[1], find()[1]):
+        monkeypatch.chdir("/")
+        await credential.reload()
+        assert credential.file in (f"{tmp_path}/other", f"{tmp_path}/acc.conf")
+        monkeypatch.chdir(tmp_path)
+
+
+def test_the_directories_are_absolute_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable, directory in (
+        ("RUN", environment.run_dir),
+        ("CONFIG", environment.config_dir),
+        ("LOG", environment.log_dir),
+        ("DEV", environment.dev_dir),
+    ):
+        monkeypatch.setenv(f"DYSK_{variable}_DIR", "sub//x")
+        assert directory() == tmp_path / "sub" / "x"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("ca_file = certs/ca.pem", "ca_file"),
+        ("token_command = ./token --json", "token_command"),
+        ("token_command = bin/token", "token_command"),
+    ],
+)
+def test_a_file_names_other_files_by_their_whole_path(write: Write, line: str, says: str) -> None:
+    write(f"account_key = {KEY}\n{line}" if says == "ca_file" else line)
+    with pytest.raises(CredentialError, match=f"line [12]: {says} is a relative path"):
+        find()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from azure.core.exceptions import ClientAuthenticationError
 
 from blobfuse_dysk.azure.credential import token
+from tests.conftest import need
 
 
 def login(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[dict[str, Any]]:
@@ -85,3 +89,36 @@ def test_a_missing_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.setitem(sys.modules, "azure.identity", None)
     assert token.main([]) == 1
     assert "pip install 'blobfuse-dysk[entra]'" in capsys.readouterr().err
+
+
+def test_it_runs_where_only_its_own_program_knows_the_package(tmp_path: Path) -> None:
+    """As the Debian package has it: the path is set by dyskctl itself, and by nothing that a child inherits."""
+    root = Path(token.__file__).resolve().parents[3]
+    library = tmp_path / "lib"
+    shutil.copytree(root / "blobfuse_dysk", library / "blobfuse_dysk")
+    identity = library / "azure" / "identity"
+    core = library / "azure" / "core"
+    for package in (library / "azure", identity, core):
+        package.mkdir()
+        (package / "__init__.py").touch()
+    (core / "exceptions.py").write_text("class ClientAuthenticationError(Exception): pass\n")
+    (identity / "__init__.py").write_text(
+        "from types import SimpleNamespace as S\n"
+        "class DefaultAzureCredential:\n"
+        "    def __init__(self, **options): pass\n"
+        "    def get_token(self, scope): return S(token='abc', expires_on=123)\n"
+    )
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    (evil / "json.py").write_text("print('evil')")
+    program = (
+        f"import subprocess, sys; sys.path.insert(0, {str(library)!r})\n"
+        "from blobfuse_dysk.azure.credential.tokencommand import own_command\n"
+        "sys.exit(subprocess.run(own_command('id-1')).returncode)\n"
+    )
+    python = Path(sys.base_prefix, "bin", f"python3.{sys.version_info[1]}")
+    need(python.exists(), "there is no Python outside the virtual environment")
+    done = subprocess.run(
+        [python, "-IS", "-c", program], cwd=evil, env={"PYTHONPATH": str(evil)}, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ('{"access_token": "abc", "expires_on": 123}\n', "")

@@ -124,14 +124,6 @@ def test_a_process_is_known_by_id_and_start() -> None:
     assert state.identity(child.pid)["start"] == 0
 
 
-def test_the_lock_excludes(tmp_path: Path) -> None:
-    with state.lock(str(tmp_path)):
-        for kind in ("--exclusive", "--shared"):
-            taken = subprocess.run(["flock", kind, "--nonblock", str(tmp_path), "true"])
-            assert taken.returncode == 1
-    assert subprocess.run(["flock", "--nonblock", str(tmp_path), "true"]).returncode == 0
-
-
 def test_messages_carry_descriptors_and_ends() -> None:
     ours, theirs = message.channel()
     with ours, theirs, Path("/proc/self/stat").open() as file:

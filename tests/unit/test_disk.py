@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobfuse_dysk.disk import MAX_SIZE, DiskAddress, Endpoint, format_size, parse_duration, parse_size
+from blobfuse_dysk.disk import (
+    MAX_SIZE,
+    DiskAddress,
+    Endpoint,
+    check_snapshot,
+    format_size,
+    parse_duration,
+    parse_size,
+)
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.options import AttachOptions
 
@@ -222,6 +230,81 @@ def test_bad_options_are_refused_at_once(bad: dict[str, object]) -> None:
 )
 def test_an_endpoint_on_this_machine_is_known_as_such(host: str, loopback: bool) -> None:
     assert Endpoint.parse(f"http://{host}:10000").is_loopback is loopback
+
+
+ODD_HOSTS = [
+    "http://[::1/",
+    "http://::1]/",
+    "http://[::1]x/",
+    "http://[not.an.address]/",
+    "https://acct01\u2100.blob.core.windows.net/",  # NFKC makes a '/' of it
+    "https://acct01.blob\uff0ecore.windows.net/",  # and a '.' of this
+    "https://acct01.blob.core.windows.net\u3002evil.example/",
+    "https://my acct.blob.core.windows.net/",
+    "https://acct01.blob.core.windows.net /",
+    " https://acct01.blob.core.windows.net/",
+    "https://acct01.blob.core.windows.net\n/",
+    "https://acct01.blob.core\twindows.net/",
+    "https://acct01.blob..windows.net/",
+    "https://.blob.core.windows.net/",
+    "https://acct01.blob.core.windows.net:0/",
+    "https://acct01.blob.core.windows.net:65536/",
+    "https://acct01.blob.core.windows.net:\u0663/",
+    "https://acct01\\.blob.core.windows.net/",
+    "https://user:secret@acct01.blob.core.windows.net/",
+]
+
+
+@pytest.mark.parametrize("text", ODD_HOSTS)
+def test_a_host_that_is_none_is_a_usage_error_of_an_endpoint_and_of_a_disk(text: str) -> None:
+    for parse in (lambda: Endpoint.parse(text, "acct01"), lambda: DiskAddress.parse(f"{text}disks/data")):
+        with pytest.raises(UsageError) as caught:
+            parse()
+        assert "\n" not in caught.value.line() and "\t" not in caught.value.line()
+        assert "secret" not in caught.value.line()
+
+
+@pytest.mark.parametrize(
+    "path", ["disks/a b", "disks/a\u00a0b", "disks/data ", "disks/%ff", "disks/%c3%28", "disks/a%0ab"]
+)
+def test_a_url_whose_path_is_none_is_not_taken_for_another_blobs(path: str) -> None:
+    with pytest.raises(UsageError):
+        DiskAddress.parse(f"https://acct01.blob.core.windows.net/{path}")
+
+
+@pytest.mark.parametrize(
+    "text", ["https://h/a b", "https://h/a\u00e4", "https://h/a%20b", "https://h//a", "https://h/../a"]
+)
+def test_an_endpoints_path_is_an_accounts_name(text: str) -> None:
+    with pytest.raises(UsageError, match=r"path|blank"):
+        Endpoint.parse(text)
+
+
+@pytest.mark.parametrize(
+    "realm", ["evil.example/x", "a b", "x:8080", "u@x", "", ".x", "x\r\nHost: y", "\u00e4.example"]
+)
+def test_a_realm_is_the_end_of_a_hosts_name(realm: str) -> None:
+    with pytest.raises(UsageError, match="realm"):
+        Endpoint.of_account("acct01", realm)
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 32, "9" * 32 + "GiB", "9" * 5000, "0." + "0" * 40 + "1GiB", "1." + "3" * 40 + "TiB"]
+)
+def test_a_size_of_many_digits_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError, match=r"above 8 TiB|not a multiple of 512") as caught:
+        parse_size(text)
+    assert len(caught.value.line()) < 200
+
+
+@pytest.mark.parametrize("text", ["\u0665", "1\u0665GiB"])
+def test_digits_are_those_of_ascii(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_size(text)
+    with pytest.raises(UsageError):
+        parse_duration(text)
+    with pytest.raises(UsageError):
+        check_snapshot("\u0662026-01-31T12:00:00.0000000Z")
 
 
 @pytest.mark.parametrize("text", ["ftp://x", "https://", "https://h/?q=1", "https://user@h", "http://h:0x1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -46,3 +47,42 @@ def test_variables_of_azure_that_are_empty_are_none(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("AZURE_STORAGE_KEY", "")
     monkeypatch.setenv("AZURE_STORAGE_AUTH_MODE", "login")
     assert environment.azure_variables() == {"ACCOUNT": "acc", "AUTH_MODE": "login"}
+
+
+FORBIDDEN = {
+    "PYTHONPATH": "/tmp/evil",
+    "PYTHONSTARTUP": "/tmp/evil.py",
+    "LD_PRELOAD": "/tmp/evil.so",
+    "PATH": "/tmp/evil",
+    "SSL_CERT_FILE": "/tmp/evil.pem",
+    "REQUESTS_CA_BUNDLE": "/tmp/evil.pem",
+    "AZURE_STORAGE_KEY": "c2VjcmV0",
+    "BASH_ENV": "/tmp/evil",
+    "DYSK_RUN_DIR": "/tmp/evil",
+}
+WANTED = {"AZURE_CLIENT_ID": "id", "IDENTITY_ENDPOINT": "http://localhost:1/token", "HTTPS_PROXY": "http://proxy:3128"}
+
+
+def test_a_login_gets_the_variables_that_it_needs_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker got the whole environment of whoever attached, and with it the modules that it loads, as root."""
+    for name in environment.LOGIN_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**FORBIDDEN, **WANTED}.items():
+        monkeypatch.setenv(name, value)
+    assert environment.login_variables() == WANTED
+
+
+def test_what_is_no_login_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration of a worker of an older version has all."""
+    for name in {**FORBIDDEN, **WANTED}:
+        monkeypatch.delenv(name, raising=False)
+    environment.restore({**FORBIDDEN, **WANTED})
+    assert {name: os.environ.get(name) for name in {**FORBIDDEN, **WANTED}} == {**dict.fromkeys(FORBIDDEN), **WANTED}
+
+
+def test_all_that_azure_identity_reads_is_handed_over() -> None:
+    from azure.identity._constants import EnvironmentVariables
+
+    read = {value for value in vars(EnvironmentVariables).values() if isinstance(value, str) and value.isupper()}
+    assert len(read) > 20
+    assert read - environment.LOGIN_VARIABLES == set()

@@ -37,6 +37,17 @@ def sas(text: str) -> Credential:
     return Credential("acc", Proof("sas", "the disk's URL", sas=f"sig=SECRET&{text}"))
 
 
+def test_the_sas_of_one_blob_does_not_list_a_container() -> None:
+    """The service says that its signature is wrong: what it signs names the blob."""
+    for resource in ("b", "bs", "bv"):
+        one = sas(f"sp=rwl&sr={resource}")
+        for code in ("AuthenticationFailed", "AuthorizationPermissionMismatch"):
+            found = explain(ServiceError("list", status=403, code=code), DISK, one, needs="rl")
+            assert f"is for one blob (sr={resource})" in str(found) and "sr=c" in str(found.remedy)
+    found = explain(ServiceError("list", status=403, code="AuthenticationFailed"), DISK, sas("sr=c"), needs="rl")
+    assert "its signature does not fit" in str(found)
+
+
 @pytest.mark.parametrize(
     ("status", "code", "credential", "kind", "message", "remedy"),
     [

@@ -78,3 +78,14 @@ with hardening.when_touched():
 print(resident(address(after := mmap.mmap(-1, 8 * {MIB}, mmap.MAP_PRIVATE)), 8 * {MIB}))
 """
     assert hardened(program) == "0"
+
+
+def test_no_core_file_is_made_of_it_or_of_what_it_runs() -> None:
+    """Not even where the kernel hands cores to a program, which ignores the limit of a size (core(5))."""
+    program = """
+import resource, subprocess, sys
+hardening.harden("test")
+print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
+print(subprocess.run(["sh", "-c", "ulimit -c"], capture_output=True, text=True).stdout.strip())
+"""
+    assert hardened(program) == "(0, 0) 0\n0"

@@ -12,6 +12,7 @@ import pytest
 from blobfuse_dysk.device.attacher import systemd
 from blobfuse_dysk.device.holder.sdnotify import Notify, kept
 from blobfuse_dysk.errors import AttachedError
+from tests.conftest import entries
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_systemd_is_asked_again_while_the_last_holder_of_that_name_ends(
         channel.sendall(b"order")
         assert holder.recv(16) == b"order"
     assert asked == [("start", "--no-block", "dysk-holder@data.service")] * 2
-    assert not list(tmp_path.iterdir())
+    assert not entries(tmp_path)
 
 
 def test_a_name_that_is_being_attached_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

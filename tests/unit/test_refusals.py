@@ -180,11 +180,10 @@ class FakeWorker(SimpleNamespace):
         async def reload(path: str) -> None:
             pass
 
-        credential = SimpleNamespace(expires_at=None, describe=lambda: "a key", reload=reload)
+        credential = SimpleNamespace(expires_at=None, problem=None, describe=lambda: "a key", reload=reload)
         super().__init__(stack=FakeStack(), geometry=None, credential=credential, open_by=0.0, opening_error=None)
         self.events: list[Any] = []
         self.send_event = self.events.append
-        self.keep_credential = lambda: self.events.append("credential")
 
 
 async def ask(worker: FakeWorker, *lines: bytes) -> list[Any]:
@@ -247,6 +246,26 @@ def test_what_is_no_limit_in_time_or_rate_reaches_neither_the_disk_nor_the_holde
     assert answer["error"]["type"] == "UsageError"
     assert worker.events == []
     assert (worker.stack.io_timeout_s, worker.stack.limits) == (7.0, {"iops": None, "mbps": None})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"op": "grow", "size": %s}' % (b"9" * 400),
+        b'{"op": "set", "io_timeout_s": %s}' % (b"9" * 400),
+        b'{"op": "set", "mbps": %s}' % (b"9" * 5000),
+        b"[" * 60_000,
+        b'{"op": "set", "io_timeout_s": %s}' % (b"[" * 60_000),
+        b'{"op": "upgrade", "id": "1", "worker": ["/bin/true"], "path": 5}',
+        b'{"op": "upgrade", "id": "1", "worker": [], "path": "/"}',
+        b'{"op": "reload", "file": 5}',
+    ],
+)
+def test_what_ended_a_worker_or_its_holder_once_is_a_question_that_cannot_be_read(line: bytes) -> None:
+    worker = FakeWorker()
+    refused, answered = trio.run(ask, worker, line, b'{"op": "status"}')
+    assert refused["error"]["type"] == "UsageError" and "cannot be read" in refused["error"]["message"]
+    assert answered["ok"] and worker.events == []
 
 
 def test_what_may_be_set_is_what_may_be_asked_for() -> None:

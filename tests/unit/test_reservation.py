@@ -92,10 +92,21 @@ def test_looking_and_taking_are_one_step(places: Places, monkeypatch: pytest.Mon
 
     def excluded(run: str, name: str, fields: StateFile) -> None:
         real(run, name, fields)
-        assert subprocess.run(["flock", "--nonblock", places.run, "true"]).returncode == 1
+        assert subprocess.run(["flock", "--nonblock", f"{places.run}/.lock", "true"]).returncode == 1
 
     monkeypatch.setattr(state, "write", excluded)
     places.take("one")
+
+
+def test_an_attachment_ends_though_somebody_was_stopped_with_the_lock(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has waited for long enough, and nobody takes the name before the directory is gone."""
+    monkeypatch.setattr(state, "LOCK_S", 0.05)
+    place = places.take("one")
+    with state.lock(places.run):
+        place.clear()
+    assert state.names(places.run) == []
 
 
 def test_a_connection_that_is_let_go_of_is_closed(places: Places) -> None:

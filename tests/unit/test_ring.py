@@ -91,7 +91,7 @@ def test_full_ring_refuses_and_keeps_everything(memory: int) -> None:
 
 
 def test_foreign_memory_is_refused(memory: int) -> None:
-    os.ftruncate(memory, 1 << 20)
+    os.ftruncate(memory, 16 << 20)
     with pytest.raises(RingError, match="version"):
         Ring(memory)
 
@@ -117,6 +117,33 @@ def test_a_ring_whose_memory_has_grown_is_refused(memory: int) -> None:
     os.ftruncate(memory, os.fstat(memory).st_size + 4096)
     with pytest.raises(RingError, match="version"):
         Ring(memory, MIN_CAPACITY)
+
+
+@pytest.mark.parametrize("size", [1, 8, 40, 4096, 4096 + 64, 4096 + MIN_CAPACITY - 64, 4096 + MIN_CAPACITY + 8])
+def test_memory_of_a_size_that_no_ring_has_is_refused(memory: int, size: int) -> None:
+    """Whatever its header says: replay goes round in what the size gives it."""
+    Ring(memory, MIN_CAPACITY).append(0, b"a" * 512)
+    os.ftruncate(memory, size)
+    if size >= 4096:
+        os.pwrite(memory, (size - 4096).to_bytes(8, sys.byteorder), 16)
+    with pytest.raises(RingError, match="a dirty ring of"):
+        Ring(memory)
+    assert not is_empty(memory), "who cannot read it does not say that nothing is lost"
+
+
+@pytest.mark.parametrize("tail", [1, 8, 63, 4096 + 32, (1 << 64) - 1])
+def test_a_tail_at_which_no_record_can_begin_is_refused(memory: int, tail: int) -> None:
+    Ring(memory, MIN_CAPACITY).append(0, b"a" * 512)
+    os.pwrite(memory, tail.to_bytes(8, sys.byteorder), 32)
+    with pytest.raises(RingError, match="the dirty ring is damaged"):
+        Ring(memory)
+    assert not is_empty(memory)
+
+
+def test_a_ring_of_another_version_does_not_count_as_empty(memory: int) -> None:
+    Ring(memory, MIN_CAPACITY).append(0, b"a" * 512)
+    os.pwrite(memory, (2).to_bytes(8, sys.byteorder), 8)
+    assert not is_empty(memory)
 
 
 def test_a_ring_that_is_there_is_taken_as_it_is_whatever_size_is_asked_for(memory: int) -> None:

@@ -24,6 +24,7 @@ from blobfuse_dysk.device.ipc.statefile import Process
 from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.device.kernel.usage import Use
 from blobfuse_dysk.errors import BusyError, DeviceError, DyskError
+from tests.conftest import entries
 from tests.unit.states import a_state
 
 MOUNTED = Use("mount", "it is mounted on /mnt")
@@ -64,7 +65,7 @@ class Dead:
         state.write(str(self.run), "data", a_state(io_timeout_s=1.0, holder=state.identity(holder)))
 
     def left(self) -> list[str]:
-        return sorted(path.name for path in (*self.run.iterdir(), *self.dev.iterdir()))
+        return sorted(path.name for path in (*entries(self.run), *self.dev.iterdir()))
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_a_name_that_is_in_use_again_is_left_alone(dead: Dead, monkeypatch: pyte
 
 def test_it_is_cleared_under_the_lock(dead: Dead, monkeypatch: pytest.MonkeyPatch) -> None:
     def exclusive(path: str) -> None:
-        taken = subprocess.run(["flock", "--nonblock", str(dead.run), "true"])
+        taken = subprocess.run(["flock", "--nonblock", str(dead.run / ".lock"), "true"])
         dead.done.append(f"locked: {taken.returncode == 1}")
 
     monkeypatch.setattr(fuse, "unmount", exclusive)

@@ -17,7 +17,7 @@ from blobfuse_dysk.disk import DiskAddress
 LEASE = "11111111-2222-3333-4444-555555555555"
 
 
-def requests(text: str = "https://acc.blob.core.windows.net/disks/a b/d.vhd") -> BlobRequests:
+def requests(text: str = "https://acc.blob.core.windows.net/disks/a%20b/d.vhd") -> BlobRequests:
     return BlobRequests(DiskAddress.parse(text))
 
 

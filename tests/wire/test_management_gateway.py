@@ -22,19 +22,26 @@ CALLS: list[Callable[[DiskAddress, PageBlobServer], object]] = [
 
 
 class Gateway:
-    """Answers everything alike. location: where redirects lead."""
+    """Answers everything alike. location: where redirects lead. code: of the service, for the first answer only."""
 
-    def __init__(self, status: int, location: str) -> None:
+    def __init__(self, status: int, location: str, code: str = "") -> None:
         self.asked: list[str] = []
         gateway = self
 
         class Handler(BaseHTTPRequestHandler):
             def answer(self) -> None:
                 gateway.asked.append(self.path)
+                if code and len(gateway.asked) > 1:
+                    self.close_connection = True
+                    return
                 body = b"<html><body>Please log in</body></html>"
+                if code:
+                    body = f"<Error><Code>{code}</Code><Message>No.</Message></Error>".encode()
                 self.send_response(status)
                 self.send_header("Location", location + self.path)
                 self.send_header("Content-Type", "application/xml")
+                if code:
+                    self.send_header("x-ms-error-code", code)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 if self.command != "HEAD":
@@ -100,3 +107,13 @@ def test_an_answer_that_is_not_the_services_is_said_to_be_that(
     assert len(gateway.asked) == 1
     assert server.stats()["requests"] == {}, "no redirect was followed"
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_earlier_answer_is_not_the_reason_of_a_lost_one(server: PageBlobServer, target: DiskAddress) -> None:
+    """Create makes the container when it is told that there is none; here nothing answers any more then."""
+    with Gateway(404, server.url, "ContainerNotFound") as gateway:
+        disk = DiskAddress.parse(f"{gateway.url}/{server.account}{target.path}")
+        with pytest.raises(TransportError, match="no answer from") as caught:
+            create_disk(disk, by_key(server), 1 << 20)
+    assert "ContainerNotFound" not in caught.value.line()
+    assert len(gateway.asked) > 1

@@ -129,7 +129,7 @@ class Place:
                 subprocess.run(["umount", "-l", left[-1]], check=False)
         for node in self.nodes:
             run = node.root / "run"
-            for entry in list(run.iterdir()) if run.exists() else []:
+            for entry in [entry for entry in run.iterdir() if entry.is_dir()] if run.exists() else []:
                 left.append(f"{node.name}: {entry.name}")
                 node.resume(entry.name)
                 with contextlib.suppress(DyskError):

@@ -4,24 +4,31 @@ A `Credential` hands out signers and renews what it signs with: a file is read a
 here prints, logs or puts into a repr any secret; `to_config` has them, for the memory of another process of ours only.
 Where a credential comes from is in resolve.py.
 
+What is new is tried before it is used (`Credential.trial`, store/lease/trial.py), since what it takes the place of may
+still be good: a wrong key in a file costs nothing but a line in the log. Only if the old one has expired is one taken
+that could not be tried, and one that the service refuses is never taken.
+
 trio is imported where it is used: the attaching process makes credentials and hands them on, and never runs trio.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blobfuse_dysk.azure.credential.file import Conf, read_conf
+from blobfuse_dysk.azure.credential.file import read_conf
+from blobfuse_dysk.azure.credential.proof import Proof, check_scope
 from blobfuse_dysk.azure.credential.sas import Sas
-from blobfuse_dysk.azure.credential.tokencommand import Token, fetch_token, own_command
+from blobfuse_dysk.azure.credential.tokencommand import Token, fetch_token
 from blobfuse_dysk.azure.signing import AnonymousSigner, BearerSigner, SasSigner, ServiceClock, SharedKeySigner, Signer
-from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import CredentialError, UsageError
+from blobfuse_dysk.disk import Endpoint
+from blobfuse_dysk.errors import CredentialError, DyskError, UsageError
 from blobfuse_dysk.timestamp import utc_text
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ __all__ = [
     "NO_CREDENTIAL",
     "Credential",
     "Proof",
+    "Trial",
     "check_transport",
     "credential_from_config",
 ]
@@ -44,36 +52,8 @@ _SPARE_S = 300.0  # a SAS from a file is read again when this little of it is le
 _AGAIN_S = 60.0  # and then, as after a failed renewal, this often
 _REFUSED_S = 5.0  # a refusal by the service causes a renewal at most this often
 
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """What requests are signed with, and where it comes from. kind: key, sas, token or anonymous.
-
-    source: for people. file: to be read again for a renewal, or ''. token_command: for kind token.
-    """
-
-    kind: str
-    source: str
-    account_key: str = field(default="", repr=False)
-    sas: str = field(default="", repr=False)
-    token_command: tuple[str, ...] = field(default=(), repr=False)
-    file: str = ""
-
-    @classmethod
-    def from_conf(cls, conf: Conf) -> Proof | None:
-        """The credential of a file, or None if it has none."""
-        source = file = str(conf.path)
-        link = conf.connection
-        if conf.auth == "entra":
-            return cls("token", source, token_command=conf.token_command or own_command(conf.client_id), file=file)
-        if conf.auth == "anonymous":
-            return cls("anonymous", source, file=file)
-        key, sas = (link.key, link.sas) if link else (conf.account_key, conf.sas)
-        if (conf.auth == "sas" and not sas) or (conf.auth == "key" and not key):
-            raise CredentialError(f"{source}: auth = {conf.auth}, but the connection string has none")
-        if sas and conf.auth != "key":
-            return cls("sas", source, sas=sas, file=file)
-        return cls("key", source, account_key=key, file=file) if key else None
+Trial = Callable[["Credential"], Awaitable[None]]
+"""Asks the service whether it takes a credential. Raises CredentialError if not, another DyskError if nobody knows."""
 
 
 class Credential:
@@ -81,6 +61,9 @@ class Credential:
 
     renew_at: seconds since the epoch when `freshen` should be awaited before the next request; inf for never.
     ca_file, allow_http: how the endpoint is to be trusted. clock: the service's time, shared by all signers.
+    endpoint: where it is used, which what is read later must be for; None if it is not read again.
+    trial: how a new one is tried; None for not at all. on_switch: called when another one is in use than before, but
+    for a new token of the same origin. problem: why the newest one that there was is not in use, if it is not.
     """
 
     def __init__(
@@ -91,11 +74,18 @@ class Credential:
         ca_file: str | None = None,
         allow_http: bool = False,
         token: Token | None = None,
+        endpoint: Endpoint | None = None,
+        clock: ServiceClock | None = None,
     ) -> None:
         self.account = account
         self.ca_file = ca_file
         self.allow_http = allow_http
-        self.clock = ServiceClock()
+        self.endpoint = endpoint
+        self.clock = clock or ServiceClock()
+        self.trial: Trial | None = None
+        self.on_switch: Callable[[], None] = _nothing
+        self.problem: str | None = None
+        self._on_trial = False
         self.renew_at = math.inf
         self._lock: trio.Lock | None = None
         self._renewing: trio.Event | None = None
@@ -164,59 +154,110 @@ class Credential:
 
         A failure leaves what was there before in use. Calls at the same time share one renewal.
         """
-        import trio
-
         asked_at = time.monotonic()
-        if self._lock is None:
-            self._lock = trio.Lock()
-        async with self._lock:
-            if self._renewed_at >= asked_at or not (force or self.renew_at <= time.time()):
-                return
-            try:
-                if self._proof.file:
-                    conf = await trio.to_thread.run_sync(read_conf, Path(self._proof.file))
-                    proof = Proof.from_conf(conf)
-                    if proof is None:
-                        raise CredentialError(f"{self._proof.file} has no credential any more")
-                    if proof != self._proof:
-                        self._token = None
-                        self._use(proof)
-                if self.kind == "token":
-                    self._token = await fetch_token(self._proof.token_command)
-                    self._use(self._proof)
-            finally:
-                self._renewed_at = time.monotonic()
-                if self.renew_at <= time.time():
-                    self.renew_at = time.time() + (_AGAIN_S if self._usable else _REFUSED_S)
+        async with self._renewal():
+            if self._renewed_at < asked_at and (force or self.renew_at <= time.time()):
+                await self._renew(self._proof.file)
 
-    async def reload(self, file: str = "") -> None:
-        """Read the file again, or from now on another one. Raises CredentialError, and all is as it was before."""
-        before = self._proof
-        if not file and not before.file:
+    async def reload(self, file: str = "") -> bool:
+        """Read the file again, or from now on another one; return whether what is in use has changed, or was in doubt.
+
+        Raises CredentialError, and all is as it was before.
+        """
+        if not file and not self.file:
             raise CredentialError(
                 f"the {self.describe()} cannot be read again", remedy="name a file with the new one: --credentials FILE"
             )
-        if file:
-            self._proof = replace(before, file=file)
+        async with self._renewal():
+            doubted, proof = self.problem is not None, self._proof
+            await self._renew(file or self.file)
+            return doubted or proof != self._proof
+
+    def _renewal(self) -> trio.Lock:
+        """Held by who renews."""
+        import trio
+
+        if self._lock is None:
+            self._lock = trio.Lock()
+        return self._lock
+
+    async def _renew(self, file: str) -> None:
+        """Take what is in `file` now ('': no file, the same as before) and a new token. Raises CredentialError."""
+        before = self.problem
         try:
-            await self.refresh(force=True)
-        except BaseException:
-            self._proof = before
+            proof, token = await self._found(file)
+            if (proof, token) != (self._proof, self._token):
+                await self._try(proof, token)
+                switched = proof != self._proof
+                self._token = token
+                self._use(proof)
+                if switched:
+                    self.on_switch()
+            self.renew_at = self._next_renewal()
+            self.problem = None
+        except CredentialError as error:
+            self.problem = error.line()
+            if not self._usable:
+                raise
+            if self.problem != before:
+                log.warning("the old credential stays in use: %s", self.problem)
+            raise CredentialError(f"{error}; the old credential stays in use", remedy=error.remedy) from error
+        finally:
+            self._renewed_at = time.monotonic()
+            if self.renew_at <= time.time():
+                self.renew_at = time.time() + (_AGAIN_S if self._usable else _REFUSED_S)
+
+    async def _found(self, file: str) -> tuple[Proof, Token | None]:
+        """What there is to be used now."""
+        import trio
+
+        proof: Proof | None = self._proof
+        if file:
+            conf = await trio.to_thread.run_sync(read_conf, Path(file))
+            if self.endpoint:
+                check_scope(conf, self.account, self.endpoint)
+            proof = Proof.from_conf(conf)
+            if proof is None:
+                raise CredentialError(f"{file} has no credential any more")
+        assert proof
+        return proof, await fetch_token(proof.token_command) if proof.kind == "token" else None
+
+    async def _try(self, proof: Proof, token: Token | None) -> None:
+        """Return if these may take the place of what is in use. Raises CredentialError."""
+        new = Credential(
+            self.account, proof, ca_file=self.ca_file, allow_http=self.allow_http, token=token, clock=self.clock
+        )
+        new._on_trial = True
+        try:
+            if self.endpoint:
+                check_transport(self.endpoint, new)
+            if self.trial and self._usable:
+                await self.trial(new)
+        except CredentialError:
             raise
+        except UsageError as error:
+            raise CredentialError(str(error), remedy=error.remedy) from None
+        except DyskError as error:
+            if self.expires_at is not None and self.expires_at <= self.clock.now():
+                return
+            raise CredentialError(
+                f"the {new.describe()} could not be tried: {error}",
+                remedy="a changed file is tried again within a minute; dyskctl reload does it at once",
+            ) from error
 
     async def renew_refused(self, refused: Signer) -> bool:
         """After the service refused a request signed by `refused`: renew, return True if the signer is another now."""
+        if self._on_trial:
+            return False
         if self._signer is refused and time.monotonic() - self._renewed_at > _REFUSED_S:
-            try:
+            with contextlib.suppress(CredentialError):  # it is in the log, and in `problem`
                 await self.refresh(force=True)
-            except CredentialError as error:
-                log.warning("credential of account %s, refused by the service: %s", self.account, error.line())
         return self._signer is not refused
 
     def warn(self) -> None:
         """Log a warning if it has ended or ends within a day and nothing renews it."""
         expires_at = self.expires_at
-        if self.kind != "sas" or expires_at is None or expires_at > time.time() + _SOON_S:
+        if self._on_trial or self.kind != "sas" or expires_at is None or expires_at > time.time() + _SOON_S:
             return
         when = utc_text(expires_at)
         verb = "expires" if expires_at > time.time() else "expired"
@@ -270,7 +311,8 @@ class Credential:
             self._failure = None
         except CredentialError as error:
             self._failure = error
-            log.warning("credential of account %s cannot be renewed: %s", self.account, error.line())
+            if not self._usable:
+                log.warning("credential of account %s cannot be renewed: %s", self.account, error.line())
         except Exception as error:
             self._failure = CredentialError(f"the credential cannot be renewed ({type(error).__name__})")
             log.exception("renewing the credential of account %s", self.account)
@@ -279,20 +321,32 @@ class Credential:
             self._renewing = None
 
 
-def credential_from_config(config: dict[str, Any]) -> Credential:
-    """The inverse of Credential.to_config."""
+def _nothing() -> None:
+    pass
+
+
+def credential_from_config(config: dict[str, Any], endpoint: Endpoint | None = None) -> Credential:
+    """The inverse of Credential.to_config. endpoint: where it is used."""
     proof = dict(config["proof"])
     proof["token_command"] = tuple(proof["token_command"])
     token = Token(**config["token"]) if config["token"] else None
     return Credential(
-        config["account"], Proof(**proof), ca_file=config["ca_file"], allow_http=config["allow_http"], token=token
+        config["account"],
+        Proof(**proof),
+        ca_file=config["ca_file"],
+        allow_http=config["allow_http"],
+        token=token,
+        endpoint=endpoint,
     )
 
 
-def check_transport(address: DiskAddress, credential: Credential) -> None:
-    """Refuse plain HTTP to another machine, unless it was allowed. Raises UsageError."""
-    endpoint = address.endpoint
-    assert endpoint is not None
+def check_transport(endpoint: Endpoint, credential: Credential) -> None:
+    """Refuse plain HTTP to another machine, unless it was allowed, and that of tokens. Raises UsageError."""
+    if endpoint.scheme == "http" and credential.kind == "token":  # the service takes none so, nor does the SDK send any
+        raise UsageError(
+            f"{endpoint} is plain HTTP, and the {credential.describe()} is sent over HTTPS only",
+            remedy="write https:// in the endpoint",
+        )
     if endpoint.scheme == "http" and not endpoint.is_loopback and not credential.allow_http:
         raise UsageError(
             f"{endpoint} is plain HTTP: the disk's data and the {credential.describe()} could be read on the way",

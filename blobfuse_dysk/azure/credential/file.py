@@ -31,7 +31,7 @@ from blobfuse_dysk.azure.credential import access
 from blobfuse_dysk.azure.credential.sas import Sas
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import CredentialError, UsageError
-from blobfuse_dysk.keyvalue import Entry, read_entries
+from blobfuse_dysk.keyvalue import Entry, open_text, read_entries
 from blobfuse_dysk.proxies import Proxy
 
 __all__ = ["Conf", "ConnectionString", "check_key", "parse_conf", "read_conf", "read_private"]
@@ -152,8 +152,8 @@ def parse_conf(path: Path, text: str) -> Conf:
         token_command=value("token_command", _words, ()),
         client_id=value("client_id", lambda text, _: text, ""),
         endpoint=value("endpoint", _endpoint, ""),
-        realm=value("realm", lambda text, _: text, ""),
-        ca_file=value("ca_file", lambda text, _: text, ""),
+        realm=value("realm", _realm, ""),
+        ca_file=value("ca_file", lambda text, source: _absolute("ca_file", text, source), ""),
         proxy=value("proxy", _proxy, ""),
         allow_http=value("allow_http", _switch, False),
     )
@@ -162,7 +162,7 @@ def parse_conf(path: Path, text: str) -> Conf:
 def read_private(path: Path) -> str:
     """Return the text of a file that only its owner can read, and that root or this user owns."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise CredentialError(f"credential file {path} is not a regular file", remedy="write one there")
@@ -180,6 +180,8 @@ def read_private(path: Path) -> str:
             return file.read()
     except UnicodeDecodeError:
         raise CredentialError(f"credential file {path} is not text", remedy="write lines key = value") from None
+    except ValueError:
+        raise CredentialError(f"credential file {str(path)!r} cannot be read: its name has a zero byte in it") from None
     except OSError as error:
         remedy = "run it as root" if isinstance(error, PermissionError) else "check its name; it is a file, mode 0600"
         raise CredentialError(f"credential file {path} cannot be read: {error.strerror}", remedy=remedy) from error
@@ -213,11 +215,20 @@ def _auth(path: Path, entries: dict[str, Entry]) -> str:
 
 def _words(text: str, source: str) -> tuple[str, ...]:
     try:
-        return tuple(shlex.split(text))
+        words = tuple(shlex.split(text))
+        _absolute("token_command", words[0] if words and "/" in words[0] else "/", source)
+        return words
     except ValueError as error:
         raise CredentialError(
             f"{source}: token_command cannot be split into words: {error}", remedy="quote it as a shell wants it"
         ) from None
+
+
+def _absolute(key: str, path: str, source: str) -> str:
+    """What a file names must hold in whichever directory a worker runs."""
+    if not path.startswith("/"):
+        raise CredentialError(f"{source}: {key} is a relative path", remedy="write it whole, from / on")
+    return path
 
 
 def _proxy(text: str, source: str) -> str:
@@ -231,6 +242,14 @@ def _proxy(text: str, source: str) -> str:
 def _endpoint(text: str, source: str) -> str:
     try:
         Endpoint.parse(text)
+    except UsageError as error:
+        raise CredentialError(f"{source}: {error}", remedy=error.remedy) from None
+    return text
+
+
+def _realm(text: str, source: str) -> str:
+    try:
+        Endpoint.of_account("any", text)
     except UsageError as error:
         raise CredentialError(f"{source}: {error}", remedy=error.remedy) from None
     return text

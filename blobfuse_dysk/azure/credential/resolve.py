@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from blobfuse_dysk import environment
-from blobfuse_dysk.azure.credential.credential import Credential, Proof, check_transport, credential_from_config
+from blobfuse_dysk.azure.credential.credential import Credential, check_transport, credential_from_config
 from blobfuse_dysk.azure.credential.file import Conf, ConnectionString, check_key, read_conf
+from blobfuse_dysk.azure.credential.proof import Proof, check_account, check_scope, is_known, named_endpoints
 from blobfuse_dysk.azure.credential.sas import Sas
 from blobfuse_dysk.azure.credential.tokencommand import own_command
 from blobfuse_dysk.disk import DEFAULT_REALM, DiskAddress, Endpoint
@@ -35,29 +36,31 @@ def resolve(address: DiskAddress, options: AttachOptions) -> tuple[DiskAddress, 
     """
     conf = _conf(address.account, options)
     proof, link = _find(address, options, conf)
-    if link and link.account and link.account != address.account:
-        raise CredentialError(
-            f"the connection string in {proof.source} is for account {link.account}, the disk is in {address.account}",
-            remedy=f"put one of {address.account} there, or name the disk {link.account}/...",
-        )
+    check_account(link, proof.source, address.account)
+    endpoint = _endpoint(address, options, conf, link)
+    if conf and proof.file:
+        check_scope(conf, address.account, endpoint)
+    elif proof.source.startswith(environment.AZURE_PREFIX):
+        _check_variables(address, options, conf, link, proof.source)
     credential = Credential(
         address.account,
         proof,
         ca_file=conf.ca_file or None if conf else None,
         allow_http=options.allow_http or (conf is not None and conf.allow_http),
+        endpoint=endpoint,
     )
-    endpoint = _endpoint(address, options, conf, link)
     settings = {"proxy": options.proxy, f"{conf.path}": conf.proxy} if conf else {"proxy": options.proxy}
     proxy = choose(endpoint.scheme, endpoint.host, endpoint.port, settings, environment.proxy_variables())
     resolved = replace(address, endpoint=endpoint, sas=None, account_key=None, proxy=proxy)
-    check_transport(resolved, credential)
+    check_transport(endpoint, credential)
     return resolved, credential
 
 
 def _conf(account: str, options: AttachOptions) -> Conf | None:
     """The explicit credential file, or the account's own if there is one."""
-    if options.credentials:
-        conf = read_conf(Path(options.credentials))
+    if options.credentials is not None:
+        # Absolute at the door: the worker, which reads it again, runs in another directory.
+        conf = read_conf(Path(options.credentials).absolute())
         if not conf.auth:
             raise CredentialError(
                 f"credential file {conf.path} has no credential",
@@ -77,12 +80,12 @@ def _conf(account: str, options: AttachOptions) -> Conf | None:
 def _find(address: DiskAddress, options: AttachOptions, conf: Conf | None) -> tuple[Proof, ConnectionString | None]:
     """The proof of identity, and the connection string that it came with."""
     from_conf = Proof.from_conf(conf) if conf else None
-    if options.credentials and conf and from_conf:
+    if options.credentials is not None and conf and from_conf:
         return from_conf, conf.connection
-    if address.account_key:
+    if address.account_key is not None:
         source = "the command line"
         return Proof("key", source, account_key=check_key(address.account_key.strip(), source)), None
-    if address.sas:
+    if address.sas is not None:
         source = "the disk's URL"
         return Proof("sas", source, sas=Sas.parse(address.sas, source).text), None
     if conf and from_conf:
@@ -126,6 +129,23 @@ def _from_variables(
         source = "AZURE_STORAGE_SAS_TOKEN"
         return (Proof("sas", source, sas=Sas.parse(sas, source).text), None), ""
     return None, f" (AZURE_STORAGE_AUTH_MODE is {mode!r}, not 'login')" if mode else ""
+
+
+def _check_variables(
+    address: DiskAddress, options: AttachOptions, conf: Conf | None, link: ConnectionString | None, source: str
+) -> None:
+    """Raise CredentialError for a URL of a disk that would have what a variable holds sent to a host nobody named."""
+    if address.endpoint is None or is_known(address.endpoint, address.account):
+        return
+    named = named_endpoints(conf, address.account) if conf else []
+    if address.endpoint != _endpoint(replace(address, endpoint=None), options, conf, link) and (
+        address.endpoint not in named
+    ):
+        raise CredentialError(
+            f"what {source} holds is not sent to {address.endpoint}, which is no endpoint of account "
+            f"{address.account} that is known here",
+            remedy=f"if it is the account's, name it: --endpoint {address.endpoint}",
+        )
 
 
 def _endpoint(

@@ -13,6 +13,7 @@ from blobfuse_dysk.errors import CredentialError
 
 __all__ = ["RIGHTS", "Sas"]
 
+_NO_BLANKS = frozenset(("sig", "se", "st", "ske", "skt"))  # base64 and times, in which '+' means itself
 RIGHTS = {"r": "read", "w": "write", "c": "create", "d": "delete", "l": "list"}
 
 
@@ -34,11 +35,21 @@ class Sas:
     def parse(cls, text: str, source: str) -> Sas:
         """Read a SAS, with or without a leading '?'. source: where it comes from, for the error, a CredentialError."""
         text = text.strip().lstrip("?")
+        if "://" in text.partition("?")[0]:
+            raise CredentialError(
+                f"{source}: the SAS is a whole URL", remedy="give only the part of it that is behind the '?'"
+            )
         if not text.isascii() or not text.isprintable() or " " in text:
             raise CredentialError(
                 f"{source}: the SAS holds blanks or other characters that no URL has",
                 remedy="copy it again, in one piece",
             )
+        for name in (piece.partition("=")[0] for piece in text.split("&") if "+" in piece.partition("=")[2]):
+            if name in _NO_BLANKS:
+                raise CredentialError(
+                    f"{source}: the SAS has a '+' in {name}, which stands for a blank there",
+                    remedy="write %2B in its place, or copy it as the portal shows it",
+                )
         fields = parse_qs(text)
         if "sig" not in fields:
             raise CredentialError(

@@ -1,4 +1,4 @@
-"""Prints an Entra ID access token for Azure Storage: `python -m blobfuse_dysk.azure.credential.token [--client-id ID]`.
+"""Prints an Entra ID access token for Azure Storage: `python -I token.py [--client-id ID]`.
 
 The only place that imports azure-identity. It runs as a child of whoever needs a token and ends at once, so that its
 30 MiB of libraries do not stay. The login is azure-identity's default one: environment variables (AZURE_TENANT_ID,
@@ -12,6 +12,11 @@ import json
 import logging
 import re
 import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Where the package is, and in Debian's all that it comes with, which is on no path but its own programs'.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 __all__ = ["main"]
 
@@ -24,9 +29,7 @@ SCOPE = "https://storage.azure.com/.default"
 
 def main(arguments: list[str] | None = None) -> int:
     """Print {"access_token", "expires_on"} and return 0, or print one line to standard error and return 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m blobfuse_dysk.azure.credential.token", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="token.py", description=__doc__.splitlines()[0])
     parser.add_argument("--client-id", help="of the user-assigned managed identity to use")
     options = parser.parse_args(arguments)
     try:

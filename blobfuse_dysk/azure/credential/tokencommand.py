@@ -7,19 +7,31 @@ the last line of its standard error becomes the error's message.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blobfuse_dysk.azure.credential import access
 from blobfuse_dysk.errors import CredentialError
+
+if TYPE_CHECKING:
+    import trio
 
 __all__ = ["Token", "fetch_token", "own_command"]
 
 _LOGIN = (
     "give this machine a managed identity, or root an az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and a secret"
 )
+_OWN = str(Path(__file__).resolve().with_name("token.py"))
+SILENT_S = 3.0  # before a line in the log, or at the terminal, says what is waited for
+_log = logging.getLogger(__name__)
 TIMEOUT_S = 60.0  # a managed identity answers in a second; logging in at a slow proxy takes some
 
 
@@ -32,8 +44,8 @@ class Token:
 
 
 def own_command(client_id: str = "") -> tuple[str, ...]:
-    """Our own program for Entra ID, azure/credential/token.py. -P keeps the current directory out of Python's path."""
-    command = (sys.executable, "-P", "-m", "blobfuse_dysk.azure.credential.token")
+    """Our own program for Entra ID, azure/credential/token.py. -I: no variable, no directory brings it other code."""
+    command = (sys.executable, "-I", _OWN)
     return (*command, "--client-id", client_id) if client_id else command
 
 
@@ -41,17 +53,26 @@ async def fetch_token(command: tuple[str, ...], *, timeout_s: float = TIMEOUT_S)
     """Run the program and read its token. Raises CredentialError; the program is ended on timeout and cancellation."""
     import trio  # here, because the attaching process imports this module and never runs trio
 
-    own = "blobfuse_dysk.azure.credential.token" in command
+    own = _OWN in command
     name = "the Entra ID login" if own else f"token_command {command[0]}"
     remedy = _LOGIN if own else "run it by hand, as root, and see what it prints"
+    failure: OSError | CredentialError | None = None
     try:
         with trio.fail_after(timeout_s):
-            delegate = access.delegate()
-            done = await (delegate.run(command) if delegate else _run(command))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_say_that_it_takes_long, name, timeout_s)
+                delegate = access.delegate()
+                try:
+                    done = await (delegate.run(command) if delegate else _run(command))
+                except (OSError, CredentialError) as error:  # caught here, since a nursery would make a group of it
+                    failure = error
+                nursery.cancel_scope.cancel()
     except trio.TooSlowError:
         raise CredentialError(f"{name} gave no token within {timeout_s:g} s", remedy=remedy) from None
-    except OSError as error:
-        raise CredentialError(f"{name} cannot be run: {error.strerror}", remedy=remedy) from error
+    if isinstance(failure, CredentialError):
+        raise failure
+    if failure:
+        raise CredentialError(f"{name} cannot be run: {failure.strerror}", remedy=remedy) from failure
     if done.returncode:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         words = lines[-1][:500].rstrip(".") if lines else f"exit status {done.returncode}"
@@ -63,9 +84,28 @@ async def _run(command: tuple[str, ...]) -> access.Output:
     import trio
 
     done = await trio.run_process(
-        list(command), capture_stdout=True, capture_stderr=True, stdin=subprocess.DEVNULL, check=False
+        list(command),
+        capture_stdout=True,
+        capture_stderr=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        start_new_session=True,
+        deliver_cancel=_end,
     )
     return access.Output(done.returncode, done.stdout, done.stderr)
+
+
+async def _end(process: trio.Process) -> None:
+    """Not by SIGTERM, which a worker ignores, and with it what it starts; and whatever the program has started, too."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+async def _say_that_it_takes_long(name: str, timeout_s: float) -> None:
+    import trio
+
+    await trio.sleep(SILENT_S)
+    _log.warning("waiting for %s, for %g s at most", name, timeout_s)
 
 
 def _read(output: bytes, name: str) -> Token:

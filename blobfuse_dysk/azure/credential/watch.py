@@ -1,11 +1,13 @@
 """Keeps an eye on a credential in use: a file that was replaced is read again, an end that comes near is warned of.
 
 A refusal by the service has the file read again, too (Credential.renew_refused); with the watch a rotation needs no
-refused request, and a file that cannot be taken is in the log before the old credential ends.
+refused request, and a file that cannot be taken is in the log before the old credential ends. That one is looked at
+again and again: a network that failed comes back, a new role takes minutes, a key may be rotated after it is written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -19,33 +21,34 @@ from blobfuse_dysk.errors import CredentialError
 __all__ = ["watch"]
 
 LOOK_S = 5.0  # between looks at the file and the clock
+AGAIN_S = 30.0  # between tries of a new credential that could not be taken
+_NEVER = ("", 0, 0, 0)
 _WARN_S = (86400.0, 3600.0, 600.0, 60.0, 0.0)  # of what is left
 _log = logging.getLogger(__name__)
 
 
 async def watch(credential: Credential) -> None:
     """Run until cancelled."""
-    seen = await _signature(credential.file)
+    # A worker begins with what the one before it used, which may not be what the file has. A token is always new.
+    seen = await _signature(credential.file) if credential.kind == "token" or not credential.file else _NEVER
     warned = _stage(credential)  # the client, when it was made, warned of the stage that the credential is in now
+    again_at = math.inf
     while True:
         await trio.sleep(LOOK_S)
         now = await _signature(credential.file)
-        if now != seen:
-            seen = now
-            await _reload(credential)
+        if credential.problem is None or not credential.file:
+            again_at = math.inf
+        elif again_at == math.inf:
+            again_at = trio.current_time() + AGAIN_S
+        if now != seen or trio.current_time() >= again_at:
+            seen, again_at = now, math.inf
+            with contextlib.suppress(CredentialError):  # it is in the log, once
+                if await credential.reload():
+                    _log.info("the credential was read again: %s", credential.describe())
         stage = _stage(credential)
         if stage < warned:
             credential.warn()
         warned = stage
-
-
-async def _reload(credential: Credential) -> None:
-    try:
-        await credential.reload()
-    except CredentialError as error:
-        _log.warning("the old credential stays in use: %s", error.line())
-    else:
-        _log.info("the credential was read again: %s", credential.describe())
 
 
 async def _signature(path: str) -> access.Signature | None:

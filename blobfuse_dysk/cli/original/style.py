@@ -86,6 +86,8 @@ def _secret(context: click.Context, parameter: click.Parameter, value: str | Non
     option = parameter.opts[0]
     if value is None:
         return None
+    if not value:
+        raise UsageError(f"{option} has no value", remedy=f"give one, or leave {option} out")
     if value != "-":
         warn(
             f"other users of this machine can read what stands behind {option} from the process list: "
@@ -142,7 +144,7 @@ def account_options(function: _Function) -> _Function:
 
 def address_of(account: str, container: str, blob: str, key: str | None, sas: str | None) -> DiskAddress:
     """The disk's address with the secret in it; without one, credentials are found as for every other verb."""
-    return replace(DiskAddress.parse(f"{account}/{container}/{blob}"), account_key=key or None, sas=sas or None)
+    return replace(DiskAddress.parse(f"{account}/{container}/{blob}"), account_key=key, sas=sas)
 
 
 def random_name() -> str:

@@ -12,6 +12,7 @@ from blobfuse_dysk.device.attacher import systemd
 from blobfuse_dysk.device.ipc import door, message
 from blobfuse_dysk.device.ipc.messages import Abandon, Begin, Command, Commit, Committed, Ready
 from blobfuse_dysk.device.ipc.statefile import FirstState, StateFile
+from blobfuse_dysk.device.kernel.memfd import sealed
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = ["HOLDER", "WORKER", "Launch", "worker_command", "worker_path"]
@@ -77,9 +78,8 @@ class Launch:
 
     def begin(self, state: FirstState, config: bytes) -> None:
         """Order the attachment. state: the beginning of its state. config: for the worker, with secrets."""
-        memfd = os.memfd_create("dysk-config")
+        memfd = sealed("dysk-config", config)
         try:
-            os.write(memfd, config)
             order: Begin = {
                 "op": "begin",
                 "name": self._name,

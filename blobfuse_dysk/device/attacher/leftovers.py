@@ -26,6 +26,10 @@ def leftovers(run: str, dev: str) -> list[tuple[str, str]]:
             found = [text for name in names for text in _directory(run, name)]
     except FileNotFoundError:
         names, found = [], []
+    except PermissionError:
+        names, found = state.names(run), []  # not root's doctor, which says so
+    except DeviceError as error:
+        names, found = state.names(run), [(str(error), error.remedy or "")]
     devices = dict(_loop_devices(run))
     for name, device in devices.items():
         if name not in names:

@@ -11,6 +11,7 @@ else. Sources: systemd.service(5), sd_booted(3).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -68,7 +69,7 @@ def _listening(name: str, run: str) -> Iterator[socket.socket]:
     path = state.launch_path(run, name)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        os.makedirs(run, mode=0o755, exist_ok=True)
+        state.make_run(run)
         with state.lock(run):
             if name in state.names(run) or _answers(path):
                 raise AttachedError(f"the name {name} is taken", remedy=f"choose another, or: dyskctl detach {name}")
@@ -90,7 +91,9 @@ def _listening(name: str, run: str) -> Iterator[socket.socket]:
         listener.settimeout(_AGAIN_S)
         yield listener
     finally:
-        with state.lock(run):
+        with contextlib.ExitStack() as locked:
+            with contextlib.suppress(DeviceError):  # somebody was stopped with it
+                locked.enter_context(state.lock(run))
             os.unlink(path)
             listener.close()
 

@@ -5,6 +5,7 @@ Standard library only, as the holder.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -87,13 +88,15 @@ class Reservation:
         if not self._made:
             return
         fuse.unmount(state.mount_path(self._run, self._name))
-        with state.lock(self._run):
+        with contextlib.ExitStack() as locked:
+            with contextlib.suppress(DeviceError):  # somebody was stopped with it; the name is ours until it is gone
+                locked.enter_context(state.lock(self._run))
             devlink.unlink(self._dev, self._name)
             state.remove(self._run, self._name)
         self._made = False
 
     def _take_name(self, mine: StateFile) -> None:
-        os.makedirs(self._run, mode=0o755, exist_ok=True)
+        state.make_run(self._run)
         with state.lock(self._run):
             self._refuse_collisions(mine)
             os.mkdir(state.directory(self._run, self._name), 0o700)

@@ -14,6 +14,7 @@ import socket
 from blobfuse_dysk.device.holder import program
 from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.log import LOGGED
+from blobfuse_dysk.device.kernel.memfd import locked
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ class Crew:
         self._log = log
         self._place = place
         self._config_fd = config_fd
+        self._config_memory = locked(config_fd)
         # Filled by workers, and never read here: see store/parts/ring.py.
         self._ring_fd = os.memfd_create("dysk-ring") if ring_fd is None else ring_fd
 
@@ -171,6 +173,9 @@ class Crew:
         """Later workers get this configuration. The descriptor is ours from now on."""
         os.close(self._config_fd)
         self._config_fd = fd
+        if self._config_memory:
+            self._config_memory.close()
+        self._config_memory = locked(fd)
 
     def start_standby(self, resume: StateFile, command: Program) -> WorkerProcess:
         """Start one that is to stand by, of a program that a worker named. Raises OSError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,7 +19,8 @@ __all__ = ["Config"]
 class Config:
     """credential: as Credential.to_config made it. node: what this node calls itself to others.
 
-    variables: environment variables for programs that the worker runs to log in; they may hold secrets.
+    variables: environment variables for programs that the worker runs to log in; they may hold secrets. Of these only
+    environment.LOGIN_VARIABLES count.
     held: the lease of a dead attachment of this disk, to be taken up again.
     """
 
@@ -32,6 +34,14 @@ class Config:
     def encode(self) -> bytes:
         """To be read by `decode` of the same or a later version."""
         return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def take(cls, fd: int) -> Config:
+        """Read what `encode` made from a memfd, and close that."""
+        try:
+            return cls.decode(os.pread(fd, os.fstat(fd).st_size, 0))
+        finally:
+            os.close(fd)
 
     @classmethod
     def decode(cls, data: bytes) -> Config:

@@ -21,6 +21,7 @@ one.
 from __future__ import annotations
 
 import json
+import select
 import socket
 
 from blobfuse_dysk.device.ipc import shapes
@@ -110,11 +111,15 @@ class BlankAnswer(Done):
 
 
 class CredentialSeen(TypedDict):
-    """A credential, for people. expires: ISO 8601, UTC, if it is known that it ends."""
+    """A credential, for people. expires: ISO 8601, UTC, if it is known that it ends.
+
+    problem: why a newer one that there is is not in use; not there in the answers of versions before 1.1.
+    """
 
     what: str
     expires: str | None
     expires_in_s: float | None
+    problem: NotRequired[str | None]
 
 
 class CredentialAnswer(Done):
@@ -182,6 +187,10 @@ class Control:
         except OSError as error:
             raise self._silent(error) from None
         self._asked.append(op)
+
+    def is_answered(self, within_s: float) -> bool:
+        """Wait for an answer, or for the end of the connection, for so long."""
+        return bool(select.select([self._socket], [], [], within_s)[0])
 
     def answer(self) -> dict[str, Any]:
         """The answer to the oldest question that has none yet."""

@@ -3,7 +3,8 @@
 /run/dysk/NAME/ (0700) belongs to the attachment NAME: state.json (0600; see statefile.py), control.sock (its
 worker answers there), fs/ (the FUSE mount with the one file `disk`). The holder makes it, is the only one to write
 state.json, and takes it away as its last act. A directory whose holder is gone is *dead*: whoever attaches or detaches
-next clears it away. Making and clearing happen under a lock of /run/dysk itself (flock of the directory).
+next clears it away. Making and clearing happen under a lock: flock of /run/dysk/.lock, a file of root's (0600), since
+who can open what is locked can hold everybody up.
 
 A process is named by its id and its start time, since ids are used again. Source: proc_pid_stat(5), field 22.
 """
@@ -15,6 +16,7 @@ import fcntl
 import json
 import os
 import select
+import time
 
 from blobfuse_dysk.device.ipc import shapes
 from blobfuse_dysk.device.ipc.statefile import StateFile
@@ -37,6 +39,7 @@ __all__ = [
     "identity",
     "launch_path",
     "lock",
+    "make_run",
     "mount_path",
     "names",
     "open_process",
@@ -47,6 +50,9 @@ __all__ = [
 
 VERSION = 1  # of state.json; a program refuses what a later version wrote
 _STATE = "state.json"
+_LOCK = ".lock"
+LOCK_S = 30.0  # to wait for it; it is held for as long as a mount or a loop device takes to be let go
+_LOCK_LOOK_S = 0.01
 _LONGEST_MS = (1 << 31) - 1  # that poll(2) takes; 24 days
 
 
@@ -75,15 +81,42 @@ def launch_path(run: str, name: str) -> str:
     return os.path.join(run, f".{name}.launch")
 
 
+def make_run(run: str) -> None:
+    """Make /run/dysk if it is not there, for all to look at, whatever our umask is."""
+    try:
+        os.makedirs(run)
+    except FileExistsError:
+        return
+    os.chmod(run, 0o755)
+
+
 @contextlib.contextmanager
 def lock(run: str) -> Iterator[None]:
-    """Exclude every other process that makes or clears directories under `run`. At the latest it ends with us."""
-    fd = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Exclude every other process that makes or clears directories under `run`. At the latest it ends with us.
+
+    Raises DeviceError if another has it for LOCK_S, OSError if there is no such directory or it is not ours.
+    """
+    path = os.path.join(run, _LOCK)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        deadline = time.monotonic() + LOCK_S
+        while not _locked(fd):
+            if time.monotonic() >= deadline:
+                raise DeviceError(
+                    f"another process has had {path} locked for {LOCK_S:g} s", remedy=f"fuser -v {path} shows which"
+                )
+            time.sleep(_LOCK_LOOK_S)
         yield
     finally:
         os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def names(run: str) -> list[str]:

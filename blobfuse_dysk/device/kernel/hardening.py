@@ -8,6 +8,10 @@ proc_pid_oom_score_adj(5), https://systemd.io/ROOT_STORAGE_DAEMONS. (That page r
 because a process that is spared could keep the root file system busy. Holder and worker have no file there open for
 writing, so they do not.)
 
+It has keys in its memory. So no core file is made of it, nor of the programs that it runs, of which one prints a token
+(RLIMIT_CORE), and only who may trace every process may look into it (PR_SET_DUMPABLE). The first alone does not do:
+where cores go to a program, that limit does not count. Sources: core(5), PR_SET_DUMPABLE(2const).
+
 What a process maps after `harden` is in memory at once, as a whole; what it mapped before, or maps within
 `when_touched`, comes in page by page as it is touched. This is not for speed. The kernel copies a request into a buffer
 of the worker. If a page of that buffer is not in memory yet, and the worker is being killed, the copy fails. Then the
@@ -19,10 +23,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 from collections.abc import Iterator
 
 __all__ = ["harden", "when_touched"]
 
+_PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_IO_FLUSHER = 57
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
@@ -52,6 +58,8 @@ def harden(title: str) -> list[str]:
             file.write("-1000")
     except OSError as error:
         warnings.append(f"the OOM killer may choose this process: oom_score_adj: {error.strerror}")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     return warnings
 
 

@@ -36,7 +36,7 @@ class Asked(Protocol):
 
     stack, geometry: None while the disk is not open. open_by: when a disk that cannot be opened again is given up, by
     trio's clock. opening_error: why the last attempt failed. send_event: to the holder. show: has the device show this
-    geometry, a larger one. keep_credential: has later workers begin with the credential as it is now.
+    geometry, a larger one.
     """
 
     @property
@@ -51,7 +51,6 @@ class Asked(Protocol):
     def opening_error(self) -> DyskError | None: ...
     def send_event(self, event: WorkerEvent) -> bool: ...
     def show(self, geometry: Geometry) -> None: ...
-    def keep_credential(self) -> None: ...
 
 
 class Questions:
@@ -131,7 +130,6 @@ class Questions:
     async def _reload(self, question: ReloadQuestion) -> dict[str, Any]:
         credential = self._worker.credential
         await credential.reload(question["file"] or "")
-        self._worker.keep_credential()
         return {"credential": _describe(credential)}
 
     async def _upgrade(self, question: UpgradeQuestion) -> dict[str, Any]:
@@ -157,4 +155,5 @@ def _describe(credential: Credential) -> CredentialSeen:
         "what": credential.describe(),
         "expires": None if at is None else utc_text(at),
         "expires_in_s": None if at is None else at - time.time(),
+        "problem": credential.problem,
     }

@@ -39,6 +39,7 @@ from blobfuse_dysk.device.ipc.messages import Drain, HolderOrder, WorkerEvent, W
 from blobfuse_dysk.device.ipc.statefile import Lease, StateFile
 from blobfuse_dysk.device.kernel import hardening
 from blobfuse_dysk.device.kernel.fuse import MAX_BACKGROUND, Replay, wait_aborted
+from blobfuse_dysk.device.kernel.memfd import sealed
 from blobfuse_dysk.device.worker import fusetasks, serving
 from blobfuse_dysk.device.worker.blockfile import BlockFile
 from blobfuse_dysk.device.worker.controlserver import ControlServer
@@ -75,10 +76,9 @@ class Worker:
     """One life of a worker, from the briefing on."""
 
     def __init__(self, channel: socket.socket, briefing: Briefing, opener: OpenStack) -> None:
-        config_fd = briefing.config_fd
-        self._config = Config.decode(os.pread(config_fd, os.fstat(config_fd).st_size, 0))
-        os.close(config_fd)
-        self.credential = credential_from_config(self._config.credential)
+        self._config = Config.take(briefing.config_fd)
+        self.credential = credential_from_config(self._config.credential, self._config.address.endpoint)
+        self.credential.on_switch = self._keep_credential
         self._ring_fd = briefing.ring_fd
         self._channel = channel
         self._opener = opener
@@ -356,11 +356,10 @@ class Worker:
         """Why the last attempt to open the disk failed."""
         return self._error
 
-    def keep_credential(self) -> None:
+    def _keep_credential(self) -> None:
         """Have later workers begin with the credential as it is now."""
         self._config = replace(self._config, credential=self.credential.to_config())
-        memfd = os.memfd_create("dysk-config")
-        os.write(memfd, self._config.encode())
+        memfd = sealed("dysk-config", self._config.encode())
         self.send_event({"event": "config"}, memfd)
         os.close(memfd)
 

@@ -21,7 +21,7 @@ Invariants
    come back over it); only the tail moves, by one 8-byte store, past records that are not needed any more.
 4. Nothing inside [tail, head) is overwritten. `append` says so by returning None when there is no room.
 5. What has its word and is not as `append` makes it was damaged after it was accepted. Replay does not pass it over,
-   which would lose in silence what lies behind it, but raises RingError.
+   which would lose in silence what lies behind it, but raises RingError. So it is with a size or tail that no ring has.
 """
 
 from __future__ import annotations
@@ -79,22 +79,24 @@ class Ring:
         """Open the ring in `descriptor` (a memfd), or make one of `capacity` bytes in an empty one."""
         size = os.fstat(descriptor).st_size
         fresh = size == 0
+        self.capacity = (capacity or 0) if fresh else size - _HEADER_PAGE
+        if self.capacity < MIN_CAPACITY or self.capacity % _RECORD_SIZE:
+            raise RingError(f"a dirty ring of {self.capacity} bytes", remedy=f"use at least {MIN_CAPACITY} bytes")
         if fresh:
-            if capacity is None or capacity < MIN_CAPACITY or capacity % _RECORD_SIZE:
-                raise RingError(f"a dirty ring of {capacity} bytes", remedy=f"use at least {MIN_CAPACITY} bytes")
-            size = _HEADER_PAGE + capacity
+            size = _HEADER_PAGE + self.capacity
             os.ftruncate(descriptor, size)
         self._map = mmap.mmap(descriptor, size)
         self.memory = memoryview(self._map)
         """The whole shared memory; `Record.data` is an index into it."""
         self._words = self.memory.cast("Q")
         if fresh:
-            _HEADER.pack_into(self._map, 0, 0, _VERSION, size - _HEADER_PAGE, secrets.randbits(63), 0)
+            _HEADER.pack_into(self._map, 0, 0, _VERSION, self.capacity, secrets.randbits(63), 0)
             self._words[0] = _MAGIC
         magic, version, capacity_there, self._key, tail = _HEADER.unpack_from(self._map, 0)
-        self.capacity: int = size - _HEADER_PAGE
         if magic != _MAGIC or version != _VERSION or capacity_there != self.capacity:
             raise RingError(f"the dirty ring has version {version}, this is {_VERSION}", remedy="detach, then attach")
+        if tail % _RECORD_SIZE:
+            raise _damaged(tail)
         self._tail: int = tail
         self._head: int = tail
 
@@ -152,10 +154,7 @@ class Ring:
             room = min(self.capacity - at % self.capacity, self._tail + self.capacity - at)
             # The word names the position already: that it is there once more guards against damage alone.
             if position != at or kind not in _KINDS or size % _RECORD_SIZE or not 0 < size <= room:
-                raise RingError(
-                    f"the dirty ring is damaged at {at}: what was written last may be lost",
-                    remedy="detach the disk, then attach it and check its file system",
-                )
+                raise _damaged(at)
             self._head = at + size
             if kind != _SKIP:
                 yield Record(at, at + size, kind, offset, length, index + _RECORD_SIZE)
@@ -194,13 +193,21 @@ def is_empty(descriptor: int) -> bool:
     """Whether nothing accepted is left in this memory; a ring that was never made is empty, too."""
     if os.fstat(descriptor).st_size == 0:
         return True
-    ring = Ring(descriptor)
     try:
-        return next(ring.replay(), None) is None
+        ring = Ring(descriptor)
+        try:
+            return next(ring.replay(), None) is None
+        finally:
+            ring.close()
     except RingError:
-        return False  # damaged: something was accepted
-    finally:
-        ring.close()
+        return False  # damaged, or another version's: something was accepted
+
+
+def _damaged(position: int) -> RingError:
+    return RingError(
+        f"the dirty ring is damaged at {position}: what was written last may be lost",
+        remedy="detach the disk, then attach it and check its file system",
+    )
 
 
 def _record_size(length: int) -> int:
