@@ -83,7 +83,7 @@ def little_rights(place: Place, node: Machine) -> None:
     node.ask(f"dyskctl attach {DISK} && dyskctl detach data")
     node.ask(f"dyskctl attach {DISK} && kill -TERM $(pgrep -x dysk-holder)")  # which lets go of the loop device
     place.await_("the end", lambda: not node.ask("ls -A /run/dysk").strip(), 30)
-    processes = "pgrep 'dysk-(worker|monitor)'; true"  # a monitor that is starting still ends when it gets that far
+    processes = "pgrep -x dysk-worker; pgrep -x dysk-monitor; true"
     place.await_("the end of all processes", lambda: not node.ask(processes).strip(), 60)
     node.shut_down()
     place.server.remove("disks", "raw")
