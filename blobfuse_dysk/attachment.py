@@ -13,22 +13,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from blobfuse_dysk import environment
+from blobfuse_dysk.attached import Attachment, describe
 from blobfuse_dysk.device.attacher import naming, ramcheck, teardown
 from blobfuse_dysk.device.attacher.launch import Launch
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.control import Control
-from blobfuse_dysk.device.ipc.statefile import FirstState, Lease, StateFile, StateSeen
+from blobfuse_dysk.device.ipc.log import Log
+from blobfuse_dysk.device.ipc.statefile import FirstState, StateFile
 from blobfuse_dysk.device.kernel import devlink, fuse, loop
-from blobfuse_dysk.device.kernel.usage import mountpoints, users
+from blobfuse_dysk.device.kernel.usage import users
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError
 from blobfuse_dysk.options import AttachOptions
+from blobfuse_dysk.patience import telling
 from blobfuse_dysk.timestamp import utc_text
 
 __all__ = [
@@ -41,40 +47,13 @@ __all__ = [
     "get",
     "is_blank",
     "let_go",
+    "progress",
     "status",
 ]
 
 _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())  # a library does not print
 _held: dict[str, int] = {}  # name -> descriptor that keeps an autoclear device; see AttachOptions.autoclear
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """A disk attached on this node. Sizes in bytes.
-
-    device: /dev/loopN; empty while it is being attached. disk: ACCOUNT/CONTAINER/BLOB[?snapshot=TIME].
-    state: one of the words that device/ipc/statefile.py explains. lease: {id, epoch, seconds}, None for a read-only
-    attachment. since: ISO 8601, UTC. link: /dev/dysk/NAME.
-    """
-
-    name: str
-    device: str
-    disk: str
-    size: int
-    read_only: bool
-    state: StateSeen
-    mountpoints: list[str]
-    lease: Lease | None
-    cache: str
-    vhd: bool
-    since: str
-    sector_size: int
-    link: str
-    endpoint: str
-    detail: str | None
-    restarts: int
-    partitions: list[str]
 
 
 def attach(disk: DiskAddress | str, options: AttachOptions = AttachOptions()) -> Attachment:  # noqa: B008 -- frozen
@@ -142,7 +121,7 @@ def detach(target: str, *, force: bool = False, timeout_s: float | None = None) 
     watching = teardown.watch(run, name)
     if device:
         loop.clear(device)
-    teardown.await_end(found, watching, timeout_s)
+    _await_end(run, found, watching, timeout_s)
 
 
 def _detach_by_force(target: str, run: str, dev: str) -> None:
@@ -161,20 +140,29 @@ def _detach_by_force(target: str, run: str, dev: str) -> None:
 def attachments() -> list[Attachment]:
     """All of this node, by name, dead ones included."""
     run = _run_dir()
-    return [_describe(fields) for fields in _present(run)]
+    return [describe(fields) for fields in _present(run)]
 
 
 def get(target: str) -> Attachment:
     """One attachment by name, device, /dev/dysk/NAME or disk. Raises NotFoundError."""
-    return _describe(find_state(target))
+    return describe(find_state(target))
 
 
 def status(target: str) -> dict[str, Any]:
-    """What the worker counts: see Stack.status. Raises NotFoundError, or DeviceError if it does not answer."""
+    """What the worker counts: see Stack.status. Raises NotFoundError, or DeviceError if it does not answer.
+
+    Of a disk that failed, and has no worker any more, there is the state, since when it is in it, and why.
+    """
     found = find_state(target)
-    with Control(state.control_path(_run_dir(), found["name"]), found["name"]) as control:
-        answer: dict[str, Any] = control.ask("status")["status"]
-    return {**answer, "worker_restarts": found["restarts"]}
+    described, answer = describe(found), dict[str, Any]()
+    try:
+        with Control(state.control_path(_run_dir(), found["name"]), found["name"]) as control:
+            answer = control.ask("status")["status"]
+    except DeviceError:
+        if described.state not in ("fenced", "failed"):
+            raise
+    told = {"state": described.state, "state_since": described.state_since, "detail": described.detail}
+    return {**told, **answer, "worker_restarts": found["restarts"]}
 
 
 def is_blank(target: str) -> bool:
@@ -198,10 +186,24 @@ def end_of(name: str, timeout_s: float | None = None) -> Iterator[Callable[[], N
 
     def wait() -> None:
         if found:
-            teardown.await_end(found, watch, timeout_s)
+            _await_end(run, found, watch, timeout_s)
 
     with watch or contextlib.nullcontext():
         yield wait
+
+
+def progress(target: str) -> str:
+    """One line for people: what of an attachment that is being let go is not written yet, and what it waits for."""
+    return teardown.progress(_run_dir(), find_state(target), None)
+
+
+def _await_end(run: str, found: StateFile, watching: Control | None, timeout_s: float | None) -> None:
+    """Wait, and tell for what: whoever sits at the terminal, and the attachment's log."""
+    limit_s = teardown.time_for(found, timeout_s)
+    gives_up_at = None if limit_s is None else time.monotonic() + limit_s
+    log = Log(Path(sys.argv[0]).name or "python", found["name"], str(environment.log_dir()))
+    with telling(lambda: teardown.progress(run, found, gives_up_at), log=log):
+        teardown.await_end(found, watching, timeout_s)
 
 
 def _configure(address: DiskAddress, options: AttachOptions, dead: list[StateFile]) -> Config:
@@ -264,7 +266,9 @@ def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str | None)
 
 def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOptions) -> Attachment:
     """From the worker's readiness to the device. What goes wrong here is taken back by the caller."""
-    fields = launch.wait_ready()
+    what = f"waiting for the service to let {name} be attached; that is given up a minute after it began"
+    with telling(lambda: what):
+        fields = launch.wait_ready()
     fd = _open_disk(state.disk_path(run, name), options.read_only)
     try:
         device, loop_fd = loop.configure(
@@ -292,7 +296,7 @@ def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOption
     else:
         os.close(loop_fd)
     fields["device"], fields["state"] = device, "attached"
-    return _describe(fields)
+    return describe(fields)
 
 
 def _open_disk(path: str, read_only: bool) -> int:
@@ -300,30 +304,6 @@ def _open_disk(path: str, read_only: bool) -> int:
         return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
     except OSError as error:
         raise DeviceError(f"cannot open {path}: {error.strerror}", remedy="see the log") from None
-
-
-def _describe(fields: StateFile) -> Attachment:
-    device = fields["device"] or ""
-    alive = state.alive(fields["holder"])
-    return Attachment(
-        name=fields["name"],
-        device=device,
-        disk=fields["disk"],
-        size=fields["size"],
-        read_only=fields["read_only"],
-        state=fields["state"] if alive else "dead",
-        mountpoints=mountpoints(device) if device else [],
-        lease=fields["lease"],
-        cache=fields["cache"],
-        vhd=fields["vhd"],
-        since=fields["since"],
-        sector_size=fields["sector_size"],
-        link=str(environment.dev_dir() / fields["name"]),
-        endpoint=fields["endpoint"],
-        detail=fields["detail"] if alive else "its holder process is gone, so all I/O fails; detach clears it away",
-        restarts=fields["restarts"],
-        partitions=loop.partitions(device) if device else [],
-    )
 
 
 def _present(run: str) -> list[StateFile]:

@@ -32,7 +32,7 @@ MAX_SIZE = 8 << 40  # bytes; a page blob's limit
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}\Z")
 _CONTAINER = re.compile(r"(?:\$root|\$logs|[a-z0-9](?:-?[a-z0-9])*)\Z")
 _SNAPSHOT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,7})?Z\Z", re.ASCII)
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B?)\Z", re.IGNORECASE | re.ASCII)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTPE]?)(i?B?)\Z", re.IGNORECASE | re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?\Z", re.ASCII)
 _NAME = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
 _REALM = re.compile(rf"{_NAME}\Z")
@@ -233,33 +233,38 @@ class DiskAddress:
         return f"{self.account}/{self.container}/{self.blob}{tail}"
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, what: str = "size", *, unit_meant: str = "GiB") -> int:
     """Read `32GiB`, `32G`, `512`, `1.5TiB` as bytes. K, M, G, T and KiB... are powers of 1024, KB, MB... of 1000.
 
-    Raises UsageError unless the result is a positive multiple of 512 bytes, at most 8 TiB.
+    Raises UsageError unless the result is a positive multiple of 512 bytes, at most 8 TiB. unit_meant: what to ask for
+    where a number alone can be no size.
     """
     match = _SIZE.match(text.strip())
     if not match:
-        raise UsageError(f"size {text!r} is not a number with a unit", remedy="write for example 512MiB, 32GiB or 2TiB")
+        raise UsageError(
+            f"{what} {text!r} is not a number with a unit", remedy="write for example 512MiB, 32GiB or 2TiB"
+        )
     number, prefix, unit = match.groups()
     base = 1000 if unit.upper() == "B" and prefix else 1024
-    exact = Fraction(number) * base ** " KMGT".index(prefix.upper() or " ") if len(number) <= _MOST_DIGITS else None
+    exact = Fraction(number) * base ** " KMGTPE".index(prefix.upper() or " ") if len(number) <= _MOST_DIGITS else None
     shown = repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
     if exact is not None and exact <= 0:
-        raise UsageError("size is zero", remedy="a disk has at least 512 bytes")
+        raise UsageError(f"{what} is zero", remedy="a disk has at least 512 bytes")
     if exact is None or exact > MAX_SIZE:
-        raise UsageError(f"size {shown} is above 8 TiB", remedy="8TiB is the most that a page blob holds")
+        raise UsageError(f"{what} {shown} is above 8 TiB", remedy="8TiB is the most that a page blob holds")
     if exact % 512:
-        raise UsageError(f"size {shown} is not a multiple of 512 bytes", remedy="a page blob has 512-byte pages")
+        remedy = "a page blob has 512-byte pages"
+        if not prefix and not unit:
+            remedy = f"a number alone is bytes: do you mean {number}{unit_meant}?"
+        raise UsageError(f"{what} {shown} is not a multiple of 512 bytes", remedy=remedy)
     return int(exact)
 
 
 def format_size(size: int) -> str:
-    """`34359738368` -> `32GiB`; a size that no unit divides keeps one decimal of the largest unit that fits."""
+    """`34359738368` -> `32GiB`; a size that the largest unit does not divide is rounded to one decimal of it."""
     for exponent, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
         if size >= 1024**exponent:
-            value = size / 1024**exponent
-            return f"{value:.0f}{unit}" if value == int(value) else f"{value:.1f}{unit}"
+            return f"{size / 1024**exponent:.1f}".removesuffix(".0") + unit
     return f"{size}B"
 
 

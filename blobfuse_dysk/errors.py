@@ -91,16 +91,24 @@ class LeasedError(DyskError):
     """Another holder has the blob's lease.
 
     holder: the name of its node, and since when it has it (ISO 8601, UTC), as far as the blob's metadata says so.
+    endless: whether the lease is an infinite one, as far as that is known.
     """
 
-    FIELDS = ("remedy", "holder", "since")
+    FIELDS = ("remedy", "holder", "since", "endless")
 
     def __init__(
-        self, message: str, *, holder: str | None = None, since: str | None = None, remedy: str | None = None
+        self,
+        message: str,
+        *,
+        holder: str | None = None,
+        since: str | None = None,
+        endless: bool = False,
+        remedy: str | None = None,
     ) -> None:
         super().__init__(message, remedy=remedy)
         self.holder = holder and printable(holder, MOST_NAME)
         self.since = since and printable(since, MOST_NAME)
+        self.endless = endless
 
 
 class AttachedError(DyskError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import time
@@ -19,12 +18,11 @@ from blobfuse_dysk.device.ipc.message import PROTOCOLS, message_to_error
 from blobfuse_dysk.device.ipc.statefile import StateFile
 from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.errors import DeviceError
+from blobfuse_dysk.patience import telling
 
 __all__ = ["Upgrade", "change", "grow", "reload_credential", "upgrade"]
 
 _RELOAD_S = 100.0  # a program that fetches a token gets 60, and its trial two requests of 12 at most
-_SILENT_S = 3.0  # before the terminal is told what is waited for
-_log = logging.getLogger(__name__)
 _GROW_S = 60.0  # the worker gives it 30, and there may be one before
 _LOOK_S = 0.02  # between looks at state.json
 
@@ -57,7 +55,9 @@ def upgrade(target: str, *, timeout_s: float = 180.0) -> Upgrade:
     request_id = str(uuid.uuid4())
     with Control(state.control_path(run, name), name) as control:
         control.ask("upgrade", id=request_id, worker=worker_command(name), path=worker_path())
-    after = _await_upgrade(run, name, request_id, timeout_s)["worker_version"]
+    what = f"waiting for the new worker of {name}; the old one goes on if there is none within {timeout_s:g} s"
+    with telling(lambda: what):
+        after = _await_upgrade(run, name, request_id, timeout_s)["worker_version"]
     return Upgrade(name, before, after)
 
 
@@ -85,7 +85,8 @@ def grow(target: str, size: int) -> None:
     """
     found, run = find_state(target), _run_dir()
     name = found["name"]
-    with Control(state.control_path(run, name), name, timeout_s=_GROW_S) as control:
+    what = f"waiting for the service to make {name} larger; given up after {_GROW_S:g} s"
+    with Control(state.control_path(run, name), name, timeout_s=_GROW_S) as control, telling(lambda: what):
         control.ask("grow", size=size)
     if found["device"] is None:
         raise DeviceError(f"{name} is being attached still", remedy="try again in a moment")
@@ -101,11 +102,10 @@ def reload_credential(target: str, credentials: str | None = None) -> Credential
     found = find_state(target)
     # Absolute, but with its links, which may be what a rotation changes.
     path = None if credentials is None else str(Path(credentials).absolute())
-    with Control(state.control_path(_run_dir(), found["name"]), found["name"], timeout_s=_RELOAD_S) as control:
-        control.send("reload", file=path)
-        if not control.is_answered(_SILENT_S):
-            _log.warning("%s waits for its new credential, which may take up to a minute", found["name"])
-        answer: CredentialSeen = control.answer()["credential"]
+    name = found["name"]
+    what = f"waiting for the credential of {name}; given up after {_RELOAD_S:g} s"
+    with Control(state.control_path(_run_dir(), name), name, timeout_s=_RELOAD_S) as control, telling(lambda: what):
+        answer: CredentialSeen = control.ask("reload", file=path)["credential"]
     return answer
 
 

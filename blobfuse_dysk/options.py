@@ -153,7 +153,7 @@ def _seconds(takes: Callable[[float], bool], remedy: str) -> _Check:
 
 
 def _size(text: str, key: str) -> int:
-    return parse_size(text)
+    return parse_size(text, key, unit_meant="MiB")
 
 
 def _bytes_at_least(least: int) -> _Check:

@@ -78,16 +78,20 @@ def explain(
     return error
 
 
-def leased(address: DiskAddress, metadata: Mapping[str, str], lease_state: str) -> LeasedError:
+def leased(
+    address: DiskAddress, metadata: Mapping[str, str], lease_state: str, *, endless: bool = False
+) -> LeasedError:
     """The error for a disk that another has; metadata: the blob's own, which may name the holder.
 
-    lease_state: by the service: leased, or breaking, if somebody broke the lease and left it a while.
+    lease_state: by the service: leased, or breaking, if somebody broke the lease and left it a while. endless: whether
+    the lease is an infinite one.
     """
     node, since = holder_in(metadata)
     text, remedy = f"disk {address} is {leased_by(node, since)}", _TAKE_OVER
     if lease_state == "breaking":
         text, remedy = f"{text}, and that lease is being broken", _BREAKING
-    return LeasedError(text, holder=node, since=since, remedy=remedy)
+        endless = False
+    return LeasedError(text, holder=node, since=since, endless=endless, remedy=remedy)
 
 
 def holder_in(metadata: Mapping[str, str]) -> tuple[str | None, str | None]:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from blobfuse_dysk.azure.tls import check_ca_file
 from blobfuse_dysk.azure.wire import API_VERSION
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError, ServiceError, TransportError
+from blobfuse_dysk.patience import telling
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, BlobServiceClient
@@ -32,15 +34,19 @@ _CONNECT_S = 4.0
 _READ_S = 30.0
 _RETRIES = 1  # a dead endpoint is to be an error within seconds: somebody is waiting at a terminal
 _PAGE = 512  # bytes
+_AT_ONCE = 8  # requests
 
 
 @dataclass(frozen=True, slots=True)
 class DiskRow:
-    """One page blob of a container. size, allocated: bytes. holder, since: from the metadata, None if not there."""
+    """One page blob of a container. size, allocated: bytes. holder, since: from the metadata, None if not there.
+
+    allocated: None where it was not asked for.
+    """
 
     disk: str
     size: int
-    allocated: int
+    allocated: int | None
     lease_state: str
     holder: str | None
     since: str | None
@@ -128,10 +134,10 @@ def delete_disk(
             blob.delete_blob()
 
 
-def list_disks(address: DiskAddress, credential: Credential) -> list[DiskRow]:
-    """List the page blobs of the address's container (its blob is not used).
+def list_disks(address: DiskAddress, credential: Credential, *, allocated: bool = False) -> list[DiskRow]:
+    """List the page blobs of the address's container (its blob is not used), in one request for up to 5,000 blobs.
 
-    Asks for the page map of each, to add up what is allocated.
+    allocated: ask for the page map of each as well, several at a time, and add up what is in it.
     """
     from azure.storage.blob import BlobType
 
@@ -147,13 +153,19 @@ def list_disks(address: DiskAddress, credential: Credential) -> list[DiskRow]:
                 DiskRow(
                     disk=f"{address.account}/{address.container}/{item.name}",
                     size=item.size,
-                    allocated=_allocated(container.get_blob_client(item.name)),
+                    allocated=None,
                     lease_state=item.lease.state or "",
                     holder=holder,
                     since=since,
                 )
             )
-        return rows
+        if not allocated:
+            return rows
+        blobs = [container.get_blob_client(row.disk.split("/", 2)[2]) for row in rows]
+        with ThreadPoolExecutor(_AT_ONCE) as several:
+            return [
+                replace(row, allocated=size) for row, size in zip(rows, several.map(_allocated, blobs), strict=True)
+            ]
 
 
 def _allocated(blob: BlobClient) -> int:
@@ -185,8 +197,10 @@ def _sdk(address: DiskAddress, credential: Credential, what: str, *, needs: str)
         proxies=dict.fromkeys(("http", "https"), address.proxy.url) if address.proxy else None,
         connection_verify=credential.ca_file or trusted.cafile or trusted.capath or True,
     )
+    limit_s = (_CONNECT_S + _READ_S) * (_RETRIES + 1)
+    waiting = f"waiting for {address.endpoint} to {what} {address}; a request is given up after {limit_s:.0f} s"
     try:
-        with _quiet(), service:
+        with _quiet(), service, telling(lambda: waiting):
             yield service
     except HttpResponseError as error:
         raise explain.explain(_refusal(error, address, credential, what), address, credential, needs=needs) from error

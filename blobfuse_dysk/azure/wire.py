@@ -324,6 +324,8 @@ def parse_properties(reply: Reply) -> BlobProperties:
             metadata=reply.metadata(),
             etag=headers.get("etag", ""),
             last_modified=headers.get("last-modified", ""),
+            lease_duration=headers.get("x-ms-lease-duration", ""),
+            created=headers.get("x-ms-creation-time", ""),
             copy=_copy_state(headers),
             content={name: headers[name] for name in CONTENT_HEADERS if headers.get(name)},
         )

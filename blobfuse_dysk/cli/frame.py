@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import click
 
+from blobfuse_dysk import __version__
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.keyvalue import suggest
 
@@ -40,7 +41,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "detach": ("verbs.attachments.detach", "Write everything out, let the disk go, remove its device."),
         "list": ("verbs.show.list_", "List this machine's attachments, or the disks of a container."),
         "get": ("verbs.show.get", "Show one attachment."),
-        "status": ("verbs.show.status", "Show what an attachment is doing: lease, requests, latencies."),
+        "status": ("verbs.status.status", "Show what an attachment is doing: lease, requests, latencies."),
         "set": ("verbs.live.set_", "Change the timeout or the limits of an attachment in use."),
         "reload": ("verbs.live.reload", "Read the credential of an attachment in use again."),
         "upgrade": ("verbs.live.upgrade", "Replace the worker of an attachment by the installed version's."),
@@ -53,6 +54,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "doctor": ("doctor.verb.doctor", "Check this machine, and an account, and say what to do."),
         "completion": ("verbs.tool.completion", "Print the script that completes dyskctl in your shell."),
         "version": ("verbs.tool.version", "Show versions."),
+        "help": ("verbs.tool.help_", "Show what there is, or what a verb takes."),
     },
     "Verbs of the original dysk": {
         "mount": ("original.verbs.mount", "Attach an existing page blob (now: attach)."),
@@ -106,6 +108,17 @@ def _common_options() -> list[click.Option]:
     ]
 
 
+def _version_option() -> click.Option:
+    def show(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value:
+            print(f"dyskctl {__version__}")
+            context.exit()
+
+    return click.Option(
+        ["--version"], is_flag=True, help="Show the version.", callback=show, expose_value=False, is_eager=True
+    )
+
+
 class Verb(click.Command):
     """A verb: it takes the common options behind its own, and keeps the line breaks of its examples."""
 
@@ -126,7 +139,7 @@ class Root(click.Group):
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self.params.extend(_common_options())
+        self.params.extend([*_common_options(), _version_option()])
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_VERBS)
@@ -141,6 +154,12 @@ class Root(click.Group):
         if name not in _VERBS and not name.startswith("-"):
             near = suggest(name, _VERBS)
             raise UsageError(f"unknown verb {name!r}", remedy=near or f"see {ctx.command_path} --help")
+        if name == "mount" and rest and "/" in rest[0] and not rest[0].startswith("-"):  # as mount(8) takes it
+            directory = rest[1] if len(rest) > 1 else "DIR"
+            raise UsageError(
+                "this mount is the original dysk's, which attaches a disk by its options and mounts nothing",
+                remedy=f"mount -t dysk {rest[0]} {directory}; or to attach it only: dyskctl attach {rest[0]}",
+            )
         target, flags = _ORIGINAL.get(name, ("", ()))
         if any(word.startswith(flags) for word in rest):
             return name, _load(target), rest

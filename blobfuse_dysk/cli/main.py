@@ -13,6 +13,7 @@ import sys
 
 import click
 
+from blobfuse_dysk import patience
 from blobfuse_dysk.cli.frame import Root, Settings
 from blobfuse_dysk.cli.output import print_error, show_warnings
 from blobfuse_dysk.errors import DyskError
@@ -60,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     if _asks_for_json(words):
         settings.output = "json"
     show_warnings()
+    patience.tell_on_terminal("dyskctl")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name of a disk that the terminal's encoding does not have
             stream.reconfigure(errors="backslashreplace")

@@ -29,6 +29,9 @@ __all__ = [
 ]
 
 
+_EXPONENTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
+
+
 def print_json(value: object) -> None:
     """One JSON value, indented, in UTF-8."""
     print(printable_json(json.dumps(value, indent=2, ensure_ascii=False)))
@@ -107,7 +110,9 @@ def attachment_json(attachment: Attachment) -> dict[str, object]:
 def size_text(size: int) -> str:
     """`32GiB` where that is exact, else with the bytes behind: a disk's size must not be guessed from a rounded one."""
     text = format_size(size)
-    return text if "." not in text else f"{text} ({size} bytes)"
+    number = text.rstrip("KMGTiB")
+    exact = number.isdigit() and int(number) << _EXPONENTS[text.removeprefix(number)] == size
+    return text if exact else f"{text} ({size} bytes)"
 
 
 def _plain(value: object) -> str:

@@ -17,10 +17,13 @@ __all__ = ["blob_properties", "blob_size", "list_disks"]
 _TIMEOUT_S = 10.0
 
 
-def list_disks(container: DiskAddress, options: AttachOptions) -> list[DiskRow]:
-    """The page blobs of the address's container (its blob stands for all). A request for each. Raises DyskError."""
+def list_disks(container: DiskAddress, options: AttachOptions, *, allocated: bool = False) -> list[DiskRow]:
+    """The page blobs of the address's container (its blob stands for all). Raises DyskError.
+
+    allocated: with what is allocated of each, which takes a request a disk.
+    """
     address, credential = resolve.resolve(container, options)
-    return management.list_disks(address, credential)
+    return management.list_disks(address, credential, allocated=allocated)
 
 
 def blob_size(disk: DiskAddress, options: AttachOptions) -> int:

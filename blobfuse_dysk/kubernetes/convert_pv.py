@@ -20,7 +20,8 @@ FLEX_DRIVER = "azure/dysk"
 CSI_DRIVER = "csi-dysk"
 ACCESS_MODES = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")
 RECLAIM_POLICIES = ("Retain", "Delete", "Recycle")
-_GIB = 1 << 30
+_UNITS = ((30, "Gi"), (20, "Mi"), (10, "Ki"))
+_MOST_HANDLE = 128  # bytes; source: the Container Storage Interface's specification, "Size Limits"
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")  # RFC 1123
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*\Z")
 _YAML_WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
@@ -69,13 +70,22 @@ def persistent_volume(volume: Volume, *, csi: bool = False) -> dict[str, object]
         metadata["labels"] = dict(volume.labels)
     spec: dict[str, object] = {
         "accessModes": [volume.access_mode],
-        "capacity": {"storage": f"{-(-volume.size // _GIB)}Gi"},
+        "capacity": {"storage": _quantity(volume.size)},
         "persistentVolumeReclaimPolicy": volume.reclaim_policy,
     }
     if volume.storage_class:
         spec["storageClassName"] = volume.storage_class
     spec.update(_csi(volume) if csi else _flex_volume(volume))
     return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec}
+
+
+def _quantity(size: int) -> str:
+    """Bytes as Kubernetes writes them: all that is there and no more, so what a VHD's footer takes is left out."""
+    mebibytes = size >> 20 << 20 if size >> 20 else size
+    for exponent, unit in _UNITS:
+        if mebibytes and not mebibytes % (1 << exponent):
+            return f"{mebibytes >> exponent}{unit}"
+    return str(size)
 
 
 def to_yaml(value: Mapping[str, object]) -> str:
@@ -106,10 +116,16 @@ def _csi(volume: Volume) -> dict[str, object]:
     # A CSI secret reference must name its namespace; `default` is what the original's example has.
     secret = {"name": volume.secret_name, "namespace": volume.secret_namespace or "default"}
     disk = volume.disk
+    handle = f"{disk.account}/{disk.container}/{disk.blob}"
+    if len(handle.encode()) > _MOST_HANDLE:
+        raise UsageError(
+            f"the volume's handle would have {len(handle.encode())} bytes, and CSI allows {_MOST_HANDLE}: {handle}",
+            remedy="copy the disk to a blob with a shorter name, or leave --csi out",
+        )
     return {
         "csi": {
             "driver": CSI_DRIVER,
-            "volumeHandle": f"{disk.account}/{disk.container}/{disk.blob}",
+            "volumeHandle": handle,
             "fsType": volume.fstype,
             "readOnly": volume.read_only,
             "nodePublishSecretRef": secret,

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from blobfuse_dysk import attachment, ownlease
+from blobfuse_dysk import attachment, ownlease, patience
 from blobfuse_dysk.device.kernel.usage import mounted_elsewhere, mountpoints
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError, UsageError
 from blobfuse_dysk.mount import filesystem, tools
@@ -102,7 +102,7 @@ def umount(request: UmountRequest) -> int:
     if entry is None or name is None:
         return _inner_umount(request, entry.directory if entry else request.target)
     with attachment.end_of(name) as wait:
-        code = _inner_umount(request, entry.directory)
+        code = _inner_umount(request, entry.directory, lambda: _progress(name, entry.directory))
         if code:
             return code
         if still := _mounted_still(device):
@@ -121,10 +121,18 @@ def _mounted_still(device: str) -> str | None:
     return str(elsewhere[0]) if elsewhere else None
 
 
-def _inner_umount(request: UmountRequest, target: str) -> int:
-    """-i: umount(8) called us for this mount, and must not do so again."""
+def _progress(name: str, directory: str) -> str:
+    """While umount(2) is at work, which nothing can interrupt: what it waits for."""
+    try:
+        return f"unmounting {directory}, {attachment.progress(name)}"
+    except DyskError:
+        return f"unmounting {directory}"
+
+
+def _inner_umount(request: UmountRequest, target: str, waiting: Callable[[], str] | None = None) -> int:
+    """-i: umount(8) called us for this mount, and must not do so again. waiting: what to tell if it takes long."""
     namespace = ["-N", request.namespace] if request.namespace else []
-    result = tools.run_tool([tools.find_tool("umount"), "-i", *request.flags, *namespace, target])
+    result = tools.run_tool([tools.find_tool("umount"), "-i", *request.flags, *namespace, target], waiting)
     sys.stdout.write(result.stdout)
     sys.stderr.write(result.stderr)
     return result.returncode
@@ -136,9 +144,11 @@ def _main(program: str, usage: str, run: Callable[[list[str]], int], arguments: 
     if "-h" in words or "--help" in words:
         print(f"usage: {usage}\nsee mount.dysk(8)")
         return 0
+    logging.addLevelName(logging.WARNING, "warning")  # as in every other line of ours
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine(f"{program}: %(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    patience.tell_on_terminal(program)
     try:
         return run(words)
     except UsageError as error:

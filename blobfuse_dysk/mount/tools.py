@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from blobfuse_dysk.device.kernel.mountinfo import Mount, mounts
 from blobfuse_dysk.errors import DeviceError
+from blobfuse_dysk.patience import telling
 
 __all__ = ["find_mounted", "find_tool", "run_tool", "top_mount", "whole_device"]
 
@@ -30,12 +33,13 @@ def find_tool(name: str, remedy: str | None = None) -> str:
     raise DeviceError(f"{name} is not installed", remedy=remedy or f"install it; searched {', '.join(_DIRECTORIES)}")
 
 
-def run_tool(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def run_tool(arguments: Sequence[str], waiting: Callable[[], str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a tool to its end, keeping what it prints. An exception here (an interrupt) kills the tool first.
 
     A killed tool that waits for a device whose service does not answer stays until that I/O ends; it is not waited for,
-    since whoever was interrupted is about to end that I/O.
+    since whoever was interrupted is about to end that I/O. waiting: what to tell people if it takes long.
     """
+    name, started = Path(arguments[0]).name, time.monotonic()
     tool = subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL,
@@ -46,7 +50,8 @@ def run_tool(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
         env=_ENVIRONMENT,
     )
     try:
-        out, err = tool.communicate()
+        with telling(waiting or (lambda: f"{name} is at work for {time.monotonic() - started:.0f} s; no limit is set")):
+            out, err = tool.communicate()
     except BaseException:
         tool.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -30,10 +30,11 @@ from typing import Literal
 import trio
 
 from blobfuse_dysk.azure.wire import BlobProperties
+from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.options import AttachOptions, Cache
 from blobfuse_dysk.store.blobapi import BlobApi
-from blobfuse_dysk.store.contract import Store
-from blobfuse_dysk.store.layers.fence import Fence
+from blobfuse_dysk.store.contract import Extent, Store
+from blobfuse_dysk.store.layers.fence import INFINITE_CHECK_S, Fence
 from blobfuse_dysk.store.layers.front import Front
 from blobfuse_dysk.store.layers.order import Order
 from blobfuse_dysk.store.layers.pageblob import ATTEMPT_TIMEOUT_S, PageBlob
@@ -47,6 +48,7 @@ from blobfuse_dysk.store.lease.claim import Claim
 from blobfuse_dysk.store.lease.release import give_up
 from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.store.lease.token import HoldState
+from blobfuse_dysk.store.lease.watch import DEFAULT_PERIOD_S, find_holder, watch
 from blobfuse_dysk.store.parts.backoff import MOST_RETRY_AFTER_S
 from blobfuse_dysk.store.parts.limiter import Limiter
 from blobfuse_dysk.store.parts.meter import Meter
@@ -58,6 +60,8 @@ __all__ = ["Stack", "StackOptions"]
 
 log = logging.getLogger(__name__)
 READ_AHEAD = 8 << 20  # bytes of one stream; 10 ms at 800 MB/s
+_AFTER_LOSS = "unmount and detach it, then attach it again and check its file system"
+_WHILE_WAITING = "writes wait for it, up to io-timeout; dyskctl doctor looks for the cause"
 ATTEMPTS = 3  # within io-timeout, at least: a request that vanishes must leave time for another one
 _DEFAULTS = AttachOptions()
 
@@ -128,7 +132,12 @@ class Stack:
         self._lease = lease
         self._held = held
         self._on_state = on_state
+        self.on_detail: Callable[[], None] = lambda: None
+        """Called when `detail` says more of a state that was told already."""
         self._told: HoldState = "attached"
+        self._taken: StoreError | None = None  # why it is fenced, in more words
+        self._failure: StoreError | None = None
+        self._nursery = nursery
         self._requests = Meter()
         self._io = Meter()
         self._fence: Fence | None = None
@@ -171,6 +180,7 @@ class Stack:
         self.store = Front(store, self._io)
         self._below_front = store
         self._trace: Trace | None = None
+        nursery.start_soon(self._watch)
 
     def _remembering(self, store: Store, nursery: trio.Nursery) -> Store:
         """The layers that keep what they know of the blob between calls."""
@@ -193,13 +203,63 @@ class Stack:
             idle_s=self._options.write_delay_s,
             largest=lambda: self._limiter.pacer.largest_write,
             slots=lambda: int(self._limiter.limit),
+            on_failure=self._changed,
         )
 
     @property
     def state(self) -> HoldState:
-        """`attached`, `recovering` (also: calls are stalled), `paused`, `fenced` or `released`: see fence.py."""
+        """`attached`, `recovering` (also: calls are stalled), `paused`, `fenced` or `released`; `failed`."""
         state = self._fence.state if self._fence else "attached"
+        if state in ("fenced", "released"):
+            return state
+        if self.failure is not None:
+            return "failed"
         return "recovering" if state == "attached" and self._retry.waiting else state
+
+    @property
+    def failure(self) -> StoreError | None:
+        """Why nothing can ever be written again, other than for the lease: the blob is another, or a write was lost."""
+        return self._failure or (self._write_back.failure if self._write_back else None)
+
+    @property
+    def detail(self) -> str | None:
+        """Why it is in this state, and what to do; None where all is well."""
+        state, blocker = self.state, self._fence.blocker if self._fence else None
+        if state == "fenced":
+            found = self._taken or blocker
+            return found.line() if found else None
+        if state == "failed":
+            return self._failure.line() if self._failure else f"a write was lost: {self.failure}: {_AFTER_LOSS}"
+        waiting = self._retry.waiting
+        reason = blocker or (waiting and waiting["reason"])
+        return None if state in ("attached", "released") or not reason else f"{reason}: {_WHILE_WAITING}"
+
+    @property
+    def unwritten(self) -> list[Extent]:
+        """What was accepted and the service has not acknowledged."""
+        return self._write_back.unwritten if self._write_back else []
+
+    def fail(self, reason: StoreError) -> None:
+        """Let nothing be written any more, for good; reads go on."""
+        if self._failure is None and self.state not in ("fenced", "released"):
+            self._failure = reason
+            log.error("nothing can be written any more: %s", reason)
+            self.store.refuse_writes(reason)
+            self._changed()
+
+    async def _watch(self) -> None:
+        """Look whether the blob still is the disk, for as long as that is not known to be over."""
+        term_s = self.lease_s if self._held else DEFAULT_PERIOD_S * 3
+        period_s = INFINITE_CHECK_S if term_s is None else term_s / 3
+        self.fail(await watch(self._lease, self.blob, period_s=period_s, size=self._size, number=lambda: self.epoch))
+
+    def _size(self) -> int:
+        return self.store.size
+
+    def _learn_holder(self, found: StoreError) -> None:
+        log.error("fenced: %s", found.line())
+        self._taken = found
+        self.on_detail()
 
     @property
     def lease_id(self) -> str | None:
@@ -288,8 +348,9 @@ class Stack:
         if state == self._told:
             return
         self._told = state
-        if state == "fenced":
+        if state == "fenced" and self._held:
             self.store.latch("this node may no longer write: the disk was taken by another holder")
+            self._nursery.start_soon(find_holder, self._lease, self._held.guard.epoch, self._learn_holder)
         try:
             self._on_state(state)
         except Exception:  # a full /run must not end the renewal of the lease

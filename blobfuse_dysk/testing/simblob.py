@@ -47,7 +47,7 @@ class SimBlob:
         self.lists_time_out_above = math.inf
         self.writes: list[Write] = []
         self.version = 1
-        self.modified_at = 0.0
+        self.modified_at, self.created = 0.0, http_date(0.0)
         self._lease_id: str | None = None
         self._lease_state = "available"
         self._lease_s = math.inf
@@ -142,6 +142,8 @@ class SimBlob:
             metadata=dict(self.metadata),
             etag=self.etag,
             last_modified=http_date(self.modified_at),
+            lease_duration=self.lease_duration,
+            created=self.created,
             copy=self.copy,
             content=dict(self.content),
         )

@@ -50,7 +50,7 @@ def test_workers_that_die_at_once(node: Node, monkeypatch: pytest.MonkeyPatch, t
 
 @pytest.mark.parametrize("what", ["the blob is gone", "the credential is revoked"])
 def test_a_disk_that_cannot_be_opened_again(node: Node, what: str) -> None:
-    """The reason is shown while I/O waits; it fails after io-timeout, and detach works."""
+    """The reason is shown while I/O waits; it fails after io-timeout, at once if it is for good, and detach works."""
     attached = node.attach(node.create(), io_timeout_s=4.0)
     if what == "the blob is gone":
         node.server.remove(node.container, "data")
@@ -60,7 +60,7 @@ def test_a_disk_that_cannot_be_opened_again(node: Node, what: str) -> None:
         says = "AuthenticationFailed"
     kill(node)
     wait_for(lambda: says in str(attachment.get("data").detail), "the reason")
-    assert attachment.get("data").state == "recovering"
+    assert attachment.get("data").state == ("failed" if what == "the blob is gone" else "recovering")
     with pytest.raises(subprocess.CalledProcessError):
         direct_read(attached.device, 4096)
     attachment.detach("data", force=True)

@@ -43,7 +43,7 @@ def test_taken_by_another_node(node: Node) -> None:
     attached = node.attach(node.create(), write_delay_s=30.0)
     accept(attached.device)
     take_away(node)
-    with pytest.raises(DyskError, match="data was lost"):
+    with pytest.raises(DyskError, match=r"data is detached; 1048576 bytes \(at 0-1048575\) were never written"):
         attachment.detach("data")
     assert node.blob()["allocated"] == 0
 
@@ -64,7 +64,7 @@ def test_taken_by_another_node_while_no_worker_lived(node: Node) -> None:
     take_away(node)
     os.kill(worker, signal.SIGKILL)
     wait_for(lambda: node.state("data")["state"] == "fenced", "the state fenced")
-    with pytest.raises(DyskError, match="data was lost"):
+    with pytest.raises(DyskError, match=r"data is detached; 1048576 bytes \(at 0-1048575\) were never written"):
         attachment.detach("data")
 
 
@@ -77,7 +77,7 @@ def test_refused_at_the_last_flush(node: Node, restarts: int) -> None:
     accept(attached.device)
     node.server.fault("error", status=400, operation="put_page")
     try:
-        with pytest.raises(DyskError, match="400"):
+        with pytest.raises(DyskError, match=r"data is detached; 1048576 bytes .* never written: .*400"):
             attachment.detach("data")
     finally:
         node.server.clear_faults()
@@ -98,6 +98,15 @@ def test_refused_by_a_worker_that_is_gone(node: Node, cache: str, how: str) -> N
         kill_worker(node)
     else:
         live.upgrade("data")
-    with pytest.raises(DyskError, match=r"data was lost: .*400"):
+    found = attachment.get("data")
+    assert found.state == ("failed" if cache == "readwrite" else "attached")
+    assert "400" in str(found.detail)
+    assert "check its file system" in str(found.detail)
+    with contextlib.ExitStack() as stack:
+        if cache == "readwrite":
+            stack.enter_context(pytest.raises(OSError, match="Input/output"))
+        accept(attached.device, flush=True)
+    what = "1048576 bytes .* were never written" if cache == "readwrite" else "a write was refused before its end"
+    with pytest.raises(DyskError, match=rf"data is detached; {what}.*400"):
         attachment.detach("data")
     node.assert_nothing_left()

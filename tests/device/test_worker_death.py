@@ -28,13 +28,14 @@ def verifying(device: str, **changed: str | int | None) -> list[str]:
 
 
 def kill_worker(node: Node, name: str = "data") -> None:
-    """SIGKILL the worker and wait until another one serves."""
+    """SIGKILL the worker and wait until another one serves. A disk that has failed stays so."""
     before = node.state(name)
+    well = before["state"] if before["state"] == "failed" else "attached"
     os.kill(before["worker"]["pid"], signal.SIGKILL)
 
     def taken_over() -> bool:
         now = node.state(name)
-        return bool(now["worker"]) and now["worker"] != before["worker"] and now["state"] == "attached"
+        return bool(now["worker"]) and now["worker"] != before["worker"] and now["state"] == well
 
     wait_for(taken_over, "another worker's start")
 

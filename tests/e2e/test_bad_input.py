@@ -336,7 +336,10 @@ def test_a_file_system_whose_tool_is_missing_is_refused_and_nothing_written(
     hide = "for tool in /usr/sbin/mkfs.xfs /sbin/mkfs.xfs; do mount --bind /dev/null $tool; done"
     done = without(hide, "mount", "-t", "dysk", "-o", "fstype=xfs", disk, str(node.mountpoint))
     refused(node, done, "mkfs.xfs is not installed", "xfsprogs", code=(2,))
-    assert json.loads(node.ok("list", "--remote", disk.rpartition("/")[0], "-o", "json"))[0]["allocated"] == 0
+    assert (
+        json.loads(node.ok("list", "--remote", disk.rpartition("/")[0], "--allocated", "-o", "json"))[0]["allocated"]
+        == 0
+    )
 
 
 @pytest.mark.parametrize("command", ["attach", "mount"])

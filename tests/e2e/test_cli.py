@@ -38,9 +38,10 @@ def test_the_life_of_a_disk(service_node: Node) -> None:
     status = json.loads(node.ok("status", "data", "-o", "json"))
     assert status["state"] == "attached"
     assert status["io"]["bytes"]["write"] >= len(data)
-    assert "latency ms" in node.ok("status", "data")
+    assert "latency ms" in node.ok("status", "data", "--verbose")
 
-    remote = json.loads(node.ok("list", "--remote", f"{node.service.account}/{node.container}", "-o", "json"))
+    container = f"{node.service.account}/{node.container}"
+    remote = json.loads(node.ok("list", "--remote", container, "--allocated", "-o", "json"))
     assert [(row["disk"], row["size"], row["allocated"]) for row in remote] == [(disk, GIB, len(data))]
     assert remote[0]["lease_state"] == "leased" and remote[0]["holder"]
 

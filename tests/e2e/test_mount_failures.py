@@ -31,7 +31,7 @@ def lease_of(node: Node) -> str:
 
 
 def allocated(node: Node) -> int:
-    rows = json.loads(node.ok("list", "--remote", node.disk().rpartition("/")[0], "-o", "json"))
+    rows = json.loads(node.ok("list", "--remote", node.disk().rpartition("/")[0], "--allocated", "-o", "json"))
     return int(rows[0]["allocated"])
 
 

@@ -19,8 +19,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from blobfuse_dysk.errors import ServiceError
-from blobfuse_dysk.store import open
+from blobfuse_dysk.errors import ServiceError, StoreError
+from blobfuse_dysk.store import open, stack
 from blobfuse_dysk.store.lease import claim, epoch, release, requests
 from blobfuse_dysk.store.lease.token import lease_time
 from blobfuse_dysk.testing import SimBlob
@@ -50,11 +50,20 @@ WAIT_S, WAITS = 0.25, 100  # for what the store sends after a pause
 
 
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no request and no series of attempts end because it takes long."""
+    """Let no request and no series of attempts end because it takes long, and no look come that decides nothing.
+
+    What store/lease/watch.py sees is told to people; the model has no such looks.
+    """
+
+    async def nothing(*arguments: object, **more: object) -> StoreError:
+        return await trio.sleep_forever()
+
     monkeypatch.setattr(requests, "GRACE", math.inf)
     monkeypatch.setattr(open, "ATTACH_BUDGET_S", math.inf)
     monkeypatch.setattr(claim, "CERTAIN_TRIES", math.inf)
     monkeypatch.setattr(release, "GIVE_UP_S", math.inf)
+    monkeypatch.setattr(stack, "watch", nothing)
+    monkeypatch.setattr(stack, "find_holder", nothing)
 
 
 class Replay:

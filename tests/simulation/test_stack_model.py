@@ -93,7 +93,8 @@ async def one_node(
             client.fate = lambda name: Fate()
             client.down = False
             await trio.sleep(LONG_S)
-            assert stack.state == "attached"
+            lost: dict[str, object] = stack.status()["cache"]  # type: ignore[assignment]
+            assert stack.state == ("failed" if lost.get("latched") else "attached")
             await trio.sleep(io_timeout_s or 0.0)  # what nobody asked for is written, or given up
             cached: dict[str, object] = stack.status()["cache"]  # type: ignore[assignment]
             if cached.get("latched"):

@@ -40,6 +40,7 @@ class Machine:
     failure: Exception | BaseException | None = None
     rows: list[management.DiskRow] = field(default_factory=list)
     secrets: list[tuple[str | None, str | None]] = field(default_factory=list)
+    counted: dict[str, object] = field(default_factory=dict)  # in status
 
     def run(self, *words: str) -> Outcome:
         """Run dyskctl in this process."""
@@ -78,7 +79,7 @@ class Machine:
 
     def status(self, target: str) -> dict[str, object]:
         name = self.get(target).name
-        return {"name": name, "state": "attached", "requests": {"read": 5, "write": 0}, "warnings": []}
+        return {"name": name, "state": "attached", "requests": {"read": 5, "write": 0}, "warnings": [], **self.counted}
 
     def upgrade(self, target: str) -> live.Upgrade:
         self._note("upgrade", target)
@@ -104,9 +105,12 @@ class Machine:
         self._note("delete", str(address), options)
         del self.disks[str(address)]
 
-    def list_disks(self, address: DiskAddress, credential: Credential) -> list[management.DiskRow]:
-        self._note("list", f"{address.account}/{address.container}")
-        return [row for row in self.rows if row.disk.startswith(f"{address.account}/{address.container}/")]
+    def list_disks(
+        self, address: DiskAddress, credential: Credential, *, allocated: bool = False
+    ) -> list[management.DiskRow]:
+        self._note("list", f"{address.account}/{address.container}", allocated)
+        found = [row for row in self.rows if row.disk.startswith(f"{address.account}/{address.container}/")]
+        return found if allocated else [replace(row, allocated=None) for row in found]
 
     def blob_properties(self, address: DiskAddress, credential: Credential) -> BlobProperties:
         self._note("properties", str(address))

@@ -95,7 +95,7 @@ class Machine:
         self._note("mkfs", fstype, device)
         self._after("mkfs")
 
-    def run_tool(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    def run_tool(self, arguments: Sequence[str], waiting: object = None) -> subprocess.CompletedProcess[str]:
         name, *words = arguments
         self._note(name, *words)
         code = self.fails.get(name, 0)

@@ -44,6 +44,7 @@ def a_state(**changes: Any) -> StateFile:
         "upgrades": {},
         "lease": {"id": "an-id", "epoch": 3, "seconds": 60.0},
         "lost": None,
+        "state_since": "2026-01-31T12:00:00Z",
         **a_first_state(),
     }
     return cast(StateFile, {**fields, **changes})

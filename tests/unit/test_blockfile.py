@@ -183,6 +183,18 @@ async def test_the_first_loss_is_the_one_that_is_remembered_and_told() -> None:
     assert disk.told == ["loss: refused"]
 
 
+async def test_what_was_refused_is_remembered_until_it_is_written() -> None:
+    disk = Disk(Failing(SIZE))
+    for offset in (0, PAGE, 4 * PAGE):
+        await refused(disk.write(offset, bytes(PAGE)))
+    assert disk.file.refused == [(0, 2 * PAGE), (4 * PAGE, PAGE)]
+    disk.file.provide(MemoryStore(SIZE))
+    await disk.write(PAGE, bytes(PAGE))
+    assert disk.file.refused == [(0, PAGE), (4 * PAGE, PAGE)]
+    await disk.write(0, bytes(2 * MAX_WRITE))
+    assert disk.file.refused == []
+
+
 async def test_requests_wait_for_the_store() -> None:
     disk = Disk()
     store = MemoryStore(SIZE)

@@ -173,9 +173,16 @@ def test_attachments_that_may_not_be_looked_at(monkeypatch: pytest.MonkeyPatch) 
 def test_an_attachment_that_is_not_in_order_is_told(machine: Machine) -> None:
     machine.attached = {"data": EXAMPLE}
     assert doctor_machine.attachments() == ok("attachments", "1, all in order")
-    machine.attached["x"] = replace(EXAMPLE, name="x", state="fenced")
+    machine.attached["x"] = replace(EXAMPLE, name="x", state="paused", detail="no answer", state_since="T1")
     found = doctor_machine.attachments()
-    assert (found.level, found.found) == ("warn", "x is fenced")
+    assert (found.level, found.found) == ("warn", "x is paused since T1: no answer")
+    for state in ("fenced", "failed", "dead"):
+        machine.attached["x"] = replace(EXAMPLE, name="x", state=state, detail="node b took it", state_since="T2")
+        found = doctor_machine.attachments()
+        assert (found.level, found.found) == ("fail", f"x is {state} since T2: node b took it")
+    machine.attached["x"] = replace(EXAMPLE, name="x", detail="a write was lost: why")
+    found = doctor_machine.attachments()
+    assert (found.level, found.found) == ("warn", "x is attached: a write was lost: why")
 
 
 def test_the_checks_of_this_very_machine_find_something_to_say() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
+import os
 import sys
 from dataclasses import replace
 
 import pytest
 
-from blobfuse_dysk.azure.management import DiskRow
+from blobfuse_dysk import __version__
 from blobfuse_dysk.cli import output
+from blobfuse_dysk.cli.main import main
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import footer, parse_footer
 from tests.unit.cli_fakes import EXAMPLE, Machine, machine
@@ -186,83 +190,58 @@ def test_detach_takes_a_name_or_a_disk(machine: Machine) -> None:
     assert machine.calls[1:] == [("detach", DISK, True)]
 
 
-def test_list_shows_each_attachment_in_a_line(machine: Machine) -> None:
-    machine.attached = {
-        "data": EXAMPLE,
-        "x": replace(EXAMPLE, name="x", read_only=True, mountpoints=[], state="fenced", size=1536),
-    }
-    assert machine.run("list").out == (
-        "NAME  DEVICE     SIZE    MODE  STATE     MOUNTPOINT  DISK\n"
-        "data  /dev/null  32GiB   rw    attached  /data       mystore/disks/data\n"
-        "x     /dev/null  1.5KiB  ro    fenced    -           mystore/disks/data\n"
-    )
-    assert [row["name"] for row in json.loads(machine.run("list", "-o", "json").out)] == ["data", "x"]
+def test_detach_takes_several_and_all(machine: Machine) -> None:
+    def fill() -> None:
+        machine.calls.clear()
+        machine.attached = {name: replace(EXAMPLE, name=name, disk=f"mystore/disks/{name}") for name in ("a", "b", "c")}
+
+    fill()
+    assert machine.run("detach", "a", "c").code == 0
+    assert list(machine.attached) == ["b"]
+    fill()
+    result = machine.run("detach", "--all", "-o", "json")
+    assert [row["target"] for row in json.loads(result.out)] == ["a", "b", "c"] and not machine.attached
+    fill()
+    result = machine.run("detach", "a", "nobody", "b")
+    assert result.code == 1 and list(machine.attached) == ["c"]
+    assert "dyskctl: nobody: nobody is not attached here" in result.err
+    for words in ((), ("--all", "a")):
+        assert machine.run("detach", *words).code == 2
 
 
-def test_list_remote_shows_the_disks_of_a_container(machine: Machine) -> None:
-    machine.rows = [
-        DiskRow(DISK, 32 * GIB, 4096, "leased", "node1", "2026-01-31T12:00:00Z"),
-        DiskRow("mystore/disks/other", GIB, 0, "available", None, None),
-        DiskRow("mystore/elsewhere/x", GIB, 0, "available", None, None),
-    ]
-    assert machine.run("list", "--remote", "mystore/disks").out == (
-        "DISK                 SIZE   ALLOCATED  LEASE      HOLDER\n"
-        "mystore/disks/data   32GiB  4KiB       leased     node1\n"
-        "mystore/disks/other  1GiB   0B         available  -\n"
-    )
-    found = json.loads(machine.run("list", "--remote", "mystore/disks/", "-o", "json").out)
-    assert found[0]["allocated"] == 4096 and found[1]["holder"] is None
+def test_version_and_help_are_where_they_are_looked_for(machine: Machine) -> None:
+    version = machine.run("--version")
+    assert (version.code, version.out) == (0, f"dyskctl {__version__}\n")
+    assert machine.run("help").out == machine.run("--help").out
+    assert machine.run("help", "attach").out == machine.run("attach", "--help").out
+    assert machine.run("help", "atach").code == 2
 
 
-@pytest.mark.parametrize("text", ["mystore", "", "UPPER/case", "https://x", "mystore/disks/data", "mystore/disks/a/b"])
-def test_list_remote_of_what_is_no_container(machine: Machine, text: str) -> None:
-    result = machine.run("list", "--remote", text)
-    assert result.code == 2 and "--remote ACCOUNT/CONTAINER" in result.err
-    assert "/any" not in result.err and "disk '" not in result.err
+def test_mount_of_a_disk_on_a_directory_points_to_the_mount_that_does_it(machine: Machine) -> None:
+    result = machine.run("mount", DISK, "/data")
+    assert result.code == 2 and f"mount -t dysk {DISK} /data" in result.err
+    assert machine.run("mount", "auto-creat").code == 2
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("mystore", "container 'mystore' is not complete"),
-        ("https://mystore/d#x", "container 'https://mystore/d#x' has a '#'"),
-        ("ftp://mystore.test/disks/", "container 'ftp://mystore.test/disks' is not an http or https URL"),
-    ],
-)
-def test_list_remote_names_the_container_as_it_was_given(machine: Machine, text: str, says: str) -> None:
-    assert says in machine.run("list", "--remote", text).err
+class Full(io.StringIO):
+    """Standard output on a device without space."""
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_options_of_an_account_are_for_remote(machine: Machine) -> None:
-    result = machine.run("list", "--endpoint", "http://127.0.0.1:10000")
-    assert result.code == 2 and "add --remote ACCOUNT/CONTAINER" in result.err
-
-
-def test_get_and_status_for_people(machine: Machine) -> None:
-    machine.attached["data"] = EXAMPLE
-    text = machine.run("get", "data").out
-    assert "size:        32GiB\n" in text
-    assert "read only:   no\n" in text
-    assert "mountpoints: /data\n" in text
-    assert "detail:      -\n" in text
-    assert "lease:\n  id:      00112233-4455-6677-8899-aabbccddeeff\n  epoch:   7\n  seconds: 60\n" in text
-    text = machine.run("status", "data").out
-    assert "state:    attached\n" in text
-    assert "requests:\n  read:  5\n  write: 0\n" in text
-    assert "warnings: -\n" in text
-
-
-def test_a_lease_without_end_is_told_as_one(machine: Machine) -> None:
-    machine.attached["data"] = replace(EXAMPLE, lease={"id": "x", "epoch": 1, "seconds": None})
-    assert "seconds: infinite\n" in machine.run("get", "data").out
-    assert json.loads(machine.run("get", "data", "-o", "json").out)["lease"]["seconds"] is None
-
-
-def test_get_and_status_for_programs(machine: Machine) -> None:
-    machine.attached["data"] = EXAMPLE
-    found = json.loads(machine.run("-o", "json", "get", DISK).out)
-    assert (found["size"], found["lease"]["id"][:8]) == (32 * GIB, "00112233")
-    assert json.loads(machine.run("-o", "json", "status", "data").out)["requests"] == {"read": 5, "write": 0}
+@pytest.mark.parametrize("words", [(), ("-o", "json")])
+def test_an_attach_that_cannot_say_its_device_is_taken_back(
+    machine: Machine, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.disks[DISK] = GIB
+    monkeypatch.setattr(sys, "stdout", Full())
+    monkeypatch.setattr(os, "dup2", lambda *fds: None)
+    monkeypatch.setattr(Full, "fileno", lambda self: 1)
+    code = main(["attach", DISK, *words])
+    monkeypatch.undo()
+    assert code == 1
+    assert [call[0] for call in machine.calls] == ["attach", "detach"] and not machine.attached
 
 
 def test_numbers_are_shown_with_three_decimals(capsys: pytest.CaptureFixture[str]) -> None:

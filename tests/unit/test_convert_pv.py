@@ -72,9 +72,36 @@ def test_what_is_optional_is_in_the_volume_if_it_is_given() -> None:
     assert value["spec"]["flexVolume"]["secretRef"] == {"name": "dyskcreds", "namespace": "secrets"}
 
 
-def test_capacity_is_rounded_up_so_that_a_claim_of_the_size_fits() -> None:
-    spec = persistent_volume(replace(VOLUME, size=GIB + 512))["spec"]
-    assert isinstance(spec, dict) and spec["capacity"] == {"storage": "2Gi"}
+@pytest.mark.parametrize(
+    ("size", "capacity"),
+    [
+        (GIB, "1Gi"),
+        (32 * GIB + 512, "32Gi"),  # a VHD
+        ((64 << 20) + 512, "64Mi"),
+        (64 << 20, "64Mi"),
+        (GIB + (512 << 20), "1536Mi"),
+        (GIB - 512, "1023Mi"),
+        (8 << 40, "8192Gi"),
+        (64 << 10, "64Ki"),
+        (512, "512"),
+    ],
+)
+def test_capacity_is_what_is_there_and_no_more(size: int, capacity: str) -> None:
+    spec = persistent_volume(replace(VOLUME, size=size))["spec"]
+    assert isinstance(spec, dict) and spec["capacity"] == {"storage": capacity}
+
+
+@pytest.mark.parametrize(("bytes_", "taken"), [(128, True), (129, False)])
+def test_a_handle_that_csi_does_not_allow_is_refused(bytes_: int, taken: bool) -> None:
+    head = f"{VOLUME.disk.account}/{VOLUME.disk.container}/"
+    disk = replace(VOLUME.disk, blob="é" + "x" * (bytes_ - len(head) - 2))
+    volume = replace(VOLUME, disk=disk, name="short")
+    persistent_volume(volume)
+    if taken:
+        persistent_volume(volume, csi=True)
+        return
+    with pytest.raises(UsageError, match="129 bytes, and CSI allows 128"):
+        persistent_volume(volume, csi=True)
 
 
 @pytest.mark.parametrize("name", ["---", "a b", "ü", "x" * 254])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -301,3 +302,14 @@ def test_a_file_names_other_files_by_their_whole_path(write: Write, line: str, s
     write(f"account_key = {KEY}\n{line}" if says == "ca_file" else line)
     with pytest.raises(CredentialError, match=f"line [12]: {says} is a relative path"):
         find()
+
+
+@pytest.mark.parametrize("variable", [True, False])
+def test_who_may_not_read_roots_file_has_his_own_variables(
+    variable: bool, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(f"account_key = {KEY}")
+    if variable:
+        monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", SAS)
+    monkeypatch.setattr(os, "access", lambda of, mode: of != path)
+    assert find()[1].describe() == ("SAS from AZURE_STORAGE_SAS_TOKEN" if variable else f"account key from {path}")

@@ -164,7 +164,8 @@ def test_a_size_is_bytes_or_has_a_unit(text: str, size: int) -> None:
         ("-1GiB", "not a number"),
         ("ten", "not a number"),
         ("", "not a number"),
-        ("1PiB", "not a number"),
+        ("1PiB", "above 8 TiB"),
+        ("1EB", "above 8 TiB"),
     ],
 )
 def test_a_size_that_makes_no_sense_is_refused_with_the_reason(text: str, about: str) -> None:
@@ -172,12 +173,28 @@ def test_a_size_that_makes_no_sense_is_refused_with_the_reason(text: str, about:
         parse_size(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "unit", "asks"),
+    [("5", "GiB", "do you mean 5GiB?"), ("1", "MiB", "do you mean 1MiB?"), ("5KB", "GiB", None)],
+)
+def test_a_number_that_can_be_no_size_is_asked_about(text: str, unit: str, asks: str | None) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_size(text, "write-cache-size", unit_meant=unit)
+    assert str(caught.value).startswith(f"write-cache-size '{text}' is not a multiple of 512")
+    assert caught.value.remedy is not None
+    assert (asks is None) == ("do you mean" not in caught.value.remedy)
+    assert asks is None or asks in caught.value.remedy
+
+
 @given(st.integers(1, MAX_SIZE // 512))
 def test_an_exact_number_of_bytes_is_always_taken(pages: int) -> None:
     assert parse_size(str(pages * 512)) == pages * 512
 
 
-@pytest.mark.parametrize(("size", "text"), [(512, "512B"), (32 << 30, "32GiB"), (1536, "1.5KiB"), (MAX_SIZE, "8TiB")])
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(512, "512B"), (32 << 30, "32GiB"), (1536, "1.5KiB"), (MAX_SIZE, "8TiB"), ((10 << 20) + 512, "10MiB")],
+)
 def test_a_size_is_shown_in_the_largest_unit_that_fits(size: int, text: str) -> None:
     assert format_size(size) == text
 

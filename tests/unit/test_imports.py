@@ -1,9 +1,9 @@
 """The rules of the house, kept by a machine: who may import whom, and what stays out of small processes.
 
-Imports point one way: `cli -> kubernetes -> mount, disks -> live -> attachment -> device -> store -> azure -> options
--> disk, environment, keyvalue, vhd -> proxies -> clock, errors, timestamp -> printable`. A part imports parts of a
-lower rank only; the folders in it keep the walls between them. The source is read as text (ast), so imports inside
-functions count.
+Imports point one way: `cli -> kubernetes -> mount, disks -> live -> attachment -> attached -> device -> store -> azure
+-> options -> disk, environment, keyvalue, vhd -> proxies -> clock, errors, patience, timestamp -> printable`. A part
+imports parts of a lower rank only; the folders in it keep the walls between them. The source is read as text (ast), so
+imports inside functions count.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ RANK = {
     "printable": -2,
     "clock": -1,
     "errors": -1,
+    "patience": -1,
     "timestamp": -1,
     "proxies": 0,
     "disk": 1,
@@ -37,15 +38,16 @@ RANK = {
     "azure": 3,
     "store": 4,
     "device": 5,
-    "attachment": 6,
-    "diskfile": 7,
-    "live": 7,
-    "ownlease": 7,
-    "disks": 8,
-    "mount": 8,
-    "kubernetes": 9,
-    "cli": 10,
-    "commands": 11,
+    "attached": 6,
+    "attachment": 7,
+    "diskfile": 8,
+    "live": 8,
+    "ownlease": 8,
+    "disks": 9,
+    "mount": 9,
+    "kubernetes": 10,
+    "cli": 11,
+    "commands": 12,
 }
 # Folder inside a part -> what else of that part it may import: other folders, and files that lie above the folders.
 WALLS = {

@@ -134,6 +134,15 @@ def test_a_worker_that_was_well_when_it_was_killed_does_not_say_that_all_is_well
     assert life.fields["lost"] == "a write"
 
 
+def test_a_disk_that_failed_stays_failed_when_its_worker_dies() -> None:
+    """The next worker could write again; what the page cache took for written would be missing for good."""
+    life = Life().attached()
+    life.tell("state", {"state": "failed", "detail": "a write was lost"})
+    life.tell("died", "killed")
+    assert (life.fields["state"], life.fields["detail"]) == ("failed", "a write was lost")
+    assert (life.fields["worker"], life.fields["restarts"]) == (None, 1)
+
+
 def replaced(life: Life) -> None:
     """Somebody asks for another program; its worker is 2."""
     life.tell("upgrade", {"id": "1", "worker": ["new"], "path": ""})

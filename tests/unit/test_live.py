@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from blobfuse_dysk import live
+from blobfuse_dysk import live, patience
 
 
 class Control(SimpleNamespace):
@@ -19,30 +20,32 @@ class Control(SimpleNamespace):
     def __exit__(self, *error: object) -> None:
         pass
 
-    def send(self, op: str, **arguments: object) -> None:
+    def ask(self, op: str, **arguments: object) -> dict[str, object]:
         self.asked.append((op, arguments))
-
-    def is_answered(self, within_s: float) -> bool:
-        return bool(self.prompt)
-
-    def answer(self) -> dict[str, object]:
+        assert self.told is None or self.told.wait(30)
         return {"credential": {}}
 
 
 @pytest.fixture
 def control(monkeypatch: pytest.MonkeyPatch) -> Control:
-    control = Control(asked=[], prompt=True)
+    control = Control(asked=[], told=None)
     monkeypatch.setattr(live, "Control", lambda *arguments, **options: control)
     monkeypatch.setattr(live, "find_state", lambda target: {"name": target})
     return control
 
 
-def test_a_reload_that_takes_long_is_spoken_of(control: Control, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_reload_that_takes_long_is_spoken_of(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    told = control.told = threading.Event()
+
+    def tell(text: str) -> None:
+        said.append(text)
+        told.set()
+
+    monkeypatch.setattr(patience, "FIRST_S", 0.0)
+    monkeypatch.setattr(patience, "_tellers", [tell])
     live.reload_credential("data")
-    assert caplog.messages == []
-    control.prompt = False
-    live.reload_credential("data")
-    assert caplog.messages == ["data waits for its new credential, which may take up to a minute"]
+    assert said[0] == "waiting for the credential of data; given up after 100 s"
 
 
 def test_a_credential_file_is_named_whole_but_with_its_links(

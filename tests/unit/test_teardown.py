@@ -228,19 +228,67 @@ def test_a_detach_that_is_not_done_is_no_success(dead: Dead, monkeypatch: pytest
         teardown.await_end(dead.found, None, 0.1)
 
 
-def test_the_time_for_a_detach_is_io_timeout_and_a_minute(dead: Dead, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[float | None] = []
+def test_the_time_for_a_detach_is_io_timeout_and_a_minute(dead: Dead) -> None:
+    assert teardown.time_for(dead.found, None) == 61.0
+    dead.found["io_timeout_s"] = None
+    assert teardown.time_for(dead.found, None) is None
+    assert teardown.time_for(dead.found, 3.0) == 3.0
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_the_end_of_a_disk_that_had_failed_is_no_clean_one(dead: Dead, read_only: bool, tmp_path: Path) -> None:
+    """No worker is left that could say what is missing; one that is, is believed."""
+    dead.found["state"], dead.found["detail"] = "failed", "no worker could be started"
+    dead.found["read_only"] = read_only
+    with contextlib.ExitStack() as stack:
+        if not read_only:
+            stack.enter_context(pytest.raises(DyskError, match="data is detached; it had failed"))
+        teardown.await_end(dead.found, None, None)
+    with watched(tmp_path, b'{"ok": true}\n') as control:
+        teardown.await_end(dead.found, control, None)
+
+
+CLAIM = Use("claim", "the kernel has it in use")
+
+
+@pytest.mark.parametrize("io_timeout_s", [300.0, None])
+def test_a_file_system_that_is_frozen_is_not_waited_for_and_the_way_out_is_given(
+    io_timeout_s: float | None, dead: Dead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead.found["holder"] = state.identity(os.getpid())
+    dead.found["io_timeout_s"] = io_timeout_s
+    monkeypatch.setattr(teardown, "_SLICE_S", 0.01)
+    monkeypatch.setattr(loop, "backing_file", lambda device: "/run/dysk/data/fs/disk")
+    monkeypatch.setattr(teardown, "users", lambda device: [CLAIM])
+    with pytest.raises(BusyError, match="frozen") as caught:
+        teardown.await_end(dead.found, None, None)
+    device = dead.found["device"]
+    assert caught.value.remedy is not None
+    assert f"mount -o helper=dysk {device} /mnt && fsfreeze -u /mnt && umount /mnt" in caught.value.remedy
+
+
+def test_a_claim_that_goes_away_or_has_a_name_is_no_frozen_file_system(
+    dead: Dead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the last umount is at work the kernel has the device, too."""
+    dead.found["holder"] = state.identity(os.getpid())
+    seen = [[CLAIM], [CLAIM], [], [CLAIM], [CLAIM, MOUNTED], [CLAIM], [CLAIM], []]
 
     def wait_end(process: object, timeout_s: float | None) -> bool:
-        asked.append(timeout_s)
-        return True
+        return not seen
 
     monkeypatch.setattr(teardown, "wait_end", wait_end)
+    monkeypatch.setattr(loop, "backing_file", lambda device: "/run/dysk/data/fs/disk")
+    monkeypatch.setattr(teardown, "users", lambda device: seen.pop(0))
     teardown.await_end(dead.found, None, None)
-    dead.found["io_timeout_s"] = None
-    teardown.await_end(dead.found, None, None)
-    teardown.await_end(dead.found, None, 3.0)
-    assert asked == [61.0, None, 3.0]
+
+
+def test_a_frozen_file_system_is_no_reason_for_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teardown, "_BUSY_S", 0.1)
+    monkeypatch.setattr(teardown, "users", lambda device: [CLAIM])
+    with pytest.raises(BusyError, match="frozen") as caught:
+        teardown.refuse_busy("data", "/dev/loop7")
+    assert "--force" not in caught.value.line()
 
 
 @contextlib.contextmanager

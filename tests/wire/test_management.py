@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,8 @@ def test_a_list_has_size_allocation_and_holder_of_each_disk(service: Service, co
     name = f"{service.account}/{container}"
     first = DiskRow(f"{name}/data", MIB, 1024, "leased", "n1", "2026-01-01T00:00:00Z")
     second = DiskRow(f"{name}/sub/other", 2 * MIB, 0, "available", None, None)
-    assert list_disks(address, credential) == [first, second]
+    assert list_disks(address, credential, allocated=True) == [first, second]
+    assert list_disks(address, credential) == [replace(row, allocated=None) for row in (first, second)]
     with pytest.raises(NotFoundError, match="container"):
         list_disks(address_of(service, f"{container}-none"), credential)
 

@@ -11,6 +11,7 @@ The endpoint: the disk's URL, the endpoint option, the file's endpoint, a connec
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,8 @@ def _conf(account: str, options: AttachOptions) -> Conf | None:
         return None
     except OSError:
         pass  # reading it tells what is wrong
+    if not os.access(path, os.R_OK) and environment.azure_variables():
+        return None  # root's file; who may not read it has a credential of his own
     return read_conf(path)
 
 

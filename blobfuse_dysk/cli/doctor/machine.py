@@ -217,9 +217,11 @@ def attachments() -> Finding:
         return fail("attachments", str(error), error.remedy or "dyskctl list")
     except PermissionError as error:
         return fail("attachments", f"{error.filename} may not be read", "run it as root")
-    troubled = [f"{each.name} is {each.state}" for each in found if each.state != "attached"]
+    troubled = [each.trouble for each in found if each.trouble]
+    if any(each.is_lost for each in found):
+        return fail("attachments", "; ".join(troubled), "do what it says there; dyskctl status NAME says more")
     if troubled:
-        return warn("attachments", ", ".join(troubled), "dyskctl status NAME says more")
+        return warn("attachments", "; ".join(troubled), "dyskctl status NAME says more")
     return ok("attachments", f"{len(found)}, all in order")
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from blobfuse_dysk.cli.frame import Verb, settings
-from blobfuse_dysk.cli.output import attachment_json, print_json
+from blobfuse_dysk.cli.output import attachment_json, print_error, print_json
 from blobfuse_dysk.cli.types import DISK, SIZE, attach_options, complete_attachment
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.errors import DyskError, UsageError
 from blobfuse_dysk.options import AttachOptions
 
 if TYPE_CHECKING:
@@ -50,37 +52,66 @@ def attach(context: click.Context, /, disk: DiskAddress, create: bool, size: int
 
 
 def attach_disk(context: click.Context, disk: DiskAddress, options: AttachOptions, size: int | None = None) -> None:
-    """Attach it, and print its device or what `get` shows. size: of the disk to create if it does not exist."""
-    from blobfuse_dysk import attachment
+    """Attach it, and print its device or what `get` shows. size: of the disk to create if it does not exist.
+
+    A lease that this machine left behind is waited for.
+    """
+    from blobfuse_dysk import attachment, ownlease
     from blobfuse_dysk.disks.create import attach_or_create
 
     options = replace(options, read_only=options.read_only or disk.snapshot is not None)
-    attached = attachment.attach(disk, options) if size is None else attach_or_create(disk, size, options)
-    if settings(context).json:
-        print_json(attachment_json(attached))
-    else:
-        print(attached.device)
+    attached = ownlease.wait_for_own_lease(
+        lambda: attachment.attach(disk, options) if size is None else attach_or_create(disk, size, options)
+    )
+    try:
+        if settings(context).json:
+            print_json(attachment_json(attached))
+        else:
+            print(attached.device)
+        if sys.stdout:  # None if it was closed
+            sys.stdout.flush()
+    except OSError:  # whoever asked for the disk does not learn of it
+        with contextlib.suppress(DyskError):
+            attachment.detach(attached.name)
+        raise
 
 
 @click.command(cls=Verb)
-@click.argument("target", metavar="NAME|DEVICE|DISK", shell_complete=complete_attachment)
+@click.argument("targets", metavar="[NAME|DEVICE|DISK]...", nargs=-1, shell_complete=complete_attachment)
+@click.option("--all", "everything", is_flag=True, help="All attachments of this machine.")
 @click.option(
     "--force", is_flag=True, help="Let go even if the service does not answer. Loses what is not written yet."
 )
 @click.pass_context
-def detach(context: click.Context, target: str, force: bool) -> None:
+def detach(context: click.Context, targets: tuple[str, ...], everything: bool, force: bool) -> int:
     """Write everything out, let the disk go, remove its device. Returns when all of that is done.
 
-    A device that is mounted or open is not detached: unmount it first.
+    A device that is mounted or open is not detached: unmount it first. Of several, one that cannot be detached does not
+    keep the others from it.
 
     \b
     Examples:
       dyskctl detach data
       dyskctl detach /dev/loop0
       dyskctl detach mystore/disks/data
+      dyskctl detach data db
+      dyskctl detach --all
     """
     from blobfuse_dysk import attachment
 
-    attachment.detach(target, force=force)
+    if bool(targets) == everything:
+        raise UsageError("give attachments by name, device or disk, or --all", remedy="dyskctl list shows them")
+    names = [found.name for found in attachment.attachments()] if everything else targets
+    rows: list[dict[str, object]] = []
+    for target in names:
+        try:
+            attachment.detach(target, force=force)
+        except DyskError as error:
+            if len(names) == 1 and not everything:
+                raise
+            print_error(f"{target}: {error}", error.remedy, as_json=settings(context).json)
+        else:
+            rows.append({"target": target, "detached": True})
     if settings(context).json:
-        print_json({"target": target, "detached": True})
+        print_json(rows[0] if len(names) == 1 and not everything else rows)
+    return 0 if len(rows) == len(names) else 1

@@ -39,7 +39,7 @@ def attach_file(context: click.Context, file: Path) -> None:
     Example:
       dyskctl attach-file /etc/dysk/disks.d/db.conf
     """
-    from blobfuse_dysk import attachment, ownlease
+    from blobfuse_dysk import attachment
     from blobfuse_dysk.diskfile import read_disk_file
 
     described = read_disk_file(file)
@@ -53,7 +53,7 @@ def attach_file(context: click.Context, file: Path) -> None:
                 )
             print_json(attachment_json(found)) if settings(context).json else print(found.device)
             return
-    ownlease.wait_for_own_lease(lambda: attach_disk(context, disk, options))
+    attach_disk(context, disk, options)
 
 
 @click.command(cls=Verb)

@@ -1,4 +1,4 @@
-"""dyskctl list, get and status."""
+"""dyskctl list and get."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blobfuse_dysk.cli.frame import Verb, settings
-from blobfuse_dysk.cli.output import attachment_json, print_json, print_pairs, print_table, size_text
+from blobfuse_dysk.cli.output import attachment_json, print_json, print_pairs, print_table, size_text, warn
 from blobfuse_dysk.cli.types import complete_attachment, connection_options
 from blobfuse_dysk.disk import DiskAddress, format_size
 from blobfuse_dysk.errors import UsageError
@@ -17,68 +17,92 @@ from blobfuse_dysk.options import AttachOptions
 if TYPE_CHECKING:
     from blobfuse_dysk.attachment import Attachment
 
-__all__ = ["get", "list_", "status"]
+__all__ = ["get", "list_"]
 
 
 @click.command("list", cls=Verb)
+@click.argument("targets", metavar="[NAME|DEVICE|DISK]...", nargs=-1, shell_complete=complete_attachment)
 @click.option("--remote", metavar="ACCOUNT/CONTAINER", help="List the page blobs of a container instead.")
+@click.option("--allocated", is_flag=True, help="With --remote: also what is allocated, which takes a request a disk.")
 @connection_options
 @click.pass_context
 def list_(
     context: click.Context,
+    targets: tuple[str, ...],
     remote: str | None,
+    allocated: bool,
     connection: AttachOptions,
-) -> None:
-    """List this machine's attachments, or with --remote the disks of a container and who has them.
+) -> int:
+    """List this machine's attachments, or those named, or with --remote the disks of a container and who has them.
+
+    Says of each that is not well why, since when, and what to do. Exits with 1 if one can never be written to again.
 
     \b
     Examples:
       dyskctl list
+      dyskctl list data db
       dyskctl list --remote mystore/disks
       dyskctl -o json list
     """
     if remote is None:
-        if connection != AttachOptions():
+        if connection != AttachOptions() or allocated:
             raise UsageError("an account's options go with --remote", remedy="add --remote ACCOUNT/CONTAINER")
-        _list_local(settings(context).json)
-    else:
-        _list_remote(remote, connection, settings(context).json)
+        return _list_local(targets, settings(context).json)
+    if targets:
+        raise UsageError(f"{targets[0]!r} is one too many", remedy="leave out --remote, or what follows the container")
+    _list_remote(remote, connection, settings(context).json, allocated)
+    return 0
 
 
-def _list_local(as_json: bool) -> None:
-    from blobfuse_dysk.attachment import attachments
+def _list_local(targets: tuple[str, ...], as_json: bool) -> int:
+    from blobfuse_dysk import attachment
 
-    found = attachments()
+    found = [attachment.get(target) for target in targets] if targets else attachment.attachments()
+    status = 1 if any(each.is_lost for each in found) else 0
     if as_json:
-        print_json([attachment_json(attachment) for attachment in found])
-        return
+        print_json([attachment_json(each) for each in found])
+        return status
     print_table(
         ["NAME", "DEVICE", "SIZE", "MODE", "STATE", "MOUNTPOINT", "DISK"],
         [
             [
-                attachment.name,
-                attachment.device,
-                format_size(attachment.size),
-                "ro" if attachment.read_only else "rw",
-                attachment.state,
-                ",".join(attachment.mountpoints) or None,
-                attachment.disk,
+                each.name,
+                each.device,
+                format_size(each.size),
+                "ro" if each.read_only else "rw",
+                each.state,
+                ",".join(each.mountpoints) or None,
+                each.disk,
             ]
-            for attachment in found
+            for each in found
         ],
     )
+    for each in found:
+        if each.trouble:
+            warn(each.trouble)
+    return status
 
 
-def _list_remote(remote: str, options: AttachOptions, as_json: bool) -> None:
+def _list_remote(remote: str, options: AttachOptions, as_json: bool, allocated: bool) -> None:
     from blobfuse_dysk.disks.look import list_disks
 
-    rows = list_disks(container_address(remote), options)
+    rows = list_disks(container_address(remote), options, allocated=allocated)
     if as_json:
         print_json([dataclasses.asdict(row) for row in rows])
         return
+    extra = ["ALLOCATED"] if allocated else []
     print_table(
-        ["DISK", "SIZE", "ALLOCATED", "LEASE", "HOLDER"],
-        [[row.disk, format_size(row.size), format_size(row.allocated), row.lease_state, row.holder] for row in rows],
+        ["SIZE", *extra, "LEASE", "HOLDER", "DISK"],
+        [
+            [
+                format_size(row.size),
+                *([format_size(row.allocated or 0)] if allocated else []),
+                row.lease_state,
+                row.holder,
+                row.disk,
+            ]
+            for row in rows
+        ],
     )
 
 
@@ -121,24 +145,3 @@ def _readable(attachment: Attachment) -> dict[str, object]:
     if attachment.lease and attachment.lease.get("seconds", 0) is None:
         shown["lease"] = {**attachment.lease, "seconds": "infinite"}
     return shown
-
-
-@click.command(cls=Verb)
-@click.argument("target", metavar="NAME|DEVICE|DISK", shell_complete=complete_attachment)
-@click.pass_context
-def status(context: click.Context, target: str) -> None:
-    """Show what an attachment is doing: state, lease, requests, bytes, retries, throttling, latencies.
-
-    \b
-    Examples:
-      dyskctl status data
-      watch dyskctl status data
-      dyskctl -o json status data
-    """
-    from blobfuse_dysk import attachment
-
-    found = attachment.status(target)
-    if settings(context).json:
-        print_json(found)
-    else:
-        print_pairs(found)

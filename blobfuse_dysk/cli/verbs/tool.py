@@ -1,4 +1,4 @@
-"""dyskctl completion and version."""
+"""dyskctl completion, version and help."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import print_json
 from blobfuse_dysk.errors import DeviceError
 
-__all__ = ["completion", "version"]
+__all__ = ["completion", "help_", "version"]
 
 
 @click.command(cls=Verb)
@@ -53,3 +53,25 @@ def version(context: click.Context) -> None:
     else:
         for name, text in found.items():
             print(f"{name} {text}")
+
+
+@click.command("help", cls=Verb)
+@click.argument("verb", metavar="[VERB]", required=False)
+@click.pass_context
+def help_(context: click.Context, verb: str | None) -> None:
+    """Show what dyskctl can do, or what a verb takes.
+
+    \b
+    Examples:
+      dyskctl help
+      dyskctl help attach
+    """
+    root = context.find_root()
+    assert isinstance(root.command, click.Group)
+    if verb is None:
+        print(root.get_help())
+        return
+    name, command, _ = root.command.resolve_command(root, [verb])
+    assert command is not None  # an unknown verb is refused there
+    with click.Context(command, info_name=name, parent=root) as of_verb:
+        print(command.get_help(of_verb))

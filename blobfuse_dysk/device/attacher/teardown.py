@@ -1,4 +1,8 @@
-"""The end of an attachment, from outside: who is in the way, waiting for it, clearing a dead one, using force."""
+"""The end of an attachment, from outside: who is in the way, waiting for it, clearing a dead one, using force.
+
+A file system that was frozen (fsfreeze -f) stays in the kernel when it is unmounted, until somebody thaws it; then the
+device is in use, but nobody can be named who uses it. That is told at once: it would not end by itself.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,22 @@ from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.statefile import Process, StateFile
 from blobfuse_dysk.device.kernel import devlink, fuse, loop
-from blobfuse_dysk.device.kernel.usage import users
-from blobfuse_dysk.errors import BusyError, DeviceError
+from blobfuse_dysk.device.kernel.usage import Use, claimed, users
+from blobfuse_dysk.disk import format_size
+from blobfuse_dysk.errors import BusyError, DeviceError, DyskError
 
-__all__ = ["Unreadable", "await_end", "by_force", "clear_dead", "device_of", "refuse_busy", "wait_end", "watch"]
+__all__ = [
+    "Unreadable",
+    "await_end",
+    "by_force",
+    "clear_dead",
+    "device_of",
+    "progress",
+    "refuse_busy",
+    "time_for",
+    "wait_end",
+    "watch",
+]
 
 _SPARE_S = 60.0  # beyond io-timeout, for the last flush and the end of both processes
 _BUSY_S = 1.0  # for programs that look at every new device (udev) to be done with it
@@ -23,6 +39,9 @@ _GRACE_S = 3.0  # for an orderly end once the FUSE connection is aborted: releas
 _ORPHAN_S = 10.0  # for a worker without a holder, which gives itself 8 s
 _LOOK_S = 0.1  # between looks for a new holder
 _KILLED_S = 5.0  # for a killed process to be gone
+_SLICE_S = 1.0  # between looks at what is waited for
+_FROZEN_LOOKS = 3  # in a row, until a claim of the kernel's counts as one that stays
+_STATUS_S = 2.0  # for the worker to say what is left to write
 
 
 class Unreadable(TypedDict):
@@ -53,6 +72,8 @@ def refuse_busy(name: str, device: str) -> None:
     while found := users(device):
         if time.monotonic() > deadline or any(use.kind == "mount" for use in found):
             uses = "; ".join(map(str, found))
+            if _is_frozen(found):
+                raise _frozen(name, device)
             raise BusyError(f"{device} ({name}) is in use: {uses}", remedy="end that first, or use --force")
         time.sleep(pause_s)
         pause_s *= 2
@@ -75,26 +96,91 @@ def await_end(found: StateFile, watching: Control | None, timeout_s: float | Non
 
     timeout_s: None for io-timeout and a minute.
     """
-    name, io_timeout_s = found["name"], found["io_timeout_s"]
-    if timeout_s is None and io_timeout_s is not None:
-        timeout_s = io_timeout_s + _SPARE_S
+    name, limit_s = found["name"], time_for(found, timeout_s)
+    deadline = None if limit_s is None else time.monotonic() + limit_s
     with watching or contextlib.nullcontext():
-        if not wait_end(found["holder"], timeout_s):
-            raise BusyError(
-                f"{name} is not detached after {timeout_s:.0f} s: {_reason(found)}",
-                remedy=f"it goes on by itself; dyskctl detach {name} --force gives up what is not written",
-            )
+        frozen = 0
+        while not wait_end(found["holder"], _slice_s(deadline)):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise BusyError(
+                    f"{name} is not detached after {limit_s:.0f} s: {_reason(found)}",
+                    remedy=f"it goes on by itself; dyskctl detach {name} --force gives up what is not written",
+                )
+            device = _bound(found)
+            frozen = frozen + 1 if device and _is_frozen(users(device)) else 0
+            if device and frozen == _FROZEN_LOOKS:
+                raise _frozen(name, device)
         if watching:
-            with contextlib.suppress(DeviceError):  # it had nothing more to say
+            try:
                 watching.answer()
+            except DeviceError:  # it had nothing more to say
+                pass
+            else:
+                return
+        if found["state"] == "failed" and not found["read_only"]:
+            raise DyskError(
+                f"{name} is detached; it had failed, and no worker was left to say what is missing: {found['detail']}",
+                remedy="attach it again and check its file system (fsck) before it is used",
+            )
+
+
+def time_for(found: StateFile, timeout_s: float | None) -> float | None:
+    """Seconds that the end of an attachment is waited for; None for as long as it takes."""
+    io_timeout_s = found["io_timeout_s"]
+    return io_timeout_s + _SPARE_S if timeout_s is None and io_timeout_s is not None else timeout_s
+
+
+def progress(run: str, found: StateFile, gives_up_at: float | None) -> str:
+    """One line: what the end of an attachment waits for, how much is left, and when it is waited for no longer.
+
+    gives_up_at: by time.monotonic(); None for never.
+    """
+    name, left, reason = found["name"], "", _reason(found)
+    try:
+        with Control(state.control_path(run, name), name, timeout_s=_STATUS_S) as control:
+            status = control.ask("status")["status"]
+    except DyskError:
+        status = {}
+    cache, waiting = status.get("cache"), status.get("waiting")
+    if isinstance(cache, dict) and isinstance(dirty := cache.get("dirty_bytes"), int) and dirty:
+        left = f", {format_size(dirty)} left to write"
+    if isinstance(waiting, dict) and waiting.get("reason"):
+        reason = str(waiting["reason"])
+    limit = "as long as it takes"
+    if gives_up_at is not None:
+        limit = f"for {max(0.0, gives_up_at - time.monotonic()):.0f} s more at most"
+    return f"waiting until {name} is detached{left}, {limit}: {reason}"
+
+
+def _slice_s(deadline: float | None) -> float:
+    return _SLICE_S if deadline is None else max(0.0, min(_SLICE_S, deadline - time.monotonic()))
+
+
+def _bound(found: StateFile) -> str | None:
+    """The device, while it has the disk."""
+    device = found["device"]
+    return device if device and loop.backing_file(device) else None
 
 
 def _reason(found: StateFile) -> str:
     """What a detach that takes long is waiting for."""
-    device = found["device"]
-    if device and loop.backing_file(device):
+    if device := _bound(found):
         return "; ".join(map(str, users(device))) or f"{device} is still being written to"
     return "the service has not taken the last writes yet"
+
+
+def _is_frozen(found: list[Use]) -> bool:
+    """Whether a file system is mounted nowhere, and there nevertheless."""
+    return bool(found) and all(use.kind == "claim" for use in found)
+
+
+def _frozen(name: str, device: str) -> BusyError:
+    node = claimed(device)
+    return BusyError(
+        f"{name} stays attached as {device}: the kernel has it in use, though it is mounted nowhere that can be seen; "
+        "its file system was frozen (fsfreeze -f), or a program has a file of it open since umount -l",
+        remedy=f"thaw it: mount -o helper=dysk {node} /mnt && fsfreeze -u /mnt && umount /mnt; or end that program",
+    )
 
 
 def device_of(run: str, found: StateFile | Unreadable) -> str | None:

@@ -47,6 +47,7 @@ __all__ = ["Lifecycle"]
 
 _TAKE_BACK_S = 15.0  # for the worker to release what it has when the attach is given up
 _EXIT_S = 5.0  # between a worker's "ended" and its exit
+_AFTER_FAILURE = "what was not flushed before is lost; detach it, attach it again, and check its file system"
 _LINGER_S = 0.5  # between looks at the loop device of an attachment that has no worker any more
 
 # What comes of each event in each phase; see machine.py. In `gone` nothing can be.
@@ -305,6 +306,8 @@ class Lifecycle(Machine):
             return [*actions, *self._fail(now, reason)]
         self._restart_at = now + self._pauses.after(now - worker.started)
         restarts = self._fields["restarts"] + 1
+        if self._fields["state"] == "failed":  # which no other worker can make good
+            return [*actions, ("save", {"worker": None, "restarts": restarts})]
         detail = f"the worker died ({how})"
         return [*actions, ("save", {"state": "recovering", "detail": detail, "worker": None, "restarts": restarts})]
 
@@ -370,7 +373,7 @@ class Lifecycle(Machine):
             *stop,
             ("kill",),
             ("disconnect",),
-            ("save", {"state": "failed", "detail": reason}),
+            ("save", {"state": "failed", "detail": f"{reason}: {_AFTER_FAILURE}"}),
             ("let_go",),
         ]
 

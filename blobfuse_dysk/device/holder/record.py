@@ -6,6 +6,7 @@ import os
 
 from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.log import WARNING, Log
+from blobfuse_dysk.timestamp import utc_text
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Record:
             "version": state.VERSION,
             "name": name,
             "state": "starting",
+            "state_since": first["since"],
             "detail": None,
             "device": None,
             "holder": mine,
@@ -54,13 +56,21 @@ class Record:
 
     def write(self, change: Change) -> None:
         """Make a change that must be in state.json, or is not made. Raises OSError."""
+        change = self._dated(change)
         state.write(self.run, self._name, {**self.fields, **change})
         self.fields.update(change)  # type: ignore[typeddict-item]
 
     def save(self, change: Change) -> None:
         """Make a change, and write it if possible."""
+        change = self._dated(change)
         self.fields.update(change)  # type: ignore[typeddict-item]
         try:
             state.write(self.run, self._name, self.fields)
         except OSError as error:
             self._log(f"cannot write state.json: {error.strerror}", WARNING)
+
+    def _dated(self, change: Change) -> Change:
+        """With the time, where it brings another state."""
+        if change.get("state", self.fields["state"]) == self.fields["state"]:
+            return change
+        return {**change, "state_since": utc_text()}

@@ -21,7 +21,6 @@ one.
 from __future__ import annotations
 
 import json
-import select
 import socket
 
 from blobfuse_dysk.device.ipc import shapes
@@ -187,10 +186,6 @@ class Control:
         except OSError as error:
             raise self._silent(error) from None
         self._asked.append(op)
-
-    def is_answered(self, within_s: float) -> bool:
-        """Wait for an answer, or for the end of the connection, for so long."""
-        return bool(select.select([self._socket], [], [], within_s)[0])
 
     def answer(self) -> dict[str, Any]:
         """The answer to the oldest question that has none yet."""

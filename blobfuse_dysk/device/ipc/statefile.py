@@ -33,8 +33,8 @@ __all__ = [
 # attached    all is well
 # recovering  a new worker takes over, or the service does not answer: I/O waits, up to io-timeout
 # paused      the lease cannot be renewed for now: writes wait, up to io-timeout
-# fenced      another node has the disk: all I/O fails, for good
-# failed      all I/O fails, for good, for another reason: see `detail`
+# fenced      another node has the disk, or had it: all I/O fails, for good
+# failed      nothing is written any more, for good, for another reason: see `detail`; what can be read still may be
 State = Literal["starting", "attached", "recovering", "paused", "fenced", "failed"]
 # dead        the holder is gone, so that nobody could write it down: whoever reads state.json sees that
 StateSeen = Literal["starting", "attached", "recovering", "paused", "fenced", "failed", "dead"]
@@ -102,15 +102,17 @@ class FirstState(TypedDict):
 class StateFile(FirstState):
     """All of state.json.
 
-    detail: why it is in that state. device: /dev/loopN; None until the attachment is committed. worker: None while
-    there is none. connection: number of the FUSE connection; None until it is mounted. restarts: of the worker, by
-    surprise. protocol: what the holder speaks (message.py). upgrades: by the request's id, the last few. lease: None
-    for a read-only attachment, and until it is taken. lost: why the first write that was refused was, if one was.
+    detail: why it is in that state, and what to do. state_since: when it came into that state, ISO 8601, UTC.
+    device: /dev/loopN; None until the attachment is committed. worker: None while there is none. connection: number
+    of the FUSE connection; None until it is mounted. restarts: of the worker, by surprise. protocol: what the
+    holder speaks (message.py). upgrades: by the request's id, the last few. lease: None for a read-only attachment,
+    and until it is taken. lost: why the first write that was refused was, if one was.
     """
 
     version: int
     name: str
     state: State
+    state_since: NotRequired[str]
     detail: str | None
     device: str | None
     holder: Process
@@ -128,6 +130,7 @@ class Change(TypedDict):
     """Some fields of a StateFile: those that change while the attachment lasts."""
 
     state: NotRequired[State]
+    state_since: NotRequired[str]
     detail: NotRequired[str | None]
     device: NotRequired[str | None]
     worker: NotRequired[Process | None]

@@ -15,7 +15,7 @@ from typing import Literal
 
 from blobfuse_dysk.device.kernel import loop, mountinfo
 
-__all__ = ["Use", "mounted_elsewhere", "mountpoints", "users"]
+__all__ = ["Use", "claimed", "mounted_elsewhere", "mountpoints", "users"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,11 @@ def users(device: str) -> list[Use]:
     if not found and _is_claimed(device):
         found.append(Use("claim", "the kernel has it in use"))
     return found
+
+
+def claimed(device: str) -> str:
+    """Which of the device and its partitions the kernel has in use, where it is one of them."""
+    return next((node for node in loop.partitions(device) if _is_claimed(node)), device)
 
 
 def _nodes(device: str) -> dict[str, str]:

@@ -19,7 +19,8 @@ import pyfuse3
 import trio
 
 from blobfuse_dysk.errors import Kind, StoreError
-from blobfuse_dysk.store.contract import MAX_WRITE, PAGE, Buffer, Store
+from blobfuse_dysk.store.contract import MAX_WRITE, PAGE, Buffer, Extent, Store
+from blobfuse_dysk.store.parts.extentmap import ExtentMap
 
 if TYPE_CHECKING:
     from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, InodeT, ReaddirToken, RequestContext
@@ -29,6 +30,7 @@ __all__ = ["DISK_INODE", "BlockFile"]
 DISK_INODE = 2  # 1 is the root, by FUSE's definition
 _NAME = b"disk"
 _FOREVER_S = 1e6  # how long the kernel may keep names and attributes: it is told when they change
+_MOST_REFUSED = 256  # ranges that are remembered one by one
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +64,12 @@ class BlockFile(pyfuse3.Operations):
         self._refusal: StoreError | None = None
         self._decided = trio.Event()
         self.lost: Exception | None = None
+        self._refused = ExtentMap(_MOST_REFUSED)
+
+    @property
+    def refused(self) -> list[Extent]:
+        """What was to be written, and was not, and was not written again with success."""
+        return self._refused.within(0, self._size)
 
     def provide(self, store: Store) -> None:
         """From now on serve this store."""
@@ -148,11 +156,14 @@ class BlockFile(pyfuse3.Operations):
             store = self._store or await self._provided()
             if 0 < len(buf) <= MAX_WRITE:
                 await store.write(off, buf)
-                return len(buf)
-            for start in range(0, len(buf), MAX_WRITE):  # a kernel with raised fs.fuse.max_pages_limit
-                await store.write(off + start, memoryview(buf)[start : start + MAX_WRITE])
+            else:
+                for start in range(0, len(buf), MAX_WRITE):  # a kernel with raised fs.fuse.max_pages_limit
+                    await store.write(off + start, memoryview(buf)[start : start + MAX_WRITE])
         except Exception as error:
+            self._refused.add(off, off + len(buf))
             raise self._failure(error, "write", off, len(buf)) from error
+        if self._refused:
+            self._refused.remove(off, off + len(buf))
         return len(buf)
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:

@@ -36,11 +36,10 @@ from blobfuse_dysk.azure.credential.watch import watch
 from blobfuse_dysk.device.ipc import door, message
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.messages import Drain, HolderOrder, WorkerEvent, WorkerReady
-from blobfuse_dysk.device.ipc.statefile import Lease, StateFile
-from blobfuse_dysk.device.kernel import hardening
+from blobfuse_dysk.device.ipc.statefile import Lease, State, StateFile
 from blobfuse_dysk.device.kernel.fuse import MAX_BACKGROUND, Replay, wait_aborted
 from blobfuse_dysk.device.kernel.memfd import sealed
-from blobfuse_dysk.device.worker import fusetasks, serving
+from blobfuse_dysk.device.worker import fusetasks, losses, serving
 from blobfuse_dysk.device.worker.blockfile import BlockFile
 from blobfuse_dysk.device.worker.controlserver import ControlServer
 from blobfuse_dysk.device.worker.geometry import Geometry, measure
@@ -56,10 +55,10 @@ from blobfuse_dysk.device.worker.startup import (
     resume_state,
     take_briefing,
 )
-from blobfuse_dysk.errors import DyskError, Kind, LeasedError, StoreError
+from blobfuse_dysk.errors import DyskError, Kind, NotFoundError, StoreError
 from blobfuse_dysk.store.lease.token import HoldState
 from blobfuse_dysk.store.open import ResumeState
-from blobfuse_dysk.store.parts.ring import is_empty
+from blobfuse_dysk.store.parts.extents import joined
 from blobfuse_dysk.store.stack import Stack
 
 __all__ = ["Worker", "main"]
@@ -82,11 +81,13 @@ class Worker:
         self._ring_fd = briefing.ring_fd
         self._channel = channel
         self._opener = opener
+        self._name = briefing.name
         self._resume = briefing.resume
         self._replay = Replay(base64.b64decode(briefing.init), briefing.fuse_fd, resend=briefing.resend)
         self._control = ControlServer(socket.socket(fileno=briefing.control_fd), Questions(self).answers)
         self._turnstile: fusetasks.Turnstile | None = None
         self.stack: Stack | None = None
+        self._used: Stack | None = None  # the last one that was open
         self._scope = trio.CancelScope()  # around an attempt to open the block layer, and around all its use
         self.open_by = math.inf  # when a block layer that cannot be opened again is given up
         self.geometry: Geometry | None = None
@@ -113,7 +114,7 @@ class Worker:
                 error = self._error or DyskError("the attach was given up")
                 self.send_event({"event": "error", "error": message.error_to_message(error)})
             else:
-                await self._control.answer_watchers(self._error or self._lost())
+                await self._control.answer_watchers(self._farewell())
                 self.send_event({"event": "ended", "aborted": self._aborted})
             nursery.cancel_scope.cancel()
         return 1 if self._file is None else 0
@@ -153,12 +154,12 @@ class Worker:
             if ended or self._error is None or (self._closing.is_set() and trio.current_time() >= self.open_by):
                 return
             _log.error("the disk cannot be opened again: %s", self._error)
-            lost = isinstance(self._error, LeasedError) or getattr(self._error, "kind", None) is Kind.FENCED
-            detail = message.clip(str(self._error))
-            self.send_event({"event": "state", "state": "fenced" if lost else "recovering", "detail": detail})
-            if lost:
+            final: State = "failed" if isinstance(self._error, NotFoundError) else "fenced"
+            ends = losses.is_for_good(self._error)
+            detail = message.clip(self._error.line())
+            self.send_event({"event": "state", "state": final if ends else "recovering", "detail": detail})
+            if ends:
                 self._refuse(StoreError(str(self._error), Kind.FENCED))
-                self._error = self._left_behind(self._error)
                 return
             await trio.sleep(_AGAIN_S)
 
@@ -169,25 +170,12 @@ class Worker:
         if self.stack is None:
             self._refuse(StoreError("the disk could not be opened again within io-timeout", Kind.TIMEOUT))
 
-    def _lost(self) -> DyskError | None:
-        """What to say at the end when a write was refused, by this worker or one before: maybe nobody was told."""
-        lost = (self._file and self._file.lost) or (self._resume and self._resume["lost"])
-        if not lost:
-            return None
-        return DyskError(
-            f"it ended, but data was lost: {lost}",
-            remedy="check the file system and what was written last; the log says more",
-        )
-
-    def _left_behind(self, reason: DyskError) -> DyskError | None:
-        """What to say at the end when another node has the disk, and writes nobody flushed will never get there."""
-        with hardening.when_touched():
-            if is_empty(self._ring_fd):
-                return None
-        return DyskError(
-            f"it ended, but data was lost: {reason}",
-            remedy="what was written last and not flushed is gone; look at the disk where it is attached now",
-        )
+    def _farewell(self) -> DyskError | None:
+        """What to say at the end: what was taken and never written, or refused, if anything was."""
+        assert self._file
+        lost = self._file.lost or (self._resume and self._resume["lost"])
+        accepted = self._used.unwritten if self._used else losses.left_in(self._ring_fd)
+        return losses.farewell(self._name, self._error, lost, joined([*accepted, *self._file.refused]))
 
     def _refuse(self, reason: StoreError) -> None:
         if self._file:
@@ -230,28 +218,31 @@ class Worker:
             raise
         if not self._closing.is_set():
             self._scope.deadline = math.inf
-        self.geometry, self.stack = geometry, stack
+        self.geometry, self.stack, self._used = geometry, stack, stack
+        stack.on_detail = lambda: self._on_state(stack.state)
         self._opened.set()
         if self._resume:
             stack.set_io_timeout(self._resume["io_timeout_s"])  # these may have been changed since the attach
             stack.set_limits(self._resume["iops"], self._resume["mbps"])
+            if self._resume["state"] == "failed":  # that is for good, whatever this worker could do
+                stack.fail(StoreError(self._resume["detail"] or "it failed", Kind.REJECTED))
         if self._file:
             self._file.provide(stack.store)
-            if (state := stack.state) != "released":
-                self.send_event({"event": "state", "state": state, "detail": None, "lease": self._lease()})
+            self._on_state(stack.state)
         await self._closing.wait()
         try:
             await stack.store.flush()
         except StoreError as error:
             _log.error("the last flush failed: %s", error)
-            self._error = self._left_behind(error) if error.kind is Kind.FENCED else error
+            self._error = error
         await stack.release()
 
     def _on_state(self, state: HoldState) -> None:
         """The fence changed its state. Until the disk is served, that is nobody's business."""
         if self.stack and not self._closing.is_set() and state != "released":
-            _log.info("the attachment is %s", state)
-            self.send_event({"event": "state", "state": state, "lease": self._lease()})
+            detail = self.stack.detail and message.clip(self.stack.detail)
+            _log.info("the attachment is %s%s", state, f": {detail}" if detail else "")
+            self.send_event({"event": "state", "state": state, "detail": detail, "lease": self._lease()})
 
     def _lease(self) -> Lease | None:
         if not self.stack or self.stack.lease_id is None or self.stack.epoch is None:

@@ -131,8 +131,8 @@ class Fence(Store):
 
     @property
     def blocker(self) -> StoreError | None:
-        """Why the last attempt at what modifying calls wait for failed; None if they pass, or it did not fail yet."""
-        return self._raise_error if self._guard.certain else self._renew_error
+        """Why modifying calls fail, or wait: what the last attempt failed for. None if they pass, or none did yet."""
+        return self._fenced or (self._raise_error if self._guard.certain else self._renew_error)
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Pass, unless fenced."""
@@ -279,7 +279,7 @@ class Fence(Store):
         self._fenced = StoreError(
             f"this node may no longer write: {reason}",
             Kind.FENCED,
-            remedy="another node took the disk; unmount and detach it here, then attach it where it is needed",
+            remedy="unmount and detach it here, then attach it where it is needed",
         )
         self._renew_wanted.set()
         self._announce()

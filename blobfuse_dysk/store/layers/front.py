@@ -1,8 +1,9 @@
-"""The top of the stack: counts and times what the device asks for, and fails at once when the disk is fenced.
+"""The top of the stack: counts and times what the device asks for, and fails at once what is not to be done any more.
 
 Theory. Layers below answer some calls by themselves (Sparse knows zeros), so a fence at the bottom does not stop all of
 them. Here is the latch: it closes when Fence says so, or when the first Kind.FENCED comes up, and never opens again.
-From then on every call fails in the same step in which it starts.
+From then on every call fails in the same step in which it starts. A disk that failed for another reason has a latch of
+its own, which stops what modifies or promises durability; what can still be read may be worth reading.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Front(Store):
         self._inner = inner
         self._meter = meter
         self._latched: str | None = None
+        self._refusal: StoreError | None = None
 
     @property
     def size(self) -> int:
@@ -36,6 +38,11 @@ class Front(Store):
         """Let every call from now on fail with Kind.FENCED."""
         if self._latched is None:
             self._latched = reason
+
+    def refuse_writes(self, reason: StoreError) -> None:
+        """Let every write, zero, flush and grow from now on fail with it."""
+        if self._refusal is None:
+            self._refusal = reason
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Pass, counted."""
@@ -52,7 +59,7 @@ class Front(Store):
 
     async def write(self, offset: int, data: Buffer) -> None:
         """Pass, counted."""
-        started = self._start()
+        started = self._start_modifying()
         try:
             await self._inner.write(offset, data)
         except BaseException as error:
@@ -62,7 +69,7 @@ class Front(Store):
 
     async def zero(self, offset: int, length: int) -> None:
         """Pass, counted."""
-        started = self._start()
+        started = self._start_modifying()
         try:
             await self._inner.zero(offset, length)
         except BaseException as error:
@@ -72,7 +79,7 @@ class Front(Store):
 
     async def flush(self) -> None:
         """Pass, counted."""
-        started = self._start()
+        started = self._start_modifying()
         try:
             await self._inner.flush()
         except BaseException as error:
@@ -88,6 +95,7 @@ class Front(Store):
     async def grow(self, size: int) -> None:
         """Pass."""
         self._check()
+        self._check_refusal()
         await self._inner.grow(size)
 
     async def aclose(self) -> None:
@@ -98,8 +106,17 @@ class Front(Store):
         if self._latched is not None:
             raise StoreError(self._latched, Kind.FENCED)
 
+    def _check_refusal(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal.afresh()
+
     def _start(self) -> float:
         self._check()
+        return self._meter.start()
+
+    def _start_modifying(self) -> float:
+        self._check()
+        self._check_refusal()
         return self._meter.start()
 
     def _failed(self, name: str, error: BaseException) -> None:

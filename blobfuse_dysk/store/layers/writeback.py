@@ -66,7 +66,7 @@ class WriteBack(Store):
 
     nursery: where sending runs; it must outlive the store's use. idle_s: seconds after which accepted data is on its
     way although nobody asked for a flush. largest: bytes of the largest write that suits the service now. slots: how
-    many requests it takes at once now; more runs than that would only queue below, where nothing is merged any more.
+    many requests it takes at once now; more would only queue below. on_failure: called when `failure` is set.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class WriteBack(Store):
         idle_s: float = 1.0,
         largest: Callable[[], int] = lambda: MAX_WRITE,
         slots: Callable[[], int] = lambda: MAX_IN_FLIGHT,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self._inner = inner
         self._ring = ring
@@ -100,6 +101,7 @@ class WriteBack(Store):
         self._send_until = 0  # records that begin before this position are to be sent now
         self._urgency = Priority.READ  # of what is to be sent now
         self._due = math.inf  # when the oldest record that nobody asked for is to be sent
+        self._on_failure = on_failure
         self._failure: StoreError | None = None
         self._room = RoomLine(self._accept)
         self._progress = trio.lowlevel.ParkingLot()  # those who wait for acknowledgements
@@ -123,6 +125,16 @@ class WriteBack(Store):
             "ring_used": self._ring.used,
             "latched": str(self._failure) if self._failure else None,
         }
+
+    @property
+    def failure(self) -> StoreError | None:
+        """Why no write or flush will succeed any more (invariant 7)."""
+        return self._failure
+
+    @property
+    def unwritten(self) -> list[Extent]:
+        """What was accepted and not yet acknowledged by the service."""
+        return joined((e.start, e.end - e.start) for m in (self._flight, self._dirty) for e in m.overlap(0, self.size))
 
     @property
     def dirty_bytes(self) -> int:
@@ -367,6 +379,7 @@ class WriteBack(Store):
         except StoreError as error:
             self._failure = self._failure or error
             self._room.dismiss()
+            self._on_failure()
         else:
             used = self._ring.used
             self._flight.remove(run)

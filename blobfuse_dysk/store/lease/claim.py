@@ -58,7 +58,7 @@ from blobfuse_dysk.azure.explain import leased
 from blobfuse_dysk.azure.signing import http_date, parse_http_date
 from blobfuse_dysk.azure.wire import BlobProperties, Condition, SequenceNumber
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import Kind, StoreError
+from blobfuse_dysk.errors import Kind, LeasedError, StoreError
 from blobfuse_dysk.store.lease import contentmd5, epoch
 from blobfuse_dysk.store.lease.attempts import Attempts
 from blobfuse_dysk.store.lease.holdername import sign
@@ -207,7 +207,7 @@ class Claiming:
         held = self._blob.lease_state in ("leased", "breaking")
         if held and self.is_own_id and not self.may_hold:  # so it is another's
             if not break_lease:
-                raise leased(self._address, self._blob.metadata, self._blob.lease_state)
+                raise self._leased()
             if not await self._break():
                 return False
         free = self._blob.lease_state in ("available", "broken")
@@ -230,9 +230,13 @@ class Claiming:
             return True
         if not break_lease:
             await self._look()
-            raise leased(self._address, self._blob.metadata, self._blob.lease_state)
+            raise self._leased()
         await self._break()
         return False
+
+    def _leased(self) -> LeasedError:
+        blob = self._blob
+        return leased(self._address, blob.metadata, blob.lease_state, endless=blob.lease_duration == "infinite")
 
     async def _acquire_once(self, condition: Condition) -> None:
         self._sent_at = lease_time()
