@@ -166,7 +166,10 @@ def status(target: str) -> dict[str, Any]:
 
 
 def is_blank(target: str) -> bool:
-    """Whether the disk has no allocated page (VHD footer aside), by the service's own page map."""
+    """Whether the disk is blank (VHD footer aside): by the service's own page map, and where it was read past that.
+
+    Raises StoreError if the two disagree.
+    """
     found = find_state(target)
     path = state.control_path(_run_dir(), found["name"])
     with Control(path, found["name"], timeout_s=found["io_timeout_s"]) as control:

@@ -28,6 +28,7 @@ __all__ = [
     "CredentialError",
     "DeviceError",
     "DyskError",
+    "GatewayError",
     "Kind",
     "LeasedError",
     "NotFoundError",
@@ -156,12 +157,35 @@ class TransportError(DyskError):
     keep-alive connection; a retry may start at once.
     """
 
-    FIELDS = ("remedy", "sent", "stale")
+    FIELDS: ClassVar[tuple[str, ...]] = ("remedy", "sent", "stale")
 
     def __init__(self, message: str, *, sent: bool, stale: bool = False, remedy: str | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.sent = sent
         self.stale = stale
+
+
+class GatewayError(TransportError):
+    """Something on the way (a proxy, a gateway) answered in the service's place; what became of the request is unknown.
+
+    status: the HTTP status that it gave. retry_after_s: seconds from Retry-After, or None.
+    """
+
+    FIELDS = ("remedy", "sent", "stale", "status", "retry_after_s")
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        retry_after_s: float | None = None,
+        sent: bool = True,
+        stale: bool = False,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(message, sent=sent, stale=stale, remedy=remedy)
+        self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class Kind(enum.Enum):

@@ -141,7 +141,12 @@ def entries(run: Path) -> list[Path]:
 
 @pytest.fixture
 def run_dirs(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDirs]:
-    """Run, configuration, log and device directories of the test's own, set in the environment.
+    """Directories of the test's own, set in the environment; see make_run_dirs."""
+    yield from make_run_dirs(monkeypatch)
+
+
+def make_run_dirs(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDirs]:
+    """Run, configuration, log and device directories of a test's own, set in the environment.
 
     After the test no process, loop device or mount of these directories may be left: that fails the test. The paths
     are short, since a Unix socket's name has at most 107 bytes, and on a tmpfs where this machine has one.

@@ -1,8 +1,8 @@
 """One page blob as the service shows it: each method is one operation of the REST interface, asked once.
 
 Nothing is retried here. One exception is no retry of something that may have been done: a request refused for its
-proof of identity (401, 403) is sent again, once, if meanwhile the proof has become another one, because the service's
-clock turned out to differ or the credential was renewed.
+proof of identity (401, 403) is sent again with another date, if the service's clock seems to differ, and once more if
+meanwhile the credential was renewed.
 
 Source: https://learn.microsoft.com/rest/api/storageservices/operations-on-page-blobs
 """
@@ -17,8 +17,10 @@ import trio
 
 from blobfuse_dysk.azure import wire
 from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential, check_transport
+from blobfuse_dysk.azure.pagelist import parse_page_list
 from blobfuse_dysk.azure.pool import HttpPool
-from blobfuse_dysk.azure.signing import Signer
+from blobfuse_dysk.azure.refusal import gateway_error, is_services_own, service_error
+from blobfuse_dysk.azure.signing import DatedSigner, Signer
 from blobfuse_dysk.azure.tls import tls_context
 from blobfuse_dysk.azure.wire import BlobProperties, Buffer, Condition, PageList, Reply, Request, SequenceNumber
 from blobfuse_dysk.clock import bound_clock
@@ -28,6 +30,9 @@ from blobfuse_dysk.errors import CredentialError, ServiceError, TransportError
 __all__ = ["BlobClient"]
 
 _CLOCK_S = 10.0  # how often an answer's Date is looked at
+_NO_PROOF = frozenset({401, 403})
+_DATED = frozenset({"key", "token"})  # credentials that date what they sign
+_MAYBE_DATE = frozenset({"", "AuthenticationFailed", "AuthorizationFailure", "InvalidAuthenticationInfo"})
 
 
 class BlobClient(trio.abc.AsyncResource):
@@ -117,7 +122,7 @@ class BlobClient(trio.abc.AsyncResource):
         request = self._requests.page_ranges(offset, length, marker=marker, max_results=max_results)
         reply = await self._ask(request, 200, "page list", timeout_s)
         try:
-            return wire.parse_page_list(reply.body)
+            return parse_page_list(reply.body)
         except wire.DamagedAnswerError as error:
             raise self._damaged("page list", str(error)) from error
 
@@ -135,13 +140,14 @@ class BlobClient(trio.abc.AsyncResource):
         """Set Blob Properties, action max: return the sequence number that is now in force, at least `value`."""
         request = self._requests.raise_sequence_number(value, lease_id=lease_id, condition=condition)
         reply = await self._ask(request, 200, "raise of the sequence number", timeout_s)
-        number = reply.header("x-ms-blob-sequence-number")
-        if not number.isdecimal() or int(number) < value:
-            how = f"answered with {number!r} where {value} was asked for"
+        told = reply.header("x-ms-blob-sequence-number")
+        number = wire.number(told)
+        if number is None or number < value:
+            how = f"answered with {told[:40]!r} where {value} was asked for"
             if value > 1 << 53:
                 how += "; Azurite rounds numbers above 2^53, so set it back to 0 there"
             raise self._damaged("raise of the sequence number", how)
-        return SequenceNumber(int(number), reply.header("etag"))
+        return SequenceNumber(number, self._etag(reply, "raise of the sequence number"))
 
     async def resize(self, size: int, *, lease_id: str | None, condition: Condition, timeout_s: float) -> None:
         """Set Blob Properties: make the blob `size` bytes large, which cuts off what is above, whatever its size is.
@@ -203,7 +209,7 @@ class BlobClient(trio.abc.AsyncResource):
             if error.status != 403 or request.after == other.after or self.credential.kind != "key":
                 raise
             reply = await self._ask(other, 200, "metadata", deadline - self._now())
-        return reply.header("etag")
+        return self._etag(reply, "metadata")
 
     async def set_content(
         self, content: Mapping[str, str], *, lease_id: str | None, condition: Condition, timeout_s: float
@@ -213,7 +219,7 @@ class BlobClient(trio.abc.AsyncResource):
         content: as in BlobProperties; what is not in it is gone.
         """
         request = self._requests.set_content(content, lease_id=lease_id, condition=condition)
-        return (await self._ask(request, 200, "properties", timeout_s)).header("etag")
+        return self._etag(await self._ask(request, 200, "properties", timeout_s), "properties")
 
     def hurry(self, timeout_s: float) -> None:
         """Let no call whose request is on its way now take longer than timeout_s from now."""
@@ -235,26 +241,52 @@ class BlobClient(trio.abc.AsyncResource):
         offset_s = credential.clock.offset_s
         try:
             reply = await self._pool.request(request, signer, deadline)
-        except TransportError as error:
-            raise self._named(error, what) from error.__cause__
-        if now >= self._look_at_clock or reply.status == 403:
+        except Exception as error:
+            raise self._lost(error, what) from (error.__cause__ or error)
+        if not is_services_own(reply):
+            raise gateway_error(reply, f"{what} of {self.address}")
+        if now >= self._look_at_clock or reply.status in _NO_PROOF:
             self._look_at_clock = now + _CLOCK_S
-            credential.clock.observe(reply.header("date"))
-        if reply.status in (401, 403):
-            renewed = abs(credential.clock.offset_s - offset_s) > 60.0
-            if not renewed:
-                with trio.move_on_at(deadline):
-                    renewed = await credential.renew_refused(signer)
-            if renewed:
-                signer = await self._signer(what, deadline)
-                try:
-                    reply = await self._pool.request(request, signer, deadline)
-                except TransportError as error:
-                    raise self._named(error, what) from error.__cause__
+            credential.clock.measure(reply.header("date"))
+        if reply.status in _NO_PROOF:
+            reply = await self._prove_again(request, reply, signer, offset_s, what, deadline)
         if reply.status != success:
             if reply.status < 300:
                 raise self._damaged(what, f"answered with status {reply.status} where {success} is due")
-            raise wire.service_error(reply, f"{what} of {self.address}")
+            raise service_error(reply, f"{what} of {self.address}")
+        return reply
+
+    async def _prove_again(
+        self, request: Request, reply: Reply, signer: Signer, offset_s: float, what: str, deadline: float
+    ) -> Reply:
+        """After a refusal of the proof, `reply`: ask with another date, then with another proof, if there are such.
+
+        offset_s: what the request was dated with. Returns the last answer.
+        """
+        credential = self.credential
+        if credential.kind in _DATED and reply.header("x-ms-error-code") in _MAYBE_DATE:
+            for other_s in credential.clock.others(offset_s):
+                reply = await self._send(request, DatedSigner(signer, credential.clock, other_s), what, deadline)
+                if reply.status not in _NO_PROOF:
+                    credential.clock.follow(other_s)
+                    return reply
+                credential.clock.disproved = True
+        renewed = False
+        with trio.move_on_at(deadline):
+            renewed = await credential.renew_refused(signer)
+        if renewed:
+            signer = await self._signer(what, deadline)
+            reply = await self._send(request, signer, what, deadline)
+        return reply
+
+    async def _send(self, request: Request, signer: Signer, what: str, deadline: float) -> Reply:
+        """Send it again, return the service's answer, whatever its status; raises TransportError and nothing else."""
+        try:
+            reply = await self._pool.request(request, signer, deadline)
+        except Exception as error:
+            raise self._lost(error, what) from (error.__cause__ or error)
+        if not is_services_own(reply):
+            raise gateway_error(reply, f"{what} of {self.address}")
         return reply
 
     async def _signer(self, what: str, deadline: float) -> Signer:
@@ -277,18 +309,31 @@ class BlobClient(trio.abc.AsyncResource):
                 remedy="run what fetches it by hand, as root, and see what it waits for",
             ) from None
 
-    def _named(self, error: TransportError, what: str) -> TransportError:
-        """The same, saying which request of which disk it was."""
+    def _lost(self, error: Exception, what: str) -> TransportError:
+        """The error of an exchange, saying which request of which disk it was.
+
+        What nobody thought of must not end the worker; the request may have left by then.
+        """
+        if not isinstance(error, TransportError):
+            text = f"{what} of {self.address}: unexpected {type(error).__name__}: {error}"
+            return TransportError(text, sent=True)
         text = f"{what} of {self.address}: {error}"
         return TransportError(text, sent=error.sent, stale=error.stale, remedy=error.remedy)
 
     def _short_read(self, offset: int, length: int, came: int, span: str) -> ServiceError | TransportError:
         """The service cuts a range that crosses the blob's end; anything else that does not fit is damaged."""
-        size = span.rpartition("/")[2]
-        if size.isdecimal() and int(size) < offset + length:
+        size = wire.number(span.rpartition("/")[2])
+        if size is not None and size < offset + length:
             message = f"read of {self.address}: {length} bytes at {offset} are beyond the blob's end at {size}"
             return ServiceError(message, status=416, code="InvalidRange")
         return self._damaged("read", f"{came} bytes came where {length} at {offset} were asked for")
+
+    def _etag(self, reply: Reply, what: str) -> str:
+        """The ETag that a change gave the blob: without one, what rests on it would have no condition."""
+        etag = reply.header("etag")
+        if not etag:
+            raise self._damaged(what, "no ETag came")
+        return etag
 
     def _damaged(self, what: str, how: str) -> TransportError:
         return TransportError(f"{what} of {self.address}: damaged answer: {how}", sent=True)

@@ -4,6 +4,11 @@ Sockets are the standard library's own, non-blocking, with trio only to wait for
 through trio's scheduler. What comes is read into a scratch buffer that all connections of a pool share (nothing awaits
 between receiving and copying out of it); the rest of a long body is received straight into the body itself.
 The head of an answer is checked by httptools (llhttp); the few headers that matter here are looked up in its bytes.
+
+An exchange knows how long the body of its success may be. Memory for it is taken as bytes come, whatever length the
+answer promises, since the worker's memory is locked. Of a refusal the first bytes are read, and the connection is left.
+
+Interim answers (1xx) are skipped: nobody asks for them, and whoever sends them answers afterwards (RFC 9110, 15.2).
 """
 
 from __future__ import annotations
@@ -17,20 +22,17 @@ import httptools
 import trio
 from trio.lowlevel import wait_readable, wait_writable
 
-from blobfuse_dysk.azure.wire import Buffer, Reply
+from blobfuse_dysk.azure.framing import CutError, Framing, frame, status_of
+from blobfuse_dysk.azure.wire import MOST_PLAIN, Buffer, Reply, number
 from blobfuse_dysk.errors import TransportError
 
 __all__ = ["Connection", "TlsConnection"]
 
 _MAX_HEAD = 64 << 10  # bytes
-_MAX_BODY = 256 << 20  # bytes; far above anything that is asked for
+_MOST_INTERIM = 16  # answers before the answer
+_STEP = 1 << 20  # bytes; a body that is longer is given memory as it comes
 _ONE_RECORD = 15 << 10  # bytes; a TLS record takes 16 KiB, and joining this much costs less than a second record
 _HEAD_END = b"\r\n\r\n"
-_NO_CALLBACKS = object()
-
-
-class _CutError(Exception):
-    """The connection ended, or what came is not an answer."""
 
 
 class _Collector:
@@ -98,10 +100,13 @@ class Connection:
         self.reusable = False
         self._sock.close()
 
-    async def exchange(self, head: bytes, body: Buffer | None, scratch: bytearray, *, no_body: bool) -> Reply:
+    async def exchange(
+        self, head: bytes, body: Buffer | None, scratch: bytearray, *, no_body: bool, most: int = MOST_PLAIN
+    ) -> Reply:
         """Send one request and return its answer. no_body: the answer has none whatever its headers say (HEAD).
 
-        Raises TransportError. After that, or after cancellation, the connection is not reusable.
+        most: bytes that the body of a success may have; of anything else the first 64 KiB are returned.
+        Raises TransportError and nothing else. After that, or after cancellation, the connection is not reusable.
         """
         self.reusable = False
         reused = self._used
@@ -110,12 +115,14 @@ class Connection:
         try:
             done = self._send_at_once(head, body)
             whole = done == len(head) + (0 if body is None else len(body)) or await self._send_all(head, body, done)
-            reply, reusable = await self._read_reply(scratch, no_body)
-        except (OSError, trio.ClosedResourceError, httptools.HttpParserError, _CutError) as error:
+            reply, reusable = await self._read_reply(scratch, no_body, most)
+        except (OSError, trio.ClosedResourceError, httptools.HttpParserError, CutError) as error:
             raise self._failure(error, reused) from error
+        except Exception as error:  # what nobody thought of: an odd answer must not end the worker
+            raise TransportError(f"the answer cannot be read ({type(error).__name__}: {error})", sent=True) from error
         if not reused:
-            timeout = reply.header("keep-alive").partition("timeout=")[2].partition(",")[0]
-            self.idle_limit_s = float(timeout) - 1.0 if timeout.isdecimal() else None
+            timeout = number(reply.header("keep-alive").partition("timeout=")[2].partition(",")[0])
+            self.idle_limit_s = None if timeout is None else timeout - 1.0
         self.reusable = reusable and whole
         return reply
 
@@ -126,9 +133,9 @@ class Connection:
             return TransportError(f"the answer is not HTTP ({error})", sent=True)
         stale = reused and not self._answered
         what = "connection lost while reading the answer" if self._answered else "connection lost before the answer"
-        if isinstance(error, _CutError) and self._answered:
+        if isinstance(error, CutError) and self._answered:
             what = str(error)
-        elif not isinstance(error, _CutError):
+        elif not isinstance(error, CutError):
             what = f"{what} ({error})"
         return TransportError(what, sent=self._sent, stale=stale)
 
@@ -169,7 +176,7 @@ class Connection:
                 continue
 
     async def _receive(self, into: bytearray | memoryview) -> int:
-        """Receive at least a byte, or raise _CutError at the end of the stream."""
+        """Receive at least a byte, or raise CutError at the end of the stream."""
         while True:
             try:
                 count = self._sock.recv_into(into)
@@ -177,53 +184,78 @@ class Connection:
                 await wait_readable(self._fd)
             else:
                 if not count:
-                    raise _CutError("connection closed in the middle of the answer")
+                    raise CutError.ended()
                 self._answered = True
                 return count
 
-    async def _read_reply(self, scratch: bytearray, no_body: bool) -> tuple[Reply, bool]:
+    async def _read_reply(self, scratch: bytearray, no_body: bool, most: int) -> tuple[Reply, bool]:
         await wait_readable(self._fd)
-        data = scratch
-        count = await self._receive(scratch)
-        end = data.find(_HEAD_END, 0, count)
-        if end < 0:
-            data = scratch[:count]
-            while (end := data.find(_HEAD_END)) < 0:
-                if len(data) > _MAX_HEAD:
-                    raise _CutError("the answer's headers do not end")
-                count = await self._receive(scratch)
-                data += memoryview(scratch)[:count]
-            count = len(data)
-        start = end + len(_HEAD_END)
-        head = bytes(data[:start])
-        parser = httptools.HttpResponseParser(_NO_CALLBACKS)
-        parser.feed_data(head)
-        status = parser.get_status_code()
-        lower = head.lower()
-        keep = lower.startswith(b"http/1.1") and b"close" not in _value(lower, b"\r\nconnection:")
-        body: Buffer
-        if _value(lower, b"\r\ntransfer-encoding:") and not no_body:
-            body, clean = await self._read_chunked(bytes(data[:count]), scratch)
-            return Reply(status, head, body, lower), keep and clean
-        length = 0 if no_body or status in (204, 304) else _length(lower, status)
-        have = count - start
+        data, count = scratch, await self._receive(scratch)
+        for _ in range(_MOST_INTERIM + 1):
+            end = data.find(_HEAD_END, 0, count)
+            if end < 0:
+                data, count, end = await self._read_head(data, count, scratch)
+            start = end + len(_HEAD_END)
+            head = bytes(data[:start])
+            status = status_of(head)
+            if status < 200:
+                data, count = data[start:count], count - start
+                continue
+            framing = frame(status, head, no_body=no_body, most=most)
+            if framing.length == count - start:  # as a rule all of it came at once
+                return Reply(status, head, data[start:count], framing.lower), framing.keep
+            body, clean = await self._read_body(framing, data, start, count, scratch)
+            return Reply(status, head, body, framing.lower), framing.keep and clean
+        raise CutError("interim answers without end")
+
+    async def _read_head(self, data: bytearray, count: int, scratch: bytearray) -> tuple[bytearray, int, int]:
+        """Receive more than the first `count` bytes of data, until there is a whole head; returns its end, too."""
+        data = data[:count]
+        while (end := data.find(_HEAD_END)) < 0:
+            if len(data) > _MAX_HEAD:
+                raise CutError("the answer's headers do not end")
+            count = await self._receive(scratch)
+            data += memoryview(scratch)[:count]
+        return data, len(data), end
+
+    async def _read_body(
+        self, framing: Framing, data: bytearray, start: int, count: int, scratch: bytearray
+    ) -> tuple[Buffer, bool]:
+        """The body, and whether nothing came behind it. data: what is there up to `count`; the body begins at start."""
+        if framing.chunked:
+            return await self._read_chunked(bytes(data[:count]), scratch, framing)
+        length, have = framing.length, count - start
+        if length is None:
+            return await self._read_to_end(bytearray(data[start:count]), scratch, framing), False
         if have < length:
-            body = await self._read_rest(memoryview(data)[start:count], length)
-        else:
-            body = data[start : start + length]
-        return Reply(status, head, body, lower), keep and have <= length
+            return await self._read_rest(memoryview(data)[start:count], length), True
+        return data[start : start + length], have <= length
 
     async def _read_rest(self, begun: memoryview, length: int) -> bytearray:
         """Return `length` bytes: those that are there already, and what is still to come."""
         have = len(begun)
-        body = bytearray(length)
+        body = bytearray(min(length, max(have, _STEP)))
         body[:have] = begun
-        rest = memoryview(body)
         while have < length:
-            have += await self._receive(rest[have:])
+            if have == len(body):
+                body += bytes(min(length - have, _STEP))
+            with memoryview(body) as whole:
+                have += await self._receive(whole[have:])
         return body
 
-    async def _read_chunked(self, received: bytes, scratch: bytearray) -> tuple[bytearray, bool]:
+    async def _read_to_end(self, body: bytearray, scratch: bytearray, framing: Framing) -> bytearray:
+        """Return what comes until the peer closes the connection, the other way to end a body."""
+        while len(body) <= framing.most:
+            try:
+                count = await self._receive(scratch)
+            except CutError:
+                return body
+            body += memoryview(scratch)[:count]
+        if not framing.cuts:
+            raise CutError.too_large()
+        return body[: framing.most]
+
+    async def _read_chunked(self, received: bytes, scratch: bytearray, framing: Framing) -> tuple[bytearray, bool]:
         collector = _Collector()
         parser = httptools.HttpResponseParser(collector)
         clean = True
@@ -234,10 +266,12 @@ class Connection:
                 if not collector.complete:
                     raise
                 clean = False  # bytes behind the end
+            if len(collector.body) > framing.most:
+                if not framing.cuts:
+                    raise CutError.too_large()
+                return collector.body[: framing.most], False
             if collector.complete:
                 return collector.body, clean
-            if len(collector.body) > _MAX_BODY:
-                raise _CutError("the answer is larger than anything that is asked for")
             count = await self._receive(scratch)
             received = bytes(memoryview(scratch)[:count])
 
@@ -310,28 +344,6 @@ class TlsConnection(Connection):
                 await wait_writable(self._fd)
             else:
                 if not count:
-                    raise _CutError("connection closed in the middle of the answer")
+                    raise CutError.ended()
                 self._answered = True
                 return count
-
-
-def _value(lower: bytes, name: bytes) -> bytes:
-    """The value of a header in a head in lower case; name: with the line end before it and the colon."""
-    found = lower.find(name)
-    if found < 0:
-        return b""
-    start = found + len(name)
-    return lower[start : lower.find(b"\r\n", start)]
-
-
-def _length(lower: bytes, status: int) -> int:
-    """The body's length by Content-Length. Without one, only answers that have no body here are taken."""
-    text = _value(lower, b"\r\ncontent-length:")
-    if not text:
-        if status in (201, 202):
-            return 0
-        raise _CutError("the answer does not tell its length")
-    length = int(text)
-    if length > _MAX_BODY:
-        raise _CutError("the answer is larger than anything that is asked for")
-    return length

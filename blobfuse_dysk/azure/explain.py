@@ -231,7 +231,7 @@ def _denied(error: ServiceError, address: DiskAddress, credential: Credential | 
         return CredentialError(f"access to {address} is refused, whether or not the {what} is right: {error}")
     if credential.kind == "key":
         skew_s = credential.clock.measured_s or 0.0
-        if abs(skew_s) > _SKEW_S and not credential.clock.offset_s:
+        if abs(skew_s) > _SKEW_S and not (credential.clock.offset_s or credential.clock.disproved):
             return CredentialError(
                 f"this machine's clock is {abs(skew_s):.0f} s {'behind' if skew_s > 0 else 'ahead of'} the service's",
                 remedy="set the clock: timedatectl set-ntp true",

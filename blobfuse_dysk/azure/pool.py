@@ -87,7 +87,12 @@ class HttpPool(trio.abc.AsyncResource):
                     self._look_at(deadline)
                 # Signed now, not earlier: waiting for a connection must not age the signature.
                 head = signer.head(request)
-                return await connection.exchange(head, request.body, self._scratch, no_body=request.method == "HEAD")
+                return await connection.exchange(
+                    head, request.body, self._scratch, no_body=request.method == "HEAD", most=request.most
+                )
+            except TransportError:
+                self._drop_idle()
+                raise
             finally:
                 self._busy.discard(connection)
                 self._give_back(connection)
@@ -106,8 +111,7 @@ class HttpPool(trio.abc.AsyncResource):
         """Close all connections; requests in flight fail. Idempotent."""
         self._closed = True
         self._nap.cancel()
-        while self._idle:
-            self._idle.pop().close()
+        self._drop_idle()
         for connection in self._busy:
             connection.expire()
         await trio.lowlevel.checkpoint()
@@ -125,6 +129,12 @@ class HttpPool(trio.abc.AsyncResource):
                 return connection
             connection.close()
         return None
+
+    def _drop_idle(self) -> None:
+        """One connection failed: whatever ended it, a NAT that lost its table or a service that was replaced, ended
+        those that were idle meanwhile as well. The request's repeat must not try them one after the other."""
+        while self._idle:
+            self._idle.pop().close()
 
     def _give_back(self, connection: Connection) -> None:
         if not connection.idle_since and connection.reusable and isinstance(connection, TlsConnection):

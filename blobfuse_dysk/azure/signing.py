@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import calendar
 import hashlib
 import logging
+import re
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 from blobfuse_dysk.azure.wire import Request
@@ -19,6 +20,7 @@ from blobfuse_dysk.errors import CredentialError
 __all__ = [
     "AnonymousSigner",
     "BearerSigner",
+    "DatedSigner",
     "SasSigner",
     "ServiceClock",
     "SharedKeySigner",
@@ -31,7 +33,10 @@ log = logging.getLogger(__name__)
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
 _TOLERATED_S = 120.0  # the service refuses dates 15 minutes off; a smaller difference is left alone
+_APART_S = 60.0  # offsets that are closer are the same one, measured twice
+_MOST_OFF_S = 10 * 365 * 86400.0  # a machine without a battery may be years behind; beyond, it is no clock
 
 
 def http_date(seconds: float) -> str:
@@ -45,63 +50,80 @@ def http_date(seconds: float) -> str:
 
 def parse_http_date(text: str) -> float | None:
     """Seconds since the epoch of an RFC 9110 date in its fixed form, or None if it is anything else."""
+    found = _DATE.fullmatch(text)
+    if found is None:
+        return None
+    day, month, year, hour, minute, second = found.groups()
     try:
-        _, day, month, year, clock, zone = text.split()
-        hour, minute, second = clock.split(":")
-        parts = (int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second))
+        moment = datetime(
+            int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), tzinfo=UTC
+        )
     except ValueError:
         return None
-    return float(calendar.timegm(parts)) if zone == "GMT" else None
+    return moment.timestamp()
 
 
 class ServiceClock:
-    """The service's time, as its answers tell it.
+    """The service's time, as its answers tell it, and what requests are dated by.
 
-    Signatures are dated by it once it differs from the local clock by more than two minutes; one warning says so.
+    They are dated by the local clock while the service takes that. A Date alone changes nothing: a proxy may have put
+    its own onto the answer. A request that may have been refused for its date is tried with `others`, and what the
+    service took then is followed from now on.
     """
 
     def __init__(self) -> None:
         self.offset_s = 0.0
-        """Seconds added to the local clock when signing; 0.0 while the difference is tolerated."""
+        """Seconds added to the local clock when signing."""
         self.measured_s: float | None = None
         """The latest difference seen, service minus local, in seconds (whole ones: that is how fine Date is)."""
+        self.disproved = False
+        """Whether the service lately refused requests that were dated by it as well."""
         self._second = -1
         self._date = ""
 
     def measure(self, date: str) -> None:
-        """Take the difference from an answer's Date header, without signing by it."""
+        """Take the difference from an answer's Date header. One that no clock has is left out."""
         service = parse_http_date(date)
-        if service is not None:
-            self.measured_s = service - time.time()
+        if service is None or abs(service - time.time()) > _MOST_OFF_S:
+            return
+        self.measured_s = service - time.time()
 
-    def observe(self, date: str) -> None:
-        """Learn from an answer's Date header; from now on signatures are dated by it if that is needed."""
-        self.measure(date)
-        if self.measured_s is None:
-            return
-        offset = self.measured_s if abs(self.measured_s) > _TOLERATED_S else 0.0
-        if abs(offset - self.offset_s) <= 60.0:
-            return
-        if offset and not self.offset_s:
+    def others(self, offset_s: float) -> list[float]:
+        """What else may be added to the local clock, after a request was refused that was dated with offset_s."""
+        found: list[float] = []
+        for other in (self.offset_s, 0.0, self._beyond_s):
+            if all(abs(other - known) > _APART_S for known in (offset_s, *found)):
+                found.append(other)
+        return found
+
+    def follow(self, offset_s: float) -> None:
+        """Date requests so from now on: the service took one."""
+        if offset_s and not self.offset_s:
             log.warning(
                 "this machine's clock is %.0f s %s the service's; requests are dated by the service's clock. "
                 "Set the clock (timedatectl set-ntp true)",
-                abs(offset),
-                "behind" if offset > 0 else "ahead of",
+                abs(offset_s),
+                "behind" if offset_s > 0 else "ahead of",
             )
-        self.offset_s = offset
+        self.offset_s = offset_s
+        self.disproved = False
 
     def now(self) -> float:
         """Seconds since the epoch by the service's clock, or by ours while the two differ by less than two minutes."""
-        return time.time() + self.offset_s
+        return time.time() + (self.offset_s or self._beyond_s)
 
     def date(self) -> str:
-        """now() as an HTTP date, formatted once a second."""
+        """What a request is dated with, as an HTTP date, formatted once a second."""
         second = int(time.time() + self.offset_s)
         if second != self._second:
             self._date = http_date(second)
             self._second = second
         return self._date
+
+    @property
+    def _beyond_s(self) -> float:
+        """The measured difference, if it is more than what is tolerated."""
+        return self.measured_s if self.measured_s is not None and abs(self.measured_s) > _TOLERATED_S else 0.0
 
 
 class Signer(Protocol):
@@ -110,6 +132,23 @@ class Signer(Protocol):
     def head(self, request: Request) -> bytes:
         """Return the head as it goes onto the wire, signed for now."""
         ...
+
+
+class DatedSigner:
+    """Signs as another one does, with dates that are offset_s off the local clock."""
+
+    def __init__(self, signer: Signer, clock: ServiceClock, offset_s: float) -> None:
+        self._signer = signer
+        self._clock = clock
+        self._offset_s = offset_s
+
+    def head(self, request: Request) -> bytes:
+        """See Signer. Nothing awaits meanwhile, so no other request is dated so."""
+        before, self._clock.offset_s = self._clock.offset_s, self._offset_s
+        try:
+            return self._signer.head(request)
+        finally:
+            self._clock.offset_s = before
 
 
 class SharedKeySigner:

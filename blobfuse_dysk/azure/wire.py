@@ -21,11 +21,11 @@ from urllib.parse import quote, unquote
 from blobfuse_dysk.azure.canonical import BLANKS, canonical_headers
 from blobfuse_dysk.azure.properties import CONTENT_HEADERS, BlobProperties, Condition, CopyState, SequenceNumber
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import ServiceError
-from blobfuse_dysk.printable import printable
 
 __all__ = [
     "API_VERSION",
+    "MOST_DIGITS",
+    "MOST_PLAIN",
     "BlobProperties",
     "BlobRequests",
     "Buffer",
@@ -37,23 +37,25 @@ __all__ = [
     "Request",
     "SequenceNumber",
     "content_md5",
-    "parse_page_list",
+    "number",
     "parse_properties",
-    "service_error",
     "xml_text",
 ]
 
 API_VERSION = "2021-12-02"  # page lists with markers need 2020-10-02; Azurite has known this one since 3.16
 USER_AGENT = "blobfuse-dysk"
-PAGE = 512  # bytes; the unit of page ranges
-_MOST_CODE, _MOST_MESSAGE = 100, 500  # characters of what the service says of a refusal
+MOST_PLAIN = 64 << 10
+"""Bytes that the body of a success may have, where the request is not for bytes or a list; most have none."""
+MOST_LIST = 16 << 20
+"""Bytes of a page list. The service sends 10,000 ranges at most, which are one MiB; a server that sends all that it has
+is asked for less at a time (store/layers/pageblob.py)."""
 MAX_CHECKSUM = 4 << 20  # bytes; the longest range that the service computes a checksum of
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Extent: TypeAlias = tuple[int, int]
 """(offset, length) in bytes."""
 
-_PAGE_RANGE = re.compile(rb"<PageRange>\s*<Start>\s*(\d+)\s*</Start>\s*<End>\s*(\d+)\s*</End>\s*</PageRange>", re.ASCII)
+MOST_DIGITS = 19  # 2^63 has as many, and int() refuses 4,300
 _PROGRESS = re.compile(r"(\d{1,19})/(\d{1,19})", re.ASCII)  # x-ms-copy-progress
 _METADATA = "x-ms-meta-"
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&apos;", "'"), ("&amp;", "&"))
@@ -69,7 +71,8 @@ class Request:
     target: path as sent; query: as sent, without '?'. resource: the canonicalised resource, query included, without
     the leading account. before, after: canonical lines of the x-ms- headers that sort before and after x-ms-date.
     length: the body's bytes, 0 without one. md5: Content-MD5, or ''. common: constant header lines as sent.
-    condition: when the request is to be carried out. sent: `after` as it goes onto the wire.
+    condition: when the request is to be carried out. sent: `after` as it goes onto the wire. most: bytes that the body
+    of its success may have.
     """
 
     __slots__ = (
@@ -81,6 +84,7 @@ class Request:
         "length",
         "md5",
         "method",
+        "most",
         "query",
         "resource",
         "sent",
@@ -100,8 +104,10 @@ class Request:
         md5: str = "",
         condition: Condition | None = None,
         sent: str | None = None,
+        most: int = MOST_PLAIN,
     ) -> None:
         self.condition = condition
+        self.most = most
         self.method = method
         self.target = target
         self.query = query
@@ -202,7 +208,7 @@ class BlobRequests:
         """Get Blob for a range; with checksum (at most 4 MiB) the answer has the range's Content-MD5."""
         ask = "x-ms-range-get-content-md5:true\n" if checksum else ""
         after = f"x-ms-range:bytes={offset}-{offset + length - 1}\n{ask}{self._version}"
-        return Request("GET", self.target, self._query, self._resource, "", after, self.common)
+        return Request("GET", self.target, self._query, self._resource, "", after, self.common, most=length)
 
     def put_pages(
         self, offset: int, data: Buffer, *, lease_id: str | None, epoch: int | None, checksum: bool = False
@@ -230,7 +236,9 @@ class BlobRequests:
             query.append(("marker", quote(marker, safe="")))
         if max_results:
             query.append(("maxresults", str(max_results)))
-        return self._general("GET", query, {"x-ms-range": f"bytes={offset}-{offset + length - 1}"})
+        request = self._general("GET", query, {"x-ms-range": f"bytes={offset}-{offset + length - 1}"})
+        request.most = MOST_LIST
+        return request
 
     def properties(self) -> Request:
         """Get Blob Properties."""
@@ -312,25 +320,30 @@ def content_md5(data: Buffer) -> str:
 
 
 def parse_properties(reply: Reply) -> BlobProperties:
-    """Read the answer of Get Blob Properties. Raises DamagedAnswerError when a size or number is none."""
+    """Read the answer of Get Blob Properties. Raises DamagedAnswerError when a size or number is none, or no ETag came.
+
+    Without an ETag a condition on it would be none, and what rests on it would be done whatever the blob is then.
+    """
     headers = reply.headers()
-    try:
-        number = headers.get("x-ms-blob-sequence-number")
-        return BlobProperties(
-            size=int(headers["content-length"]),
-            blob_type=headers.get("x-ms-blob-type", ""),
-            sequence_number=None if number is None else int(number),
-            lease_state=headers.get("x-ms-lease-state", ""),
-            metadata=reply.metadata(),
-            etag=headers.get("etag", ""),
-            last_modified=headers.get("last-modified", ""),
-            lease_duration=headers.get("x-ms-lease-duration", ""),
-            created=headers.get("x-ms-creation-time", ""),
-            copy=_copy_state(headers),
-            content={name: headers[name] for name in CONTENT_HEADERS if headers.get(name)},
-        )
-    except (KeyError, ValueError) as error:
-        raise DamagedAnswerError(f"properties without a readable number: {error}") from None
+    told = headers.get("x-ms-blob-sequence-number")
+    size, sequence_number = number(headers.get("content-length", "")), number(told or "")
+    if size is None or (told is not None and sequence_number is None):
+        raise DamagedAnswerError("properties without a readable number")
+    if not headers.get("etag"):
+        raise DamagedAnswerError("properties without an ETag")
+    return BlobProperties(
+        size=size,
+        blob_type=headers.get("x-ms-blob-type", ""),
+        sequence_number=sequence_number,
+        lease_state=headers.get("x-ms-lease-state", ""),
+        metadata=reply.metadata(),
+        etag=headers["etag"],
+        last_modified=headers.get("last-modified", ""),
+        lease_duration=headers.get("x-ms-lease-duration", ""),
+        created=headers.get("x-ms-creation-time", ""),
+        copy=_copy_state(headers),
+        content={name: headers[name] for name in CONTENT_HEADERS if headers.get(name)},
+    )
 
 
 def _copy_state(headers: Mapping[str, str]) -> CopyState | None:
@@ -341,24 +354,6 @@ def _copy_state(headers: Mapping[str, str]) -> CopyState | None:
     done, total = (int(progress[1]), int(progress[2])) if progress else (None, None)
     incremental = headers.get("x-ms-incremental-copy", "").lower() == "true"
     return CopyState(status, done, total, headers.get("x-ms-copy-status-description", ""), incremental)
-
-
-def parse_page_list(body: Buffer) -> PageList:
-    """Read the answer of Get Page Ranges; raises DamagedAnswerError unless every range in it was understood.
-
-    A range that is overlooked here would read as zeros, so the count and the document's end are checked.
-    """
-    text = bytes(body)
-    ranges = [(int(start), int(end) + 1 - int(start)) for start, end in _PAGE_RANGE.findall(text)]
-    whole = b"</PageList>" in text or re.search(rb"<PageList\s*/>\s*\Z", text)
-    if not whole or text.count(b"<PageRange>") != len(ranges) or text.count(b"<PageRange") != len(ranges):
-        raise DamagedAnswerError("page list that is cut or malformed")
-    previous = 0
-    for offset, length in ranges:
-        if offset < previous or length <= 0 or offset % PAGE or length % PAGE:
-            raise DamagedAnswerError(f"page list with an impossible range of {length} bytes at {offset}")
-        previous = offset + length
-    return PageList(ranges, xml_text(text, "NextMarker") or None)
 
 
 def xml_text(body: bytes, tag: str) -> str:
@@ -373,14 +368,6 @@ def xml_text(body: bytes, tag: str) -> str:
     return text
 
 
-def service_error(reply: Reply, what: str) -> ServiceError:
-    """Turn a refusal into an error. what: the operation, for the message; nothing of the request's secrets is in it."""
-    body = bytes(reply.body)
-    code = printable(reply.header("x-ms-error-code") or xml_text(body, "Code"), _MOST_CODE)
-    message = printable(xml_text(body, "Message").split("\n")[0].strip(), _MOST_MESSAGE)
-    detail = xml_text(body, "AuthenticationErrorDetail")
-    if detail.startswith("Signature not valid in the specified time frame"):
-        message = detail  # other details quote the string to sign, or a signature
-    text = f"{what}: {code or 'refused'} (HTTP {reply.status})" + (f": {message}" if message else "")
-    wait = reply.header("retry-after")
-    return ServiceError(text, status=reply.status, code=code, retry_after_s=float(wait) if wait.isdecimal() else None)
+def number(text: str) -> int | None:
+    """The whole number that a header's value is; None if it is anything else, or larger than any that is meant."""
+    return int(text) if len(text) <= MOST_DIGITS and text.isascii() and text.isdigit() else None

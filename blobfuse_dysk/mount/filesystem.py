@@ -1,7 +1,8 @@
 """The file system on a disk: what is there, and making one where nothing is. It prints nothing.
 
-A disk is formatted if and only if the service's own page map says that it is blank: has no allocated page (a VHD's
-footer aside). What blkid(8) finds, or does not find, is no reason to format: there is content that it does not know.
+A disk is formatted if and only if it is blank (a VHD's footer aside) by the service's own page map, and by its bytes at
+both ends and in between, which are read without that map (device/worker/geometry.py). What blkid(8) finds, or does not
+find, is no reason to format: there is content that it does not know.
 """
 
 from __future__ import annotations

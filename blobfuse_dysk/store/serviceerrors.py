@@ -1,15 +1,16 @@
 """ServiceError and TransportError become StoreError: here and nowhere else.
 
 The question that matters for safety is `unknown`: may the request have been applied, or may it still be? The answer is
-no only when the service said no. That is any 4xx but 408, and a 503 that carries the code ServerBusy: the service
-turned the request away at its door. A 500, a gateway's 502, 503 or 504 without a code of the service, and a broken
-connection say nothing about the request, so they are ambiguous.
+no only when the service said no. That is any 4xx of the service but 408, and a 503 that carries the code ServerBusy:
+the service turned the request away at its door. A 500, a 503 or 504 without a code, and a broken connection say nothing
+about the request, so they are ambiguous. So is whatever a gateway says in the service's place (GatewayError), be it
+that the blob does not exist, that the request is bad, or that all went well: it may have handed the request on before.
 Source: https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes
 """
 
 from __future__ import annotations
 
-from blobfuse_dysk.errors import Kind, ServiceError, StoreError, TransportError
+from blobfuse_dysk.errors import GatewayError, Kind, ServiceError, StoreError, TransportError
 
 __all__ = ["is_service_timeout", "to_store_error"]
 
@@ -21,6 +22,7 @@ _DAMAGED_IN = frozenset({"Md5Mismatch", "Crc64Mismatch", "IncompleteBody"})  # o
 _GONE_STATUS = frozenset({404, 410})
 _DENIED_STATUS = frozenset({401, 403})
 _BUSY_STATUS = frozenset({429, 503})
+_TIMEOUT_STATUS = frozenset({408, 504})
 
 
 def to_store_error(
@@ -38,10 +40,12 @@ def to_store_error(
     """
     text = f"{what}: {error}"
     if isinstance(error, TransportError):
+        gateway = error if isinstance(error, GatewayError) else None
         return StoreError(
             text,
-            Kind.UNREACHABLE,
+            Kind.UNREACHABLE if gateway is None else _gateway_kind(gateway),
             unknown=modifies and error.sent,
+            retry_after_s=None if gateway is None else gateway.retry_after_s,
             immediate=error.stale,
             epoch=epoch,
             remedy=error.remedy,
@@ -60,6 +64,8 @@ def to_store_error(
 
 def is_service_timeout(error: ServiceError | TransportError) -> bool:
     """Whether a request took the service too long: its own time limit, or no answer within ours."""
+    if isinstance(error, GatewayError):
+        return error.status in _TIMEOUT_STATUS
     if isinstance(error, TransportError):
         return error.sent and not error.stale
     return error.code == _SERVICE_TIMEOUT
@@ -69,6 +75,11 @@ def _provably_refused(error: ServiceError) -> bool:
     if error.status == 503:
         return error.code == _TURNED_AWAY
     return 400 <= error.status < 500 and error.status != 408
+
+
+def _gateway_kind(error: GatewayError) -> Kind:
+    """Both pass by themselves: what a gateway says is no reason to give a disk up."""
+    return Kind.THROTTLED if error.status in _BUSY_STATUS else Kind.INTERNAL
 
 
 def _kind(error: ServiceError) -> Kind:

@@ -170,6 +170,8 @@ class Stack:
             on_stall=self._changed,
             blocker=lambda: self._fence.blocker if self._fence else None,
         )
+        self.beneath_map: Store = store
+        """The disk as the service has it: without the page map, the caches, and what is not written yet."""
         self._read_cache: ReadCache | None = None
         self._write_back: WriteBack | None = None
         if guard is not None or snapshot:  # nobody else changes what is read

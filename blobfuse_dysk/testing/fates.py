@@ -7,15 +7,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from blobfuse_dysk.errors import ServiceError
+from blobfuse_dysk.errors import GatewayError, ServiceError
 
-__all__ = ["FATE", "LATEST_S", "Fate", "Write", "refuse", "weather"]
+__all__ = ["FATE", "LATEST_S", "Fate", "Refused", "Write", "gateways", "refuse", "weather"]
 
+Refused = ServiceError | GatewayError
 LATEST_S = 200.0  # seconds that a request stays on its way at most
 
 
 def refuse(status: int, code: str, retry_after_s: float | None = None) -> ServiceError:
     return ServiceError(f"{code} (HTTP {status})", status=status, code=code, retry_after_s=retry_after_s)
+
+
+def gateways(random: Random) -> GatewayError:
+    """What something on the way says in the service's place, of the request that it may have handed on."""
+    return GatewayError(
+        "an answer that is not the service's", status=random.choice((200, 302, 400, 404, 412, 502, 503))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +37,9 @@ class Fate:
     """
 
     unsent: bool = False
-    error: ServiceError | None = None
-    done_error: ServiceError | None = None
-    early_error: ServiceError | None = None
+    error: Refused | None = None
+    done_error: Refused | None = None
+    early_error: Refused | None = None
     before_s: float = 0.001
     after_s: float = 0.001
     lost_s: float = math.inf
@@ -73,6 +81,9 @@ def weather(random: Random, *, bad: float) -> Callable[[str], Fate]:
                 Fate(error=refuse(500, "OperationTimedOut"), before_s=before_s),
                 Fate(done_error=refuse(500, "OperationTimedOut"), before_s=before_s),
                 Fate(done_error=refuse(502, ""), before_s=before_s),
+                Fate(done_error=gateways(random), before_s=before_s),
+                Fate(error=gateways(random), before_s=before_s),
+                Fate(early_error=gateways(random), before_s=min(LATEST_S, random.expovariate(0.2))),
                 Fate(early_error=refuse(500, "OperationTimedOut"), before_s=min(LATEST_S, random.expovariate(0.2))),
             )
         )

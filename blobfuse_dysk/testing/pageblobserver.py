@@ -28,7 +28,7 @@ class PageBlobServer:
     """`with PageBlobServer(latency_ms=2) as server:` ... `server.endpoint`, `server.stats()`, `server.fault(...)`.
 
     accounts: {name: base64 key, or a list of keys}; the first one is `account` and `key`.
-    latency_ms: milliseconds, or a distribution as server.latency reads it. tier: P10 to P60, "standard",
+    latency_ms: milliseconds, or a distribution as server.latency reads it. tier: P4 to P80, "standard",
     "IOPS/MBPS". throttle: "503" or "delay". tokens: {bearer token: {"expires_at": ..., "permissions": "rwdlc"}}.
     directory: keep everything there, so that `kill` and `start` lose nothing. hosts: further names for the
     certificate. Other options: the fields of server.config.Config.
@@ -166,7 +166,7 @@ class PageBlobServer:
         self._command("reset-stats")
 
     def configure(self, *, latency_ms: float | str | None = None, **changes: Any) -> None:
-        """Change latency_ms or what server.config calls live while running."""
+        """Change latency_ms, or what server.config calls live, while running."""
         if latency_ms is not None:
             changes["latency"] = str(latency_ms)
         self._command("configure", **changes)
@@ -174,6 +174,13 @@ class PageBlobServer:
     def outage(self, kind: str | None) -> None:
         """ "silent": nothing is read, answered or accepted; "refuse": connections are refused; None: over."""
         self._command("outage", kind=kind)
+
+    def forget_connections(self) -> int:
+        """As a NAT or load balancer that restarts: all connections of now are dead, and neither side is told.
+
+        New ones are served. Returns how many there were.
+        """
+        return int(self._command("forget-connections")["forgotten"])
 
     def elapse_leases(self, seconds: float) -> None:
         """Let the time of every lease pass, without waiting."""

@@ -9,9 +9,9 @@ from typing import TypeVar
 import trio
 
 from blobfuse_dysk.azure.wire import BlobProperties, Condition, PageList, SequenceNumber
-from blobfuse_dysk.errors import ServiceError, TransportError
+from blobfuse_dysk.errors import GatewayError, ServiceError, TransportError
 from blobfuse_dysk.store.contract import PAGE, Buffer
-from blobfuse_dysk.testing.fates import FATE, Fate
+from blobfuse_dysk.testing.fates import FATE, Fate, Refused
 from blobfuse_dysk.testing.simblob import SimBlob
 
 __all__ = ["SimClient"]
@@ -144,7 +144,7 @@ class SimClient:
         if fate.unsent:
             await trio.sleep(fate.before_s)
             raise TransportError(f"{name}: connection refused", sent=False)
-        answer: list[T | ServiceError] = []
+        answer: list[T | Refused] = []
         arrived = trio.Event()
         if not self.down:
             self.nursery.start_soon(self._serve, request, fate, answer, arrived)
@@ -158,7 +158,7 @@ class SimClient:
                 await trio.sleep(fate.after_s)
                 if not self.down:
                     result = answer[0]
-                    if isinstance(result, ServiceError):
+                    if isinstance(result, Refused):
                         raise result
                     return result
                 await trio.sleep_forever()
@@ -167,7 +167,7 @@ class SimClient:
         raise TransportError(f"{name}: connection lost", sent=True)
 
     async def _serve(
-        self, request: Callable[[], T], fate: Fate, answer: list[T | ServiceError], arrived: trio.Event
+        self, request: Callable[[], T], fate: Fate, answer: list[T | Refused], arrived: trio.Event
     ) -> None:
         """The request's life on the network and at the service."""
         await trio.sleep(fate.before_s)
@@ -176,6 +176,6 @@ class SimClient:
                 raise fate.error
             result = request()
             answer.append(fate.done_error if fate.done_error is not None else result)
-        except ServiceError as error:
+        except (ServiceError, GatewayError) as error:
             answer.append(error)
         arrived.set()

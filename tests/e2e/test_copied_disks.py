@@ -57,3 +57,36 @@ def test_half_a_copy_is_no_disk(faulty_node: Node, status: str, says: str) -> No
     assert done.code == 32
     assert f"it is {status}: 128MiB of 512MiB (25 %) have come{' ' + says if says else ''}: copy it again" in done.err
     assert server.blob(faulty_node.container, "copy")["allocated"] == 0
+
+
+def test_a_copy_that_was_called_off_is_no_disk(faulty_node: Node) -> None:
+    """Abort Copy Blob leaves no bytes."""
+    server = start_copy(faulty_node)
+    path = f"{faulty_node.container}/copy"
+    with Rest(server.endpoint, server.account, server.key) as rest:
+        copy_id = rest("HEAD", path).headers["x-ms-copy-id"]
+        abort = {"x-ms-copy-action": "abort"}
+        assert rest("PUT", path, f"comp=copy&copyid={copy_id}", abort).status == 204
+    done = faulty_node.mount(faulty_node.disk("copy"), "fstype=ext4")
+    assert done.code == 32
+    assert "it is aborted" in done.err
+    assert "copy it again" in done.err
+
+
+def test_of_an_incremental_copy_only_the_snapshots_are_disks(faulty_node: Node) -> None:
+    server = start_copy(faulty_node)
+    server.configure(copies="success")
+    container = faulty_node.container
+    with Rest(server.endpoint, server.account, server.key) as rest:
+        taken = rest("PUT", f"{container}/data", "comp=snapshot").headers["x-ms-snapshot"]
+        source = {"x-ms-copy-source": f"{server.endpoint}/{container}/data?snapshot={taken}"}
+        assert rest("PUT", f"{container}/backup", "comp=incrementalcopy", source).status == 202
+    backup = faulty_node.disk("backup")
+    for options in ("fstype=ext4", "ro"):
+        done = faulty_node.mount(backup, options)
+        assert done.code == 1
+        assert "the destination of an incremental copy" in done.err
+    (copied,) = server.blob(container, "backup")["snapshots"]
+    assert faulty_node.mount(f"{backup}?snapshot={copied}", "ro").code == 0
+    assert Path(faulty_node.mountpoint, "file").read_text() == "kept"
+    assert faulty_node.umount().code == 0

@@ -49,6 +49,17 @@ async def test_read_only_takes_no_lease(
     assert set(client.sent) <= {"properties", "get", "list"}
 
 
+@pytest.mark.parametrize("cache", ["none", "readonly"])
+async def test_beneath_the_map_the_disk_is_read_as_the_service_has_it(
+    cache: str, blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    """The map may be wrong; is_blank (device/worker/geometry.py) must not see the disk through it."""
+    blob.store.poke(512, DATA)  # and no page of it is listed
+    async with attached(client, cache=cache) as stack:
+        assert bytes(await stack.store.read(512, 512)) == bytes(512)
+        assert bytes(await stack.beneath_map.read(512, 512)) == DATA
+
+
 async def test_a_read_only_disk_that_another_node_writes_shows_what_is_new(
     blob: SimBlob, client: SimClient, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:

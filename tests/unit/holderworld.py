@@ -70,7 +70,7 @@ class World(Kernel):
         fake_os.add(self, "waitpid", "pwrite", "ftruncate", "pread", "fstat")
         fake_os.open = lambda path, flags: self.open(Thing("null"))
         fake_os.read = lambda fd, size: b""
-        for module in (workers, reservation, keeper, systemd):
+        for module in (holder_module, workers, reservation, keeper, systemd):
             self.patch.setattr(module, "os", fake_os)
         sockets = SimpleNamespace(socket=lambda fileno: Socket(self, fileno))
         for module in (reservation, systemd):

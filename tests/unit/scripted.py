@@ -9,12 +9,14 @@ from functools import partial
 
 import trio
 
+from blobfuse_dysk.azure.blob import BlobClient
+from blobfuse_dysk.azure.credential.credential import Credential, Proof
 from blobfuse_dysk.azure.pool import HttpPool
 from blobfuse_dysk.azure.signing import AnonymousSigner
 from blobfuse_dysk.azure.wire import Buffer, Reply, Request
-from blobfuse_dysk.disk import Endpoint
+from blobfuse_dysk.disk import DiskAddress, Endpoint
 
-__all__ = ["Peer", "Script", "answer", "ask", "forever", "get", "pool_to", "scripted"]
+__all__ = ["Peer", "Script", "answer", "ask", "client_to", "forever", "gateways", "get", "pool_to", "scripted"]
 
 
 class Peer:
@@ -31,7 +33,7 @@ class Peer:
             await self._more()
         head, _, rest = bytes(self._received).partition(b"\r\n\r\n")
         self._received[:] = rest
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
+        length = int(head.lower().partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0] or 0)
         while len(self._received) < length:
             await self._more()
         del self._received[:length]
@@ -53,11 +55,17 @@ class Peer:
         self._received += data
 
 
+NOBODY = Proof("anonymous", "test")
 Script = Callable[[Peer], Awaitable[None]]
 
 
 def answer(body: bytes = b"", status: str = "200 OK", *headers: str) -> bytes:
-    """A whole answer with Content-Length."""
+    """A whole answer of the service, with Content-Length."""
+    return gateways(body, status, "x-ms-request-id: 1", *headers)
+
+
+def gateways(body: bytes = b"", status: str = "200 OK", *headers: str) -> bytes:
+    """A whole answer of something on the way to the service, with Content-Length."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
@@ -85,14 +93,22 @@ async def scripted(script: Script, *, tls: ssl.SSLContext | None = None) -> Asyn
         nursery.cancel_scope.cancel()
 
 
-def get(path: str = "/x", method: str = "GET", body: Buffer | None = None) -> Request:
-    return Request(method, path, "", path, "", "", "Host:h\n", body)
+def get(path: str = "/x", method: str = "GET", body: Buffer | None = None, most: int = 16 << 20) -> Request:
+    return Request(method, path, "", path, "", "", "Host:h\n", body, most=most)
 
 
 @asynccontextmanager
 async def pool_to(script: Script, **options: float) -> AsyncIterator[HttpPool]:
     async with scripted(script) as endpoint, HttpPool(endpoint, **options) as pool:  # type: ignore[arg-type]
         yield pool
+
+
+@asynccontextmanager
+async def client_to(script: Script, *, checksum: bool = False, proof: Proof = NOBODY) -> AsyncIterator[BlobClient]:
+    async with scripted(script) as endpoint:
+        disk = DiskAddress("acc", "disks", "data", None, endpoint)
+        async with BlobClient(disk, Credential("acc", proof), checksum=checksum) as client:
+            yield client
 
 
 async def ask(pool: HttpPool, request: Request | None = None, timeout_s: float = 20) -> Reply:

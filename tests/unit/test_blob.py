@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import re
 import time
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 
 import pytest
+import trio
 
 from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.credential.credential import Credential, Proof
-from blobfuse_dysk.azure.signing import http_date
+from blobfuse_dysk.azure.credential.credential import Proof
+from blobfuse_dysk.azure.explain import explain
+from blobfuse_dysk.azure.pool import HttpPool
+from blobfuse_dysk.azure.signing import http_date, parse_http_date
 from blobfuse_dysk.azure.wire import content_md5
-from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import ServiceError, TransportError
-from tests.unit.scripted import Peer, Script, answer, forever, scripted
+from blobfuse_dysk.errors import GatewayError, ServiceError, TransportError
+from tests.unit.scripted import Peer, answer, client_to, forever, gateways
 
 T = 20.0
 LEASE = "11111111-2222-3333-4444-555555555555"
 PAGE = bytes(range(256)) * 2
 FORBIDDEN = answer(b"", "403 Forbidden", "x-ms-error-code: AuthenticationFailed")
-
-
-@asynccontextmanager
-async def client_to(script: Script, *, checksum: bool = False) -> AsyncIterator[BlobClient]:
-    async with scripted(script) as endpoint:
-        disk = DiskAddress("acc", "disks", "data", None, endpoint)
-        async with BlobClient(disk, Credential("acc", Proof("anonymous", "test")), checksum=checksum) as client:
-            yield client
 
 
 async def lost(call: Awaitable[object]) -> TransportError:
@@ -49,7 +45,9 @@ async def test_a_read_of_the_right_length_is_of_the_right_range_or_damaged(span:
 @pytest.mark.parametrize("body", [PAGE[:-1], PAGE + b"x", b""])
 async def test_a_read_of_the_right_range_has_the_right_length_or_is_damaged(body: bytes) -> None:
     async with client_to(forever(ranged(body, "bytes 0-511/4096"))) as client:
-        assert "came where 512 at 0" in str(await lost(client.get_range(0, 512, timeout_s=T)))
+        error = await lost(client.get_range(0, 512, timeout_s=T))
+        assert error.sent
+        assert re.search("came where 512 at 0|larger than anything that is asked for", str(error))
 
 
 async def test_a_range_is_known_however_its_header_is_written() -> None:
@@ -89,15 +87,66 @@ async def test_a_success_that_is_not_the_operations_own_is_damaged_and_may_have_
             assert error.sent
 
 
-@pytest.mark.parametrize("told", ["4", "", "-5", "5x"])
+@pytest.mark.parametrize("told", ["4", "", "-5", "5x", "6" * 5000, "\xb2"])
 async def test_a_raise_is_answered_with_the_number_or_a_greater_one(told: str) -> None:
     def raised(number: str) -> bytes:
-        return answer(b"", "200 OK", f"x-ms-blob-sequence-number: {number}")
+        return answer(b"", "200 OK", f"x-ms-blob-sequence-number: {number}", 'ETag: "0x1"')
 
     async with client_to(forever(raised("5"), raised("6"), raised(told))) as client:
         for number in (5, 6):
             assert (await client.raise_sequence_number(5, lease_id=None, timeout_s=T)).number == number
         assert (await lost(client.raise_sequence_number(5, lease_id=None, timeout_s=T))).sent
+
+
+async def test_a_change_that_is_answered_without_an_etag_is_damaged() -> None:
+    """What follows rests on the ETag; without one its condition would be none."""
+    async with client_to(forever(answer(b"", "200 OK", "x-ms-blob-sequence-number: 5"))) as client:
+        assert (await lost(client.raise_sequence_number(5, lease_id=None, timeout_s=T))).sent
+        assert (await lost(client.set_metadata({}, lease_id=None, timeout_s=T))).sent
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        f"Content-Range: bytes 0-511/{'9' * 5000}",
+        "Content-Range: bytes 0-511/\xb2",
+        f"Retry-After: {'9' * 5000}",
+        f"Keep-Alive: timeout={'9' * 5000}",
+        "Date: Mon, 05 Jan 0000 10:20:30 GMT",
+        "Date: Mon, 05 Jan 10000 10:20:30 GMT",
+        "Date: Mon, 1000000000000000 Jan 2026 10:20:30 GMT",
+        f"Date: Mon, {'9' * 5000} Jan 2026 10:20:30 GMT",
+        "Date: Mon, 30 Feb 2026 10:20:30 GMT",
+        "Upgrade: h2c\r\nConnection: upgrade",
+        "Content-Length: 511",
+        f"Content-Length: {'9' * 25}",
+        "x-ms-request-id: \xff\xfe",
+    ],
+)
+@pytest.mark.parametrize("status", ["201 Created", "206 Partial Content", "403 Forbidden", "500 Internal"])
+async def test_no_odd_header_brings_out_another_error(odd: str, status: str) -> None:
+    """Anything else would end the worker."""
+    odd_one = answer(PAGE, status).replace(b"\r\n\r\n", b"\r\n" + odd.encode("latin-1") + b"\r\n\r\n", 1)
+    async with client_to(forever(odd_one)) as client:
+        for call in (
+            lambda: client.put_pages(0, PAGE, lease_id=None, epoch=None, timeout_s=T),
+            lambda: client.get_range(0, 1024, timeout_s=T),
+            lambda: client.properties(timeout_s=T),
+        ):
+            with contextlib.suppress(ServiceError, TransportError):
+                await call()
+        assert client.credential.clock.offset_s == 0.0
+
+
+async def test_what_nobody_thought_of_may_have_been_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def odd(self: HttpPool, request: object, signer: object, deadline: float) -> None:
+        raise ValueError("odd")
+
+    monkeypatch.setattr(HttpPool, "request", odd)
+    async with client_to(forever()) as client:
+        error = await lost(client.put_pages(0, PAGE, lease_id=None, epoch=None, timeout_s=T))
+        assert error.sent
+        assert "unexpected ValueError: odd" in str(error)
 
 
 async def test_a_lease_without_an_id_is_none() -> None:
@@ -166,11 +215,102 @@ async def test_a_refused_proof_is_shown_again_only_if_it_became_another_one() ->
     assert asked == 1
 
 
-async def test_a_refusal_tells_the_services_clock_at_once() -> None:
-    """The clock was looked at a moment ago, and then this machine's was set wrong."""
-    now = answer(b"", "201 Created", f"Date: {http_date(time.time())}")
-    refusal = FORBIDDEN.replace(b"\r\n\r\n", f"\r\nDate: {http_date(time.time() + 7200)}\r\n\r\n".encode())
-    async with client_to(forever(now, refusal, now)) as client:
+KEY = Proof("key", "test", account_key="bmV3LWtleS1uZXcta2V5")
+
+
+class DatingService:
+    """Takes requests that are dated within 15 minutes of its clock; its answers come with what Date something says.
+
+    off_s: its clock, and date_off_s the Date's, each against this machine's. refuses: everything, for another reason.
+    """
+
+    def __init__(self, off_s: float, date_off_s: float | None = None, *, refuses: bool = False) -> None:
+        self.off_s = off_s
+        self.date_off_s = off_s if date_off_s is None else date_off_s
+        self.refuses = refuses
+        self.asked = 0
+
+    async def __call__(self, peer: Peer) -> None:
+        while True:
+            head = await peer.request()
+            self.asked += 1
+            dated = parse_http_date(head.decode().partition("x-ms-date:")[2].partition("\r\n")[0])
+            date = f"Date: {http_date(time.time() + self.date_off_s)}"
+            if self.refuses or dated is None or abs(dated - time.time() - self.off_s) > 900.0:
+                code = "x-ms-error-code: AuthenticationFailed"
+                await peer.send(answer(b"", "403 Forbidden", date, code))
+            else:
+                await peer.send(answer(b"", "201 Created", date))
+
+
+async def write(client: BlobClient) -> None:
+    await client.put_pages(0, PAGE, lease_id=None, epoch=None, timeout_s=T)
+
+
+@pytest.mark.parametrize("date_off_s", [0.0, 7200.0, -7200.0, 86400.0 * 365])
+async def test_a_gateways_wrong_date_changes_no_signature(date_off_s: float) -> None:
+    """A clock that is right was replaced by the gateway's: 403, EIO, a lost write."""
+    service = DatingService(0.0, date_off_s)
+    async with client_to(service, proof=KEY) as client:
+        for _ in range(3):
+            client._look_at_clock = -math.inf
+            await write(client)
+        assert client.credential.clock.measured_s == pytest.approx(date_off_s, abs=3)
+    assert service.asked == 3
+
+
+@pytest.mark.parametrize("off_s", [7200.0, -7200.0])
+async def test_a_refusal_for_the_date_tells_the_services_clock_at_once(off_s: float) -> None:
+    service = DatingService(off_s)
+    async with client_to(service, proof=KEY) as client:
+        for _ in range(3):
+            await write(client)
+        assert client.credential.clock.offset_s == pytest.approx(off_s, abs=3)
+        assert service.asked == 4
+        service.off_s = service.date_off_s = 0.0  # this machine's clock was set
+        for _ in range(3):
+            await write(client)
+        assert client.credential.clock.offset_s == 0.0
+        service.off_s = service.date_off_s = -off_s  # the last look at the Date was a moment ago
+        await write(client)
+
+
+async def test_when_the_services_date_is_refused_as_well_the_own_one_stays() -> None:
+    service = DatingService(0.0, 7200.0, refuses=True)
+    async with client_to(service, proof=KEY) as client:
         for _ in range(2):
-            await client.put_pages(0, PAGE, lease_id=None, epoch=None, timeout_s=T)
-        assert client.credential.clock.offset_s == pytest.approx(7200, abs=60)
+            with pytest.raises(ServiceError):
+                await write(client)
+        assert client.credential.clock.offset_s == 0.0
+        assert client.credential.clock.disproved
+        assert service.asked == 4
+        refused = ServiceError("no", status=403, code="AuthenticationFailed")
+        found = explain(refused, client.address, client.credential)
+        assert "is not the key" in str(found), "the clock is not to blame"
+        service.refuses = False
+        await write(client)
+
+
+async def test_two_requests_that_are_refused_at_once_find_one_clock() -> None:
+    service = DatingService(7200.0)
+    async with client_to(service, proof=KEY) as client, trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(write, client)
+    assert client.credential.clock.offset_s == pytest.approx(7200, abs=3)
+    assert service.asked <= 40
+
+
+async def test_a_request_without_a_date_is_not_asked_again_for_the_clock() -> None:
+    service = DatingService(7200.0, refuses=True)
+    async with client_to(service) as client:
+        with pytest.raises(ServiceError):
+            await write(client)
+    assert service.asked == 1
+
+
+async def test_the_repeat_of_a_refused_request_is_the_services_to_answer_as_well() -> None:
+    refusal = answer(b"", "403 Forbidden", f"Date: {http_date(time.time() + 7200)}")
+    async with client_to(forever(refusal, gateways(b"", "201 Created")), proof=KEY) as client:
+        with pytest.raises(GatewayError):
+            await write(client)
+        assert client.credential.clock.offset_s == 0.0

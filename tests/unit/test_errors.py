@@ -15,6 +15,7 @@ from blobfuse_dysk.errors import (
     CredentialError,
     DeviceError,
     DyskError,
+    GatewayError,
     Kind,
     LeasedError,
     NotFoundError,
@@ -30,6 +31,7 @@ ERRORS = [
     StoreError("gone", Kind.GONE, unknown=True, epoch=3, retry_after_s=1.5),
     ServiceError("refused", status=403, code="AuthenticationFailed", remedy="see the key"),
     TransportError("cut off", sent=True, stale=True),
+    GatewayError("not the service's", status=404, retry_after_s=7.0, remedy="see the proxy"),
     *(kind("what", remedy="why") for kind in (AttachedError, BusyError, CredentialError, DeviceError, UsageError)),
     DyskError("what"),
 ]

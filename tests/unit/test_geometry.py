@@ -39,15 +39,17 @@ def disk(size: int, *written: int, last_page: bytes = b"") -> MemoryStore:
 )
 async def test_a_page_anywhere_makes_a_disk_not_blank(size: int, at: int) -> None:
     geometry = Geometry(size, size, False)
-    assert await is_blank(CheckedStore(disk(size)), geometry)
-    assert not await is_blank(CheckedStore(disk(size, at)), geometry)
+    assert await is_blank(CheckedStore(disk(size)), disk(size), geometry)
+    assert not await is_blank(CheckedStore(disk(size, at)), disk(size), geometry)
 
 
 @pytest.mark.parametrize("size", [16 * MIB, HEAD, 128 * MIB])
 async def test_a_footer_is_not_content_but_the_page_before_it_is(size: int) -> None:
     geometry = Geometry(size, size + FOOTER_SIZE, True)
-    assert await is_blank(CheckedStore(disk(size + PAGE, last_page=footer(size))), geometry)
-    assert not await is_blank(CheckedStore(disk(size + PAGE, size - PAGE, last_page=footer(size))), geometry)
+    store = disk(size + PAGE, last_page=footer(size))
+    assert await is_blank(CheckedStore(store), CheckedStore(store), geometry)
+    store = disk(size + PAGE, size - PAGE, last_page=footer(size))
+    assert not await is_blank(CheckedStore(store), CheckedStore(store), geometry)
 
 
 @pytest.mark.parametrize("which", [1, 2])
@@ -60,14 +62,56 @@ async def test_a_page_list_that_cannot_be_had_makes_no_disk_blank(which: int) ->
         return Fault(Kind.INTERNAL) if asked == which else None
 
     with pytest.raises(StoreError):
-        await is_blank(FaultyStore(disk(128 * MIB), choose), Geometry(128 * MIB, 128 * MIB, False))
+        await is_blank(FaultyStore(disk(128 * MIB), choose), disk(128 * MIB), Geometry(128 * MIB, 128 * MIB, False))
 
 
 async def test_a_short_list_tells_of_a_disk_in_use() -> None:
     size = 8 << 40
     store = RecordingStore(disk(size, 0))
-    assert not await is_blank(store, Geometry(size, size, False))
+    assert not await is_blank(store, store, Geometry(size, size, False))
     assert store.named("extents") == [("extents", 0, HEAD)]
+    assert not store.named("read")
+
+
+@pytest.mark.parametrize("size", [PAGE, 16 * MIB, 1 << 30, 5 << 30, 8 << 40])
+@pytest.mark.parametrize("what", ["mbr", "ext4", "btrfs", "gpt", "md", "vg", "xfs", "ext4-backup", "btrfs-mirror"])
+async def test_a_map_that_shows_nothing_is_not_believed_over_what_the_disk_holds(what: str, size: int) -> None:
+    """The map is one answer, and may be another's; a disk with data must not be formatted because of it."""
+    places = {
+        "mbr": 0,
+        "ext4": 1024,
+        "btrfs": 64 << 10,
+        "gpt": size - PAGE,
+        "md": size - (128 << 10),
+        "vg": 4096,
+        "xfs": size // 2 // 4096 * 4096,  # of four allocation groups
+        "ext4-backup": 128 * MIB,
+        "btrfs-mirror": 64 * MIB,
+    }
+    at = places[what]
+    if not 0 <= at < size:
+        at = 0
+    with pytest.raises(StoreError, match=f"shows no page of it, but there is data at {at}$") as caught:
+        await is_blank(disk(size), CheckedStore(disk(size, at)), Geometry(size, size, False))
+    assert caught.value.remedy
+
+
+async def test_a_disk_that_cannot_be_read_is_not_blank() -> None:
+    def choose(name: str, offset: int, length: int) -> Fault | None:
+        return Fault(Kind.INTERNAL) if offset else None
+
+    with pytest.raises(StoreError):
+        await is_blank(disk(128 * MIB), FaultyStore(disk(128 * MIB), choose), Geometry(128 * MIB, 128 * MIB, False))
+
+
+async def test_the_look_at_a_blank_disk_stays_within_it_and_is_short() -> None:
+    for size in (PAGE, 3 * PAGE, MIB + PAGE, 128 * MIB, 8 << 40):
+        store = RecordingStore(disk(size + PAGE, last_page=footer(size)))
+        assert await is_blank(store, store, Geometry(size, size + PAGE, True))
+        reads = store.named("read")
+        assert all(offset >= 0 and offset + length <= size for _, offset, length in reads)
+        assert sum(length for _, _, length in reads) <= 4 * MIB
+        assert len(reads) <= 32
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -226,3 +227,19 @@ def test_whatever_happens_to_a_holder() -> None:
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )
+
+
+@pytest.mark.parametrize("first_dies", [True, False])
+def test_a_configuration_of_one_that_has_no_disk_yet_is_no_descriptor_lost(first_dies: bool) -> None:
+    """A new worker sends one before its turn. Found by the machine above."""
+    state = Holders()
+    state.begin(kept=True, resends=False, timeout=None, attached=True)
+    (first,) = state.living()
+    state.another_program_is_asked_for("1", "good")
+    state.turns(1)
+    new = next(worker for worker in state.living() if worker is not first)
+    first.alive = not first_dies
+    new.says({"event": "config"}, fd=True)
+    state.turns(1)
+    state.all_is_as_it_must_be()
+    state.teardown()

@@ -125,7 +125,7 @@ def test_a_program_that_a_credential_file_names(asked: delegate.Monitor, tmp_pat
 
 
 def test_a_program_that_fails_or_is_not_there(asked: delegate.Monitor, tmp_path: Path) -> None:
-    login = program(tmp_path / "login", "echo not today >&2; exit 3")
+    login = program(tmp_path / "login", "exec >&-; sleep 0.1; echo not today >&2; exit 3")
     conf = read_conf(put(tmp_path / "a.conf", f"auth = entra\ntoken_command = {login}\n"))
     with pytest.raises(CredentialError, match="failed: not today"):
         trio.run(fetch_token, conf.token_command)
@@ -178,9 +178,9 @@ def test_a_program_is_ended_when_nobody_waits_for_it(asked: delegate.Monitor, tm
 
 
 def test_a_program_that_writes_without_end(asked: delegate.Monitor, tmp_path: Path) -> None:
-    login = program(tmp_path / "login", "exec yes")
+    login = program(tmp_path / "login", "yes | head -c 1000000 >&2; exec yes")
     conf = read_conf(put(tmp_path / "a.conf", f"auth = entra\ntoken_command = {login}\n"))
-    with pytest.raises(CredentialError, match="failed: exit status"):
+    with pytest.raises(CredentialError, match="printed more than 64 KiB, which is no token"):
         trio.run(fetch_token, conf.token_command)
 
 

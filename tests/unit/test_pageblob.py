@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from blobfuse_dysk.azure.wire import PageList
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError, TransportError
 from blobfuse_dysk.store.blobapi import BlobApi
+from blobfuse_dysk.store.layers import pageblob
 from blobfuse_dysk.store.layers.pageblob import PageBlob
 from blobfuse_dysk.store.lease.token import Guard
 from blobfuse_dysk.store.parts.meter import Meter
@@ -240,6 +241,49 @@ async def test_a_marker_that_repeats_is_an_error() -> None:
     lists = Lists(lambda offset, length, marker: PageList([(0, 512)], "again"))
     assert (await fails(lambda: listed_by(lists).extents(0, SIZE))).kind is Kind.CORRUPT
     assert lists.asked == [(0, SIZE, None), (0, SIZE, "again")]
+
+
+MARKERS = ["A", "B", "A", "B"] * 1000
+EMPTY = PageList([], None)
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [PageList([(0, 512)], "A"), PageList([(1024, 512)], "B")] * 2,  # goes back to the start
+        [PageList([], marker) for marker in MARKERS],
+        [PageList([(0, 512)], "A"), *(PageList([], marker) for marker in MARKERS)],
+        [PageList([(1024, 512)], "A"), PageList([(0, 512)], "B"), EMPTY],
+        [PageList([(0, 512)], "A"), PageList([(1024, 512)], "A"), EMPTY],
+        [PageList([], str(number)) for number in range(100_000)],
+    ],
+)
+async def test_a_list_that_makes_no_progress_is_an_error_before_long(pages: list[PageList]) -> None:
+    following = iter(pages)
+    lists = Lists(lambda offset, length, marker: next(following))
+    assert (await fails(lambda: listed_by(lists).extents(0, SIZE))).kind is Kind.CORRUPT
+    assert len(lists.asked) <= 1002
+
+
+async def test_empty_pieces_of_a_list_are_followed_while_their_markers_differ() -> None:
+    following = iter([*(PageList([], str(number)) for number in range(900)), PageList([(512, 512)], None)])
+    lists = Lists(lambda offset, length, marker: next(following))
+    assert await listed_by(lists).extents(0, SIZE) == [(512, 512)]
+
+
+async def test_a_list_of_more_ranges_than_are_kept_becomes_coarser_not_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gaps that are closed count as allocated, which costs requests; a range left out would read as zeros."""
+    monkeypatch.setattr(pageblob, "MOST_RANGES", 100)
+    far = [(SIZE - 512, 512)]
+    pieces = [[(at * 4096, 512) for at in range(first, first + 50)] for first in range(0, 1000, 50)]
+    following = iter([*(PageList(piece, str(piece[0][0])) for piece in pieces), PageList(far, None)])
+    lists = Lists(lambda offset, length, marker: next(following))
+    found = await listed_by(lists).extents(0, SIZE)
+    assert len(found) <= 100
+    assert found[-1] == far[0]
+    for offset, length in [extent for piece in pieces for extent in piece]:
+        assert any(start <= offset and offset + length <= start + size for start, size in found)
+    assert sum(length for _, length in found) < 8 << 20, "only gaps between neighbours are closed"
 
 
 async def test_what_a_list_names_is_cut_to_the_range_asked_for() -> None:

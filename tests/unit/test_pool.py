@@ -6,6 +6,7 @@ import socket
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from blobfuse_dysk.azure.pool import IDLE_S, HttpPool
@@ -98,6 +99,76 @@ async def test_connecting_has_a_time_limit_of_its_own(
         assert trio.current_time() == pytest.approx(started + 3)
         await _fails(pool, 2.0, False)
         assert trio.current_time() == pytest.approx(started + 5), "and takes no longer than the request may"
+
+
+class Dying:
+    """A server to which a load balancer drops what it knows of: old connections are silent, or reset, from then on."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+        self.alive_from = 0
+        self.asked: list[int] = []
+        self.together = 8
+        self.all_there = trio.Event()
+
+    async def __call__(self, peer: Peer) -> None:
+        while True:
+            await peer.request()
+            if peer.number < self.alive_from:
+                self.asked.append(peer.number)
+                if self.how == "silence":
+                    await trio.sleep_forever()
+                await peer.reset()
+                return
+            self.together -= 1
+            if self.together <= 0:
+                self.all_there.set()
+            await self.all_there.wait()
+            await peer.send(answer(b"alive"))
+
+
+@pytest.mark.parametrize("how", ["silence", "reset"])
+async def test_after_one_connection_died_in_silence_the_repeat_goes_out_on_a_new_one(how: str) -> None:
+    """A NAT that forgets its table forgets all: with 30 s for each dead connection the request would end in EIO."""
+    server = Dying(how)
+    async with pool_to(server) as pool:
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(ask, pool)
+        assert pool.connections == 8
+        server.alive_from = 8
+        with pytest.raises(TransportError):
+            await ask(pool, timeout_s=0.2)
+        assert pool.connections == 0
+        assert (await ask(pool, timeout_s=5)).body == b"alive"
+        assert len(server.asked) == 1
+
+
+async def test_requests_that_run_as_one_times_out_go_on() -> None:
+    release, answered = trio.Event(), trio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        if peer.number:
+            await trio.sleep_forever()
+        await release.wait()
+        await peer.send(answer(b"slow"))
+        await peer.request()
+        await peer.send(answer(b"again"))
+        await peer.request()
+
+    async def slow(pool: HttpPool) -> None:
+        assert (await ask(pool)).body == b"slow"
+        answered.set()
+
+    async with pool_to(script) as pool, trio.open_nursery() as nursery:
+        nursery.start_soon(slow, pool)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await _fails(pool, 0.2, True)
+        assert pool.connections == 1
+        release.set()
+        await answered.wait()
+        assert (await ask(pool)).body == b"again", "it has just shown that it lives"
 
 
 async def test_cancellation_closes_the_connection() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobfuse_dysk.azure.wire import Reply, service_error
+from blobfuse_dysk.azure.refusal import service_error
+from blobfuse_dysk.azure.wire import Reply
 from blobfuse_dysk.cli import output
 from blobfuse_dysk.device.ipc.log import Log
 from blobfuse_dysk.errors import DyskError, LeasedError

@@ -20,6 +20,7 @@ from blobfuse_dysk.azure import signing
 from blobfuse_dysk.azure.signing import (
     AnonymousSigner,
     BearerSigner,
+    DatedSigner,
     SasSigner,
     ServiceClock,
     SharedKeySigner,
@@ -125,34 +126,86 @@ def test_a_date_is_what_the_standard_library_makes_of_it(seconds: int) -> None:
     assert parse_http_date(text) == seconds == parsedate_to_datetime(text).timestamp()
 
 
-@pytest.mark.parametrize("text", ["", "now", "Mon, 05 Jan 2026 10:20:30 CET", "Mon, 05 Foo 2026 10:20:30 GMT"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "now",
+        "Mon, 05 Jan 2026 10:20:30 CET",
+        "Mon, 05 Foo 2026 10:20:30 GMT",
+        "Mon, 05 Jan 0000 10:20:30 GMT",
+        "Mon, 05 Jan 10000 10:20:30 GMT",
+        "Mon, 30 Feb 2026 10:20:30 GMT",
+        "Mon, 1000000000000000 Jan 2026 10:20:30 GMT",
+        "Mon, 05 Jan 2026 24:20:30 GMT",
+        "Mon, -5 Jan 2026 10:20:30 GMT",
+        "Mon, 05 Jan 2026 10:20:30 GMT, Tue",
+        f"Mon, 05 Jan {'2' * 5000} 10:20:30 GMT",
+        "Mon, 05 Jan 2026 1_0:20:30 GMT",
+    ],
+)
 def test_what_is_no_date(text: str) -> None:
     assert parse_http_date(text) is None
 
 
-def test_small_differences_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_date_alone_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy may have put it there, and its clock may be the one that is wrong."""
     clock = ServiceClock()
-    clock.observe(http_date(time.time() + 60))
-    assert clock.offset_s == 0.0
-    assert clock.measured_s == pytest.approx(60, abs=2)
-    clock.observe("nonsense")
-    assert clock.offset_s == 0.0
+    for difference_s in (60, 7200, -86400):
+        clock.measure(http_date(time.time() + difference_s))
+        assert clock.measured_s == pytest.approx(difference_s, abs=2)
+        assert parse_http_date(clock.date()) == pytest.approx(time.time(), abs=2)
+    clock.measure("nonsense")
+    assert clock.measured_s == pytest.approx(-86400, abs=2)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("year", [1971, 2099, 9999])
+def test_a_difference_that_no_clock_has_is_left_out(year: int) -> None:
+    clock = ServiceClock()
+    clock.measure(f"Mon, 05 Jan {year} 10:20:30 GMT")
+    assert clock.measured_s is None
+    assert clock.others(0.0) == []
+
+
+def test_what_else_a_refused_request_may_be_dated_with() -> None:
+    clock = ServiceClock()
+    assert clock.others(0.0) == [], "nothing is known of the service's clock"
+    clock.measure(http_date(time.time() + 100))
+    assert clock.others(0.0) == [], "the service takes dates that are this far off"
+    clock.measure(http_date(time.time() + 3600))
+    assert clock.others(0.0) == [pytest.approx(3600, abs=2)]
+    clock.follow(3600.0)
+    assert clock.others(0.0) == [3600.0], "another request found that out meanwhile"
+    assert clock.others(3600.0) == [0.0], "this machine's clock was set"
+    clock.measure(http_date(time.time() - 7200))
+    assert clock.others(3600.0) == [0.0, pytest.approx(-7200, abs=2)]
 
 
 def test_a_clock_that_is_off_is_followed_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     clock = ServiceClock()
     signer = SharedKeySigner("acc", KEY, clock)
+    clock.disproved = True
     for _ in range(3):
-        clock.observe(http_date(time.time() + 3600))
-    assert clock.offset_s == pytest.approx(3600, abs=2)
+        clock.follow(3600.0)
+    assert not clock.disproved
     assert clock.now() == pytest.approx(time.time() + 3600, abs=3)
-    head = signer.head(BlobRequests(DiskAddress.parse("https://acc.x.y/disks/d")).properties())
+    request = BlobRequests(DiskAddress.parse("https://acc.x.y/disks/d")).properties()
+    head = signer.head(request)
     assert parse_http_date(fields(head)[2]["x-ms-date"]) == pytest.approx(time.time() + 3600, abs=5)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "behind the service's" in caplog.text
-    clock.observe(http_date(time.time()))
+    other = DatedSigner(signer, clock, -60.0).head(request)
+    assert parse_http_date(fields(other)[2]["x-ms-date"]) == pytest.approx(time.time() - 60, abs=5)
+    assert clock.offset_s == 3600.0, "that was one request's date"
+    clock.follow(0.0)
     assert clock.offset_s == 0.0
+
+
+def test_when_a_sas_ends_is_told_by_the_services_clock() -> None:
+    clock = ServiceClock()
+    clock.measure(http_date(time.time() + 7200))
+    assert clock.now() == pytest.approx(time.time() + 7200, abs=3)
 
 
 def test_the_date_is_formatted_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:

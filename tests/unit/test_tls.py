@@ -22,8 +22,8 @@ from blobfuse_dysk.errors import CredentialError, TransportError
 from blobfuse_dysk.testing.server.certificates import make_certificates
 from tests.unit.scripted import Peer, answer, scripted
 
-PUT = Request("PUT", "/x", "", "/x", "", "", "Host:h\n", bytes(range(256)) * 20_000)
-GET = Request("GET", "/x", "", "/x", "", "", "Host:h\n")
+PUT = Request("PUT", "/x", "", "/x", "", "", "Host:h\n", bytes(range(256)) * 20_000, most=4 << 20)
+GET = Request("GET", "/x", "", "/x", "", "", "Host:h\n", most=4 << 20)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ async def test_large_bodies_both_ways_on_one_connection(certificates: tuple[str,
 
 async def test_a_small_body_goes_with_its_head(certificates: tuple[str, ssl.SSLContext]) -> None:
     ca_file, context = certificates
-    request = Request("PUT", "/x", "", "/x", "", "", "Host:h\n", bytes(512))
+    request = Request("PUT", "/x", "", "/x", "", "", "Host:h\n", bytes(512), most=4 << 20)
     async with scripted(big, tls=context) as endpoint, HttpPool(endpoint, ssl_context=tls_context(ca_file)) as pool:
         assert (await ask(pool, request, timeout_s=5)).status == 200
 

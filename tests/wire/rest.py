@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
-__all__ = ["Reply", "Rest", "md5_of"]
+__all__ = ["VERSION", "Reply", "Rest", "md5_of"]
 
 VERSION = "2021-12-02"
 
@@ -93,7 +93,7 @@ class Rest:
             sent["Content-Length"] = str(len(body))
         target = self._base + ("/" + quote(path) if path else "")
         if self._auth == "key" and "Authorization" not in sent:
-            sent["Authorization"] = f"SharedKey {self.account}:{self._signature(method, target, query, sent)}"
+            sent["Authorization"] = f"SharedKey {self.account}:{self.signature(method, target, query, sent)}"
         elif self._auth.startswith("bearer "):
             sent["Authorization"] = f"Bearer {self._auth[7:]}"
         self._connection.putrequest(method, target + (f"?{query}" if query else ""), skip_accept_encoding=True)
@@ -147,7 +147,8 @@ class Rest:
         more = {names[name]: each for name, each in headers.items()}
         return self("PUT", path, "comp=lease", {"x-ms-lease-action": action, **more})
 
-    def _signature(self, method: str, target: str, query: str, headers: Mapping[str, str]) -> str:
+    def signature(self, method: str, target: str, query: str, headers: Mapping[str, str]) -> str:
+        """The SharedKey signature of a request; target: the path, with the account where the endpoint has it there."""
         lower = {name.lower(): value for name, value in headers.items()}
         length = lower.get("content-length", "")
         plain = ["content-encoding", "content-language", "", "content-md5", "content-type", ""]

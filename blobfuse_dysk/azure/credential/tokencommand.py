@@ -24,12 +24,14 @@ from blobfuse_dysk.errors import CredentialError
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["Token", "fetch_token", "own_command"]
+__all__ = ["MOST_OUTPUT", "Token", "fetch_token", "own_command"]
 
 _LOGIN = (
     "give this machine a managed identity, or root an az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and a secret"
 )
 _OWN = str(Path(__file__).resolve().with_name("token.py"))
+MOST_OUTPUT = 64 << 10  # bytes; tokens have one to four KiB
+_LAST_S = 253402300800.0  # the end of the year 9999
 SILENT_S = 3.0  # before a line in the log, or at the terminal, says what is waited for
 _log = logging.getLogger(__name__)
 TIMEOUT_S = 60.0  # a managed identity answers in a second; logging in at a slow proxy takes some
@@ -73,6 +75,8 @@ async def fetch_token(command: tuple[str, ...], *, timeout_s: float = TIMEOUT_S)
         raise failure
     if failure:
         raise CredentialError(f"{name} cannot be run: {failure.strerror}", remedy=remedy) from failure
+    if len(done.stdout) > MOST_OUTPUT:
+        raise CredentialError(f"{name} printed more than {MOST_OUTPUT >> 10} KiB, which is no token", remedy=remedy)
     if done.returncode:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         words = lines[-1][:500].rstrip(".") if lines else f"exit status {done.returncode}"
@@ -81,21 +85,47 @@ async def fetch_token(command: tuple[str, ...], *, timeout_s: float = TIMEOUT_S)
 
 
 async def _run(command: tuple[str, ...]) -> access.Output:
+    """Run a program. Returns its exit status, its output, and the end of its standard error.
+
+    Who serves has its memory locked, so no more is kept than a token can have: output that goes beyond ends the program.
+    Raises OSError if it cannot be run.
+    """
     import trio
 
-    done = await trio.run_process(
+    async def read(stream: trio.abc.ReceiveStream, into: bytearray, scope: trio.CancelScope | None) -> None:
+        async with stream:
+            async for piece in stream:
+                into += piece
+                if len(into) > MOST_OUTPUT:
+                    if scope is not None:
+                        scope.cancel()
+                        return
+                    del into[:-MOST_OUTPUT]
+
+    output, complaint = bytearray(), bytearray()
+    process = await trio.lowlevel.open_process(
         list(command),
-        capture_stdout=True,
-        capture_stderr=True,
         stdin=subprocess.DEVNULL,
-        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         start_new_session=True,
-        deliver_cancel=_end,
     )
-    return access.Output(done.returncode, done.stdout, done.stderr)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read, process.stdout, output, nursery.cancel_scope)
+            nursery.start_soon(read, process.stderr, complaint, None)
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            with trio.CancelScope(shield=True):
+                _end(process)
+                await process.wait()
+    return access.Output(process.returncode or 0, bytes(output), bytes(complaint))
 
 
-async def _end(process: trio.Process) -> None:
+def _end(process: trio.Process) -> None:
     """Not by SIGTERM, which a worker ignores, and with it what it starts; and whatever the program has started, too."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -113,9 +143,15 @@ def _read(output: bytes, name: str) -> Token:
         answer = json.loads(output)
         text = answer.get("access_token") or answer["accessToken"]
         token = Token(str(text), float(answer["expires_on"]))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError):
         token = None
-    if token is None or not token.text.isascii() or not token.text.isprintable() or " " in token.text:
+    if (
+        token is None
+        or not 0.0 <= token.expires_at < _LAST_S
+        or not token.text.isascii()
+        or not token.text.isprintable()
+        or " " in token.text
+    ):
         raise CredentialError(
             f"{name} printed no token", remedy='it must print {"access_token": "...", "expires_on": SECONDS}'
         )

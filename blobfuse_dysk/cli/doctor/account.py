@@ -172,7 +172,7 @@ def _clock(endpoint: Endpoint, credential: Credential, proxy: Proxy | None = Non
     skew_s = time.time() - parsedate_to_datetime(date).timestamp()
     if abs(skew_s) > _SKEW_S:
         direction = "ahead of" if skew_s > 0 else "behind"
-        what = f"{abs(skew_s):.0f} s {direction} the service's, whose clock is followed"
+        what = f"{abs(skew_s):.0f} s {direction} the service's, whose clock is followed where it refuses this one's"
         return warn("clock", what, "set the clock: timedatectl set-ntp true")
     return ok("clock", "agrees with the service's")
 

@@ -219,6 +219,10 @@ class Holder:
                 self._feed("gave_up", event["error"])
             elif event is not None and event["event"] == "standing-by":
                 self._feed("standing_by")
+            for (
+                fd
+            ) in received.fds:  # a configuration counts from the worker that has the disk; this one looks again then
+                os.close(fd)
         if new is self._has.new and new.pidfd in happened:
             self._has.new = None
             self._has.log_lines(new.reap())

@@ -104,7 +104,7 @@ class StatusAnswer(Done):
 
 
 class BlankAnswer(Done):
-    """blank: no page of the device is allocated."""
+    """blank: no page of the device is allocated, and none that was read has a byte set."""
 
     blank: bool
 

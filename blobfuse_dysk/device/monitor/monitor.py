@@ -35,7 +35,7 @@ from blobfuse_dysk import environment
 from blobfuse_dysk.azure.credential import access
 from blobfuse_dysk.azure.credential.credential import Proof
 from blobfuse_dysk.azure.credential.file import parse_conf, read_private
-from blobfuse_dysk.azure.credential.tokencommand import own_command
+from blobfuse_dysk.azure.credential.tokencommand import MOST_OUTPUT, own_command
 from blobfuse_dysk.device.ipc import message
 from blobfuse_dysk.device.kernel import privileges
 from blobfuse_dysk.errors import CredentialError, DyskError
@@ -44,7 +44,6 @@ __all__ = ["Monitor", "main"]
 
 _ANSWER_S = 30.0  # for the worker to take an answer
 _MOST_AUTHORITIES = 8 << 20  # bytes
-_MOST_OUTPUT = 1 << 20
 _CERTIFICATE = re.compile(
     rb"-----BEGIN (?P<kind>(?:X509 |TRUSTED )?CERTIFICATE)-----\s[A-Za-z0-9+/=\s]+-----END (?P=kind)-----"
 )
@@ -119,7 +118,9 @@ class Monitor:
 
 
 def _run(command: tuple[str, ...], asker: socket.socket) -> dict[str, object]:
-    """What the program leaves; it is ended when the asker goes, or when it writes without end."""
+    """What the program leaves, the end of its standard error only; it is ended when the asker goes, or when its output
+    is longer than a token can be.
+    """
     try:
         process = subprocess.Popen(
             command,
@@ -134,7 +135,7 @@ def _run(command: tuple[str, ...], asker: socket.socket) -> dict[str, object]:
     assert process.stdout
     assert process.stderr
     files = {file.fileno(): file for file in (process.stdout, process.stderr)}
-    written = dict.fromkeys(files, b"")
+    output, written = process.stdout.fileno(), dict.fromkeys(files, b"")
     pidfd = os.pidfd_open(process.pid)
     waits = {*files, asker.fileno(), pidfd}
     poll = select.poll()
@@ -146,8 +147,13 @@ def _run(command: tuple[str, ...], asker: socket.socket) -> dict[str, object]:
                 os.killpg(process.pid, signal.SIGKILL)  # and what it has started
                 os._exit(0)
             piece = os.read(fd, 1 << 16) if fd != pidfd else b""
-            if piece and len(written[fd]) <= _MOST_OUTPUT:
+            if piece:
                 written[fd] += piece
+                if len(written[fd]) > MOST_OUTPUT and fd == output:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    waits = {asker.fileno()}
+                    break
+                written[fd] = written[fd][-MOST_OUTPUT:]
                 continue
             poll.unregister(fd)
             waits.remove(fd)

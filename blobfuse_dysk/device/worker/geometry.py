@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.errors import Kind, StoreError, UsageError
 from blobfuse_dysk.options import AttachOptions
-from blobfuse_dysk.store.contract import Store
+from blobfuse_dysk.store.contract import Extent, Store
+from blobfuse_dysk.store.layers.sparse import is_zero
 from blobfuse_dysk.vhd import FOOTER_SIZE, parse_footer
 
 __all__ = ["Geometry", "is_blank", "measure"]
 
 _HEAD = 64 << 20  # bytes; file systems and partition tables write here, so one short list tells of most used disks
+_END = 1 << 20  # bytes that are read at each end of a disk that seems blank
+_PIECE, _PIECES = 64 << 10, 16  # bytes, and how many, in between
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,34 @@ async def measure(store: Store, options: AttachOptions) -> Geometry:
     return Geometry(size, blob_size, vhd)
 
 
-async def is_blank(store: Store, geometry: Geometry) -> bool:
-    """Whether no page of the device is allocated, by the service's own page map. Raises StoreError."""
+async def is_blank(store: Store, beneath: Store, geometry: Geometry) -> bool:
+    """Whether nothing is on the device: no page of it is allocated by the service's page map, and none has a byte set.
+
+    beneath: the same disk, read without a map. The map is one answer of many that were believed; so before a disk is
+    formatted, the places are read where file systems, partition tables and volume managers keep their first blocks and
+    the copies of them. Raises StoreError: also if the two disagree.
+    """
     if await store.extents(0, min(_HEAD, geometry.size)):
         return False
-    return not await store.extents(0, geometry.size)
+    if await store.extents(0, geometry.size):
+        return False
+    for offset, length in _samples(geometry.size):
+        data = await beneath.read(offset, length)
+        if not is_zero(data):
+            at = offset + length - len(bytes(data).lstrip(b"\0"))
+            raise StoreError(
+                f"the page map of the disk shows no page of it, but there is data at {at}",
+                Kind.CORRUPT,
+                remedy="nothing was formatted; find out what is between this machine and the service, then try again",
+            )
+    return True
+
+
+def _samples(size: int) -> list[Extent]:
+    """What is read of a blank disk: its ends, the known places of copies, and pieces at equal distances.
+
+    Copies: ext4's second block group at 128 MiB, btrfs's at 64 MiB and 256 GiB, xfs's groups at quarters of the disk.
+    """
+    ends = [(0, min(_END, size)), (max(0, size - _END), min(_END, size))]
+    places = {64 << 20, 128 << 20, 256 << 30, *(size // _PIECES * index // _PIECE * _PIECE for index in range(_PIECES))}
+    return ends + [(at, _PIECE) for at in sorted(places) if at >= _END and at + _PIECE <= size - _END]

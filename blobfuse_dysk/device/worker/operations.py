@@ -89,7 +89,7 @@ class Questions:
         stack, geometry = self._worker.stack, self._worker.geometry
         if not stack or not geometry:
             raise DyskError("the disk is not open now", remedy="try again in a moment")
-        return {"blank": await is_blank(stack.store, geometry)}
+        return {"blank": await is_blank(stack.store, stack.beneath_map, geometry)}
 
     async def _set(self, question: SetQuestion) -> dict[str, Any]:
         """Later workers learn of it from the state that the holder keeps, but do not go on with a trace."""

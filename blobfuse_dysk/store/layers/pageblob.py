@@ -25,7 +25,7 @@ import trio
 from blobfuse_dysk.azure.wire import Condition
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError, TransportError
 from blobfuse_dysk.store.blobapi import BlobApi
-from blobfuse_dysk.store.contract import Buffer, Extent, Store
+from blobfuse_dysk.store.contract import PAGE, Buffer, Extent, Store
 from blobfuse_dysk.store.invariant import broken
 from blobfuse_dysk.store.lease.token import Guard
 from blobfuse_dysk.store.parts.extents import joined
@@ -38,6 +38,8 @@ ATTEMPT_TIMEOUT_S = 30.0
 GROW_TIMEOUT_S = 10.0  # for each request of grow: modifying calls wait for it
 MOST_LOOKS = 10  # of one grow, with pauses that double: 5 s together
 FIRST_PAUSE_S = 0.005
+MOST_RANGES = 1 << 20  # of a list; of more, close neighbours are joined
+MOST_EMPTY = 1000  # pieces of a list in a row without a range
 SMALLEST_SEGMENT = 64 << 20  # bytes; a page list of a piece this small is never too much for the service
 
 
@@ -129,6 +131,8 @@ class PageBlob(Store):
                     self._segment = max(SMALLEST_SEGMENT, _half(piece))
                     continue
                 raise to_store_error(error, f"page list of {piece} bytes at {offset}", modifies=False) from error
+            if len(found) > MOST_RANGES:
+                found = _coarser(found)
             offset += piece
             self._segment = min(self._segment * 2, self._size)
         return joined(found)
@@ -194,9 +198,14 @@ class PageBlob(Store):
         return True
 
     async def _list(self, offset: int, length: int) -> list[Extent]:
-        """All pages of the list of one segment, clipped to it."""
+        """All pages of the list of one segment, clipped to it.
+
+        Each piece must lead on: its last range beyond those before, or, if it has none, by a marker not seen since.
+        """
         found: list[Extent] = []
         marker: str | None = None
+        reached = 0  # where the last range named so far ends
+        seen: set[str] = set()  # markers since then
         while True:
             started = self._meter.start()
             try:
@@ -209,11 +218,26 @@ class PageBlob(Store):
                 first, last = max(start, offset), min(start + size, offset + length)
                 if first < last:
                     found.append((first, last - first))
+            if len(found) > MOST_RANGES:
+                found = _coarser(found)
             if page.marker is None:
                 return found
-            if page.marker == marker:
-                raise StoreError(f"page list at {offset}: the service repeats its marker", Kind.CORRUPT)
+            end = sum(page.ranges[-1]) if page.ranges else 0
+            if page.marker in seen or (end <= reached if page.ranges else len(seen) > MOST_EMPTY):
+                raise StoreError(f"page list at {offset}: its markers lead nowhere", Kind.CORRUPT)
+            if page.ranges:
+                reached = end
+                seen.clear()
             marker = page.marker
+            seen.add(marker)
+
+
+def _coarser(extents: list[Extent]) -> list[Extent]:
+    """At most half of MOST_RANGES, with the smallest gaps closed: a superset, which is what a map must be."""
+    runs, gap = joined(extents), PAGE
+    while len(runs) > MOST_RANGES // 2:
+        runs, gap = joined(runs, gap), gap * 2
+    return runs
 
 
 def _half(length: int) -> int:

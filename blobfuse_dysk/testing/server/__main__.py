@@ -57,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cert-file", help="serve HTTPS with this certificate chain")
     parser.add_argument("--key-file")
     parser.add_argument("--latency", default="0", help="MS, normal:MEAN,SD or lognormal:MEDIAN,SIGMA")
-    parser.add_argument("--tier", help="P10 to P60, standard, or IOPS/MBPS")
+    parser.add_argument("--tier", help="P4 to P80, standard, or IOPS/MBPS: of every blob")
+    parser.add_argument("--sku", default="Standard_LRS", help="Premium_LRS: each blob has a tier of its own")
     parser.add_argument("--throttle", choices=("503", "delay"), default="503")
     parser.add_argument("--seed", type=int)
     return parser

@@ -40,12 +40,37 @@ MESSAGES: dict[str, tuple[int, str]] = {
         403,
         "This request is not authorized to perform this operation using this source IP.",
     ),
+    "BlobAccessTierNotSupportedForAccountType": (
+        400,
+        "The access tier is not supported for blobs of this kind in this account.",
+    ),
     "BlobAlreadyExists": (409, "The specified blob already exists."),
     "BlobNotFound": (404, "The specified blob does not exist."),
+    "BlobOverwritten": (409, "The blob has been recreated since the previous snapshot was taken."),
+    "BlobTierInadequateForContentLength": (
+        409,
+        "Specified blob tier size limit cannot be less than content length.",
+    ),
+    "CannotChangeToLowerTier": (409, "A higher blob tier has already been explicitly set."),
     "CannotVerifyCopySource": (404, "The specified blob does not exist."),
     "ConditionNotMet": (412, "The condition specified using HTTP conditional header(s) is not met."),
     "ContainerAlreadyExists": (409, "The specified container already exists."),
     "ContainerNotFound": (404, "The specified container does not exist."),
+    "CopyIdMismatch": (409, "The specified copy ID did not match the copy ID for the pending copy operation."),
+    "Crc64Mismatch": (
+        400,
+        "The CRC64 value specified in the request did not match with the CRC64 value calculated by the server.",
+    ),
+    "EmptyMetadataKey": (400, "The key for one of the metadata key-value pairs is empty."),
+    "IncrementalCopyBlobMismatch": (
+        409,
+        "The specified source blob is different than the copy source of the existing incremental copy blob.",
+    ),
+    "IncrementalCopyOfEarlierSnapshotNotAllowed": (
+        409,
+        "The specified snapshot is earlier than the last snapshot copied into the incremental copy blob.",
+    ),
+    "IncrementalCopySourceMustBeSnapshot": (409, "The source for incremental copy request must be a snapshot."),
     "InsufficientAccountPermissions": (
         403,
         "The account being accessed does not have sufficient permissions to execute this operation.",
@@ -70,7 +95,10 @@ MESSAGES: dict[str, tuple[int, str]] = {
     ),
     "InvalidRange": (416, "The range specified is invalid for the current size of the resource."),
     "InvalidResourceName": (400, "The specified resource name contains invalid characters."),
+    "InvalidSourceBlobType": (409, "The copy source blob type is invalid for this operation."),
     "InvalidUri": (400, "The requested URI does not represent any resource on the server."),
+    "InvalidXmlDocument": (400, "XML specified is not syntactically valid."),
+    "InvalidXmlNodeValue": (400, "The value for one of the XML nodes is not in the correct format."),
     "LeaseAlreadyPresent": (409, "There is already a lease present."),
     "LeaseIdMismatchWithBlobOperation": (412, "The lease ID specified did not match the lease ID for the blob."),
     "LeaseIdMismatchWithLeaseOperation": (409, "The lease ID specified did not match the lease ID for the blob."),
@@ -94,6 +122,7 @@ MESSAGES: dict[str, tuple[int, str]] = {
         400,
         "The MD5 value specified in the request did not match with the MD5 value calculated by the server.",
     ),
+    "MetadataTooLarge": (400, "The size of the specified metadata exceeds the maximum size permitted."),
     "MissingContentLengthHeader": (411, "The Content-Length header was not specified."),
     "MissingRequiredHeader": (400, "An HTTP header that's mandatory for this request is not specified."),
     "MultipleConditionHeadersNotSupported": (400, "Multiple condition headers are not supported."),
@@ -101,7 +130,12 @@ MESSAGES: dict[str, tuple[int, str]] = {
         401,
         "Server failed to authenticate the request. Please refer to the information in the www-authenticate header.",
     ),
+    "NoPendingCopyOperation": (409, "There is currently no pending copy operation."),
     "NotImplemented": (501, "The requested operation is not implemented by this test server."),
+    "OperationNotAllowedOnIncrementalCopyBlob": (
+        409,
+        "The specified operation is not allowed on an incremental copy blob.",
+    ),
     "OperationTimedOut": (500, "The operation could not be completed within the permitted time."),
     "OutOfRangeInput": (400, "One of the request inputs is out of range."),
     "OutOfRangeQueryParameterValue": (
@@ -109,6 +143,11 @@ MESSAGES: dict[str, tuple[int, str]] = {
         "One of the query parameters specified in the request URI is outside the permissible range.",
     ),
     "PendingCopyOperation": (409, "There is currently a pending copy operation."),
+    "PreviousSnapshotCannotBeNewer": (
+        400,
+        "The prevsnapshot query parameter value cannot be newer than snapshot query parameter value.",
+    ),
+    "PreviousSnapshotNotFound": (409, "The previous snapshot is not found."),
     "RequestBodyTooLarge": (413, "The request body is too large and exceeds the maximum permissible limit."),
     "ResourceNotFound": (404, "The specified resource does not exist."),
     "SequenceNumberConditionNotMet": (412, "The sequence number condition specified was not met."),
@@ -118,6 +157,10 @@ MESSAGES: dict[str, tuple[int, str]] = {
     ),
     "ServerBusy": (503, "The server is busy."),
     "SnapshotsPresent": (409, "This operation is not permitted because the blob has snapshots."),
+    "SourceConditionNotMet": (
+        412,
+        "The source condition specified using HTTP conditional header(s) is not met.",
+    ),
     "UnsupportedHttpVerb": (405, "The resource doesn't support specified Http Verb."),
     "UnsupportedQueryParameter": (
         400,
@@ -129,6 +172,7 @@ REASONS = {
     200: "OK",
     201: "Created",
     202: "Accepted",
+    204: "No Content",
     206: "Partial Content",
     304: "The condition specified using HTTP conditional header(s) is not met.",
     400: "Bad Request",
@@ -161,7 +205,7 @@ class Answer:
     def head(self, common: str) -> bytes:
         """Status line and headers, `common` (Date, request id and so on, each line ended) among them."""
         lines = [f"{name}: {value}\r\n" for name, value in self.headers.items()]
-        length = "" if self.head_only or self.status == 304 else f"Content-Length: {len(self.body)}\r\n"
+        length = "" if self.head_only or self.status in (204, 304) else f"Content-Length: {len(self.body)}\r\n"
         reason = REASONS.get(self.status, "Unknown")
         return f"HTTP/1.1 {self.status} {reason}\r\n{length}{common}{''.join(lines)}\r\n".encode("latin-1")
 

@@ -16,6 +16,7 @@ from .answers import Refusal
 from .config import Config
 from .request import Request
 from .sas import check_sas
+from .state import State
 
 __all__ = ["authorize"]
 
@@ -30,7 +31,7 @@ _BLANKS = re.compile(rb'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')  # a quoted string, whi
 _SIGNED_AFTER_DATE = (b"if-modified-since", b"if-match", b"if-none-match", b"if-unmodified-since", b"range")
 
 
-def authorize(config: Config, request: Request, permissions: str, resource_type: str, now: float) -> str:
+def authorize(config: Config, state: State, request: Request, permissions: str, resource_type: str, now: float) -> str:
     """Return the permission letters the caller has, or raise Refusal.
 
     permissions: letters, any of which allows the operation; resource_type: s, c or o (service, container, object).
@@ -47,7 +48,9 @@ def authorize(config: Config, request: Request, permissions: str, resource_type:
     if given is not None:
         raise Refusal("InvalidAuthenticationInfo", status=400)
     if "sig" in request.target.query:
-        return check_sas(request, keys, permissions, resource_type, now)
+        container = state.accounts[request.target.account].get(request.target.container)
+        policies = container.policies if container is not None else {}
+        return check_sas(request, keys, policies, permissions, resource_type, now)
     raise Refusal("NoAuthenticationInformation", WWW_Authenticate=_CHALLENGE)
 
 

@@ -1,32 +1,30 @@
-"""Operations on a whole blob: create, delete, properties, metadata, resize, sequence number, snapshot, copy.
+"""Operations on a whole blob: create, delete, properties, metadata, resize, sequence number, snapshot.
 
 Source: https://learn.microsoft.com/rest/api/storageservices/put-blob, .../delete-blob, .../get-blob-properties,
-.../set-blob-properties, .../set-blob-metadata, .../snapshot-blob, .../copy-blob
+.../set-blob-properties, .../set-blob-metadata, .../snapshot-blob
 """
 
 from __future__ import annotations
 
-import uuid
-from urllib.parse import urlsplit
-
 from .answers import Answer, Refusal, http_date
+from .checksums import check_checksums
 from .conditions import check_conditions
 from .context import Context
 from .leases import parse_lease_id
 from .page_operations import read_headers
 from .pages import PAGE
-from .request import parse_target
-from .state import CONTENT_HEADERS, Blob, State
+from .state import CONTENT_HEADERS, Blob
+from .tiers import set_tier_of_new, tier_headers
 
 __all__ = [
-    "copy_blob",
     "delete_blob",
+    "existing",
     "get_blob_metadata",
     "get_blob_properties",
+    "put",
     "put_blob",
     "set_blob_metadata",
     "set_blob_properties",
-    "set_copy",
     "snapshot_blob",
 ]
 
@@ -39,17 +37,18 @@ def put_blob(context: Context) -> Answer:
     request = context.request
     kind = request.required(b"x-ms-blob-type")
     metadata = request.metadata()
-    old = _existing(context)
+    old = existing(context)
     if kind == "PageBlob":
         blob = _new_page_blob(context)
     elif kind == "BlockBlob":
-        request.check_md5()
+        check_checksums(request, request.body)
         blob = Blob(request.target.blob, kind, context.now, content=request.body)
     else:
         raise Refusal("InvalidHeaderValue" if kind != "AppendBlob" else "NotImplemented")
     blob.metadata = metadata
     blob.content_headers.update(_content_headers(context))
-    return _put(context, blob, old, 201)
+    set_tier_of_new(context.config, request, blob, context.now)
+    return put(context, blob, old, 201)
 
 
 def get_blob_properties(context: Context) -> Answer:
@@ -60,6 +59,7 @@ def get_blob_properties(context: Context) -> Answer:
     headers["Content-Length"] = str(blob.size)
     headers["x-ms-creation-time"] = http_date(blob.created)
     headers["x-ms-server-encrypted"] = "true"
+    headers.update(tier_headers(context.config, blob))
     return Answer(200, headers)
 
 
@@ -128,7 +128,7 @@ def delete_blob(context: Context) -> Answer:
             raise Refusal("InvalidHeaderValue")
         context.state.remove(container, context.blob_to_read())
     else:
-        blob = context.blob_to_write() if choice != "only" else context.blob_to_read()
+        blob = context.blob_to_write(deletes=True) if choice != "only" else context.blob_to_read()
         check_conditions(request, blob)
         if blob.snapshots and choice is None:
             raise Refusal("SnapshotsPresent")
@@ -141,66 +141,7 @@ def delete_blob(context: Context) -> Answer:
     return Answer(202, {"x-ms-delete-type-permanent": "true"})
 
 
-def copy_blob(context: Context) -> Answer:
-    """Copy a blob or snapshot of this server. The source needs no authorization of its own here.
-
-    At once, or, if the server is told so, as a copy from another account: a blob of the source's size without content.
-    """
-    request = context.request
-    metadata = request.metadata()
-    source_url = urlsplit(request.required(b"x-ms-copy-source"))
-    raw = source_url.path + (f"?{source_url.query}" if source_url.query else "")
-    host_account = "" if source_url.path.startswith(f"/{request.target.account}/") else request.target.account
-    target = parse_target(raw, host_account)
-    try:
-        source = context.state.blob(target.account, target.container, target.blob, target.query.get("snapshot"))
-    except (Refusal, KeyError):
-        raise Refusal("CannotVerifyCopySource") from None
-    old = _existing(context)
-    pages = None
-    if source.pages is not None and context.copies == "pending":
-        pages = context.state.new_pages(source.size)
-    elif source.pages is not None:
-        pages = source.pages.copy(context.state.new_path())
-    blob = Blob(request.target.blob, source.kind, context.now, pages, source.content)
-    blob.copied_from = source
-    blob.sequence_number = source.sequence_number
-    blob.metadata = metadata or dict(source.metadata)
-    blob.content_headers = dict(source.content_headers)
-    blob.copy = {
-        "x-ms-copy-id": str(uuid.uuid4()),
-        "x-ms-copy-source": source_url._replace(query="").geturl(),
-    }
-    set_copy(context.state, blob, context.copies, source.size if context.copies == "success" else 0, context.now)
-    answer = _put(context, blob, old, 202)
-    answer.headers.update({name: blob.copy[name] for name in ("x-ms-copy-id", "x-ms-copy-status")})
-    return answer
-
-
-def set_copy(state: State, blob: Blob, status: str, copied: int, now: float) -> None:
-    """What a copy to this blob has come to: pending, success, failed or aborted. copied: bytes.
-
-    Source: https://learn.microsoft.com/rest/api/storageservices/get-blob-properties and .../abort-copy-blob
-    """
-    if status not in ("pending", "success", "failed", "aborted"):
-        raise ValueError(f"a copy is not {status!r}, but pending, success, failed or aborted")
-    if status == "success" and blob.copy_is_pending and blob.copied_from and blob.copied_from.pages:
-        blob.pages = blob.copied_from.pages.copy(state.new_path())
-    blob.copy = {
-        "x-ms-copy-id": blob.copy.get("x-ms-copy-id") or str(uuid.uuid4()),
-        "x-ms-copy-source": blob.copy.get("x-ms-copy-source", "https://elsewhere.blob.core.windows.net/disks/data"),
-        "x-ms-copy-status": status,
-        "x-ms-copy-progress": f"{copied}/{blob.size}",
-    }
-    if status != "pending":
-        blob.copied_from = None
-        blob.copy["x-ms-copy-completion-time"] = http_date(now)
-    if status == "failed":
-        blob.copy["x-ms-copy-status-description"] = "404 BlobNotFound: the source is gone"
-    blob.touch(now)
-
-
-def _existing(context: Context) -> Blob | None:
+def existing(context: Context) -> Blob | None:
     """The blob that a Put Blob or copy would replace, its lease and conditions checked."""
     request = context.request
     old = context.container.blobs.get(request.target.blob)
@@ -221,7 +162,8 @@ def _existing(context: Context) -> Blob | None:
     return old
 
 
-def _put(context: Context, blob: Blob, old: Blob | None, status: int) -> Answer:
+def put(context: Context, blob: Blob, old: Blob | None, status: int) -> Answer:
+    """Store a new blob in the place of `old`."""
     if old is not None:
         old.lease.written(context.now)
     context.state.put(context.container, blob)

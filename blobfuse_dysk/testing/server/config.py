@@ -40,15 +40,28 @@ class Config:
     tier: str | None = None  # live; see throttle.TIERS, or "IOPS/MBPS"
     throttle: str = "503"  # live; what a tier's limit does: "503" or "delay"
     seed: int | None = None  # of latency and of faults by probability
-    copies: str = (
-        "success"  # live; what Copy Blob comes to at once: "success", or "pending" until the control port ends it
-    )
+    copies: str = "success"  # live; what Copy Blob comes to at once; "pending": until the control port ends it
+    sku: str = "Standard_LRS"  # live; of the accounts; in a "Premium_..." one page blobs have tiers (tiers.py)
     idle_timeout_s: float | None = None  # live; idle connections are closed after this
+    idle_death_s: float | None = None  # live; after this an idle connection is forgotten, and neither side told
     clock_offset_s: float = 0.0  # live; the service's clock against this machine's
     max_skew_s: float = 900.0  # of a signed request's date
 
 
-LIVE = frozenset({"accounts", "tokens", "latency", "tier", "throttle", "copies", "idle_timeout_s", "clock_offset_s"})
+LIVE = frozenset(
+    {
+        "accounts",
+        "clock_offset_s",
+        "copies",
+        "idle_death_s",
+        "idle_timeout_s",
+        "latency",
+        "sku",
+        "throttle",
+        "tier",
+        "tokens",
+    }
+)
 
 
 def parse_keys(accounts: Mapping[str, str | list[str]]) -> dict[str, list[bytes]]:

@@ -26,6 +26,7 @@ __all__ = [
 
 _NAME = re.compile(r"(?=.{3,63}\Z)(?:\$root|\$logs|[a-z0-9](?:-?[a-z0-9])*)\Z")
 MAX_RESULTS = 5000
+_INCLUDED = {"metadata", "snapshots", "copy", "uncommittedblobs"}  # of the last there is never one
 _LISTED_HEADERS = ("Content-Type", "Content-Encoding", "Content-Language", "Content-MD5", "Cache-Control")
 
 
@@ -40,7 +41,7 @@ def create_container(context: Context) -> Answer:
     container = containers[target.container] = Container(target.container, context.now)
     container.metadata = context.request.metadata()
     context.state.save(context.now)
-    return Answer(201, _version_headers(container))
+    return Answer(201, container.version_headers())
 
 
 def delete_container(context: Context) -> Answer:
@@ -54,7 +55,7 @@ def delete_container(context: Context) -> Answer:
 def get_container_properties(context: Context) -> Answer:
     """Properties and metadata."""
     container = context.container
-    headers = _version_headers(container)
+    headers = container.version_headers()
     headers.update({f"x-ms-meta-{name}": value for name, value in container.metadata.items()})
     headers.update({"x-ms-lease-status": "unlocked", "x-ms-lease-state": "available"})
     headers.update({"x-ms-has-immutability-policy": "false", "x-ms-has-legal-hold": "false"})
@@ -64,7 +65,7 @@ def get_container_properties(context: Context) -> Answer:
 def get_account_information(context: Context) -> Answer:
     """What kind of account this is; a kind that has page blobs."""
     return Answer(
-        200, {"x-ms-sku-name": "Standard_LRS", "x-ms-account-kind": "StorageV2", "x-ms-is-hns-enabled": "false"}
+        200, {"x-ms-sku-name": context.config.sku, "x-ms-account-kind": "StorageV2", "x-ms-is-hns-enabled": "false"}
     )
 
 
@@ -167,6 +168,8 @@ def _list_options(query: dict[str, str]) -> tuple[str, str, int, set[str]]:
     if limit < 1:
         raise Refusal("OutOfRangeQueryParameterValue")
     include = set(filter(None, query.get("include", "").lower().split(",")))
+    if not include <= _INCLUDED:
+        raise Refusal("NotImplemented", f"This test server does not list {min(include - _INCLUDED)}.")
     try:
         marker = base64.urlsafe_b64decode(query.get("marker", "")).decode()
     except (binascii.Error, UnicodeDecodeError):
@@ -194,7 +197,3 @@ def _list_answer(context: Context, items: str, rest: list[str], extra: str) -> A
         f"<EnumerationResults ServiceEndpoint={endpoint}{container}>{given}{extra}{items}{marker}</EnumerationResults>"
     )
     return Answer(200, {"Content-Type": "application/xml"}, body.encode())
-
-
-def _version_headers(container: Container) -> dict[str, str]:
-    return {"ETag": container.etag, "Last-Modified": http_date(container.modified)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .answers import Refusal
+from .config import Config
 from .leases import parse_lease_id
 from .request import Request
 from .state import Blob, Container, State
@@ -14,16 +15,13 @@ __all__ = ["Context"]
 
 @dataclass(slots=True)
 class Context:
-    """One request's view: `now` is the service's clock when the request is applied, `granted` the caller's letters.
-
-    copies: see Config.
-    """
+    """One request's view: `now` is the service's clock when the request is applied, `granted` the caller's letters."""
 
     state: State
     request: Request
     now: float
     granted: str
-    copies: str
+    config: Config
 
     @property
     def container(self) -> Container:
@@ -38,8 +36,8 @@ class Context:
         blob.lease.check_read(parse_lease_id(self.request.header(b"x-ms-lease-id")), self.now)
         return blob
 
-    def blob_to_write(self) -> Blob:
-        """The blob the request names, after the lease check that every write meets."""
+    def blob_to_write(self, *, deletes: bool = False) -> Blob:
+        """The blob the request names, after the checks that every write meets: lease, copies. deletes: as a whole."""
         target = self.request.target
         if "snapshot" in target.query:
             raise Refusal("InvalidQueryParameterValue", "A snapshot cannot be modified.")
@@ -47,6 +45,8 @@ class Context:
         blob.lease.check_write(parse_lease_id(self.request.header(b"x-ms-lease-id")), self.now)
         if blob.copy_is_pending:
             raise Refusal("PendingCopyOperation")
+        if blob.incremental and not deletes:
+            raise Refusal("OperationNotAllowedOnIncrementalCopyBlob")
         return blob
 
     def written(self, blob: Blob) -> None:

@@ -12,6 +12,7 @@ It listens on loopback only, is never encrypted, asks for no credential and is n
 | release | | released: how many held requests went on |
 | configure | see config.LIVE | |
 | outage | kind: silent, refuse, null | |
+| forget-connections | | forgotten: how many connections are dead now, silently; new ones are served |
 | elapse-leases | seconds | |
 | create | account, container, blob, size; metadata and sequence_number optional | |
 | blob | account, container, blob | size, allocated, sequence_number, metadata, lease, snapshots |
@@ -27,7 +28,7 @@ import traceback
 from typing import Any
 
 from .answers import Answer, Refusal
-from .blob_operations import set_copy
+from .copy_operations import set_copy
 from .faults import Fault
 from .http import Headers, HttpConnection
 from .service import Service
@@ -88,6 +89,9 @@ class ControlConnection(HttpConnection):
     async def _do_outage(self, kind: str | None) -> dict[str, Any]:
         await self._service.set_outage(kind)
         return {}
+
+    async def _do_forget_connections(self) -> dict[str, Any]:
+        return {"forgotten": self._service.forget_connections()}
 
     async def _do_elapse_leases(self, seconds: float) -> dict[str, Any]:
         self._service.state.elapse_leases(seconds)

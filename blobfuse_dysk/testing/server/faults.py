@@ -15,25 +15,33 @@ Actions (`when`: "before" the request is applied, so that it never is, or "after
 | corrupt | one bit of the data is wrong: of the answer, or of what a write carries, as it arrives |
 | wrong_etag | the answer has an ETag that is not the blob's |
 | blackhole | not applied, not answered; the connection stays open |
+| gateway | a proxy's or load balancer's own page: `status`, HTML, nothing that marks the service's answers; `when` |
+| forget | not applied, not answered: all connections of now are dead, and nobody is told; new ones are served |
+| interim | `count` answers of `status` 100 to 199 come first; then applied and answered |
+| headers | applied; in the answer's head these `headers` take the place of those of the same name, or (null) of none |
+| close_delimited | applied; the answer has no length and ends with the connection, `missing` bytes too soon |
+
+`for_s`: a rule is over so many seconds after it first struck, by itself.
 """
 
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from .actions import ACTIONS
 from .operations import KINDS, Operation
 from .request import Target
 
-__all__ = ["ACTIONS", "Fault", "Faults"]
+__all__ = ["Fault", "Faults"]
 
-ACTIONS = frozenset({"blackhole", "corrupt", "delay", "error", "late", "lost", "reset", "short", "stall", "wrong_etag"})
 GROUPS = {
     "any": KINDS,
     "read": frozenset({"get_blob"}),
-    "write": frozenset({"put_page", "clear_page"}),
+    "write": frozenset({"put_page", "put_page_from_url", "clear_page"}),
     "lease": frozenset(kind for kind in KINDS if kind.startswith("lease_")),
 }
 # What a status is answered with when the rule names no code.
@@ -69,9 +77,14 @@ class Fault:
     when: str = "before"
     connection: str = "reset"
     seconds: float | None = None
+    for_s: float | None = None
+    count: int = 1
+    headers: dict[str, str | None] = field(default_factory=dict)
+    missing: int = 0
     id: int = 0
     hits: int = 0
     kinds: frozenset[str] = field(default_factory=frozenset)
+    first_hit: float | None = None  # of the machine's monotonic clock
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
@@ -82,8 +95,12 @@ class Fault:
             raise ValueError(f"connection is {self.connection!r}, not open, close or reset")
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability {self.probability} is not between 0 and 1")
-        if self.action == "error" and self.status is None:
-            raise ValueError("action error needs a status")
+        if self.action in ("error", "gateway", "interim") and self.status is None:
+            raise ValueError(f"action {self.action} needs a status")
+        if self.status is not None and (self.status < 200) != (self.action == "interim"):
+            raise ValueError(f"action {self.action} cannot have status {self.status}")
+        if self.action == "headers" and not self.headers:
+            raise ValueError("action headers needs headers")
         names = [self.operation] if isinstance(self.operation, str) else self.operation
         unknown = [name for name in names if name not in GROUPS and name not in KINDS]
         if unknown:
@@ -105,10 +122,18 @@ class Fault:
         end = self.offset + (self.length if self.length is not None else 1 << 62)
         return offset < end and self.offset < offset + max(length, 1)
 
+    def over(self) -> bool:
+        """Whether it struck as often or as long as it was to."""
+        if self.times is not None and self.hits >= self.times:
+            return True
+        if self.for_s is None or self.first_hit is None:
+            return False
+        return time.monotonic() > self.first_hit + self.for_s
+
     def to_json(self) -> dict[str, Any]:
         """For the control port."""
         found = asdict(self)
-        del found["kinds"]
+        del found["kinds"], found["first_hit"]
         return found
 
 
@@ -147,7 +172,7 @@ class Faults:
         """The rule that strikes this request, if any; counts the hit."""
         blob = f"{target.container}/{target.blob}"
         for rule in self._rules.values():
-            if rule.times is not None and rule.hits >= rule.times:
+            if rule.over():
                 continue
             if not rule.covers(operation.kind, blob, offset, length):
                 continue
@@ -157,5 +182,7 @@ class Faults:
             if rule.probability < 1 and self._generator.random() >= rule.probability:
                 continue
             rule.hits += 1
+            if rule.first_hit is None:
+                rule.first_hit = time.monotonic()
             return rule
         return None

@@ -24,13 +24,17 @@ _LINGER_ZERO = struct.pack("ii", 1, 0)  # closing sends RST
 
 
 class Headers(dict[bytes, bytes]):
-    """Header values by name in lower case. spelled: how a name of metadata was sent, since the service keeps that."""
+    """Header values by name in lower case. spelled: how a name of metadata was sent, since the service keeps that.
 
-    __slots__ = ("spelled",)
+    repeated: whether a name of metadata came twice, in whatever case.
+    """
+
+    __slots__ = ("repeated", "spelled")
 
     def __init__(self) -> None:
         super().__init__()
         self.spelled: dict[bytes, bytes] = {}
+        self.repeated = False
 
 
 class HttpConnection(asyncio.Protocol, ABC):
@@ -85,6 +89,7 @@ class HttpConnection(asyncio.Protocol, ABC):
         lower = name.lower()
         self._headers[lower] = value
         if lower.startswith(b"x-ms-meta-"):
+            self._headers.repeated |= lower in self._headers.spelled
             self._headers.spelled[lower] = name
 
     def on_headers_complete(self) -> None:

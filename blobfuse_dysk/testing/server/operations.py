@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import blob_operations, container_operations, lease_operations, page_operations
+from . import (
+    access_operations,
+    blob_operations,
+    container_operations,
+    copy_operations,
+    lease_operations,
+    page_operations,
+    tiers,
+)
 from .answers import Answer, Refusal
 from .context import Context
 from .request import Request
@@ -35,7 +43,8 @@ _get_blob = _operation(page_operations.get_blob, "r", "o", "read")
 _put_page = _operation(page_operations.put_page, "w", "o", "write")
 _clear_page = _operation(page_operations.clear_page, "w", "o", "write")
 _put_blob = _operation(blob_operations.put_blob, "wc", "o")
-_copy_blob = _operation(blob_operations.copy_blob, "wc", "o")
+_copy_blob = _operation(copy_operations.copy_blob, "wc", "o")
+_put_page_from_url = _operation(copy_operations.put_page_from_url, "w", "o", "write")
 _leases = {
     "acquire": _operation(lease_operations.lease_acquire, "w", "o"),
     "renew": _operation(lease_operations.lease_renew, "w", "o"),
@@ -47,6 +56,7 @@ _account_information = _operation(container_operations.get_account_information, 
 _container_properties = _operation(container_operations.get_container_properties, "r", "c")
 _blob_metadata = _operation(blob_operations.get_blob_metadata, "r", "o")
 
+_OWNER = ""  # no letter: who has the account's key
 # (method, level, restype, comp)
 _TABLE: dict[tuple[str, str, str, str], Operation] = {
     ("GET", "blob", "", ""): _get_blob,
@@ -57,12 +67,20 @@ _TABLE: dict[tuple[str, str, str, str], Operation] = {
     ("HEAD", "blob", "", "metadata"): _blob_metadata,
     ("PUT", "blob", "", "metadata"): _operation(blob_operations.set_blob_metadata, "w", "o"),
     ("PUT", "blob", "", "properties"): _operation(blob_operations.set_blob_properties, "w", "o"),
+    ("PUT", "blob", "", "tier"): _operation(tiers.set_blob_tier, "w", "o"),
+    ("PUT", "blob", "", "copy"): _operation(copy_operations.abort_copy_blob, "w", "o"),
+    ("PUT", "blob", "", "incrementalcopy"): _operation(copy_operations.incremental_copy_blob, "wc", "o"),
     ("PUT", "blob", "", "snapshot"): _operation(blob_operations.snapshot_blob, "wc", "o"),
     ("PUT", "container", "container", ""): _operation(container_operations.create_container, "wc", "c"),
     ("DELETE", "container", "container", ""): _operation(container_operations.delete_container, "d", "c"),
     ("GET", "container", "container", ""): _container_properties,
     ("HEAD", "container", "container", ""): _container_properties,
     ("GET", "container", "container", "list"): _operation(container_operations.list_blobs, "l", "c"),
+    ("GET", "container", "container", "acl"): _operation(access_operations.get_container_acl, _OWNER, "c"),
+    ("PUT", "container", "container", "acl"): _operation(access_operations.set_container_acl, _OWNER, "c"),
+    ("POST", "service", "service", "userdelegationkey"): _operation(
+        access_operations.get_user_delegation_key, "rwdlc", "s"
+    ),
     ("GET", "service", "", "list"): _operation(container_operations.list_containers, "l", "s"),
 }
 for _method in ("GET", "HEAD"):
@@ -72,7 +90,7 @@ for _method in ("GET", "HEAD"):
 KINDS = frozenset(
     {each.kind for each in _TABLE.values()}
     | {each.kind for each in _leases.values()}
-    | {each.kind for each in (_put_page, _clear_page, _put_blob, _copy_blob)}
+    | {each.kind for each in (_put_page, _put_page_from_url, _clear_page, _put_blob, _copy_blob)}
 )
 
 
@@ -106,7 +124,7 @@ def choose(request: Request) -> Operation:
 def _choose_page_write(request: Request) -> Operation:
     action = request.required(b"x-ms-page-write").lower()
     if action == "update":
-        return _put_page
+        return _put_page_from_url if b"x-ms-copy-source" in request.headers else _put_page
     if action == "clear":
         return _clear_page
     raise Refusal("InvalidHeaderValue")

@@ -5,28 +5,39 @@ Source: https://learn.microsoft.com/rest/api/storageservices/get-blob, .../put-p
 
 from __future__ import annotations
 
-import base64
-import hashlib
+from collections.abc import Iterator
 from itertools import islice
 
 from .answers import Answer, Refusal
+from .checksums import check_checksums, crc64_of, md5_of
 from .conditions import check_conditions, check_sequence_number
 from .context import Context
 from .pages import PAGE
 from .state import Blob
 
-__all__ = ["clear_page", "get_blob", "get_page_ranges", "put_page", "read_headers"]
+__all__ = [
+    "MAX_PAGE_WRITE",
+    "blob_to_change",
+    "changed",
+    "clear_page",
+    "get_blob",
+    "get_page_ranges",
+    "page_range",
+    "put_page",
+    "read_headers",
+]
 
 MAX_PAGE_WRITE = 4 << 20
-MAX_MD5_RANGE = 4 << 20
+MAX_CHECKSUM_RANGE = 4 << 20
 MAX_READ = 1 << 30
 MAX_RANGES = 10_000  # of one answer of Get Page Ranges
 
 
 def get_blob(context: Context) -> Answer:
-    """The blob or a range of it; with x-ms-range-get-content-md5 also the MD5 of the range, up to 4 MiB."""
+    """The blob or a range of it; with x-ms-range-get-content-md5 or -crc64 also the checksum of up to 4 MiB."""
     request = context.request
     blob = context.blob_to_read()
+    _need_content(blob)
     check_conditions(request, blob)
     wanted = request.range()
     size = blob.size
@@ -40,8 +51,12 @@ def get_blob(context: Context) -> Answer:
     if length > MAX_READ:
         raise Refusal("NotImplemented", "This test server sends at most 1 GiB at once.")
     headers = read_headers(blob, context.now)
-    wants_md5 = request.headers.get(b"x-ms-range-get-content-md5", b"").lower() == b"true"
-    if wants_md5 and (wanted is None or length > MAX_MD5_RANGE):
+    wants_md5, wants_crc64 = (
+        request.headers.get(b"x-ms-range-get-content-" + kind, b"").lower() == b"true" for kind in (b"md5", b"crc64")
+    )
+    if wants_md5 and wants_crc64:
+        raise Refusal("InvalidHeaderValue")
+    if (wants_md5 or wants_crc64) and (wanted is None or length > MAX_CHECKSUM_RANGE):
         raise Refusal("InvalidHeaderValue" if wanted is None else "OutOfRangeInput")
     body = blob.pages.read(offset, length) if blob.pages is not None else blob.content[offset : offset + length]
     if wanted is None:
@@ -51,7 +66,9 @@ def get_blob(context: Context) -> Answer:
     if whole_md5 is not None:
         headers["x-ms-blob-content-md5"] = whole_md5
     if wants_md5:
-        headers["Content-MD5"] = _md5(body)
+        headers["Content-MD5"] = md5_of(body)
+    if wants_crc64:
+        headers["x-ms-content-crc64"] = crc64_of(body)
     return Answer(206, headers, body)
 
 
@@ -69,42 +86,50 @@ def read_headers(blob: Blob, now: float) -> dict[str, str]:
     for name, value in blob.metadata.items():
         headers[f"x-ms-meta-{name}"] = value
     headers.update(blob.copy)
+    if blob.incremental:
+        headers["x-ms-incremental-copy"] = "true"
     return headers
+
+
+def _need_content(blob: Blob) -> None:
+    """Refuse an incremental copy, which has content in its snapshots only."""
+    if blob.incremental and blob.snapshot is None:
+        raise Refusal("OperationNotAllowedOnIncrementalCopyBlob")
 
 
 def put_page(context: Context) -> Answer:
     """Store whole pages."""
     request = context.request
     body = request.body
-    offset, length = _page_range(context)
+    offset, length = page_range(context)
     if length > MAX_PAGE_WRITE:
         raise Refusal("RequestBodyTooLarge")
     if len(body) != length:
         raise Refusal("InvalidHeaderValue")
-    if b"x-ms-content-crc64" in request.headers:
-        raise Refusal("NotImplemented", "This test server checks MD5 only.")
-    md5 = request.check_md5()
-    blob = _blob_to_change(context, offset, length)
+    checksum = check_checksums(request, body)
+    blob = blob_to_change(context, offset, length)
     blob.need_pages().write(offset, body)
-    return _changed(context, blob, {"Content-MD5": md5} if md5 else {})
+    return changed(context, blob, checksum)
 
 
 def clear_page(context: Context) -> Answer:
     """Free whole pages; they read as zeros."""
     if context.request.body:
         raise Refusal("InvalidHeaderValue")
-    offset, length = _page_range(context)
-    blob = _blob_to_change(context, offset, length)
+    offset, length = page_range(context)
+    blob = blob_to_change(context, offset, length)
     blob.need_pages().clear(offset, length)
-    return _changed(context, blob, {})
+    return changed(context, blob, {})
 
 
 def get_page_ranges(context: Context) -> Answer:
-    """Allocated ranges of the blob or of a part of it, at most `maxresults` an answer, with NextMarker."""
+    """Allocated ranges of the blob or of a part of it, at most `maxresults` an answer, with NextMarker.
+
+    With prevsnapshot: what differs from that snapshot, cleared ranges (ClearRange) among them.
+    """
     request, query = context.request, context.request.target.query
-    if "prevsnapshot" in query or b"x-ms-previous-snapshot-url" in request.headers:
-        raise Refusal("NotImplemented", "Get Page Ranges with a previous snapshot is not served.")
     blob = context.blob_to_read()
+    _need_content(blob)
     pages = blob.need_pages()
     check_conditions(request, blob)
     limit, marker = _page_list_limits(query)
@@ -115,8 +140,14 @@ def get_page_ranges(context: Context) -> Answer:
     # The answer covers every page that the range touches.
     start = max(offset - offset % PAGE, marker)
     end += -end % PAGE
-    found = list(islice(pages.ranges(start, end - start), limit + 1)) if end > start else []
-    items = [f"<PageRange><Start>{first}</Start><End>{stop - 1}</End></PageRange>" for first, stop in found[:limit]]
+    before = _previous_snapshot(context, blob)
+    ranges: Iterator[tuple[int, int, bool]] = iter(())
+    if end > start and before is not None:
+        ranges = pages.changes(before.need_pages(), start, end - start)
+    elif end > start:
+        ranges = ((first, stop, True) for first, stop in pages.ranges(start, end - start))
+    found = list(islice(ranges, limit + 1))
+    items = [_range_item(*each) for each in found[:limit]]
     next_marker = f"<NextMarker>{found[limit][0]}</NextMarker>" if len(found) > limit else "<NextMarker/>"
     body = f'<?xml version="1.0" encoding="utf-8"?><PageList>{"".join(items)}{next_marker}</PageList>'
     headers = {
@@ -125,6 +156,30 @@ def get_page_ranges(context: Context) -> Answer:
         "x-ms-blob-content-length": str(pages.size),
     }
     return Answer(200, headers, body.encode())
+
+
+def _range_item(first: int, stop: int, allocated: bool) -> str:
+    name = "PageRange" if allocated else "ClearRange"
+    return f"<{name}><Start>{first}</Start><End>{stop - 1}</End></{name}>"
+
+
+def _previous_snapshot(context: Context, blob: Blob) -> Blob | None:
+    """The snapshot that prevsnapshot names, None without it; Refusal if `blob` has no list of changes since then.
+
+    Source: https://learn.microsoft.com/rest/api/storageservices/get-page-ranges#remarks
+    """
+    target = context.request.target
+    name = target.query.get("prevsnapshot")
+    if name is None:
+        return None
+    before = context.state.blob(target.account, target.container, target.blob).snapshots.get(name)
+    if before is None:
+        raise Refusal("PreviousSnapshotNotFound")
+    if blob.snapshot is not None and blob.snapshot < name:
+        raise Refusal("PreviousSnapshotCannotBeNewer")
+    if blob.generation != before.generation:
+        raise Refusal("BlobOverwritten")
+    return before
 
 
 def _page_list_limits(query: dict[str, str]) -> tuple[int, int]:
@@ -138,7 +193,7 @@ def _page_list_limits(query: dict[str, str]) -> tuple[int, int]:
     return min(limit, MAX_RANGES), marker
 
 
-def _page_range(context: Context) -> tuple[int, int]:
+def page_range(context: Context) -> tuple[int, int]:
     """(offset, length) of the range that Put Page names: whole pages."""
     wanted = context.request.range()
     if wanted is None:
@@ -149,7 +204,8 @@ def _page_range(context: Context) -> tuple[int, int]:
     return offset, last + 1 - offset
 
 
-def _blob_to_change(context: Context, offset: int, length: int) -> Blob:
+def blob_to_change(context: Context, offset: int, length: int) -> Blob:
+    """The page blob that a write is for, its lease, conditions and size checked."""
     blob = context.blob_to_write()
     pages = blob.need_pages()
     check_conditions(context.request, blob)
@@ -159,13 +215,10 @@ def _blob_to_change(context: Context, offset: int, length: int) -> Blob:
     return blob
 
 
-def _changed(context: Context, blob: Blob, headers: dict[str, str]) -> Answer:
+def changed(context: Context, blob: Blob, headers: dict[str, str]) -> Answer:
+    """The answer to a write that was done."""
     context.written(blob)
     headers.update(blob.version_headers())
     headers["x-ms-blob-sequence-number"] = str(blob.sequence_number)
     headers["x-ms-request-server-encrypted"] = "true"
     return Answer(201, headers)
-
-
-def _md5(data: bytes) -> str:
-    return base64.b64encode(hashlib.md5(data).digest()).decode()

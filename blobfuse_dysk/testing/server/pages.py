@@ -92,6 +92,46 @@ class Pages:
         if end > start:
             yield start, end
 
+    def changes(self, before: Pages, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
+        """What differs from `before`, an earlier state of this blob: (start, end, whether it is allocated now).
+
+        In order, neighbours of a kind joined; pages written with what they held before are no difference. Behind this
+        blob's end there is nothing.
+        """
+        end = min(offset + length, self.size)
+        start, stop, kind = -1, -1, False
+        for chunk in sorted(self._masks.keys() | before._masks.keys()):
+            wanted = _mask_in_chunk(chunk, offset, end) if chunk * CHUNK < end and (chunk + 1) * CHUNK > offset else 0
+            for page, allocated in self._changes_in_chunk(before, chunk, wanted) if wanted else ():
+                position = chunk * CHUNK + page * PAGE
+                if (position, allocated) != (stop, kind):
+                    if stop > start:
+                        yield start, stop, kind
+                    start, kind = position, allocated
+                stop = position + PAGE
+        if stop > start:
+            yield start, stop, kind
+
+    def _changes_in_chunk(self, before: Pages, chunk: int, wanted: int) -> Iterator[tuple[int, bool]]:
+        """(page of the chunk, whether it is allocated now) for each page of `wanted` that differs."""
+        base = chunk * CHUNK
+        now, old = self._masks.get(chunk, 0), before._masks.get(chunk, 0)
+        ours, theirs = self.read(base, min(CHUNK, self.size - base)), before._read_or_zeros(base, CHUNK)
+        for page in range(PAGES_PER_CHUNK):
+            bit = 1 << page
+            if not wanted & bit:
+                continue
+            part = slice(page * PAGE, (page + 1) * PAGE)
+            if now & bit and (not old & bit or ours[part] != theirs[part]):
+                yield page, True
+            elif old & bit and not now & bit:
+                yield page, False
+
+    def _read_or_zeros(self, offset: int, length: int) -> bytes:
+        """`length` bytes, zeros behind the end."""
+        inside = max(0, min(length, self.size - offset))
+        return (self.read(offset, inside) if inside else b"").ljust(length, b"\0")
+
     @property
     def allocated(self) -> int:
         """Bytes of allocated pages."""

@@ -21,6 +21,7 @@ class DataConnection(HttpConnection):
         self._service = service
         self._secure = False
         self._silent = False
+        self.dead = False
         self._outbox: list[bytes] = []
         self._idle_timer: asyncio.TimerHandle | None = None
 
@@ -42,7 +43,7 @@ class DataConnection(HttpConnection):
 
     def respond(self, parts: Sequence[bytes]) -> None:
         super().respond(parts)
-        if not self.busy:
+        if not self.busy and not self.dead:
             self._start_idle_timer()
 
     def send(self, parts: Sequence[bytes]) -> None:
@@ -56,8 +57,20 @@ class DataConnection(HttpConnection):
         self._silent = True
         self.transport.pause_reading()
 
+    def die(self) -> None:
+        """What a NAT or load balancer does that forgets a connection: from now on all that is sent on it is lost.
+
+        Neither side is told, so the client believes in it until it has waited for an answer in vain.
+        """
+        self.dead = True
+        self._service.statistics.forgotten += 1
+        self._stop_idle_timer()
+        self.go_silent()
+
     def go_on(self) -> None:
         """The outage is over: what was due leaves now."""
+        if self.dead:
+            return
         self._silent = False
         parts, self._outbox = self._outbox, []
         if parts:
@@ -69,10 +82,15 @@ class DataConnection(HttpConnection):
             super().read_on()
 
     def _start_idle_timer(self) -> None:
-        seconds = self._service.config.idle_timeout_s
-        if seconds is not None:
-            self._stop_idle_timer()
-            self._idle_timer = asyncio.get_running_loop().call_later(seconds, self.transport.close)
+        config = self._service.config
+        if config.idle_timeout_s is None and config.idle_death_s is None:
+            return
+        self._stop_idle_timer()
+        seconds, end = config.idle_timeout_s, self.transport.close
+        if config.idle_death_s is not None and (seconds is None or config.idle_death_s < seconds):
+            seconds, end = config.idle_death_s, self.die
+        assert seconds is not None
+        self._idle_timer = asyncio.get_running_loop().call_later(seconds, end)
 
     def _stop_idle_timer(self) -> None:
         if self._idle_timer is not None:

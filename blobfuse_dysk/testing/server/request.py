@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import re
 from urllib.parse import unquote, unquote_plus
 
 from .answers import Refusal
 from .http import Headers
 
-__all__ = ["Request", "Target", "parse_target"]
+__all__ = ["Request", "Target", "parse_range", "parse_target"]
 
+MAX_METADATA = 8 << 10  # bytes of all names and values
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)\Z")
 _CACHE_SIZE = 4096
 
@@ -69,6 +67,14 @@ def parse_target(raw: str, host_account: str) -> Target:
     return target
 
 
+def parse_range(text: str) -> tuple[int, int | None]:
+    """(first, last) of `bytes=FIRST-LAST`; last None means to the end. Refusal if it is malformed."""
+    match = _RANGE.match(text)
+    if match is None:
+        raise Refusal("InvalidHeaderValue")
+    return int(match[1]), int(match[2]) if match[2] else None
+
+
 class Request:
     """One request; header names are lower-case bytes, values bytes, as the parser gives them."""
 
@@ -115,34 +121,28 @@ class Request:
         text = self.header(b"x-ms-range") or self.header(b"range")
         if text is None:
             return None
-        match = _RANGE.match(text)
-        if match is None and b"x-ms-range" in self.headers:
-            raise Refusal("InvalidHeaderValue")
-        if match is None:
+        if _RANGE.match(text) is None and b"x-ms-range" not in self.headers:
             return None  # HTTP says to ignore a Range that is not understood
-        return int(match[1]), int(match[2]) if match[2] else None
+        return parse_range(text)
 
     def metadata(self) -> dict[str, str]:
-        """x-ms-meta-* without the prefix, names as they were spelled, values as they came."""
+        """x-ms-meta-* without the prefix: names as they were spelled, values as they came.
+
+        Source of the rules: https://learn.microsoft.com/rest/api/storageservices/ (naming and referencing metadata)
+        """
         found = {}
+        size = 0
         for name, spelled in self.headers.spelled.items():
             word = spelled[10:].decode("latin-1")
+            if not word:
+                raise Refusal("EmptyMetadataKey")
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", word):
                 raise Refusal("InvalidMetadata")
-            found[word] = self.headers[name].decode("latin-1").strip(" \t")
+            value = self.headers[name].strip(b" \t")
+            size += len(word) + len(value)
+            found[word] = value.decode("latin-1")
+        if self.headers.repeated:
+            raise Refusal("InvalidMetadata", "Two names of metadata differ in case at most.")
+        if size > MAX_METADATA:
+            raise Refusal("MetadataTooLarge")
         return found
-
-    def check_md5(self) -> str | None:
-        """Compare Content-MD5 with the body; returns the header, None if it was not sent."""
-        text = self.header(b"content-md5")
-        if text is None:
-            return None
-        try:
-            wanted = base64.b64decode(text, validate=True)
-        except binascii.Error:
-            wanted = b""
-        if len(wanted) != 16:
-            raise Refusal("InvalidMd5")
-        if wanted != hashlib.md5(self.body).digest():
-            raise Refusal("Md5Mismatch")
-        return text

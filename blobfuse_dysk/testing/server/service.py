@@ -20,6 +20,7 @@ from .request import Target
 from .state import State
 from .statistics import Statistics
 from .throttle import Limiter, parse_tier
+from .tiers import rates_of
 
 if TYPE_CHECKING:
     from .protocol import DataConnection
@@ -91,6 +92,13 @@ class Service:
             for connection in list(self._connections):
                 connection.reset()
 
+    def forget_connections(self) -> int:
+        """Let every connection that is open now die without a word; new ones are served. Returns how many."""
+        alive = [connection for connection in self._connections if not connection.dead]
+        for connection in alive:
+            connection.die()
+        return len(alive)
+
     async def _end_outage(self) -> None:
         ended, self.outage = self.outage, None
         for connection in self._connections if ended == "silent" else ():
@@ -153,11 +161,18 @@ class Service:
         blob = container.blobs.get(target.blob) if container is not None else None
         return blob.sequence_number if blob is not None else 0
 
-    def admit(self, key: str, length: int) -> float:
-        """Seconds that the tier's limits make a data request wait; Refusal ServerBusy when it may not wait."""
-        assert self.rates is not None
+    def rates_for(self, target: Target) -> tuple[float, float] | None:
+        """(operations, bytes) per second of data requests to a blob: the server's tier, else the blob's own."""
+        if self.rates is not None or not self.config.sku.startswith("Premium_"):
+            return self.rates
+        container = self.state.accounts[target.account].get(target.container)
+        blob = container.blobs.get(target.blob) if container is not None else None
+        return rates_of(self.config, blob) if blob is not None else None
+
+    def admit(self, key: str, length: int, rates: tuple[float, float]) -> float:
+        """Seconds that a tier's limits make a data request wait; Refusal ServerBusy when it may not wait."""
         limiter = self._limiters.setdefault(key, Limiter())
-        return limiter.admit(length, self.rates, self.loop.time(), self.config.throttle == "503")
+        return limiter.admit(length, rates, self.loop.time(), self.config.throttle == "503")
 
     def hold(self, held: _Held, seconds: float | None) -> None:
         """Call `held.released()` after `seconds`, or (None) when the test says so."""

@@ -43,10 +43,14 @@ class Blob:
         self.content_headers: dict[str, str] = {"Content-Type": "application/octet-stream"}
         self.copy: dict[str, str] = {}  # x-ms-copy-* of the copy that made it, or is to
         self.copied_from: Blob | None = None  # what a pending copy brings; gone when the server ends
+        self.tier = ""  # that was set; "" for none
+        self.tier_changed = 0.0
+        self.incremental: dict[str, str] = {}  # of an incremental copy: whose, and the last snapshot of that
         self.lease = Lease()
         self.created = now
         self.modified = now
         self.etag = next_etag()
+        self.generation = self.etag  # the same until Put Blob or a copy makes the blob anew; a snapshot has its blob's
         self.snapshot: str | None = None
         self.snapshots: dict[str, Blob] = {}
 
@@ -83,8 +87,18 @@ class Container:
         self.name = name
         self.metadata: dict[str, str] = {}
         self.blobs: dict[str, Blob] = {}
+        self.policies: dict[str, dict[str, str]] = {}  # stored access policies, see sas.Policies
         self.modified = now
         self.etag = next_etag()
+
+    def touch(self, now: float) -> None:
+        """A change happened to the container itself: new ETag and Last-Modified."""
+        self.etag = next_etag()
+        self.modified = now
+
+    def version_headers(self) -> dict[str, str]:
+        """ETag and Last-Modified."""
+        return {"ETag": self.etag, "Last-Modified": http_date(self.modified)}
 
 
 class State:
@@ -139,6 +153,7 @@ class State:
         twin.metadata = metadata or dict(blob.metadata)
         twin.content_headers = dict(blob.content_headers)
         twin.created, twin.modified, twin.etag = blob.created, blob.modified, blob.etag
+        twin.generation = blob.generation
         twin.snapshot = iso_time(taken)
         blob.snapshots[twin.snapshot] = twin
         return twin
@@ -167,6 +182,7 @@ class State:
                     "metadata": container.metadata,
                     "modified": container.modified,
                     "etag": container.etag,
+                    "policies": container.policies,
                     "blobs": [_blob_to_json(blob, now) for blob in container.blobs.values()],
                 }
                 for name, container in containers.items()
@@ -204,6 +220,7 @@ class State:
             for name, saved in containers.items():
                 container = kept[name] = Container(name, saved["modified"])
                 container.metadata, container.etag = saved["metadata"], saved["etag"]
+                container.policies = saved["policies"]
                 for blob in saved["blobs"]:
                     container.blobs[blob["name"]] = _blob_from_json(blob, self.directory)
 
@@ -226,9 +243,13 @@ _PLAIN = (
     "metadata",
     "content_headers",
     "copy",
+    "incremental",
+    "tier",
+    "tier_changed",
     "created",
     "modified",
     "etag",
+    "generation",
     "snapshot",
 )
 

@@ -81,6 +81,7 @@ class Statistics:
         self.codes: Counter[str] = Counter()  # by x-ms-error-code
         self.faults: Counter[str] = Counter()  # by action
         self.connections = 0
+        self.forgotten = 0  # connections that died without a word
         self.bytes_in = 0  # request bodies
         self.bytes_out = 0  # answer bodies
         self.held_applied = 0  # requests that a `late` fault held and that were applied afterwards
@@ -155,6 +156,7 @@ class Statistics:
             "condition_failures": self.statuses[412],
             "faults": self.faults,
             "connections": self.connections,
+            "forgotten": self.forgotten,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "held_applied": self.held_applied,

@@ -16,6 +16,8 @@ __all__ = ["TIERS", "Limiter", "parse_tier"]
 # name: (I/O operations per second, bytes per second) of one page blob
 TIERS = {
     "standard": (500, 60_000_000),
+    "P4": (120, 25_000_000),
+    "P6": (240, 50_000_000),
     "P10": (500, 100_000_000),
     "P15": (1100, 125_000_000),
     "P20": (2300, 150_000_000),
@@ -23,6 +25,8 @@ TIERS = {
     "P40": (7500, 250_000_000),
     "P50": (7500, 250_000_000),
     "P60": (7500, 250_000_000),
+    "P70": (7500, 250_000_000),
+    "P80": (7500, 250_000_000),
 }
 IO_SIZE = 262_144  # a larger request counts as several I/O operations
 BURST_S = 0.05
