@@ -87,7 +87,7 @@ async def fetch_token(command: tuple[str, ...], *, timeout_s: float = TIMEOUT_S)
 async def _run(command: tuple[str, ...]) -> access.Output:
     """Run a program. Returns its exit status, its output, and the end of its standard error.
 
-    Who serves has its memory locked, so no more is kept than a token can have: output that goes beyond ends the program.
+    A worker has its memory locked, so no more is kept than a token can have: output that goes beyond ends the program.
     Raises OSError if it cannot be run.
     """
     import trio
