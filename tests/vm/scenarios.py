@@ -82,7 +82,7 @@ def little_rights(place: Place, node: Machine) -> None:
     node.ask("echo more >/data/file && sync && umount /data")
     node.ask(f"dyskctl attach {DISK} && dyskctl detach data")
     node.ask(f"dyskctl attach {DISK} && kill -TERM $(pgrep -x dysk-holder)")  # which lets go of the loop device
-    place.await_("the end", lambda: not node.ask("ls -A /run/dysk").strip(), 30)
+    place.await_("the end", lambda: not node.ask("ls -A -I .lock /run/dysk").strip(), 30)
     processes = "pgrep -x dysk-worker; pgrep -x dysk-monitor; true"
     place.await_("the end of all processes", lambda: not node.ask(processes).strip(), 60)
     node.shut_down()
