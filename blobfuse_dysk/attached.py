@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from blobfuse_dysk import environment
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.statefile import Lease, StateFile, StateSeen
-from blobfuse_dysk.device.kernel import loop
+from blobfuse_dysk.device.kernel import devlink, loop
 from blobfuse_dysk.device.kernel.usage import mountpoints
 
 __all__ = ["Attachment", "describe"]
@@ -19,7 +19,8 @@ class Attachment:
 
     device: /dev/loopN; empty while it is being attached. disk: ACCOUNT/CONTAINER/BLOB[?snapshot=TIME].
     state: one of the words that device/ipc/statefile.py explains. lease: {id, epoch, seconds}, None for a read-only
-    attachment. since: ISO 8601, UTC. link: /dev/dysk/NAME. detail: why it is in that state, or that a write was lost,
+    attachment. since: ISO 8601, UTC. link: /dev/dysk/NAME. by_blob:
+    /dev/dysk/by-blob/ACCOUNT/CONTAINER/BLOB. detail: why it is in that state, or that a write was lost,
     and what to do. state_since: when it came into the state, None where nobody wrote it down.
     """
 
@@ -36,6 +37,7 @@ class Attachment:
     since: str
     sector_size: int
     link: str
+    by_blob: str
     endpoint: str
     detail: str | None
     restarts: int
@@ -75,6 +77,7 @@ def describe(fields: StateFile) -> Attachment:
         since=fields["since"],
         sector_size=fields["sector_size"],
         link=str(environment.dev_dir() / fields["name"]),
+        by_blob=devlink.stable_path(str(environment.dev_dir()), fields["disk"]),
         endpoint=fields["endpoint"],
         detail=_detail(fields) if alive else f"its holder process is gone, so all I/O fails: {clear}",
         restarts=fields["restarts"],

@@ -23,13 +23,15 @@ from typing import Any
 from blobfuse_dysk import environment
 from blobfuse_dysk.attached import Attachment, describe
 from blobfuse_dysk.device.attacher import naming, ramcheck, teardown
+from blobfuse_dysk.device.attacher.force import by_force, refuse_used
 from blobfuse_dysk.device.attacher.launch import Launch
+from blobfuse_dysk.device.attacher.setup import set_up
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.log import Log
 from blobfuse_dysk.device.ipc.statefile import FirstState, StateFile
-from blobfuse_dysk.device.kernel import devlink, fuse, loop
+from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.device.kernel.usage import users
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError
@@ -49,6 +51,7 @@ __all__ = [
     "let_go",
     "progress",
     "status",
+    "writer_of",
 ]
 
 _log = logging.getLogger(__name__)
@@ -66,21 +69,19 @@ def attach(disk: DiskAddress | str, options: AttachOptions = AttachOptions()) ->
         raise DeviceError("attaching a disk needs root", remedy="run it with sudo")
     address = DiskAddress.parse(disk) if isinstance(disk, str) else disk
     run, dev = _run_dir(), _dev_dir()
-    dead = _clear_dead_ones(run, dev, address, options.name)
-    for name in naming.candidates(address, options.name, taken=state.names(run)):
-        try:
-            launch = Launch(name, _directories())
-        except AttachedError:
-            if options.name is not None:
-                raise
+    names = list(naming.candidates(address, options.name, any_name=options.any_name))
+    dead = _clear_dead_ones(run, dev, address, names[0])
+    for name in names:
+        if options.any_name and name in state.names(run):
             continue
+        launch = Launch(name, _directories())
         try:
             config = _configure(address, options, dead)
             launch.begin(_first_state(config), config.encode())
             return _finish(launch, name, run, dev, config.options)
         except AttachedError:
             launch.take_back()
-            if options.name is not None or name not in state.names(run):
+            if not options.any_name or name not in state.names(run):
                 raise
         except BaseException:
             launch.take_back()
@@ -95,16 +96,19 @@ def let_go(name: str) -> None:
         os.close(fd)
 
 
-def detach(target: str, *, force: bool = False, timeout_s: float | None = None) -> None:
+def detach(target: str, *, force: bool = False, lose_data: bool = False, timeout_s: float | None = None) -> None:
     """Detach a disk, named by attachment, device or disk, and return when everything is durable and gone.
 
     Raises BusyError if somebody uses the device, or if it takes longer than timeout_s (default: io-timeout and a
-    minute; it then goes on without us). force: end it without the service's answer, also while it is used; what was
-    not written is lost, and users get I/O errors.
+    minute; it then goes on without us).
+
+    force: end it also if the service does not answer, or programs have it open, which get I/O errors. What can be
+    written still is; DyskError says how much could not be. lose_data: that loss is agreed to, so it is a warning only,
+    and a device that is mounted is cut off, too.
     """
     run, dev = _run_dir(), _dev_dir()
     if force:
-        _detach_by_force(target, run, dev)
+        _detach_by_force(target, run, dev, lose_data=lose_data)
         return
     found = find_state(target)
     name = found["name"]
@@ -124,17 +128,27 @@ def detach(target: str, *, force: bool = False, timeout_s: float | None = None) 
     _await_end(run, found, watching, timeout_s)
 
 
-def _detach_by_force(target: str, run: str, dev: str) -> None:
+def _detach_by_force(target: str, run: str, dev: str, *, lose_data: bool) -> None:
     found: StateFile | teardown.Unreadable
     try:
         found = find_state(target)
     except (DeviceError, NotFoundError):
         if target not in state.names(run):
             raise
-        found = {"name": target, "device": None, "holder": None, "worker": None, "connection": None}
-    let_go(found["name"])
-    with _explained(found["name"]):
-        teardown.by_force(run, dev, found)
+        found = teardown.unreadable(target)
+    name = found["name"]
+    device = teardown.device_of(run, found)
+    if device and not lose_data:
+        refuse_used(name, device)
+    let_go(name)
+    with _explained(name):
+        loss = by_force(run, dev, found)
+    if loss and lose_data:
+        _log.warning("%s is detached; lost: %s", name, loss)
+    elif loss:
+        raise DyskError(
+            f"{name} is detached, but data was lost: {loss}", remedy="attach it and check its file system (fsck)"
+        )
 
 
 def attachments() -> list[Attachment]:
@@ -163,6 +177,16 @@ def status(target: str) -> dict[str, Any]:
             raise
     told = {"state": described.state, "state_since": described.state_since, "detail": described.detail}
     return {**told, **answer, "worker_restarts": found["restarts"]}
+
+
+def writer_of(target: str) -> str | None:
+    """Who writes to a disk that is only read here: `leased by node X since T`, as the service said when it was opened.
+
+    None if nobody does, as far as is known. Raises NotFoundError.
+    """
+    with contextlib.suppress(DeviceError):
+        return status(target).get("writer")
+    return None
 
 
 def is_blank(target: str) -> bool:
@@ -248,7 +272,7 @@ def _first_state(config: Config) -> FirstState:
     }
 
 
-def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str | None) -> list[StateFile]:
+def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str) -> list[StateFile]:
     """Clear away dead attachments that are in the way; return the states of those that had this disk."""
     dead = []
     for found in _present(run):
@@ -256,9 +280,9 @@ def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str | None)
         if state.alive(found["holder"]) or (found["disk"] != address.key and other != name):
             continue
         device = teardown.device_of(run, found)
-        if device and users(device):
+        if device and (uses := users(device)):
             raise AttachedError(
-                f"{other} is dead, but its device {device} is still used", remedy=f"dyskctl detach {other} --force"
+                f"{other} is dead, but its device {device} is still used", remedy=teardown.how_to_end(other, uses)
             )
         with _explained(other):
             teardown.clear_dead(run, dev, found)
@@ -272,24 +296,8 @@ def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOption
     what = f"waiting for the service to let {name} be attached; that is given up a minute after it began"
     with telling(lambda: what):
         fields = launch.wait_ready()
-    fd = _open_disk(state.disk_path(run, name), options.read_only)
+    device, loop_fd = set_up(run, dev, fields, options)
     try:
-        device, loop_fd = loop.configure(
-            fd,
-            block_size=options.sector_size,
-            read_only=options.read_only,
-            partscan=options.partscan,
-            autoclear=options.autoclear,
-            label=f"dysk:{name}",
-        )
-    finally:
-        os.close(fd)
-    try:
-        for warning in [*loop.tune(device), *fuse.set_background(fields["connection"])]:
-            _log.warning("%s", warning)
-        if options.partscan:
-            loop.ensure_partition_nodes(device)
-        devlink.link(dev, name, device)
         launch.commit(device)
     except BaseException:
         os.close(loop_fd)  # the holder has the device let go
@@ -299,14 +307,10 @@ def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOption
     else:
         os.close(loop_fd)
     fields["device"], fields["state"] = device, "attached"
+    if options.read_only and (writer := writer_of(name)):
+        what = "which writes to it: what is read may not fit together; what a snapshot has does"
+        _log.warning("%s is %s, %s", fields["disk"], writer, what)
     return describe(fields)
-
-
-def _open_disk(path: str, read_only: bool) -> int:
-    try:
-        return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
-    except OSError as error:
-        raise DeviceError(f"cannot open {path}: {error.strerror}", remedy="see the log") from None
 
 
 def _present(run: str) -> list[StateFile]:

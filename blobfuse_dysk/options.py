@@ -34,13 +34,16 @@ __all__ = [
     "LiveOptions",
     "MountOptions",
     "Option",
+    "is_name",
 ]
 
 Cache: TypeAlias = Literal["none", "readonly", "readwrite"]
-FileSystem: TypeAlias = Literal["ext4", "xfs", "btrfs", "auto"]
+FileSystem: TypeAlias = Literal[
+    "ext4", "xfs", "btrfs", "ext3", "ext2", "vfat", "exfat", "ntfs", "ntfs3", "f2fs", "auto"
+]
 _Read: TypeAlias = Callable[[str, str], Any]  # text, key -> value
 _Check: TypeAlias = Callable[[Any, str], None]  # value, key
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
+_NAME = re.compile(r"(?!by-blob\Z)(?!.*-part[0-9]+\Z)[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")  # see device/kernel/devlink.py
 _LEASE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
 
 
@@ -128,10 +131,16 @@ def _one_of(choices: tuple[object, ...]) -> _Check:
 
 
 def _device_name(value: str | None, key: str) -> None:
-    if value is not None and not _NAME.match(value):
+    if value is not None and not is_name(value):
         raise UsageError(
-            f"{key} {value!r} cannot be a device name", remedy="use up to 63 letters, digits, '_', '.' and '-'"
+            f"{key} {value!r} cannot be a device name",
+            remedy="use up to 63 letters, digits, '_', '.' and '-'; not by-blob, nor a partition's NAME-partN",
         )
+
+
+def is_name(text: str) -> bool:
+    """Whether an attachment may have this name."""
+    return bool(_NAME.match(text))
 
 
 def _uuid(value: str | None, key: str) -> None:
@@ -221,15 +230,17 @@ def _partition(text: str, key: str) -> int:
 class AttachOptions:
     """How to attach a disk. Seconds are floats, None means for ever; sizes are bytes. Raises UsageError.
 
-    autoclear: detach when the last user of the device closes it (mounts); no user's option.
+    autoclear: detach when the last user of the device closes it (mounts). original_link: a link /dev/NAME
+    as well, as the original dysk had it. Both are no user's options.
     """
 
     name: str | None = _option(
         "name",
         "NAME",
         check=_device_name,
-        help="Name of the attachment and of /dev/dysk/NAME. Default: made of the blob's name.",
+        help="Name of the attachment and of /dev/dysk/NAME. Default: the blob's last part.",
     )
+    any_name: bool = _option("any-name", help="Where that name is taken, take NAME-2, NAME-3...")
     read_only: bool = _option(  # mount has ro
         "read-only", in_mount=False, help="Attach without write access, and without a lease."
     )
@@ -321,6 +332,7 @@ class AttachOptions:
     )
     allow_http: bool = _option("allow-http", help="Allow plain HTTP to another machine. It hides nothing.")
     autoclear: bool = False
+    original_link: bool = False
 
     def __post_init__(self) -> None:
         for option in ATTACH_OPTIONS.values():
@@ -338,7 +350,7 @@ class MountOptions:
     """What mount's -o takes beside the options of an attachment: which file system, and where on the disk it is."""
 
     fstype: FileSystem = _option("fstype", choices=get_args(FileSystem), default="auto")  # noqa: RUF009 - as above
-    mkfs: Literal["blank", "never"] = _option("mkfs", choices=("blank", "never"), default="blank")
+    mkfs: Literal["blank", "never"] | None = _option("mkfs", choices=("blank", "never"))
     mkfs_options: tuple[str, ...] | None = _option("mkfs.options", "WORDS", _shell_words, may_be_empty=True)
     partition: int | None = _option("partition", "N", _partition)
     snapshot: str | None = _option("snapshot", "TIME", check=_snapshot)

@@ -258,20 +258,37 @@ def _mount_attached(request: MountRequest, attached: attachment.Attachment, dire
         partition=request.partition,
         read_only=request.read_only,
     )
-    device, fstype = filesystem.prepare(
-        attached, wanted, lambda fstype: _say(request, f"{attached.disk} is blank: making {fstype}")
-    )
-    _inner_mount(request, fstype, device, directory)
+    told = _Told(request, attached)
+    device, fstype = filesystem.prepare(attached, wanted, told)
+    writer = attachment.writer_of(attached.name) if request.read_only else None
+    _inner_mount(request, fstype, device, directory, writer)
+    if told.made:  # a word whether it was asked for or not: a disk is as it was never before
+        print(f"mount.dysk: {told.made}", file=sys.stderr)
 
 
-def _inner_mount(request: MountRequest, fstype: str, device: str, directory: str) -> None:
+class _Told:
+    """Hears of a file system that is made."""
+
+    def __init__(self, request: MountRequest, attached: attachment.Attachment) -> None:
+        self._request = request
+        self._disk = attached.disk
+        self.made = ""
+
+    def before_mkfs(self, fstype: str) -> None:
+        _say(self._request, f"{self._disk} is blank: making {fstype}")
+
+    def after_mkfs(self, text: str) -> None:
+        self.made = text
+
+
+def _inner_mount(request: MountRequest, fstype: str, device: str, directory: str, writer: str | None) -> None:
     """Let mount(8) mount the device; raises with its words.
 
     helper=dysk is recorded, for umount, and _netdev, for systemd: it then unmounts before the network stops.
     """
     own = [option for option in request.options if option != "_netdev"]
     options = ",".join(["ro" if request.read_only else "rw", *own, "_netdev", "helper=dysk"])
-    _run_mount(request, fstype, options, device, directory)
+    _run_mount(request, fstype, options, device, directory, writer)
 
 
 def _remount(request: MountRequest) -> int:
@@ -290,7 +307,10 @@ def _remount(request: MountRequest) -> int:
     return 0
 
 
-def _run_mount(request: MountRequest, fstype: str, options: str, device: str, directory: str) -> None:
+def _run_mount(
+    request: MountRequest, fstype: str, options: str, device: str, directory: str, writer: str | None = None
+) -> None:
+    """writer: see attachment.writer_of."""
     flags = [flag for flag, wanted in (("-n", request.no_mtab), ("-s", request.sloppy)) if wanted]
     namespace = ["-N", request.namespace] if request.namespace else []
     command = [tools.find_tool("mount"), *flags, *namespace, "-t", fstype, "-o", options, device, directory]
@@ -300,15 +320,21 @@ def _run_mount(request: MountRequest, fstype: str, options: str, device: str, di
     if result.returncode:
         words = result.stderr.strip().partition("\n")[0].removeprefix("mount: ") or f"exit code {result.returncode}"
         raise DyskError(
-            f"mounting {device} ({fstype}) failed: {words.rstrip('.')}", remedy=_mount_remedy(request, fstype, words)
+            f"mounting {device} ({fstype}) failed: {words.rstrip('.')}",
+            remedy=_mount_remedy(request, fstype, words, writer),
         )
     sys.stderr.write(result.stderr)
 
 
-def _mount_remedy(request: MountRequest, fstype: str, words: str) -> str:
-    """What most often helps. A snapshot of a mounted file system has a journal that cannot be replayed read-only."""
+def _mount_remedy(request: MountRequest, fstype: str, words: str, writer: str | None) -> str:
+    """What most often helps. A snapshot of a mounted file system has a journal that cannot be replayed read-only.
+
+    Without its journal a file system that another node writes to now would be read in pieces that do not fit together.
+    """
     if request.remount and "write-protected" in words:
         return f"it was attached read-only: umount {request.directory}, then mount it without ro"
+    if writer:
+        return f"it is {writer}, and changes while it is read: mount a snapshot of it (-o snapshot=TIME)"
     unclean = {"ext4": "noload", "xfs": "norecovery,nouuid", "btrfs": "rescue=nologreplay"}.get(fstype)
     if request.read_only and unclean:
         return f"if it was mounted elsewhere at that time, add -o {unclean}; dmesg says more"
@@ -328,8 +354,18 @@ def _take_back(attached: attachment.Attachment, directory: str) -> None:
         except NotFoundError:
             return
         except DyskError:
-            attachment.detach(attached.name, force=True)  # what mkfs wrote is of no use to anybody
+            _give_up(attached.name)
     except NotFoundError:
         pass  # it ended meanwhile
     except DyskError as error:
         _log.warning("%s could not be detached again: %s", attached.name, error.line())
+
+
+def _give_up(name: str) -> None:
+    """End an attachment by force. What mkfs wrote is of no use to anybody, so that its loss is no news."""
+    try:
+        attachment.detach(name, force=True)
+    except BusyError:  # it could not be unmounted
+        attachment.detach(name, force=True, lose_data=True)
+    except DyskError as error:
+        _log.info("%s", error)

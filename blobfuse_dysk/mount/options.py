@@ -55,7 +55,7 @@ class MountRequest:
     directory: str
     attach: AttachOptions = field(default_factory=AttachOptions)
     fstype: FileSystem = _DEFAULTS.fstype
-    make_blank: bool = _DEFAULTS.mkfs == "blank"  # not never
+    make_blank: bool | None = None  # mkfs=blank, mkfs=never, or neither of them
     mkfs_options: tuple[str, ...] = ()
     partition: int | None = None
     options: tuple[str, ...] = ()  # for the file system's mount, without ro and remount
@@ -188,7 +188,7 @@ def _apply(request: MountRequest, options: list[str]) -> MountRequest:
         elif name in _DROPPED or name.startswith(("x-", "X-")):
             request = replace(request, nofail=request.nofail or name == "nofail")
         else:
-            near = None if request.sloppy else _nearest(name)
+            near = None if request.sloppy else _nearest(name, with_value=bool(has_value))
             if near:
                 raise UsageError(f"unknown option {name}", remedy=near)
             passed.append(option)
@@ -219,15 +219,16 @@ def _with_ours(request: MountRequest, ours: dict[str, str]) -> MountRequest:
         read_only=read_only,
         attach=AttachOptions(**values, read_only=read_only, partscan=mount.partition is not None, autoclear=True),
         fstype=mount.fstype,
-        make_blank=mount.mkfs == "blank",
+        make_blank=None if mount.mkfs is None else mount.mkfs == "blank",
         mkfs_options=mount.mkfs_options or (),
         partition=mount.partition,
     )
 
 
-def _nearest(name: str) -> str | None:
-    """`did you mean ...?` for a word that was probably meant to be an option of ours."""
+def _nearest(name: str, *, with_value: bool) -> str | None:
+    """`did you mean ...?` for a word that probably was to be an option of ours. with_value: `=` stands behind it."""
     word = name.lower().replace("_", "-")
     if word in _READ_ONLY:
         return "did you mean ro?"
-    return suggest(word, MOUNT_OPTIONS, most=1, cutoff=0 if word.startswith(("mkfs", "dysk")) else _NEAR)
+    rows = [key for key, row in MOUNT_OPTIONS.items() if not (with_value and row.is_switch)]
+    return suggest(word, rows, most=1, cutoff=0 if word.startswith(("mkfs", "dysk")) else _NEAR)

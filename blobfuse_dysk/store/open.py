@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.explain import explain, not_a_page_blob, not_copied
+from blobfuse_dysk.azure.explain import explain, holder_in, leased_by, not_a_page_blob, not_copied
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.disk import MAX_SIZE, DiskAddress
 from blobfuse_dysk.errors import Kind, StoreError, UsageError
@@ -105,6 +105,8 @@ async def open_stack(
                 on_state=on_state,
                 random=random,
             )
+            if held is None and address.snapshot is None and blob.lease_state == "leased":
+                stack.writer = leased_by(*holder_in(blob.metadata))
             try:
                 yield stack
             finally:

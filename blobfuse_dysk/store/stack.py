@@ -179,6 +179,8 @@ class Stack:
         store = Order(store)
         if guard is not None and ring is not None:
             store = self._write_back = self._writing_back(store, nursery, ring)
+        self.writer: str | None = None
+        """Who had the lease when a disk was opened that is only read here: `leased by node X since T`."""
         self.store = Front(store, self._io)
         self._below_front = store
         self._trace: Trace | None = None
@@ -287,6 +289,7 @@ class Stack:
             "state": self.state,
             "lease": lease,
             "epoch": self.epoch,
+            "writer": self.writer,
             "epoch_raises": self._fence.raises if self._fence else 0,
             "io_timeout_s": self._retry.io_timeout_s,
             "waiting": self._retry.waiting,

@@ -85,7 +85,7 @@ class Node:
     def detach_all(self) -> None:
         for name in state.names(str(self.dirs.run)):
             with contextlib.suppress(DyskError):
-                attachment.detach(name, force=True)
+                attachment.detach(name, force=True, lose_data=True)
 
 
 @pytest.fixture

@@ -15,17 +15,19 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk import attachment
+from blobfuse_dysk.device.attacher import force
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.kernel import fuse, loop
-from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, NotFoundError
+from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError
 from tests.conftest import entries
 from tests.device.conftest import MIB, Node, fill, wait_end, wait_for
 from tests.namespaces import need_private_mounts
 
 
 @contextlib.contextmanager
-def file_system(device: str, path: Path, kind: str = "ext4") -> Iterator[None]:
-    subprocess.run([f"mkfs.{kind}", "-q", device], check=True)
+def file_system(device: str, path: Path, kind: str = "ext4", *, make: bool = True) -> Iterator[None]:
+    if make:
+        subprocess.run([f"mkfs.{kind}", "-q", device], check=True)
     subprocess.run(["mount", device, str(path)], check=True)
     try:
         yield
@@ -162,8 +164,11 @@ def test_force_with_a_dead_service(node: Node, tmp_path: Path) -> None:
             ["dd", "if=/dev/zero", f"of={tmp_path}/file", "bs=1M", "count=8", "conv=fsync"], stderr=subprocess.DEVNULL
         )
         wait_for(lambda: in_state(stuck.pid, "D"), "the wait for the service")
+        with pytest.raises(BusyError, match=f"mounted on {tmp_path}") as refused:
+            attachment.detach("data", force=True)
+        assert refused.value.remedy and refused.value.remedy.startswith(f"umount {tmp_path};")
         started = time.monotonic()
-        attachment.detach("data", force=True)
+        attachment.detach("data", force=True, lose_data=True)
         assert time.monotonic() - started < 30
         assert stuck.wait(20) != 0
         assert entries(node.dirs.run) == []
@@ -177,15 +182,45 @@ def in_state(pid: int, letter: str) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == letter
 
 
-def test_force_with_a_service_that_answers_releases_the_lease(node: Node) -> None:
-    node.attach(node.create())
-    attachment.detach("data", force=True)
+def test_force_with_a_service_that_answers_writes_everything_and_releases_the_lease(node: Node) -> None:
+    """What lies in the page cache and in the worker's ring; a program has the device open."""
+    attached = node.attach(node.create(), write_delay_s=60.0)
+    with Path(attached.device).open("r+b", buffering=0) as device:
+        device.write(b"data" * (MIB // 4))
+        attachment.detach("data", force=True)
+    assert node.blob()["allocated"] == MIB
     node.assert_nothing_left()
 
 
+def test_force_on_a_mounted_disk_writes_what_its_file_system_has(node: Node, tmp_path: Path) -> None:
+    attached = node.attach(disk := node.create(), write_delay_s=60.0)
+    with file_system(attached.device, tmp_path):
+        (tmp_path / "file").write_bytes(b"data" * (MIB // 4))
+        attachment.detach("data", force=True, lose_data=True)
+    wait_for(lambda: loop.backing_file(attached.device) is None, "the loop device's release")
+    again = node.attach(disk)
+    with file_system(again.device, tmp_path, make=False):
+        assert (tmp_path / "file").read_bytes() == b"data" * (MIB // 4)
+    attachment.detach("data")
+
+
+def test_force_says_what_was_lost(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(force, "_STILL_S", 0.5)
+    attached = node.attach(node.create(), io_timeout_s=None)
+    node.server.outage("silent")
+    with Path(attached.device).open("r+b", buffering=0) as device:
+        device.write(b"data" * (MIB // 4))
+        with pytest.raises(DyskError, match=r"data is detached, but data was lost: up to [1-9]") as lost:
+            attachment.detach("data", force=True)
+    assert lost.value.remedy == "attach it and check its file system (fsck)"
+    assert entries(node.dirs.run) == []
+    node.server.outage(None)
+
+
 @pytest.mark.parametrize("which", ["holder", "worker"])
-def test_force_with_a_process_that_is_stopped(node: Node, which: str) -> None:
+def test_force_with_a_process_that_is_stopped(node: Node, which: str, monkeypatch: pytest.MonkeyPatch) -> None:
     node.attach(node.create())
+    monkeypatch.setattr(force, "_STILL_S", 0.5)
     os.kill(node.state("data")[which]["pid"], signal.SIGSTOP)
     attachment.detach("data", force=True)
     assert entries(node.dirs.run) == []

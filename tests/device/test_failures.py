@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -281,3 +282,29 @@ def test_threads_of_one_process_attach_at_once(node: Node) -> None:
     assert state.names(str(node.dirs.run)) == ["disk0", "disk1", "disk2", "disk3"]
     for disk in disks:
         attachment.detach(disk)
+
+
+@pytest.mark.parametrize(
+    ("offset", "content", "options", "warned"),
+    [
+        (0, b"QFI\xfb\0\0\0\3", {}, "is a qcow2 image: qemu-img convert -f qcow2 -O raw {}"),
+        (MIB - 512, footer(2 * MIB), {}, "is a VHD whose footer is of a disk of 2MiB, in a blob of 1MiB: "),
+        (MIB - 512, footer(2 * MIB), {"vhd": "no"}, None),
+        (0, b"LUKS\xba\xbe\0\2", {}, None),
+        (0, b"", {}, None),
+    ],
+)
+def test_an_image_of_another_format_is_named_when_it_is_attached(
+    node: Node, caplog: pytest.LogCaptureFixture, offset: int, content: bytes, options: Any, warned: str | None
+) -> None:
+    disk = node.create(size=MIB)
+    attached = node.attach(disk, vhd="no")
+    with Path(attached.device).open("r+b", buffering=0) as device:
+        os.pwrite(device.fileno(), content + bytes(-len(content) % 512), offset)
+    attachment.detach("data")
+    caplog.clear()
+    attached = node.attach(disk, **options)
+    found = [each for each in caplog.messages if disk in each]
+    assert len(found) == (warned is not None)
+    assert all(f"{disk} {warned}".format(attached.by_blob) in each for each in found)
+    attachment.detach("data")

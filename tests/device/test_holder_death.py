@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk import attachment
-from blobfuse_dysk.device.attacher.leftovers import leftovers
+from blobfuse_dysk.device.attacher.leftovers import elsewhere, leftovers
 from blobfuse_dysk.device.ipc import state
-from blobfuse_dysk.device.kernel import fuse, loop
+from blobfuse_dysk.device.kernel import fuse, loop, usage
 from blobfuse_dysk.errors import NotFoundError
 from tests.conftest import entries
 from tests.device.conftest import MIB, Node, fill, wait_for
@@ -96,33 +96,60 @@ def test_leftovers_are_found(node: Node) -> None:
     assert leftovers(run, dev) == []
     assert loop.backing_file(attached.device) is None
 
-    (node.dirs.dev / "old").symlink_to("../loop0")
+    (node.dirs.dev / "old").symlink_to("../loop99999")
     ((what, remedy),) = leftovers(run, dev)
     assert "belongs to no attachment" in what
     subprocess.run(remedy.split(), check=True)
     assert leftovers(run, dev) == []
 
 
-def test_a_loop_device_whose_attachment_is_gone(node: Node) -> None:
-    """The kernel shows the file's path as it was when the directory was still there."""
+def test_a_device_whose_attachment_is_not_seen_is_left_alone_while_it_lives(node: Node) -> None:
+    """As in a container that shares /dev, but not /run: the kernel shows the file's path as the host sees it."""
     run, dev = str(node.dirs.run), str(node.dirs.dev)
-    directory = node.dirs.run / "gone" / "fs"
-    directory.mkdir(parents=True)
-    (directory / "disk").write_bytes(bytes(MIB))
-    losetup = ["losetup", "--find", "--show", str(directory / "disk")]
-    device = subprocess.run(losetup, check=True, capture_output=True, text=True).stdout.strip()
+    attached = node.attach(node.create())
+    found = node.state("data")
     mount = ["mount", "-t", "tmpfs", "tmpfs", run]
     subprocess.run(mount, check=True)  # so that the path is the same, and the directory is not seen
     try:
-        ((what, remedy),) = leftovers(run, dev)
-        assert what == f"{device} has a file of gone, which is gone, behind it"
-        subprocess.run(remedy.split(), check=True)
         assert leftovers(run, dev) == []
+        assert elsewhere(run) == [attached.device]
+        node.server.outage("silent")
+        assert leftovers(run, dev) == [], "that a service does not answer is no death"
+        node.server.outage(None)
+        for which in ("holder", "worker"):
+            os.kill(found[which]["pid"], signal.SIGKILL)
+        wait_for(lambda: usage.is_dead(attached.device), "the end of its connection")
+        ((what, remedy), *links) = leftovers(run, dev)
+        assert (what, links) == (f"{attached.device} has a file of data, which is gone, behind it", [])
+        subprocess.run(remedy.split(), check=True)
+        wait_for(lambda: loop.backing_file(attached.device) is None, "the release of the device")
+        assert [remedy for _, remedy in leftovers(run, dev)] == [f"rm {attached.by_blob}", f"rm {attached.link}"]
     finally:
+        node.server.outage(None)
         subprocess.run(["umount", run], check=True)
-        (directory / "disk").unlink()
-        directory.rmdir()
-        directory.parent.rmdir()
+    attachment.detach("data")
+
+
+def test_a_device_of_the_same_path_in_another_container_is_left_alone(node: Node) -> None:
+    """Two containers with a /run of their own have the same paths for different disks."""
+    need_private_mounts()
+    run = str(node.dirs.run)
+    attached = node.attach(node.create())
+    script = (
+        "import os, sys; from blobfuse_dysk import attachment; from blobfuse_dysk.device.kernel import loop;"
+        "assert loop.backing_file(sys.argv[1]) == sys.argv[2] + '/data/fs/disk', loop.backing_file(sys.argv[1]);"
+        "os.mkdir(sys.argv[2] + '/data');"  # begun, and never finished
+        "attachment.detach('data', force=True); print([n for n in os.listdir(sys.argv[2]) if n[0] != '.'])"
+    )
+    inside = f'umount -l {run}/data/fs && mount -t tmpfs tmpfs {run} && exec "$@"'
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", inside, "sh", sys.executable, "-c", script]
+    done = subprocess.run([*command, attached.device, run], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+    assert loop.backing_file(attached.device) == f"{run}/data/fs/disk", "the other's disk was let go of"
+    assert os.path.realpath(attached.by_blob) == os.path.realpath(attached.link) == attached.device
+    fill(attached.device, 1, MIB)
+    attachment.detach("data")
+    assert node.blob()["allocated"] == MIB
 
 
 def test_force_from_another_mount_namespace(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +176,7 @@ def test_force_from_another_mount_namespace(node: Node, monkeypatch: pytest.Monk
         real(number)
 
     monkeypatch.setattr(fuse, "abort", abort)
-    attachment.detach("data", force=True)
+    attachment.detach("data", force=True, lose_data=True)
     assert aborted == [found["connection"]]
     assert stuck.wait(20) != 0
     assert not state.alive(found["holder"])

@@ -50,21 +50,21 @@ def test_everything_written_is_on_the_server_when_detach_returns(node: Node) -> 
 def test_an_attachment_is_found_by_name_device_link_and_disk(node: Node) -> None:
     disk = node.create("a b/c.vhd")
     attached = node.attach(disk)
-    assert attached.name == "c"
+    assert attached.name == "c.vhd"
     url = str(DiskAddress.parse(f"{node.server.endpoint}/{node.container}/a%20b/c.vhd"))
-    for target in ("c", attached.device, attached.link, disk, url):
+    for target in ("c.vhd", attached.device, attached.link, attached.by_blob, disk, url):
         assert attachment.get(target) == attached
     with pytest.raises(NotFoundError, match="not attached here"):
         attachment.get("/dev/loop-none")
     assert attachment.attachments() == [attached]
-    assert attachment.status("c")["state"] == "attached"
-    attachment.detach("c")
+    assert attachment.status("c.vhd")["state"] == "attached"
+    attachment.detach("c.vhd")
     assert attachment.attachments() == []
 
 
 def test_names_are_made_of_the_blob_and_do_not_collide(node: Node) -> None:
-    names = [node.attach(node.create(blob)).name for blob in ("x/data.vhd", "y/data", "z/!")]
-    assert names == ["data", "data-2", "disk"]
+    names = [node.attach(node.create(blob)).name for blob in ("x/data.vhd", "y/data", "z/!", "data@")]
+    assert names == ["data.vhd", "data", "x_21", "data_40"]
     for name in names:
         attachment.detach(name)
 
@@ -187,3 +187,27 @@ def test_32_at_once(node: Node) -> None:
     for name in state.names(str(node.dirs.run)):
         attachment.detach(name)
     assert all(node.blob(f"disk{n}")["lease"]["state"] == "available" for n in range(32))
+
+
+@pytest.mark.parametrize("leased", [True, False])
+def test_a_reader_of_a_disk_that_another_node_writes_is_told_so(
+    node: Node, caplog: pytest.LogCaptureFixture, leased: bool
+) -> None:
+    from azure.storage.blob import BlobClient, BlobLeaseClient
+
+    disk = node.create()
+    credential = {"account_name": node.server.account, "account_key": node.server.key}
+    url = f"{node.server.endpoint}/{node.container}/data"
+    with BlobClient.from_blob_url(url, credential=credential) as blob:
+        blob.set_blob_metadata({"dysk_node": "seven", "dysk_since": "2026-01-31T12:00:00Z"})
+        if leased:
+            BlobLeaseClient(blob).acquire()
+    node.attach(disk, read_only=True)
+    writer = "leased by node seven since 2026-01-31T12:00:00Z" if leased else None
+    assert attachment.writer_of("data") == writer
+    warnings = [each for each in caplog.messages if f"{disk} is {writer}, which writes to it" in each]
+    assert len(warnings) == leased
+    attachment.detach("data")
+    node.attach(disk, name="taken", break_lease=True)
+    assert attachment.writer_of("taken") is None
+    attachment.detach("taken")

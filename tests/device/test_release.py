@@ -98,7 +98,7 @@ def test_sigterm_of_the_holder_never_cuts_a_mounted_file_system_off(node: Node, 
 DEATHS = {
     "before the holder gets its order": "blobfuse_dysk.device.ipc.message.send",
     "while the worker starts": "blobfuse_dysk.device.attacher.launch.Launch.wait_ready",
-    "before it opens the file": "blobfuse_dysk.attachment._open_disk",
+    "before it opens the file": "blobfuse_dysk.device.attacher.setup._open_disk",
     "between open and configure": "blobfuse_dysk.device.kernel.loop.configure",
     "after configure": "blobfuse_dysk.device.kernel.loop.tune",
     "before the commit": "blobfuse_dysk.device.attacher.launch.Launch.commit",

@@ -139,13 +139,21 @@ def test_delete_without_a_terminal_needs_yes(node: Node) -> None:
     assert node.ok("list", "--remote", f"{node.service.account}/{node.container}").count("\n") == 2
 
 
-def test_thirty_attachments_get_thirty_names(node: Node) -> None:
-    """Blobs of one name in different folders: names are made unique."""
+def test_blobs_of_one_name_have_links_of_their_own_and_share_no_name_in_silence(node: Node) -> None:
     disks = [node.create(f"d{number}/data", "16MiB") for number in range(3)]
-    names = [json.loads(node.ok("attach", disk, "-o", "json"))["name"] for disk in disks]
-    assert len(set(names)) == 3
-    for name in names:
-        node.ok("detach", name)
+    first = json.loads(node.ok("attach", disks[0], "-o", "json"))
+    done = node.dyskctl("attach", disks[1])
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"dyskctl: the name data is taken by {disks[0]}: choose another: --name NAME, or --any-")
+    assert done.err.count("\n") == 1
+    others = [json.loads(node.ok("attach", disk, "--any-name", "-o", "json")) for disk in disks[1:]]
+    found = [first, *others]
+    assert [each["name"] for each in found] == ["data", "data-2", "data-3"]
+    for number, each in enumerate(found):
+        assert each["by_blob"].endswith(f"/d{number}%2Fdata")
+        assert os.path.realpath(each["by_blob"]) == os.path.realpath(each["link"]) == each["device"]
+    for each in found:
+        node.ok("detach", each["by_blob"])
 
 
 def test_doctor_of_machine_account_container_and_disk(service_node: Node) -> None:

@@ -30,12 +30,14 @@ def test_from_auto_create_to_delete(service_node: Node) -> None:
     assert (dysk["Path"], dysk["SizeGB"], dysk["Vhd"], dysk["Sas"]) == (f"/{node.container}/dysk01.vhd", 1, True, "")
     device = node.dirs.dev / "dysk01"
     assert (os.major(device.stat().st_rdev), os.minor(device.stat().st_rdev)) == (dysk["Major"], dysk["Minor"])
+    original = node.dirs.dev.parent / "dysk01"  # /dev/dysk01: where scripts written for it look
+    assert os.path.realpath(original) == os.path.realpath(device) != str(original)
     size = int(Path("/sys/block", Path(os.path.realpath(device)).name, "size").read_text())
     assert size * 512 == (1 << 30) - 512  # the footer is inside the size, and out of reach
 
     done = node.dyskctl("unmount", "-d", "dysk01")
     assert (done.code, done.err) == (0, "Status:\nDevice:dysk01 unmounted\n")
-    assert node.nothing_left()
+    assert node.nothing_left() and not os.path.lexists(original)
 
     file = node.dirs.root / "dysk.json"
     file.write_text(json.dumps({**dysk, "Sas": node.service.key}))

@@ -18,7 +18,7 @@ import pytest
 
 from blobfuse_dysk.testing import PageBlobServer
 from tests.e2e.cgroups import MemoryGroup, memory_group
-from tests.e2e.kit import BIN, Node, faulty_node
+from tests.e2e.kit import BIN, Node, faulty_node, until
 from tests.e2e.loads import MIB, fio, unsafe_writes
 
 __all__ = ["faulty_node"]
@@ -108,3 +108,24 @@ def test_the_worker_needs_no_more_memory_the_more_is_written(
     assert group.used <= warm + 16 * MIB
     node.ok("detach", "data")
     assert unsafe_writes(server) == {}
+
+
+def anonymous(pid: int) -> int:
+    """Bytes of its own memory, from no file, that a process has (proc_pid_smaps(5))."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")) * 1024
+
+
+@pytest.mark.parametrize("cache", ["none", "readwrite"])
+def test_memory_comes_back_after_a_load(node: Node, cache: str) -> None:
+    """Many large requests at once, then many more small ones, which would keep a buffer of each large one in use."""
+    device = node.ok("attach", node.create(), "--cache", cache, "--write-cache-size", "16MiB").strip()
+    worker = worker_of(node)
+    fio(device, size="1m", bs="4k", rw="write", iodepth=1)
+    fresh = anonymous(worker)
+    fio(device, size="256m", bs="1m", rw="write", iodepth=32)
+    fio(device, size="256m", bs="1m", rw="read", iodepth=32)
+    fio(device, size="32m", bs="4k", rw="randwrite", iodepth=128)
+    loaded = anonymous(worker)
+    until(lambda: anonymous(worker) <= fresh + 15 * MIB, f"{loaded >> 20} MiB to fall to {fresh >> 20} + 15", 30)
+    node.ok("detach", "data")

@@ -27,7 +27,7 @@ def test_a_blank_disk_is_formatted_mounted_used_and_found_clean(service_node: No
     node = service_node
     disk = node.create()
     done = node.mount(disk, f"fstype={fstype},noatime")
-    assert (done.code, done.out, done.err) == (0, "", "")
+    assert (done.code, done.out, done.err) == (0, "", f"mount.dysk: made {fstype} on {disk}\n")
     assert findmnt(node, "FSTYPE") == fstype
     assert "noatime" in findmnt(node, "OPTIONS")
     assert json.loads(node.ok("list", "-o", "json"))[0]["mountpoints"] == [str(node.mountpoint)]
@@ -242,7 +242,7 @@ def test_mount_calls_the_helper_with_no_environment_at_all(node: Node) -> None:
     helper = os.path.realpath("/sbin/mount.dysk")
     variables = [f"{name}={value}" for name, value in node.dirs.environment.items()]
     done = node.run("env", "-i", "PATH=", *variables, helper, disk, str(node.mountpoint), "-o", "rw,fstype=ext4")
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err) == (0, f"mount.dysk: made ext4 on {disk}\n")
     helper = os.path.realpath("/sbin/umount.dysk")
     done = node.run("env", "-i", "PATH=", *variables, helper, str(node.mountpoint))
     assert (done.code, done.err) == (0, "")

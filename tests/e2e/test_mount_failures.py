@@ -87,7 +87,9 @@ def test_a_disk_with_unknown_content_is_never_formatted(node: Node) -> None:
     write(device, 1 << 20, content)
     node.ok("detach", disk)
     for options in ("fstype=ext4", "fstype=ext4,mkfs=blank", ""):
-        failed(node, node.mount(disk, options), "is not blank", "it was not formatted", "by hand")
+        done = node.mount(disk, options)
+        failed(node, done, "is not blank", "it was not formatted", "file -s /dev/")
+        assert "mkfs" not in done.err
     assert allocated(node) == len(content)
 
 

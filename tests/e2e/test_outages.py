@@ -233,7 +233,8 @@ def test_force_ends_it_while_the_service_is_away(far: Far, away: Away, timeout: 
         until(lambda: far.shown()["state"] in ("recovering", "paused"), "the state of calls that wait")
         assert far.shown("status")["waiting"]["reason"]
         started = time.monotonic()
-        assert far.host.dyskctl("detach", "data", "--force").code == 0
+        done = far.host.dyskctl("detach", "data", "--force", "--lose-data")
+        assert done.code == 0 and "data is detached; lost: up to " in done.err
         assert time.monotonic() - started < 40
         assert writer.wait(20) != 0
         until(far.gone, "the end of the attachment")

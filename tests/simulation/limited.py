@@ -21,19 +21,28 @@ LATENCY_S = 0.002
 
 
 class LimitedStore(Store):
-    """Answers after about LATENCY_S, as far as `tier` allows.
+    """Answers after about latency_s, as far as `tier` allows.
 
     how: "503" and "delay" are those of the page blob server (which lets requests queue for a while before it refuses);
     "strict" refuses as soon as a request would have to wait; "seconds" counts operations by the second.
     noise: the share of requests that is refused whatever their rate.
     """
 
-    def __init__(self, tier: str, how: str, *, retry_after_s: float | None = None, noise: float = 0.0) -> None:
+    def __init__(
+        self,
+        tier: str,
+        how: str,
+        *,
+        retry_after_s: float | None = None,
+        noise: float = 0.0,
+        latency_s: float = LATENCY_S,
+    ) -> None:
         self.rates = parse_tier(tier)
         self.noise = noise
         self.done = self.bytes = self.refused = 0
         self._how = how
         self._retry_after_s = retry_after_s
+        self._latency_s = latency_s
         self._tier = Tier()
         self._random = Random(5)
         self._second, self._left = -1, 0.0
@@ -71,9 +80,9 @@ class LimitedStore(Store):
             wait_s = self._admit(length, trio.current_time())
         except Refusal:
             self.refused += 1
-            await trio.sleep(LATENCY_S)
+            await trio.sleep(self._latency_s)
             raise StoreError("busy", Kind.THROTTLED, retry_after_s=self._retry_after_s) from None
-        await trio.sleep(wait_s + LATENCY_S * self._random.uniform(0.8, 1.2))
+        await trio.sleep(wait_s + self._latency_s * self._random.uniform(0.8, 1.2))
         self.done += operations(length)
         self.bytes += length
 

@@ -64,8 +64,10 @@ class Machine:
         self.attached[found.name] = found
         return found
 
-    def detach(self, target: str, *, force: bool = False, timeout_s: float | None = None) -> None:
-        self._note("detach", target, force)
+    def detach(
+        self, target: str, *, force: bool = False, lose_data: bool = False, timeout_s: float | None = None
+    ) -> None:
+        self._note("detach", target, force, lose_data)
         del self.attached[self.get(target).name]
 
     def attachments(self) -> list[attachment.Attachment]:
@@ -143,6 +145,7 @@ EXAMPLE = attachment.Attachment(
     since="2026-01-31T12:00:00Z",
     sector_size=512,
     link="/dev/dysk/data",
+    by_blob="/dev/dysk/by-blob/mystore/disks/data",
     endpoint="https://mystore.blob.core.windows.net",
     detail=None,
     restarts=0,

@@ -91,7 +91,7 @@ class World(Kernel):
         self.patch.setattr(program, "has_same_variables", lambda before, after: True)
         self.patch.setattr(fuse, "connection", lambda path: 1)
         self.patch.setattr(Reservation, "make", lambda place, mine: self.make(place, mine))
-        self.patch.setattr(Reservation, "clear", lambda place: self.clear())
+        self.patch.setattr(Reservation, "clear", lambda place, mine: self.clear())
         self.patch.setattr(Reservation, "bound", lambda place, device=None: self.device)
         self.patch.setattr(Reservation, "let_go", lambda place, device: self.let_go())
 

@@ -17,6 +17,7 @@ from blobfuse_dysk.device.kernel.mountinfo import Mount
 from blobfuse_dysk.device.kernel.usage import Use
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import NotFoundError
+from blobfuse_dysk.imageformat import Found
 from blobfuse_dysk.mount import filesystem, tools
 from blobfuse_dysk.mount import helper as helpers
 from blobfuse_dysk.options import AttachOptions
@@ -32,14 +33,19 @@ DEVICE = "/dev/loop7"
 class Machine:
     """calls: what was asked of the layers below, in order; the first word is the function's or the tool's name.
 
-    blank, probed: what the page map and blkid say of the disk. fails: what a call of this name raises, or the exit
-    code of the tool. after: raised once the call has done its work, as a signal would be.
+    blank, probed: what the page map and blkid say of the disk; signatures: if blkid finds more than one. content: what
+    else is recognised. journal: whether mkfs makes one. writer: who writes to it. fails: what a call of this name
+    raises, or the exit code of the tool. after: raised once the call has done its work, as a signal would be.
     """
 
     directory: Path
     blank: bool = True
     partitions: list[str] = field(default_factory=list)
     probed: dict[str, str] = field(default_factory=dict)
+    signatures: list[str] = field(default_factory=list)
+    content: Found | None = None
+    journal: bool = True
+    writer: str | None = None
     attached: list[Attachment] = field(default_factory=list)
     mounts: list[Mount] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
@@ -66,8 +72,10 @@ class Machine:
         self._after("attach")
         return found
 
-    def detach(self, name: str, *, force: bool = False, timeout_s: float | None = None) -> None:
-        self._note("detach force" if force else "detach", name)
+    def detach(
+        self, name: str, *, force: bool = False, lose_data: bool = False, timeout_s: float | None = None
+    ) -> None:
+        self._note("detach force" if force else "detach", name, *(["and lose"] if lose_data else []))
 
     def let_go(self, name: str) -> None:
         self._note("let_go", name)
@@ -87,9 +95,11 @@ class Machine:
         self._note("watch", name)
         yield lambda: self._note("wait", name)
 
-    def probe(self, device: str) -> dict[str, str]:
-        self._note("probe", device)
-        return self.probed
+    def probe(self, device: str, only: str | None = None) -> dict[str, str] | None:
+        self._note("probe", device, *([only] if only else []))
+        if only:
+            return {"TYPE": only} if only in self.signatures else {}
+        return self.probed if len(self.signatures) < 2 else None
 
     def make_file_system(self, fstype: str, device: str, options: Sequence[str]) -> None:
         self._note("mkfs", fstype, device)
@@ -124,9 +134,12 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     fake = Machine(tmp_path)
     for name in ("attach", "detach", "let_go", "is_blank", "get", "end_of"):
         monkeypatch.setattr(attachment, name, getattr(fake, name))
+    monkeypatch.setattr(attachment, "writer_of", lambda name: fake.writer)
     monkeypatch.setattr(attachment, "attachments", lambda: fake.attached)
     for name in ("probe", "make_file_system"):
         monkeypatch.setattr(filesystem, name, getattr(fake, name))
+    monkeypatch.setattr(filesystem, "content", lambda device: fake.content)
+    monkeypatch.setattr(filesystem, "lacks_journal", lambda fstype, device: not fake.journal)
     monkeypatch.setattr(tools, "run_tool", fake.run_tool)
     monkeypatch.setattr(tools, "find_tool", lambda name: name)
     monkeypatch.setattr(tools, "mounts", lambda: fake.mounts)

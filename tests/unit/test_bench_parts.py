@@ -66,7 +66,9 @@ def test_a_job_file_is_one_that_fio_takes_as_it_is_and_with_options_changed(job:
         done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     text = (fiojobs.JOBS / f"{job}.fio").read_text()
-    assert f"fio --filename=/dev/dysk/NAME tools/fio/{job}.fio" in text, "it says how it is run by hand"
+    assert f"fio --filename=/dev/dysk/by-blob/ACCOUNT/CONTAINER/BLOB tools/fio/{job}.fio" in text, (
+        "it says how it is run by hand"
+    )
     assert ("It overwrites" in text) == ("write" in text.split("rw=")[1].splitlines()[0] or "rw=randrw" in text)
 
 

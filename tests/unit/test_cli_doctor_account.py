@@ -237,6 +237,36 @@ def test_a_disk_that_is_leased(server: PageBlobServer, account: str) -> None:
     assert found.level == "warn" and "leased by node node7 since 2026-01-31T12:00:00Z" in found.found
 
 
+@pytest.mark.parametrize(
+    ("head", "level", "found", "remedy"),
+    [
+        (b"", "ok", "nothing that has to be converted or opened first", ""),
+        (b"QFI\xfb\0\0\0\3", "warn", "a qcow2 image", "attach it with --read-only, then: qemu-img convert -f qcow2"),
+        (b"\x1f\x8b\x08", "warn", "a gzip file", "gunzip it, and upload what comes out"),
+        (b"LUKS\xba\xbe", "ok", "a LUKS container; attached: cryptsetup open /dev/dysk/by-blob/", ""),
+    ],
+)
+def test_what_is_on_a_disk_is_named_with_what_converts_or_opens_it(
+    server: PageBlobServer, account: str, head: bytes, level: str, found: str, remedy: str
+) -> None:
+    from azure.storage.blob import BlobClient
+
+    url = server.create("disks", f"content{len(head)}{level}", 1 << 20)
+    with BlobClient.from_blob_url(url, credential={"account_name": account, "account_key": server.key}) as blob:
+        blob.upload_page(head + bytes(512 - len(head)), 0, 512)
+    finding = found_by(f"{account}/disks/content{len(head)}{level}")["content"]
+    assert finding.level == level and finding.found.startswith(found)
+    assert (finding.remedy or "").startswith(remedy)
+
+
+def test_a_disk_that_cannot_be_read_is_said_to_be_that(server: PageBlobServer, account: str) -> None:
+    server.create("disks", "unread", 1 << 20)
+    fault = server.fault("error", operation="get_blob", status=403)
+    found = found_by(f"{account}/disks/unread")["content"]
+    assert found.level == "warn" and found.found.startswith("cannot be read: ")
+    server.clear_faults(fault)
+
+
 def test_the_write_test_leaves_nothing(server: PageBlobServer, account: str) -> None:
     server.create("written", "data", 1 << 20)
     assert found_by(f"{account}/written", write_test=True)["write test"].level == "ok"

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,11 @@ def given(machine: Machine, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
 
 
+def attaching(**options: Any) -> AttachOptions:
+    """As the original's verbs do: with a link /dev/NAME."""
+    return AttachOptions(original_link=True, **options)
+
+
 def test_mount_prints_the_table_of_the_original(machine: Machine) -> None:
     machine.disks[DISK] = 2 * GIB
     result = machine.run("mount", "-a", "mystore", "-k", KEY, "-p", "data.vhd", "-d", "dysk01")
@@ -36,7 +42,7 @@ def test_mount_prints_the_table_of_the_original(machine: Machine) -> None:
     assert re.split(" +", head) == columns
     assert [head.index(name) for name in columns] == [0, 32, 64, 96, 128, 160]
     assert re.split(" +", row) == ["RW", "dysk01", "No", "2", "mystore", "/dysks/data.vhd"]
-    assert machine.calls == [("attach", DISK, AttachOptions(name="dysk01"))]
+    assert machine.calls == [("attach", DISK, attaching(name="dysk01"))]
     assert machine.secrets == [(KEY, None)]
     assert "Device:dysk01 is /dev/dysk/dysk01" in result.err
 
@@ -94,17 +100,17 @@ def test_mount_as_json_has_the_keys_of_the_original_in_its_order(machine: Machin
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], AttachOptions(name="d")),
-        (["-v"], AttachOptions(name="d", vhd="yes")),
-        (["-v=false"], AttachOptions(name="d", vhd="no")),
-        (["--vhd=true"], AttachOptions(name="d", vhd="yes")),
-        (["-r"], AttachOptions(name="d", read_only=True)),
-        (["--read-only=false"], AttachOptions(name="d")),
-        (["-b"], AttachOptions(name="d", break_lease=True)),
-        (["-i", LEASE], AttachOptions(name="d", lease_id=LEASE)),
-        (["-l=false", "-i", LEASE], AttachOptions(name="d", lease_id=LEASE)),
-        (["--realm", "core.chinacloudapi.cn"], AttachOptions(name="d", realm="core.chinacloudapi.cn")),
-        (["--realm", "core.windows.net"], AttachOptions(name="d")),
+        ([], attaching(name="d")),
+        (["-v"], attaching(name="d", vhd="yes")),
+        (["-v=false"], attaching(name="d", vhd="no")),
+        (["--vhd=true"], attaching(name="d", vhd="yes")),
+        (["-r"], attaching(name="d", read_only=True)),
+        (["--read-only=false"], attaching(name="d")),
+        (["-b"], attaching(name="d", break_lease=True)),
+        (["-i", LEASE], attaching(name="d", lease_id=LEASE)),
+        (["-l=false", "-i", LEASE], attaching(name="d", lease_id=LEASE)),
+        (["--realm", "core.chinacloudapi.cn"], attaching(name="d", realm="core.chinacloudapi.cn")),
+        (["--realm", "core.windows.net"], attaching(name="d")),
     ],
 )
 def test_flags_of_mount(machine: Machine, words: list[str], expected: AttachOptions) -> None:
@@ -150,7 +156,7 @@ def test_mount_auto_create_puts_the_footer_inside_the_size(machine: Machine) -> 
     assert isinstance(create[3], bytes)
     parsed = parse_footer(create[3])
     assert parsed is not None and parsed.current_size == 4 * GIB
-    assert attach == ("attach", "mystore/dysks/dysk02.vhd", AttachOptions(name="dysk02"))
+    assert attach == ("attach", "mystore/dysks/dysk02.vhd", attaching(name="dysk02"))
     assert set(machine.secrets) == {(KEY, None)}
 
 
@@ -185,7 +191,7 @@ def test_mount_file_takes_what_mount_printed(machine: Machine, tmp_path: Path) -
     path.write_text(machine.run("mount", "-a", "mystore", "-p", "data.vhd", "-d", "d1", "-o", "json").out)
     machine.calls.clear()
     assert machine.run("mount-file", "-f", str(path)).code == 0
-    assert machine.calls == [("attach", DISK, AttachOptions(name="d1", lease_id=LEASE))]
+    assert machine.calls == [("attach", DISK, attaching(name="d1", lease_id=LEASE))]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +206,7 @@ def test_mount_file_of_the_original_may_have_a_secret_of_either_kind(
     result = machine.run("mount-file", "-f", "-", "-o", "json")
     assert result.code == 0
     assert machine.secrets == [expected]
-    assert machine.calls == [("attach", DISK, AttachOptions(name="d1", read_only=True))]
+    assert machine.calls == [("attach", DISK, attaching(name="d1", read_only=True))]
     assert json.loads(result.out)["Sas"] == ""
 
 
@@ -226,7 +232,7 @@ def test_unmount_detaches_and_says_so_as_the_original_does(machine: Machine) -> 
     machine.attached["data"] = EXAMPLE
     result = machine.run("unmount", "-d", "data", "-b")
     assert (result.code, result.out, result.err) == (0, "", "Status:\nDevice:data unmounted\n")
-    assert machine.calls == [("detach", "data", False)]
+    assert machine.calls == [("detach", "data", False, False)]
 
 
 def test_convert_pv_of_a_dysk(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

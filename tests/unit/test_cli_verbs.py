@@ -183,11 +183,21 @@ def test_a_sas_in_the_url_is_taken_with_a_warning_that_does_not_repeat_it(machin
 def test_detach_takes_a_name_or_a_disk(machine: Machine) -> None:
     machine.attached["data"] = EXAMPLE
     assert machine.run("detach", "data").out == ""
-    assert machine.calls == [("detach", "data", False)]
+    assert machine.calls == [("detach", "data", False, False)]
     machine.attached["data"] = EXAMPLE
     result = machine.run("detach", DISK, "--force", "-o", "json")
     assert json.loads(result.out) == {"target": DISK, "detached": True}
-    assert machine.calls[1:] == [("detach", DISK, True)]
+    assert machine.calls[1:] == [("detach", DISK, True, False)]
+    machine.attached["data"] = EXAMPLE
+    assert machine.run("detach", DISK, "--force", "--lose-data").code == 0
+    assert machine.calls[2:] == [("detach", DISK, True, True)]
+
+
+def test_to_lose_data_is_asked_for_twice_or_not_at_all(machine: Machine) -> None:
+    machine.attached["data"] = EXAMPLE
+    result = machine.run("detach", "data", "--lose-data")
+    assert result.code == 2 and "--lose-data goes with --force" in result.err
+    assert machine.calls == []
 
 
 def test_detach_takes_several_and_all(machine: Machine) -> None:

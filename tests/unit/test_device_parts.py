@@ -19,7 +19,7 @@ from blobfuse_dysk.device.holder.workers import Pauses, WorkerProcess
 from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.control import Control
-from blobfuse_dysk.device.kernel import devlink, fuse, loop
+from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
     AttachedError,
@@ -163,37 +163,45 @@ def test_config_survives_the_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("blob", "taken", "names"),
+    ("blob", "name"),
     [
-        ("data.vhd", [], ["data", "data-2"]),
-        ("a/b/c d", ["c-d", "c-d-2"], ["c-d-3", "c-d-4"]),
-        ("..", [], ["disk", "disk-2"]),
-        ("é" * 80, [], ["disk", "disk-2"]),
-        ("x" * 80, [], ["x" * 50, "x" * 50 + "-2"]),
+        ("data", "data"),
+        ("dir/data", "data"),
+        ("data.vhd", "data.vhd"),
+        ("data@", "data_40"),
+        ("data+", "data_2B"),
+        ("a/b/c d", "c_20d"),
+        (".hidden", "x.hidden"),
+        ("é", "x_C3_A9"),
+        ("by-blob", "by-blob_"),
+        ("data-part1", "data-part1_"),
+        ("x" * 63, "x" * 63),
     ],
 )
-def test_a_name_comes_from_the_blob_and_is_not_one_that_is_taken(blob: str, taken: list[str], names: list[str]) -> None:
+def test_a_name_is_the_blobs_last_part_and_no_two_such_parts_share_one(blob: str, name: str) -> None:
     address = DiskAddress("account", "container", blob)
-    candidates = naming.candidates(address, None, taken=taken)
-    found = [next(candidates), next(candidates)]
-    assert found == names
-    for name in found:
+    assert list(naming.candidates(address, None, any_name=False)) == [name]
+    AttachOptions(name=name)
+
+
+def test_names_that_are_too_long_differ_where_the_blobs_do() -> None:
+    blobs = ["x" * 64, "x" * 65, "x" * 70 + "-part1", "é" * 80, "é" * 81, ("y" * 49) + "-part1" * 4]
+    names = [next(naming.candidates(DiskAddress("a", "c", blob), None, any_name=False)) for blob in blobs]
+    assert len(set(names)) == len(blobs)
+    for name in names:
         AttachOptions(name=name)
-    assert list(naming.candidates(address, "mine", taken=["mine"])) == ["mine"]
 
 
-def test_a_link_is_replaced_and_nothing_that_is_no_link_of_ours(tmp_path: Path) -> None:
-    devlink.link(str(tmp_path / "dysk"), "db", "/dev/loop7")
-    devlink.link(str(tmp_path / "dysk"), "db", "/dev/loop8")
-    assert (tmp_path / "dysk" / "db").readlink().name == "loop8"
-    (tmp_path / "dysk" / "file").write_text("")
-    with pytest.raises(AttachedError, match="not a link of ours"):
-        devlink.link(str(tmp_path / "dysk"), "file", "/dev/loop7")
-    with pytest.raises(DeviceError, match="cannot make"):
-        devlink.link(str(tmp_path / "dysk" / "file"), "db", "/dev/loop7")
-    for name in ("db", "file", "none"):
-        devlink.unlink(str(tmp_path / "dysk"), name)
-    assert [path.name for path in (tmp_path / "dysk").iterdir()] == ["file"]
+def test_a_snapshot_has_another_name_than_its_disk() -> None:
+    address = DiskAddress("a", "c", "data", "2026-01-31T12:00:00.0000000Z")
+    assert list(naming.candidates(address, None, any_name=False)) == ["data-20260131T120000.0000000Z"]
+
+
+def test_another_name_is_taken_only_where_any_will_do() -> None:
+    address = DiskAddress("a", "c", "data")
+    assert list(naming.candidates(address, "mine", any_name=False)) == ["mine"]
+    assert list(naming.candidates(address, None, any_name=True))[:3] == ["data", "data-2", "data-3"]
+    assert list(naming.candidates(address, "z" * 63, any_name=True))[1] == "z" * 59 + "-2"
 
 
 def test_struct_loop_config_has_the_kernels_size() -> None:
@@ -357,9 +365,13 @@ def test_a_name_is_taken_once(tmp_path: Path) -> None:
     mine = a_state(device="/dev/loop3", holder=state.identity(os.getpid()))
     first = Reservation(str(tmp_path), str(tmp_path), "db")
     first._take_name(mine)
-    for name, match in (("db", "the name db is taken"), ("other", r"attached here already, as db \(/dev/loop3\)")):
+    for name, disk, match in (
+        ("db", "x/y/z", f"the name db is taken by {mine['disk']}"),
+        ("db", mine["disk"], r"attached here already, as db \(/dev/loop3\)"),
+        ("other", mine["disk"], r"attached here already, as db \(/dev/loop3\)"),
+    ):
         with pytest.raises(AttachedError, match=match):
-            Reservation(str(tmp_path), str(tmp_path), name)._take_name(mine)
+            Reservation(str(tmp_path), str(tmp_path), name)._take_name({**mine, "disk": disk})
     Reservation(str(tmp_path), str(tmp_path), "elsewhere")._take_name({**mine, "endpoint": "f"})
-    first.clear()
+    first.clear(mine)
     assert state.names(str(tmp_path)) == ["elsewhere"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -31,11 +32,61 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Tools:
     return fake
 
 
-@pytest.mark.parametrize(("fstype", "options"), [("ext4", []), ("xfs", ["-K"]), ("btrfs", ["-L", "data"])])
-def test_mkfs_is_not_forced(tools: Tools, fstype: str, options: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("fstype", "tool", "options"),
+    [
+        ("ext4", "mkfs.ext4 -q", []),
+        ("ext3", "mkfs.ext3 -q", []),
+        ("ext2", "mkfs.ext2 -q", []),
+        ("xfs", "mkfs.xfs -q", ["-K"]),
+        ("btrfs", "mkfs.btrfs -q", ["-L", "data"]),
+        ("vfat", "mkfs.vfat -I", []),
+        ("exfat", "mkfs.exfat", []),
+        ("ntfs", "mkfs.ntfs -q -Q", []),
+        ("ntfs3", "mkfs.ntfs -q -Q", []),
+        ("f2fs", "mkfs.f2fs -q", []),
+    ],
+)
+def test_mkfs_is_not_forced(tools: Tools, fstype: str, tool: str, options: list[str]) -> None:
     """What finds a file system all the same (mkfs.xfs and mkfs.btrfs look) may refuse."""
     filesystem.make_file_system(fstype, "/dev/loop3", options)
-    assert tools.asked == [[f"mkfs.{fstype}", "-q", *options, "/dev/loop3"]]
+    assert tools.asked == [[*tool.split(), *options, "/dev/loop3"]]
+
+
+def test_the_line_that_is_quoted_is_the_one_that_says_what_failed(tools: Tools) -> None:
+    """As mke2fs prints on 64 KiB; the first line is there with 1 MiB, too, where it succeeds."""
+    why = "ext2fs_write_inode_full: Illegal inode number while writing reserved inodes"
+    tools.answer = (1, "", f"\nFilesystem too small for a journal\n{why}\n")
+    with pytest.raises(DeviceError, match=f"mkfs.ext4 on /dev/loop3 failed: {why}") as caught:
+        filesystem.make_file_system("ext4", "/dev/loop3", [])
+    assert caught.value.remedy == "is the disk large enough for ext4?"
+
+
+@pytest.mark.parametrize(("size", "lacks"), [("1M", True), ("2M", False)])
+def test_an_ext4_without_a_journal_is_seen(tmp_path: Path, size: str, lacks: bool) -> None:
+    image = tmp_path / "disk"
+    subprocess.run(["truncate", "-s", size, str(image)], check=True)
+    assert not filesystem.lacks_journal("ext4", str(image)), "it is none"
+    subprocess.run(["/usr/sbin/mkfs.ext4", "-q", str(image)], check=True, capture_output=True)
+    assert filesystem.lacks_journal("ext4", str(image)) is lacks
+    assert not filesystem.lacks_journal("ext2", str(image))
+
+
+def test_real_blkid_tells_two_signatures_and_each_of_them(tmp_path: Path) -> None:
+    image = tmp_path / "disk"
+    subprocess.run(["truncate", "-s", "320M", str(image)], check=True)
+    subprocess.run(["/usr/sbin/mkfs.ext4", "-q", str(image)], check=True)
+    with image.open("rb") as file:  # what mkfs.xfs wipes
+        kept = file.read(4096)[1024:2048]
+    subprocess.run(["/usr/sbin/mkfs.xfs", "-q", "-f", str(image)], check=True, capture_output=True)
+    with image.open("r+b") as file:
+        file.seek(1024)
+        file.write(kept)
+    assert filesystem.probe(str(image)) is None
+    for kind in ("ext4", "xfs"):
+        found = filesystem.probe(str(image), kind)
+        assert found and found["TYPE"] == kind
+    assert filesystem.probe(str(image), "btrfs") == {}
 
 
 def test_mkfs_that_fails_is_a_failure_in_its_own_words(tools: Tools) -> None:
@@ -47,17 +98,19 @@ def test_mkfs_that_fails_is_a_failure_in_its_own_words(tools: Tools) -> None:
 def test_blkid_looks_at_the_device_and_not_into_its_cache(tools: Tools) -> None:
     tools.answer = (0, "DEVNAME=/dev/loop3\nUUID=1\nTYPE=ext4\nLABEL=a=b\n", "")
     found = filesystem.probe("/dev/loop3")
+    assert found is not None
     assert (found["TYPE"], found["LABEL"]) == ("ext4", "a=b")
-    (asked,) = tools.asked
-    assert "-p" in asked and asked[-1] == "/dev/loop3"
+    filesystem.probe("/dev/loop3", "ext4")
+    for asked in tools.asked:
+        assert "-p" in asked and asked[-1] == "/dev/loop3"
+    assert ["-n" in asked for asked in tools.asked] == [False, True]
 
 
 def test_what_blkid_does_not_find_is_not_what_it_cannot_tell(tools: Tools) -> None:
     tools.answer = (2, "", "")
     assert filesystem.probe("/dev/loop3") == {}
     tools.answer = (8, "", "")
-    with pytest.raises(DeviceError, match="more than one file system"):
-        filesystem.probe("/dev/loop3")
+    assert filesystem.probe("/dev/loop3") is None
     for code in (1, 4, 16, -9):
         tools.answer = (code, "TYPE=ext4\n", "error: cannot open")
         with pytest.raises(DeviceError, match="blkid on /dev/loop3 failed"):

@@ -80,6 +80,35 @@ print(resident(address(after := mmap.mmap(-1, 8 * {MIB}, mmap.MAP_PRIVATE)), 8 *
     assert hardened(program) == "0"
 
 
+def test_a_large_buffer_leaves_nothing_behind_when_it_is_freed() -> None:
+    """A small thing that lives on is allocated after each; some are freed by a thread, and one was larger than all."""
+    program = f"""
+import threading
+threading.stack_size(256 << 10)  # as in a worker
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+def own():
+    lines = open("/proc/self/smaps_rollup").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")) // 1024
+def load():
+    large = []
+    for _ in range(64):
+        large.append(libc.malloc(ctypes.c_size_t({MIB})))
+        libc.malloc(ctypes.c_size_t(1000))
+    for each in large:
+        libc.free(ctypes.c_void_p(each))
+hardening.harden("test")
+libc.free(ctypes.c_void_p(libc.malloc(ctypes.c_size_t(8 * {MIB}))))
+before = own()
+load()
+thread = threading.Thread(target=load)
+thread.start()
+thread.join()
+print(own() - before < 8)
+"""
+    assert hardened(program) == "True"
+
+
 def test_no_core_file_is_made_of_it_or_of_what_it_runs() -> None:
     """Not even where the kernel hands cores to a program, which ignores the limit of a size (core(5))."""
     program = """

@@ -206,7 +206,7 @@ def test_an_attach_that_was_withdrawn_is_not_announced() -> None:
     """The attaching process would set a device up for nothing."""
     life = Life()
     life.tell("signal", False)
-    assert life.tell("ready", {"size": 512}, False) == [("tell", {"op": "end"})]
+    assert life.tell("ready", {"size": 512}, False) == [("unlink",), ("tell", {"op": "end"})]
 
 
 def test_a_worker_that_takes_up_is_named_before_it_is_told_and_kept_before_it_is_named() -> None:

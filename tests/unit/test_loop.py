@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from blobfuse_dysk.device.kernel import loop
+from blobfuse_dysk.device.kernel import loop, mountinfo
 from blobfuse_dysk.errors import DeviceError
 
 GET_FREE, CONFIGURE, CLR_FD = loop._LOOP_CTL_GET_FREE, loop._LOOP_CONFIGURE, loop._LOOP_CLR_FD
@@ -125,3 +125,32 @@ def test_only_our_file_behind_a_device_counts(tmp_path: Path, monkeypatch: pytes
     assert loop.bound_to(ours, "/dev/loop1", 44) == "/dev/loop1", "seen from another mount namespace"
     (tmp_path / "loop2" / "loop" / "backing_file").write_text(f"{ours}\n")
     assert loop.bound_to(ours, "/dev/loop1") == "/dev/loop2", "it was put behind another one since"
+    assert loop.bound_to(ours, "/dev/loop4", 45) is None, "it has the same path in another container"
+    assert loop.bound_to(ours, "/dev/loop4", os.minor(7)) == "/dev/loop2"
+
+
+@pytest.mark.parametrize("fstype", ["tmpfs", "devtmpfs"])
+def test_nodes_of_partitions_are_those_that_the_kernel_has_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fstype: str
+) -> None:
+    """A node that stayed would be that of another disk's partition, as soon as the number is given away again."""
+    dev, sys_block = tmp_path / "dev", tmp_path / "block"
+    dev.mkdir()
+    for name, number in (("loop1p1", "259:1"), ("loop1p2", "259:2")):
+        (sys_block / "loop1" / name).mkdir(parents=True)
+        (sys_block / "loop1" / name / "dev").write_text(f"{number}\n")
+    nodes = {"loop1p1": (259, 7), "loop1p3": (259, 3), "loop11p3": (259, 4)}
+    for name in nodes:
+        (dev / name).touch()
+    (dev / "loop1p4").touch()  # somebody's file
+    made: dict[str, str] = {}
+    monkeypatch.setattr(loop, "_SYSFS", str(sys_block))
+    monkeypatch.setattr(loop, "_DEV", str(dev))
+    monkeypatch.setattr(loop, "partitions", lambda device: [f"{dev}/loop1p1", f"{dev}/loop1p2"])
+    numbers = {f"{dev}/{name}": f"{major}:{minor}" for name, (major, minor) in nodes.items()}
+    monkeypatch.setattr(loop, "_node_number", numbers.get)
+    monkeypatch.setattr(loop, "_make_node", lambda path, number: made.update({Path(path).name: number}))
+    monkeypatch.setattr(mountinfo, "mounts", lambda: [mountinfo.Mount("0:5", str(dev), fstype, "dev")])
+    loop.make_partition_nodes("/dev/loop1")
+    assert sorted(path.name for path in dev.iterdir()) == ["loop11p3", "loop1p4"]
+    assert made == {"loop1p1": "259:1", **({} if fstype == "devtmpfs" else {"loop1p2": "259:2"})}

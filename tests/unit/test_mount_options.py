@@ -42,7 +42,7 @@ def test_a_disk_and_a_directory_are_enough() -> None:
     assert str(request.disk) == DISK
     assert request.directory == "/mnt"
     assert request.fstype == "auto"
-    assert request.make_blank
+    assert request.make_blank is None
     assert not request.read_only
     assert request.options == ()
     assert request.attach.autoclear
@@ -146,7 +146,7 @@ def test_sloppy_passes_it_on_instead() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("fstype=ntfs", "use ext4, xfs, btrfs or auto"),
+        ("fstype=zfs", "use ext4, xfs, btrfs, ext3, ext2, vfat, exfat, ntfs, ntfs3, f2fs or auto"),
         ("mkfs=always", "use blank or never"),
         ("cache=writeback", "use none, readonly or readwrite"),
         ("write-cache-size=1MiB", "at least 16MiB"),

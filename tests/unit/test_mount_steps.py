@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from blobfuse_dysk.errors import (
     StoreError,
 )
 from blobfuse_dysk.errors import Kind as ErrorKind
+from blobfuse_dysk.imageformat import Found
 from blobfuse_dysk.mount import helper as helpers
 from blobfuse_dysk.mount.options import MountRequest
 from tests.unit.mount_fakes import DEVICE, DISK, Machine, machine
@@ -64,7 +66,13 @@ REFUSED: list[tuple[str, bool, dict[str, str], dict[str, Any]]] = [
     ("has a partition table", False, {"PTTYPE": "gpt"}, {}),
     ("has a partition table", False, {"PTTYPE": "dos"}, {"fstype": "ext4"}),
     ("has xfs on it, not ext4", False, {"TYPE": "xfs"}, {"fstype": "ext4"}),
-    ("has LVM2_member on it, not xfs", False, {"TYPE": "LVM2_member"}, {"fstype": "xfs"}),
+    ("is an LVM physical volume; nothing was formatted", False, {"TYPE": "LVM2_member"}, {"fstype": "xfs"}),
+    ("is a LUKS container", False, {"TYPE": "crypto_LUKS", "USAGE": "crypto"}, {}),
+    ("is swap space", False, {"TYPE": "swap", "USAGE": "other"}, {}),
+    ("is drbd, which is no file system", False, {"TYPE": "drbd", "USAGE": "raid"}, {}),
+    ("is blank", True, {}, {"fstype": "vfat"}),
+    ("is blank, and mkfs=never", True, {}, {"fstype": "ext3", "make_blank": False}),
+    ("has ext4 on it, not ext3", False, {"TYPE": "ext4", "USAGE": "filesystem"}, {"fstype": "ext3"}),
     ("has no partition 2", True, {}, {"partition": 2}),
     ("has no partition 2", False, {"TYPE": "ext4"}, {"partition": 2}),
     ("partition 1 of", True, {}, {"partition": 1}),
@@ -92,6 +100,122 @@ def test_a_question_without_an_answer_formats_nothing(machine: Machine, call: st
         helpers.mount(request(machine, fstype="ext4"))
     assert machine.named("mkfs", "mount") == []
     assert machine.calls[-1] == ("detach", NAME)
+
+
+OPENED = [
+    ("crypto_LUKS", "cryptsetup open /dev/dysk/by-blob/mystore/disks/data NAME"),
+    ("swap", "swapon /dev/dysk/by-blob/mystore/disks/data"),
+    ("LVM2_member", "vgchange -ay"),
+    ("linux_raid_member", "mdadm --assemble --scan"),
+    ("bcache", "echo /dev/dysk/by-blob/mystore/disks/data > /sys/fs/bcache/register"),
+]
+
+
+@pytest.mark.parametrize(("kind", "opens"), OPENED)
+def test_what_has_to_be_opened_first_is_said_to_be_that_with_what_opens_it(
+    machine: Machine, kind: str, opens: str
+) -> None:
+    machine.blank, machine.probed = False, {"TYPE": kind}
+    with pytest.raises(DyskError) as caught:
+        helpers.mount(request(machine))
+    assert caught.value.remedy
+    assert caught.value.remedy.startswith(f"dyskctl attach {DISK}, then: {opens}")
+    assert "mkfs" not in caught.value.line() and "fsck" not in caught.value.line()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_an_image_of_another_format_is_named_with_what_converts_it(machine: Machine, read_only: bool) -> None:
+    machine.blank, machine.content = False, Found("image", "a qcow2 image", "qemu-img convert -f qcow2 {} FILE")
+    with pytest.raises(DyskError, match="is a qcow2 image; nothing was formatted") as caught:
+        helpers.mount(request(machine, read_only=read_only))
+    flag = " --read-only" * read_only
+    path = "/dev/dysk/by-blob/mystore/disks/data"
+    assert caught.value.remedy == f"dyskctl attach {DISK}{flag}, then: qemu-img convert -f qcow2 {path} FILE"
+
+
+@pytest.mark.parametrize("changes", [{}, {"partition": 1}])
+def test_unknown_content_is_never_advised_to_be_formatted(machine: Machine, changes: dict[str, Any]) -> None:
+    machine.blank, machine.probed, machine.partitions = False, {}, [PARTITION]
+    with pytest.raises(DyskError) as caught:
+        helpers.mount(request(machine, **changes))
+    path = "/dev/dysk/by-blob/mystore/disks/data" + "-part1" * len(changes)
+    assert f"file -s {path}" in str(caught.value.remedy) and "mkfs" not in str(caught.value.remedy)
+
+
+def test_of_two_signatures_fstype_decides(machine: Machine) -> None:
+    machine.blank, machine.signatures = False, ["ext4", "xfs"]
+    assert helpers.mount(request(machine, fstype="xfs")) == 0
+    assert machine.named("mount")[0][2] == "xfs"
+
+
+def test_two_signatures_are_named_with_the_disk_and_not_with_a_device_that_will_be_gone(machine: Machine) -> None:
+    machine.blank, machine.signatures = False, ["xfs", "linux_raid_member"]
+    for fstype in ("auto", "ext4"):
+        with pytest.raises(DyskError, match="has traces of more than one thing: xfs, linux_raid_member") as caught:
+            helpers.mount(request(machine, fstype=fstype))
+        assert str(DISK) in str(caught.value) and DEVICE not in caught.value.line()
+        assert "fstype=" in str(caught.value.remedy)
+        machine.attached.clear()
+    assert machine.named("mkfs", "mount") == []
+
+
+@pytest.mark.parametrize("fstype", ["ext3", "ext2", "vfat", "exfat", "ntfs", "ntfs3", "f2fs"])
+def test_other_file_systems_are_mounted_where_they_are_and_made_only_when_asked(machine: Machine, fstype: str) -> None:
+    with pytest.raises(DyskError, match="is blank") as caught:
+        helpers.mount(request(machine, fstype=fstype))
+    machine.attached.clear()
+    assert caught.value.remedy == f"to have {fstype} made on it: mkfs=blank"
+    assert machine.named("mkfs", "mount") == []
+    assert helpers.mount(request(machine, fstype=fstype, make_blank=True)) == 0
+    assert machine.named("mkfs") == [("mkfs", fstype, DEVICE)]
+    machine.mounts.clear()
+    machine.attached.clear()
+    machine.blank, machine.probed = False, {"TYPE": fstype.removesuffix("3") if fstype == "ntfs3" else fstype}
+    assert helpers.mount(request(machine, fstype=fstype)) == 0
+    assert [call[2] for call in machine.named("mount")] == [fstype, fstype]
+
+
+def test_ntfs_without_its_helper_is_the_kernels_own(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for helper, driver in ((True, "ntfs"), (False, "ntfs3")):
+        monkeypatch.setattr(os, "access", lambda path, mode, there=helper: there)
+        machine.mounts.clear()
+        machine.attached.clear()
+        machine.blank, machine.probed = False, {"TYPE": "ntfs"}
+        assert helpers.mount(request(machine)) == 0
+        assert machine.named("mount")[-1][2] == driver
+
+
+@pytest.mark.parametrize(
+    ("journal", "options", "said"),
+    [
+        (True, (), f"mount.dysk: made ext4 on {DISK}\n"),
+        (False, ("-O", "^has_journal"), f"mount.dysk: made ext4 on {DISK}\n"),
+        (
+            False,
+            (),
+            f"mount.dysk: made ext4 on {DISK}, without a journal: 32GiB is too small for one, so a crash takes an",
+        ),
+    ],
+)
+def test_mkfs_leaves_a_word_and_says_what_it_left_out(
+    machine: Machine, capsys: pytest.CaptureFixture[str], journal: bool, options: tuple[str, ...], said: str
+) -> None:
+    machine.journal = journal
+    assert helpers.mount(request(machine, mkfs_options=options)) == 0
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("writer", [None, "leased by node seven since 2026-01-31T12:00:00Z"])
+def test_to_read_past_the_journal_is_no_advice_for_a_disk_that_another_node_writes(
+    machine: Machine, writer: str | None
+) -> None:
+    machine.blank, machine.probed, machine.writer = False, {"TYPE": "ext4"}, writer
+    machine.fails["mount"] = 32
+    with pytest.raises(DyskError) as caught:
+        helpers.mount(request(machine, read_only=True))
+    remedy = str(caught.value.remedy)
+    assert ("noload" in remedy) is (writer is None)
+    assert (f"it is {writer}" in remedy and "snapshot" in remedy) is (writer is not None)
 
 
 def test_a_partition_is_probed_and_mounted(machine: Machine) -> None:
@@ -153,6 +277,16 @@ def test_what_cannot_be_written_in_time_is_given_up(machine: Machine, error: Dys
     with pytest.raises(DeviceError):
         helpers.mount(request(machine))
     assert machine.named("detach", "detach force") == [("detach", NAME)] + [("detach force", NAME)] * forced
+
+
+def test_what_could_not_be_unmounted_is_cut_off_all_the_same_and_a_loss_is_no_news(machine: Machine) -> None:
+    for failure, more in ((BusyError("mounted"), [("detach force", NAME, "and lose")]), (DyskError("lost"), [])):
+        machine.calls.clear()
+        machine.fails |= {"mkfs": DeviceError("no"), "detach": BusyError("still"), "detach force": failure}
+        with pytest.raises((DeviceError, BusyError)):
+            helpers.mount(request(machine))
+        assert machine.named("detach force") == [("detach force", NAME), *more]
+        machine.attached.clear()
 
 
 def test_a_rehearsal_attaches_nothing(machine: Machine) -> None:

@@ -40,7 +40,7 @@ VAST = "9" * 400  # as a float it is infinite
 
 # key -> what is taken, and what it means; the least and the most among it.
 GOOD: dict[str, dict[str, object]] = {
-    "name": {"a": "a", "A.b-c_d": "A.b-c_d", "x" * 63: "x" * 63},
+    "name": {"a": "a", "A.b-c_d": "A.b-c_d", "x" * 63: "x" * 63, "a-part1b": "a-part1b", "by-blobs": "by-blobs"},
     "lease": {"15": 15.0, "60s": 60.0, "0.5m": 30.0, "15000 ms": 15.0, "infinite": None, "never": None, "NEVER": None},
     "lease-id": {UUID: UUID, UUID.upper(): UUID.upper()},
     "sector-size": {"512": 512, "4096": 4096},
@@ -57,7 +57,15 @@ GOOD: dict[str, dict[str, object]] = {
     "endpoint": {"http://127.0.0.1:10000/x": "http://127.0.0.1:10000/x"},
     "realm": {"core.chinacloudapi.cn": "core.chinacloudapi.cn"},
     "proxy": {"http://u:p@proxy:3128": "http://u:p@proxy:3128", "proxy:1": "proxy:1", "none": "none"},
-    "fstype": {"ext4": "ext4", "xfs": "xfs", "btrfs": "btrfs", "auto": "auto"},
+    "fstype": {
+        "ext4": "ext4",
+        "xfs": "xfs",
+        "btrfs": "btrfs",
+        "auto": "auto",
+        "ext3": "ext3",
+        "vfat": "vfat",
+        "ntfs3": "ntfs3",
+    },
     "mkfs": {"blank": "blank", "never": "never"},
     "mkfs.options": {"-q": ("-q",), "-L 'a b' -q": ("-L", "a b", "-q")},
     "partition": {"1": 1, "255": 255},
@@ -66,7 +74,7 @@ GOOD: dict[str, dict[str, object]] = {
 }
 # key -> what is refused.
 BAD: dict[str, tuple[str, ...]] = {
-    "name": ("a/b", "../x", ".a", "-a", "a b", "ä", "x" * 64),
+    "name": ("a/b", "../x", ".a", "-a", "a b", "ä", "x" * 64, "by-blob", "a-part1", "a-part1-part12"),
     "lease": ("14.9", "61", "0", "-1", "soon", "1.5.5", "5 minutes", VAST, "nan", "inf"),
     "lease-id": ("x", UUID[:-1], UUID + "0", UUID.replace("-", ""), f"{{{UUID}}}"),
     "sector-size": ("0", "1024", "512.0", "0512", "4k"),
@@ -79,7 +87,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "write-delay": ("0", "0ms", "60.1", "61s", "never", "infinite", "soon", VAST),
     "iops": ("0", "-5", "1.9", "0.5", "1e3", "many", "nan", "inf", "never", "None", VAST),
     "mbps": ("0", "0.01", "0.09", "-1", "fast", "nan", "inf", "-inf", "never", VAST),
-    "fstype": ("ntfs", "EXT4", "swap"),
+    "fstype": ("zfs", "EXT4", "swap"),
     "mkfs": ("always", "yes"),
     "mkfs.options": ("-L it's",),
     "partition": ("0", "256", "x", "-1", "1.0", "²"),
@@ -172,7 +180,7 @@ def test_the_tables_of_this_file_have_every_option() -> None:
     assert set(LIVE_OPTIONS) == {"io-timeout", "iops", "mbps", "trace"}
     assert not {"trace"} & {*ATTACH_OPTIONS, *MOUNT_OPTIONS}
     rows = [option.field for option in ATTACH_OPTIONS.values()]
-    assert [*rows, "autoclear"] == [each.name for each in fields(AttachOptions)]
+    assert [*rows, "autoclear", "original_link"] == [each.name for each in fields(AttachOptions)]
 
 
 @pytest.mark.parametrize(("key", "text"), [(key, text) for key, texts in GOOD.items() for text in texts])

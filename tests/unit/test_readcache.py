@@ -12,7 +12,7 @@ import trio.testing
 
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import Buffer, Store
-from blobfuse_dysk.store.layers.readcache import CHUNK, ReadCache
+from blobfuse_dysk.store.layers.readcache import CHUNK, UNUSED_S, ReadCache
 from tests.slowservice import SIZE, SlowService
 
 
@@ -129,3 +129,17 @@ async def test_memory_is_bounded(autojump_clock: trio.testing.MockClock) -> None
         for offset in range(0, SIZE, 65536):
             await cache.read(offset, 65536)
         assert len(cache._chunks) <= (1 << 20) // CHUNK
+
+
+async def test_what_was_read_ahead_and_is_not_read_is_given_back(autojump_clock: trio.testing.MockClock) -> None:
+    service = filled(SlowService())
+    async with opened(service) as cache:
+        for turn in range(2):
+            for offset in range(0, SIZE // 4, 65536):
+                await cache.read(offset, 65536)
+                await trio.sleep(UNUSED_S / 16)
+            assert cache.status()["read_bytes"], turn
+            await trio.sleep(2 * UNUSED_S + 1)
+            assert cache.status()["read_bytes"] == 0, turn
+        for offset in range(0, SIZE // 4, 65536):
+            assert await cache.read(offset, 65536) == service.image[offset : offset + 65536]

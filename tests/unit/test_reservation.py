@@ -60,8 +60,8 @@ def test_the_same_name_at_another_service_is_another_disk(places: Places) -> Non
 def test_a_dead_attachment_keeps_its_name_and_not_its_disk(places: Places) -> None:
     places.take("one", alive=False)
     places.take("two")
-    with pytest.raises(AttachedError, match="the name one is taken"):
-        places.take("one")
+    with pytest.raises(AttachedError, match="the name one is taken by a/b/c"):
+        places.take("one", endpoint=ONE)
 
 
 def test_who_was_refused_takes_nothing_away(places: Places) -> None:
@@ -69,7 +69,7 @@ def test_who_was_refused_takes_nothing_away(places: Places) -> None:
     refused = Reservation(places.run, places.run, "one")
     with pytest.raises(AttachedError):
         refused._take_name(a_state(endpoint=ONE))
-    refused.clear()
+    refused.clear(a_state(endpoint=ONE))
     assert state.read(places.run, "one")
 
 
@@ -82,8 +82,8 @@ def test_a_state_that_nobody_can_read_is_in_nobodys_way(places: Places) -> None:
 def test_a_directory_that_was_begun_and_never_finished_is_taken_over(places: Places) -> None:
     (Path(places.run) / "one").mkdir()
     places.take("one")
-    with pytest.raises(AttachedError, match="the name one is taken"):
-        places.take("one")
+    with pytest.raises(AttachedError, match="the name one is taken by a/b/c"):
+        places.take("one", endpoint=ONE)
     assert state.read(places.run, "one")
 
 
@@ -105,16 +105,16 @@ def test_an_attachment_ends_though_somebody_was_stopped_with_the_lock(
     monkeypatch.setattr(state, "LOCK_S", 0.05)
     place = places.take("one")
     with state.lock(places.run):
-        place.clear()
+        place.clear(a_state())
     assert state.names(places.run) == []
 
 
 def test_a_connection_that_is_let_go_of_is_closed(places: Places) -> None:
     place = places.take("one")
     kernel, place.fuse_fd = os.pipe()
-    place.clear()
+    place.clear(a_state())
     assert place.fuse_fd == -1
     assert os.read(kernel, 1) == b"", "the kernel would wait for an answer, for ever"
     os.close(kernel)
     assert state.names(places.run) == []
-    place.clear()
+    place.clear(a_state())

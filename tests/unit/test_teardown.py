@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from blobfuse_dysk.device.attacher import teardown
+from blobfuse_dysk.device.attacher import force, teardown
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.statefile import Process
@@ -159,11 +159,11 @@ def test_an_id_that_was_used_again_is_a_strangers() -> None:
     with process() as stranger:
         gone: Process = {"pid": stranger.pid, "start": state.identity(stranger.pid)["start"] - 1}
         assert teardown.wait_end(gone, 0.0)
-        teardown._kill(gone, wait_s=0.0)
+        teardown.kill(gone, wait_s=0.0)
         with pytest.raises(subprocess.TimeoutExpired):
             stranger.wait(0.3)
         assert not teardown.wait_end(state.identity(stranger.pid), 0.05)
-        teardown._kill(state.identity(stranger.pid))
+        teardown.kill(state.identity(stranger.pid))
         assert stranger.wait(0) == -signal.SIGKILL
 
 
@@ -174,7 +174,7 @@ def test_the_end_of_nothing_is_not_waited_for() -> None:
         ended = state.identity(child.pid)
         child.wait()
     assert teardown.wait_end(ended, None)
-    teardown._kill(ended)
+    teardown.kill(ended)
 
 
 EXIT = {"x86_64": 60, "aarch64": 93}  # exit(2), of one thread
@@ -196,7 +196,7 @@ def test_a_process_is_there_while_one_of_its_threads_is() -> None:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             assert not teardown.wait_end(known, 0.05)
-            teardown._kill(known)
+            teardown.kill(known)
             assert teardown.wait_end(known, 0.0)
         finally:
             child.kill()
@@ -210,14 +210,14 @@ def ignored(pid: int) -> int:
 
 def test_a_holder_is_told_to_end_for_good_and_killed_if_it_does_not() -> None:
     with process() as holder:
-        teardown._kill_holder(state.identity(holder.pid))
+        force._kill_holder(state.identity(holder.pid))
         assert holder.wait(0) == -signal.SIGUSR2, "systemd would start another one"
     with process("env -i sh -c 'trap \"\" USR2; echo; exec sleep 60'") as holder:
         deadline = time.monotonic() + 20
         while not ignored(holder.pid) & 1 << signal.SIGUSR2 - 1:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        teardown._kill_holder(state.identity(holder.pid))
+        force._kill_holder(state.identity(holder.pid))
         assert holder.wait(0) == -signal.SIGKILL
 
 

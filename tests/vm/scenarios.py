@@ -144,7 +144,8 @@ def holder_killed(place: Place, node: Machine) -> None:
     require(place.lease() == "available", "the lease is not released by umount after the kills")
     require(not node.ask("ls -A -I .lock /run/dysk").strip(), "something is left in /run/dysk")
     node.ask("mount /data")
-    node.ask("kill -KILL $(pgrep -x dysk-holder) && sleep 1 && dyskctl detach --force data; umount -l /data; sleep 1")
+    node.ask("kill -KILL $(pgrep -x dysk-holder) && sleep 1 && dyskctl detach --force --lose-data data")
+    node.ask("umount -l /data; sleep 1")
     require(
         not node.ask("ls -A -I .lock /run/dysk; pgrep -x dysk-worker; true").strip(), "detach --force left something"
     )

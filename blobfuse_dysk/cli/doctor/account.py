@@ -15,6 +15,7 @@ from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.credential.resolve import Credential, resolve
 from blobfuse_dysk.azure.explain import explain, leased, leased_by, not_a_page_blob, not_copied
 from blobfuse_dysk.azure.tls import tls_context, untrusted
+from blobfuse_dysk.cli.doctor.content import content
 from blobfuse_dysk.cli.doctor.findings import Finding, fail, ok, warn
 from blobfuse_dysk.cli.output import size_text
 from blobfuse_dysk.disk import DiskAddress, Endpoint
@@ -64,6 +65,8 @@ def account_checks(target: str, options: AttachOptions, *, write_test: bool) -> 
     name, look = _ACCESS[parts]
     try:
         yield look(address, credential)
+        if parts == 3:
+            yield content(address, credential)
     except CredentialError as error:
         yield _failed(name, error)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import click
@@ -68,7 +69,7 @@ def mount(
     break_lease: bool,
     size: int | None,
 ) -> None:
-    """Attach a page blob as /dev/dysk/NAME, in the original dysk's words. See attach for today's.
+    """Attach a page blob as /dev/NAME and /dev/dysk/NAME, in the original dysk's words. See attach for today's.
 
     `mount auto-create` makes the blob first: -n GiB, the VHD footer (unless -v=false) its last 512 bytes.
 
@@ -139,6 +140,7 @@ def unmount(context: click.Context, device_name: str, break_lease: bool) -> None
 
 
 def _attach(context: click.Context, disk: DiskAddress, options: AttachOptions, realm: str) -> None:
-    attached = attachment.attach(disk, options)
+    """Scripts written for the original use /dev/NAME."""
+    attached = attachment.attach(disk, replace(options, original_link=True))
     print_dysk(of_attachment(attached, disk, realm), as_json=settings(context).json)
     print_status(f"Device:{attached.name} is {dev_dir() / attached.name}")

@@ -29,7 +29,10 @@ __all__ = ["attach", "attach_disk", "detach"]
 @click.option("--size", type=SIZE, help="Size for --create, for example 32GiB.")
 @click.pass_context
 def attach(context: click.Context, /, disk: DiskAddress, create: bool, size: int | None, **given: Any) -> None:
-    """Attach a disk to this machine and print its device. /dev/dysk/NAME points to the device.
+    """Attach a disk to this machine and print its device.
+
+    /dev/dysk/by-blob/ACCOUNT/CONTAINER/BLOB and /dev/dysk/NAME point to the device; the first is the same wherever,
+    and after whatever, the disk is attached.
 
     A disk is written to by one machine at a time: attaching takes a lease. Any number may attach it with --read-only.
 
@@ -80,14 +83,17 @@ def attach_disk(context: click.Context, disk: DiskAddress, options: AttachOption
 @click.argument("targets", metavar="[NAME|DEVICE|DISK]...", nargs=-1, shell_complete=complete_attachment)
 @click.option("--all", "everything", is_flag=True, help="All attachments of this machine.")
 @click.option(
-    "--force", is_flag=True, help="Let go even if the service does not answer. Loses what is not written yet."
+    "--force", is_flag=True, help="Let go even if the service does not answer. Loses what it does not take any more."
 )
+@click.option("--lose-data", is_flag=True, help="With --force: also if that is a loss, of a mounted device as well.")
 @click.pass_context
-def detach(context: click.Context, targets: tuple[str, ...], everything: bool, force: bool) -> int:
+def detach(context: click.Context, targets: tuple[str, ...], everything: bool, force: bool, lose_data: bool) -> int:
     """Write everything out, let the disk go, remove its device. Returns when all of that is done.
 
-    A device that is mounted or open is not detached: unmount it first. Of several, one that cannot be detached does not
-    keep the others from it.
+    A device that is mounted or open is not detached: unmount it first. --force writes what the service still takes,
+    then ends it, and says how much was lost; it refuses a device that is mounted, unless --lose-data says that this
+    may cost what its file system has not written. Of several, one that cannot be detached does not keep the others
+    from it.
 
     \b
     Examples:
@@ -99,13 +105,15 @@ def detach(context: click.Context, targets: tuple[str, ...], everything: bool, f
     """
     from blobfuse_dysk import attachment
 
+    if lose_data and not force:
+        raise UsageError("--lose-data goes with --force", remedy="add --force, or leave --lose-data out")
     if bool(targets) == everything:
         raise UsageError("give attachments by name, device or disk, or --all", remedy="dyskctl list shows them")
     names = [found.name for found in attachment.attachments()] if everything else targets
     rows: list[dict[str, object]] = []
     for target in names:
         try:
-            attachment.detach(target, force=force)
+            attachment.detach(target, force=force, lose_data=lose_data)
         except DyskError as error:
             if len(names) == 1 and not everything:
                 raise

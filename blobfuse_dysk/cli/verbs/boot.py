@@ -107,7 +107,7 @@ def _tell(name: str, *, force: bool) -> None:
     from blobfuse_dysk import attachment
 
     try:
-        attachment.detach(name, force=force, timeout_s=_IO_TIMEOUT_S)
+        attachment.detach(name, force=force, lose_data=force, timeout_s=_IO_TIMEOUT_S)
     except (BusyError, NotFoundError):
         raise
     except DyskError as error:

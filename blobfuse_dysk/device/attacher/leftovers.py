@@ -2,18 +2,24 @@
 
 A dead attachment with a readable state is shown by `dyskctl list`, and goes with the next attach or detach of it. Here
 is the rest: what a machine has after processes were killed at a bad moment, or after somebody removed files by hand.
+
+A device, or a link, whose attachment is not seen here may be a living disk of the host or of another container. What is
+advised to be taken away is dead: no read of it is answered, nobody uses it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
 
 from blobfuse_dysk.device.ipc import state
-from blobfuse_dysk.device.kernel import loop
+from blobfuse_dysk.device.kernel import devlink, loop
+from blobfuse_dysk.device.kernel.usage import is_dead, users
 from blobfuse_dysk.errors import DeviceError
 
-__all__ = ["leftovers"]
+__all__ = ["elsewhere", "leftovers"]
 
 _LOOP = re.compile(r"loop[0-9]+\Z")
 
@@ -30,11 +36,19 @@ def leftovers(run: str, dev: str) -> list[tuple[str, str]]:
         names, found = state.names(run), []  # not root's doctor, which says so
     except DeviceError as error:
         names, found = state.names(run), [(str(error), error.remedy or "")]
-    devices = dict(_loop_devices(run))
-    for name, device in devices.items():
-        if name not in names:
+    for name, device in _loop_devices(run):
+        if name not in names and not users(device) and is_dead(device):
             found.append((f"{device} has a file of {name}, which is gone, behind it", f"losetup -d {device}"))
-    return found + _links(dev, names)
+    return found + _links(run, dev, names)
+
+
+def elsewhere(run: str) -> list[str]:
+    """Loop devices with disks of attachments that this process does not see, though they may be well.
+
+    As in a container that shares /dev with the host, or with other containers, but not /run.
+    """
+    names = state.names(run)
+    return [device for name, device in _loop_devices(run) if name not in names]
 
 
 def _directory(run: str, name: str) -> list[tuple[str, str]]:
@@ -57,15 +71,14 @@ def _loop_devices(run: str) -> list[tuple[str, str]]:
     return found
 
 
-def _links(dev: str, names: list[str]) -> list[tuple[str, str]]:
-    """Names of devices that belong to no attachment."""
-    try:
-        entries = sorted(os.listdir(dev))
-    except FileNotFoundError:
-        return []
-    links = [os.path.join(dev, entry) for entry in entries if entry not in names]
+def _links(run: str, dev: str, names: list[str]) -> list[tuple[str, str]]:
+    """Links that belong to no attachment, and lead to no disk."""
+    disks = []
+    for name in names:
+        with contextlib.suppress(DeviceError):
+            found = state.read(run, name)
+            disks += [found["disk"]] if found else []
     return [
-        (f"{path} points to {os.readlink(path)} and belongs to no attachment", f"rm {path}")
-        for path in links
-        if os.path.islink(path)
+        (f"{path} points to {target} and belongs to no attachment", f"rm {shlex.quote(path)}")
+        for path, target in devlink.of_others(dev, names, disks)
     ]

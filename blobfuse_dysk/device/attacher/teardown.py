@@ -1,4 +1,4 @@
-"""The end of an attachment, from outside: who is in the way, waiting for it, clearing a dead one, using force.
+"""The end of an attachment, from outside: who is in the way, waiting for it, clearing a dead one.
 
 A file system that was frozen (fsfreeze -f) stays in the kernel when it is unmounted, until somebody thaws it; then the
 device is in use, but nobody can be named who uses it. That is told at once: it would not end by itself.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import time
 from typing import TypedDict
@@ -23,19 +24,20 @@ from blobfuse_dysk.errors import BusyError, DeviceError, DyskError
 __all__ = [
     "Unreadable",
     "await_end",
-    "by_force",
     "clear_dead",
     "device_of",
+    "how_to_end",
+    "kill",
     "progress",
     "refuse_busy",
     "time_for",
+    "unreadable",
     "wait_end",
     "watch",
 ]
 
 _SPARE_S = 60.0  # beyond io-timeout, for the last flush and the end of both processes
 _BUSY_S = 1.0  # for programs that look at every new device (udev) to be done with it
-_GRACE_S = 3.0  # for an orderly end once the FUSE connection is aborted: release of the lease
 _ORPHAN_S = 10.0  # for a worker without a holder, which gives itself 8 s
 _LOOK_S = 0.1  # between looks for a new holder
 _KILLED_S = 5.0  # for a killed process to be gone
@@ -52,6 +54,21 @@ class Unreadable(TypedDict):
     holder: None
     worker: None
     connection: None
+    disk: None
+    endpoint: None
+
+
+def unreadable(name: str) -> Unreadable:
+    """All that is known of it."""
+    return {
+        "name": name,
+        "device": None,
+        "holder": None,
+        "worker": None,
+        "connection": None,
+        "disk": None,
+        "endpoint": None,
+    }
 
 
 def wait_end(process: Process | None, timeout_s: float | None) -> bool:
@@ -74,9 +91,22 @@ def refuse_busy(name: str, device: str) -> None:
             uses = "; ".join(map(str, found))
             if _is_frozen(found):
                 raise _frozen(name, device)
-            raise BusyError(f"{device} ({name}) is in use: {uses}", remedy="end that first, or use --force")
+            raise BusyError(f"{device} ({name}) is in use: {uses}", remedy=how_to_end(name, found))
         time.sleep(pause_s)
         pause_s *= 2
+
+
+def how_to_end(name: str, uses: list[Use]) -> str:
+    """What to type so that nobody uses the device any more, and nothing of it is lost."""
+    wheres = {use.kind: shlex.quote(use.where) for use in reversed(uses) if use.where}
+    again = f"then: dyskctl detach {name}"
+    if "mount" in wheres:
+        return f"umount {wheres['mount']}; if it is attached still, {again}"
+    if "swap" in wheres:
+        return f"swapoff {wheres['swap']}, {again}"
+    if "device" in wheres:
+        return f"take {wheres['device']} down (vgchange -an, cryptsetup close, mdadm --stop), {again}"
+    return f"end that first, {again}"
 
 
 def watch(run: str, name: str) -> Control | None:
@@ -104,7 +134,7 @@ def await_end(found: StateFile, watching: Control | None, timeout_s: float | Non
             if deadline is not None and time.monotonic() >= deadline:
                 raise BusyError(
                     f"{name} is not detached after {limit_s:.0f} s: {_reason(found)}",
-                    remedy=f"it goes on by itself; dyskctl detach {name} --force gives up what is not written",
+                    remedy=f"it goes on by itself; dyskctl detach {name} --force loses what the service does not take",
                 )
             device = _bound(found)
             frozen = frozen + 1 if device and _is_frozen(users(device)) else 0
@@ -184,12 +214,19 @@ def _frozen(name: str, device: str) -> BusyError:
 
 
 def device_of(run: str, found: StateFile | Unreadable) -> str | None:
-    """The loop device that has an attachment's disk behind it now, by the kernel's own list; None if none has."""
-    return loop.bound_to(state.disk_path(run, found["name"]), found["device"], found["connection"])
+    """The loop device that has an attachment's disk behind it now, by the kernel's own list; None if none has.
+
+    A device with a file of the same path may be another container's, so one that the state does not name must have
+    this attachment's own mount behind it.
+    """
+    connection = found["connection"] or fuse.connection(state.mount_path(run, found["name"]))
+    if connection is None and found["device"] is None:
+        return None
+    return loop.bound_to(state.disk_path(run, found["name"]), found["device"], connection)
 
 
 def clear_dead(run: str, dev: str, found: StateFile | Unreadable, *, patience_s: float = _ORPHAN_S) -> None:
-    """Take away what a dead holder left: loop device, mount, directory, /dev/dysk/NAME.
+    """Take away what a dead holder left: loop device, mount, directory, links.
 
     patience_s: for its worker to write what it has, and to release the lease.
 
@@ -198,41 +235,24 @@ def clear_dead(run: str, dev: str, found: StateFile | Unreadable, *, patience_s:
     """
     name = found["name"]
     if not _wait_orphan(run, found, patience_s):
-        _kill(found["worker"])
+        kill(found["worker"])
     with state.lock(run):
         holder = _holder(run, name)
         if holder != found["holder"] and state.alive(holder):
             return  # somebody else cleared it, and the name is in use again: device and mount are another's
         device = device_of(run, found)
+        links = devlink.Links(dev, name, found["disk"])
         if device:
+            if found["disk"] is None:
+                links.take_away(device)  # nobody knows which they are; before it is another disk's
             loop.clear(device)
         fuse.unmount(state.mount_path(run, name))
         if state.alive(holder):
             return  # it could not be killed
-        devlink.unlink(dev, name)
+        disk, endpoint = found["disk"], found["endpoint"]
+        heir = state.device_of_disk(run, disk, endpoint, but=name) if disk and endpoint else None
+        links.remove(found["device"], heir)
         state.remove(run, name)
-
-
-def by_force(run: str, dev: str, found: StateFile | Unreadable) -> None:
-    """End an attachment whatever state it is in, without waiting for the service. What was not written is lost.
-
-    Aborting the FUSE connection fails all I/O that waits, so nothing waits for ever any more. The worker then tries to
-    release the lease for a moment. Raises DeviceError or OSError.
-    """
-    name = found["name"]
-    connection = fuse.connection(state.mount_path(run, name))
-    if connection is None and (state.alive(found["holder"]) or state.alive(found["worker"])):
-        connection = found["connection"]  # the mount is in another mount namespace; its processes keep the number
-    with contextlib.suppress(OSError):
-        if connection is not None:
-            fuse.abort(connection)
-            wait_end(found["holder"], _GRACE_S)  # which also has the loop device let go
-    if not wait_end(found["holder"], 0.0):
-        _kill_holder(found["holder"])
-    with contextlib.suppress(DeviceError):
-        found = state.read(run, name) or found  # it names the last worker
-    if name in state.names(run):
-        clear_dead(run, dev, found, patience_s=0.0)
 
 
 def _holder(run: str, name: str) -> Process | None:
@@ -257,14 +277,7 @@ def _wait_orphan(run: str, found: StateFile | Unreadable, patience_s: float) -> 
             return False
 
 
-def _kill_holder(process: Process | None) -> None:
-    """End it for good: SIGUSR2 tells systemd that nobody is to come back, and must be heard, whatever it is doing."""
-    _kill(process, signal.SIGUSR2, signal.SIGCONT, wait_s=_GRACE_S)
-    if not wait_end(process, 0.0):
-        _kill(process)
-
-
-def _kill(process: Process | None, *signals: int, wait_s: float = _KILLED_S) -> None:
+def kill(process: Process | None, *signals: int, wait_s: float = _KILLED_S) -> None:
     """Send the signals, SIGKILL by default, and wait for the end."""
     pidfd = state.open_process(process)
     if pidfd is None:

@@ -55,6 +55,7 @@ class Actions:
             "close_attacher": self._close_attacher,
             "let_go": lambda: place.let_go(record.fields["device"]),
             "disconnect": place.disconnect,
+            "unlink": lambda: place.unlink(record.fields),
             "commit": self._commit,
             "start": self._start,
             "brief": self._brief,

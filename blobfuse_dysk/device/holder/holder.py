@@ -44,6 +44,7 @@ from blobfuse_dysk.device.holder.handover import Handover
 from blobfuse_dysk.device.holder.keeper import NoKeeper
 from blobfuse_dysk.device.holder.lifecycle import Lifecycle
 from blobfuse_dysk.device.holder.machine import Worker
+from blobfuse_dysk.device.holder.partitions import PartitionWatch
 from blobfuse_dysk.device.holder.record import Record
 from blobfuse_dysk.device.holder.reservation import Reservation, explain
 from blobfuse_dysk.device.holder.workers import Crew, WorkerProcess
@@ -74,6 +75,7 @@ class Holder:
         self._has = actions
         self._lifecycle = lifecycle
         self._follows = follows
+        self._partitions: PartitionWatch | None = None
 
     def run(self) -> int:
         """Live until the attachment ends."""
@@ -83,7 +85,11 @@ class Holder:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._partitions = PartitionWatch.begin()
         self._begin()
+        device = self._has.state.fields["device"]
+        if self._follows and device:  # what the kernel said meanwhile went unheard
+            self._has.place.follow_partitions(device, self._has.state.fields["disk"])
         if self._lifecycle.phase != "gone":
             for warning in hardening.harden("dysk-holder"):
                 self._has.log(warning, WARNING)
@@ -129,6 +135,8 @@ class Holder:
         for process in (worker, new):
             for fd in process.fds() if process else ():
                 poll.register(fd, select.POLLIN)
+        if self._partitions:
+            poll.register(self._partitions, select.POLLIN)
         happened = {fd for fd, _ in poll.poll(self._patience_ms())}
         if signals.fileno() in happened:
             signals.recv(64)
@@ -144,6 +152,8 @@ class Holder:
                 self._has.log_lines(worker.read_stderr())
             if worker.pidfd in happened:
                 self._on_worker_death(worker)
+        if self._partitions and self._partitions.fileno() in happened:
+            self._on_uevents(self._partitions)
         self._feed("time")
 
     def _patience_ms(self) -> float | None:
@@ -206,6 +216,12 @@ class Holder:
         self._has.reap()
         self._feed("died", worker.end_text())
 
+    def _on_uevents(self, partitions: PartitionWatch) -> None:
+        """The links follow the device's partitions; nothing is decided by them."""
+        fields = self._has.state.fields
+        if fields["device"] and partitions.heard(fields["device"]):
+            self._has.place.follow_partitions(fields["device"], fields["disk"])
+
     def _hear_new(self, new: WorkerProcess, happened: set[int]) -> None:
         """Some of the descriptors of the one that stands by can be read. As the worker it is heard as that."""
         if new.stderr in happened:
@@ -234,7 +250,7 @@ class Holder:
     def _finish(self) -> int:
         record, error = self._has.state, self._lifecycle.error
         try:
-            self._has.place.clear()
+            self._has.place.clear(record.fields)
         except OSError as problem:
             where = state.directory(record.run, record.fields["name"])
             self._has.log(f"cannot clear {where}: {problem.strerror}", ERROR)

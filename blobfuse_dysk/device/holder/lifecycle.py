@@ -352,7 +352,7 @@ class Lifecycle(Machine):
         self.phase = {"starting": "withdrawn", "prepared": "withdrawn", "attached": "ending"}.get(
             self.phase, self.phase
         )
-        return [("tell", {"op": "end"})]
+        return [("unlink",), ("tell", {"op": "end"})]  # links first: the device may be another disk's soon
 
     def _look(self, now: float, bound: bool) -> list[Action]:
         """There is no worker, and none will come."""

@@ -7,6 +7,7 @@ actions.py does them, in the order in which a machine gives them:
     note fields              with the next save                 announce         the file can be opened: the attacher
     answer message           to the attacher                    close_attacher   it is of no interest any more
     let_go                   have the device let go of the file disconnect       close our end of the FUSE connection
+    unlink                   take the links to the device away
     brief resume resend      tell the worker to serve           tell message     to the worker
     go resend                tell it, which stood by, to serve  reason text      what it said of its own end
     kill                     it                                 end_worker       kill and reap it

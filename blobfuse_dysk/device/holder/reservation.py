@@ -70,7 +70,8 @@ class Reservation:
         """Have the loop device let go of the file, now or when its last user closes it."""
 
         def clear() -> None:
-            bound = self.bound(device)
+            connection = fuse.connection(state.mount_path(self._run, self._name))
+            bound = loop.bound_to(self.disk, device, connection)
             if bound:
                 loop.clear(bound)
 
@@ -82,8 +83,8 @@ class Reservation:
             os.close(self.fuse_fd)
             self.fuse_fd = -1
 
-    def clear(self) -> None:
-        """Take mount, directory and the device's second name away. The directory goes last: others wait for that."""
+    def clear(self, mine: StateFile) -> None:
+        """Take mount, directory and the device's other names away. The directory goes last: others wait for that."""
         self.disconnect()
         if not self._made:
             return
@@ -91,9 +92,21 @@ class Reservation:
         with contextlib.ExitStack() as locked:
             with contextlib.suppress(DeviceError):  # somebody was stopped with it; the name is ours until it is gone
                 locked.enter_context(state.lock(self._run))
-            devlink.unlink(self._dev, self._name)
+            self.unlink(mine)
             state.remove(self._run, self._name)
         self._made = False
+
+    def unlink(self, mine: StateFile) -> None:
+        """Take the device's other names away, as soon as it has another file or none."""
+        if mine["device"]:
+            loop.make_partition_nodes(mine["device"])
+        heir = state.device_of_disk(self._run, mine["disk"], mine["endpoint"], but=self._name)
+        devlink.Links(self._dev, self._name, mine["disk"]).remove(mine["device"], heir)
+
+    def follow_partitions(self, device: str, disk: str) -> None:
+        """Link the partitions that the kernel knows by now."""
+        loop.make_partition_nodes(device)
+        devlink.Links(self._dev, self._name, disk).follow(device)
 
     def _take_name(self, mine: StateFile) -> None:
         state.make_run(self._run)
@@ -105,17 +118,19 @@ class Reservation:
 
     def _refuse_collisions(self, mine: StateFile) -> None:
         """Raise AttachedError if the name is taken, or the disk is attached and one of the two may write."""
-        for name in state.names(self._run):
-            if name == self._name:
-                if not state.exists(self._run, name):  # its holder was killed before it wrote the first state
-                    fuse.unmount(state.mount_path(self._run, name))
-                    state.remove(self._run, name)
-                    continue
-                raise AttachedError(f"the name {name} is taken", remedy=f"choose another, or: dyskctl detach {name}")
+        names = state.names(self._run)
+        if self._name in names and not state.exists(self._run, self._name):  # its holder died before the first state
+            fuse.unmount(state.mount_path(self._run, self._name))
+            state.remove(self._run, self._name)
+            names.remove(self._name)
+        taken_by = ""
+        for name in names:
             try:
                 other = state.read(self._run, name)
             except DeviceError:
                 continue  # damaged, or of a later version: it is in nobody's way but its own
+            if other and name == self._name:
+                taken_by = f" by {other['disk']}"
             if not other or (other["disk"], other["endpoint"]) != (mine["disk"], mine["endpoint"]):
                 continue
             if not (other["read_only"] and mine["read_only"]) and state.alive(other["holder"]):
@@ -123,6 +138,11 @@ class Reservation:
                 raise AttachedError(
                     f"{mine['disk']} is attached here already, as {name}{where}", remedy=f"first: dyskctl detach {name}"
                 )
+        if self._name in names:
+            raise AttachedError(
+                f"the name {self._name} is taken{taken_by}",
+                remedy="choose another: --name NAME, or --any-name (of mount: -o name=NAME, or -o any-name)",
+            )
 
 
 def explain(error: OSError, run: str) -> DeviceError:

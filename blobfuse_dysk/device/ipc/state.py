@@ -32,6 +32,7 @@ __all__ = [
     "VERSION",
     "alive",
     "control_path",
+    "device_of_disk",
     "directory",
     "disk_path",
     "exists",
@@ -157,6 +158,17 @@ def read(run: str, name: str) -> StateFile | None:
         raise DeviceError(f"{path} is damaged ({error})", remedy=f"dyskctl detach {name} --force") from None
     state: StateFile = {key: fields[key] for key in shapes.fields_of(StateFile) if key in fields}  # type: ignore[assignment]
     return state
+
+
+def device_of_disk(run: str, disk: str, endpoint: str, *, but: str) -> str | None:
+    """The device of an attachment of this disk under another name than `but`; None if there is none."""
+    for name in names(run):
+        if name != but:
+            with contextlib.suppress(DeviceError):
+                other = read(run, name)
+                if other and (other["disk"], other["endpoint"]) == (disk, endpoint) and alive(other["holder"]):
+                    return other["device"]
+    return None
 
 
 def write(run: str, name: str, state: StateFile) -> None:

@@ -16,6 +16,10 @@ What a process maps after `harden` is in memory at once, as a whole; what it map
 `when_touched`, comes in page by page as it is touched. This is not for speed. The kernel copies a request into a buffer
 of the worker. If a page of that buffer is not in memory yet, and the worker is being killed, the copy fails. Then the
 request fails with EIO: it is not sent again to the next worker.
+What is locked cannot be given back page by page (MADV_DONTNEED refuses it), so a hole in the heap stays. By itself
+glibc lets its heap take what would have had a mapping of its own, once something as large was freed (mallopt(3)): after
+a few large requests all buffers are in the heap, and among them small things that live on. So what is large has a
+mapping of its own always, and leaves nothing behind; and threads share one heap.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_IO_FLUSHER = 57
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_OWN_MAPPING = 128 << 10  # bytes; less would make a mapping of each small request's data, more would leave holes
 _CAP_IPC_LOCK = 14
 _filled_at_once = False  # whether what is mapped from now on comes into memory whole
 
@@ -43,6 +49,7 @@ def harden(title: str) -> list[str]:
     libc.prctl(_PR_SET_NAME, title.encode()[:15], 0, 0, 0)
     warnings = []
     _mark_command_line()
+    _give_memory_back(libc)
     if not _has_capability(_CAP_IPC_LOCK):
         # Without it, memory beyond RLIMIT_MEMLOCK could not be had at all once future pages are locked.
         warnings.append("memory is not locked: CAP_IPC_LOCK is missing")
@@ -78,6 +85,13 @@ def when_touched() -> Iterator[None]:
         yield
     finally:
         libc.mlockall(_MCL_FUTURE)
+
+
+def _give_memory_back(libc: ctypes.CDLL) -> None:
+    """Have malloc() return what was used at a peak: see the module's text. Source: mallopt(3)."""
+    libc.mallopt(_M_MMAP_THRESHOLD, ctypes.c_int(_OWN_MAPPING))
+    libc.mallopt(_M_TRIM_THRESHOLD, ctypes.c_int(_OWN_MAPPING))
+    libc.mallopt(_M_ARENA_MAX, ctypes.c_int(1))
 
 
 def _fill_heap(libc: ctypes.CDLL) -> int:

@@ -15,6 +15,7 @@ import struct
 import sys
 import time
 
+from blobfuse_dysk.device.kernel import mountinfo
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = [
@@ -24,12 +25,14 @@ __all__ = [
     "configure",
     "ensure_partition_nodes",
     "follow_size",
+    "make_partition_nodes",
     "partitions",
     "tune",
 ]
 
 _CONTROL = "/dev/loop-control"
 _SYSFS = "/sys/block"
+_DEV = "/dev"
 _LOOP_CLR_FD, _LOOP_GET_STATUS64, _LOOP_CONFIGURE, _LOOP_CTL_GET_FREE = 0x4C01, 0x4C05, 0x4C0A, 0x4C82
 _LOOP_SET_CAPACITY = 0x4C07
 _READ_ONLY, _AUTOCLEAR, _PARTSCAN, _DIRECT_IO = 1, 4, 8, 16
@@ -141,7 +144,7 @@ def bound_to(path: str, device: str | None = None, connection: int | None = None
     device: the one that it was put on, if that is known. Then it is also found once the file's mount is detached, when
     the kernel shows no more of the path than the part inside the mount. connection: the number of that mount's FUSE
     connection. Then it is also found by who attached in another mount namespace, with another root, whose path for the
-    same file is another one (a chroot, a container).
+    same file is another one (a chroot, a container); and what has the same path there, but is another file, is not.
     """
     if device and (shown := backing_file(device)):
         if shown in (path, f"/{os.path.basename(path)}"):
@@ -149,7 +152,8 @@ def bound_to(path: str, device: str | None = None, connection: int | None = None
         if connection is not None and _device_behind(device) == os.makedev(0, connection):
             return device
     for name in os.listdir(_SYSFS):
-        if name.startswith("loop") and _read(f"{_SYSFS}/{name}/loop/backing_file") == path:
+        same = name.startswith("loop") and _read(f"{_SYSFS}/{name}/loop/backing_file") == path
+        if same and (connection is None or _device_behind(f"/dev/{name}") == os.makedev(0, connection)):
             return f"/dev/{name}"
     return None
 
@@ -207,11 +211,39 @@ def ensure_partition_nodes(device: str) -> None:
     """
     if not partitions(device):
         _tell_partitions(device)
-    for path in partitions(device):
-        if not os.path.exists(path):
-            number = _read(f"{_SYSFS}/{os.path.basename(device)}/{os.path.basename(path)}/dev")
-            if number:
+    make_partition_nodes(device)
+
+
+def make_partition_nodes(device: str) -> None:
+    """Have the nodes that the kernel's partitions have, with their numbers, and no others. Waits for no I/O.
+
+    A number is another device's as soon as its partition is gone, so a node that stayed would name a wrong disk.
+    devtmpfs makes and takes away its own: one that we made a moment earlier it would leave behind.
+    What cannot be done is left out.
+    """
+    name = os.path.basename(device)
+    known = {path: _read(f"{_SYSFS}/{name}/{os.path.basename(path)}/dev") for path in partitions(device)}
+    wrong = set()  # in whose place devtmpfs could make none
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(_DEV):
+            path = f"{_DEV}/{entry}"
+            if re.fullmatch(rf"{name}p\d+", entry) and _node_number(path) not in (None, known.get(path)):
+                wrong.add(path)
+                os.unlink(path)
+    by_kernel = any(mount.directory == _DEV and mount.fstype == "devtmpfs" for mount in mountinfo.mounts())
+    for path, number in known.items():
+        with contextlib.suppress(OSError):
+            if number and (path in wrong or not by_kernel):
                 _make_node(path, number)
+
+
+def _node_number(path: str) -> str | None:
+    """`major:minor` of a block device's node; None if it is none."""
+    with contextlib.suppress(OSError):
+        found = os.lstat(path)
+        if stat.S_ISBLK(found.st_mode):
+            return f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    return None
 
 
 def _tell_partitions(device: str) -> None:

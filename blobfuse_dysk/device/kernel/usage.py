@@ -7,23 +7,31 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from blobfuse_dysk.device.kernel import loop, mountinfo
 
-__all__ = ["Use", "claimed", "mounted_elsewhere", "mountpoints", "users"]
+__all__ = ["Use", "claimed", "is_dead", "mounted_elsewhere", "mountpoints", "users"]
+
+_ANSWER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One use of a block device. text: for people. kind: what uses it; `claim` says the kernel, not for whom."""
+    """One use of a block device. text: for people. kind: what uses it; `claim` says the kernel, not for whom.
+
+    where: the mount point (as this process sees it), the swap space, the device that is built on it; else empty.
+    """
 
     kind: Literal["mount", "swap", "device", "process", "claim"]
     text: str
+    where: str = ""
 
     def __str__(self) -> str:
         return self.text
@@ -42,18 +50,41 @@ def mounted_elsewhere(device: str) -> list[Use]:
     return [Use("mount", f"process {pid} has it mounted on {point}") for pid, point in found]
 
 
+def is_dead(device: str) -> bool:
+    """Whether a loop device answers every read with an error, as it does once nobody serves its file any more.
+
+    One that does not answer within two seconds is not dead: its service may be away.
+    """
+    errors: list[int] = []
+
+    def look() -> None:
+        try:
+            fd = os.open(device, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            try:
+                os.preadv(fd, [mmap.mmap(-1, 4096)], 0)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            errors.append(error.errno or 0)
+
+    reader = threading.Thread(target=look, daemon=True)  # in the kernel nothing ends it but an answer
+    reader.start()
+    reader.join(_ANSWER_S)
+    return errors == [errno.EIO]
+
+
 def users(device: str) -> list[Use]:
     """Each use of the device or of a partition; empty if nobody uses it.
 
     Looks into every mount namespace that has a process, and asks the kernel for claims that are none of these.
     """
     nodes = _nodes(device)
-    found = [Use("mount", f"it is mounted on {point}") for point in mountpoints(device)]
+    found = [Use("mount", f"it is mounted on {point}", point) for point in mountpoints(device)]
     if not found:
         found = mounted_elsewhere(device)
-    found += [Use("swap", f"{node} is swap space") for node in nodes if node in _swaps()]
+    found += [Use("swap", f"{node} is swap space", node) for node in nodes if node in _swaps()]
     for node in nodes:
-        found += [Use("device", f"{holder} is built on {node}") for holder in _holders(node)]
+        found += [Use("device", f"{holder} is built on {node}", holder) for holder in _holders(node)]
     found += [Use("process", f"{command} (process {pid}) has it open") for pid, command in _openers(nodes)]
     if not found and _is_claimed(device):
         found.append(Use("claim", "the kernel has it in use"))

@@ -45,7 +45,7 @@ import trio
 __all__ = ["Turnstile", "install"]
 
 MOST_IN_A_ROW = 16
-SPARE = 8  # tasks that may wait for nothing as long as they like
+SPARE = 2  # tasks that may wait for nothing as long as they like
 SHED_S = 10.0  # the others may for so long
 _LOOK_S = 0.002  # between looks at whether all tasks are held
 

@@ -17,6 +17,8 @@ Invariants
 2. Nobody begins to wait for a stale fill; who began before it went stale read at the same time as the write.
 3. No chunk is shorter than the store lets it be: growing drops the one at the old end, or makes its fill stale.
 4. Random reads cost exactly one read of their own length below, and fill nothing.
+5. Chunks of which none was read or filled for UNUSED_S are given back, all of them: the streams have ended, and memory
+   of this process is locked.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from blobfuse_dysk.store.parts.readahead import Streams
 __all__ = ["CHUNK", "ReadCache"]
 
 CHUNK = 256 << 10  # bytes
+UNUSED_S = 12.0  # so they are gone after twice that, at the latest
 
 
 class _Fill:
@@ -70,6 +73,8 @@ class ReadCache(Store):
         # What is fetched ahead must not be evicted before it is read: all streams together keep to half the cache.
         self._streams = Streams(self.size, max(CHUNK, min(window, capacity // 2)))
         self._fills: dict[int, _Fill] = {}
+        self._filled_chunks = 0
+        self._aging = False  # whether `_age` runs
         self.hits = 0
         self.misses = 0
 
@@ -193,8 +198,21 @@ class ReadCache(Store):
                 fill.data = await self._inner.read(offset, min(CHUNK, self.size - offset))
             if not fill.stale:
                 self._chunks[index] = memoryview(fill.data)
+                self._filled_chunks += 1
+                if not self._aging:
+                    self._aging = True
+                    self._nursery.start_soon(self._age)
         except StoreError:
             fill.data = None  # who needs the range reads it himself and gets the error as his own
         finally:
             del self._fills[index]
             fill.done.set()
+
+    async def _age(self) -> None:
+        """Give the chunks back once they are not used any more."""
+        while self._chunks:
+            before = self.hits, self._filled_chunks
+            await trio.sleep(UNUSED_S)
+            if before == (self.hits, self._filled_chunks):
+                self._chunks.clear()
+        self._aging = False
