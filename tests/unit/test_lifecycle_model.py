@@ -184,6 +184,9 @@ class Holders(RuleBasedStateMachine):
             if world.attacher_alive and "ready" in world.answers and "committed" not in world.answers:
                 world.attacher_alive = False  # whatever it was going to do
             assert self.settle(attach=True, turns=MOST_TURNS), "it never ends"
+            if world.attacher_alive and world.holder and world.holder._lifecycle.phase == "prepared":
+                world.attacher_alive = False  # what it said was refused, and it says no more
+                assert self.settle(attach=False, turns=MOST_TURNS), "it never ends"
             self.judge()
         finally:
             world.patch.undo()
