@@ -112,13 +112,15 @@ class Place:
         return Meter(tuple(self.processes("worker")), counts, device)
 
     def processes(self, kind: str = "") -> list[int]:
-        """The holders and workers that run now, or those with `kind` in their command line."""
+        """The holders, workers and monitors that run now, or those with `kind` in their command line."""
         needle = os.fsencode(self.root)
         found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
                 command = (entry / "cmdline").read_bytes()
-                if needle in (entry / "environ").read_bytes() and b"blobfuse_dysk" in command:
+                if needle in (entry / "environ").read_bytes() and (
+                    b"blobfuse_dysk" in command or b"dysk-monitor" in command
+                ):
                     found.append((int(entry.name), command))
         return sorted(pid for pid, command in found if kind.encode() in command)
 
