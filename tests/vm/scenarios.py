@@ -70,7 +70,7 @@ def little_rights(place: Place, node: Machine) -> None:
     node.ask(f"umask 077; ({lines}) >{token}")
     require(node.code(f"dyskctl attach {ACCOUNT}/disks/raw --credentials {token}") != 0, "a failed login was taken")
     require(node.ask("cat /root/ran") == "0\n", "the program that fetches a token is not root's")
-    sas = account_sas(ACCOUNT, KEY, "rw", "o")
+    sas = account_sas(ACCOUNT, KEY, "rw", "o", end_s=30 * 86_400)  # the scenarios after this one use it, too
     node.ask(f"rm {token}; umask 077; (grep -v key {conf}; echo 'sas = {sas}') >/etc/dysk/new")
     node.ask(f"mv /etc/dysk/new {conf}")  # as who rotates secrets
     place.await_("the rotation", lambda: "was read again" in node.ask("journalctl -b --no-pager"), 60)
