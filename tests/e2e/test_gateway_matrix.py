@@ -133,7 +133,7 @@ class Place:
         self.server.clear_faults()
         self.node.run("umount", "--lazy", str(self.node.mountpoint))
         for path in list(self.node.dirs.run.iterdir()):
-            self.node.dyskctl("detach", path.name, "--force")
+            self.node.dyskctl("detach", path.name, "--force", "--lose-data")
         with contextlib.suppress(ValueError):
             self.server.remove(CONTAINER, DISK)
         self.files.clear()

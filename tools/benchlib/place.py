@@ -102,9 +102,9 @@ class Place:
             yield device
         except BaseException:
             with contextlib.suppress(subprocess.CalledProcessError):
-                self.run("detach", name, "--force")
+                self.run("detach", name, "--force", "--lose-data")
             raise
-        self.run("detach", name, *(["--force"] if throw_away else []))
+        self.run("detach", name, *(["--force", "--lose-data"] if throw_away else []))
 
     def meter(self, device: str = "") -> Meter:
         """Of the workers that run now, of the server if it counts, and of a device if one is named."""
