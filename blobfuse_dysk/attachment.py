@@ -307,6 +307,7 @@ def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOption
     else:
         os.close(loop_fd)
     fields["device"], fields["state"] = device, "attached"
+    fields = state.read(run, name) or fields  # which says since when
     if options.read_only and (writer := writer_of(name)):
         what = "which writes to it: what is read may not fit together; what a snapshot has does"
         _log.warning("%s is %s, %s", fields["disk"], writer, what)

@@ -27,6 +27,7 @@ __all__ = [
     "restore",
     "run_dir",
     "service_variables",
+    "started_with",
 ]
 
 AZURE_PREFIX = "AZURE_STORAGE_"
@@ -100,6 +101,11 @@ def proxy_variables() -> dict[str, str]:
     """http_proxy, https_proxy, all_proxy and no_proxy, as far as they are set, in capitals if not in small letters."""
     found = {name: os.environ.get(name) or os.environ.get(name.upper(), "") for name in _PROXY}
     return {name: value for name, value in found.items() if value}
+
+
+def started_with() -> dict[str, str]:
+    """All of them, for a process of ours that is to find its modules as this one does."""
+    return dict(os.environ)
 
 
 def restore(variables: dict[str, str]) -> None:

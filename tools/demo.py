@@ -147,7 +147,7 @@ def _take_down(narrator: Narrator, place: Place, azurite: dict[str, Any]) -> Non
         left = [each for each in attachments() if each.endpoint == azurite["endpoint"]]
         if left and time.monotonic() > deadline:
             narrator.say(f"letting {left[0].device} go by force")
-            detach(left[0].name, force=True)
+            detach(left[0].name, force=True, lose_data=True)
         if os.path.ismount(place.data):
             narrator.say(f"$ umount {place.data}")
             if subprocess.run(["umount", place.data], stdin=subprocess.DEVNULL, check=False).returncode:

@@ -7,6 +7,7 @@ import ssl
 import stat
 from pathlib import Path
 
+from blobfuse_dysk.azure.credential import access
 from blobfuse_dysk.errors import CredentialError
 
 __all__ = ["check_ca_file", "tls_context", "untrusted"]
@@ -17,10 +18,8 @@ _NOT_YET_VALID, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64  # openssl
 def check_ca_file(path: str | None) -> None:
     """Raise CredentialError unless the file of the authorities to trust, if one is named, can be used."""
     try:
-        if path and not stat.S_ISREG(Path(path).stat().st_mode):  # OpenSSL would wait for who writes to a FIFO
-            raise OSError(errno.EINVAL, "it is not a regular file")
         if path:
-            ssl.create_default_context(cafile=path)
+            _context(path)
     except OSError as error:
         reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
         raise CredentialError(
@@ -35,10 +34,20 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
     Raises CredentialError if the file cannot be read.
     """
     check_ca_file(ca_file)
-    context = ssl.create_default_context(cafile=ca_file)
+    context = _context(ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _context(ca_file: str | None) -> ssl.SSLContext:
+    """Raises OSError if the file cannot be read, or holds no certificate."""
+    delegate = access.delegate()
+    if ca_file and delegate:
+        return ssl.create_default_context(cadata=delegate.authorities(ca_file))
+    if ca_file and not stat.S_ISREG(Path(ca_file).stat().st_mode):  # OpenSSL would wait for who writes to a FIFO
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return ssl.create_default_context(cafile=ca_file)
 
 
 def untrusted(error: ssl.SSLCertVerificationError) -> str:

@@ -17,7 +17,9 @@ NO_RESEND = "from blobfuse_dysk.device.kernel import fuse; fuse.can_resend = lam
 
 def use_worker(patch: pytest.MonkeyPatch, directory: Path, change: str) -> Path:
     """From now on workers are started from a program that runs `change` first; returns its path."""
-    return _use(patch, directory / "worker.py", "WORKER", "worker", change)
+    program = directory / "blobfuse_dysk" / "device" / "worker" / "worker.py"  # a holder starts no other path
+    program.parent.mkdir(parents=True, exist_ok=True)
+    return _use(patch, program, "WORKER", "worker", change)
 
 
 def use_holder(patch: pytest.MonkeyPatch, directory: Path, change: str) -> Path:

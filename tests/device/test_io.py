@@ -200,11 +200,11 @@ def test_pyfuse3_waits_for_each_request_by_our_turnstile(
         monkeypatch,
         tmp_path,
         "from blobfuse_dysk.device.worker import fusetasks\n"
+        f"file = open({str(calls)!r}, 'a', buffering=1)\n"  # while it is root still
         "def noted(of, name):\n"
         "    real = getattr(of, name)\n"
         "    def call(self, *args):\n"
-        f"        with open({str(calls)!r}, 'a') as file:\n"
-        "            print(name, file=file)\n"
+        "        print(name, file=file)\n"
         "        return real(self, *args)\n"
         "    setattr(of, name, call)\n"
         "noted(fusetasks._NoLock, '__aenter__')\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import cast
@@ -13,6 +14,7 @@ import pytest
 
 from blobfuse_dysk import attachment, live
 from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.statefile import Process, StateFile
 from blobfuse_dysk.errors import BusyError, DeviceError, DyskError, NotFoundError
 from tests.device.conftest import MIB, Node, fill, wait_for
@@ -128,6 +130,27 @@ def test_a_new_worker_that_dies_when_it_is_its_turn(
     assert attachment.get("data").restarts == 1
     attachment.detach("data")
     node.assert_nothing_left()
+
+
+def test_no_program_runs_but_a_worker_that_root_installed(node: Node, tmp_path: Path) -> None:
+    """Whoever speaks for the worker says what is to take its place, and the holder has more rights than a worker."""
+    node.attach(node.create())
+    before = node.state("data")
+    ran = tmp_path / "ran"
+    flags = ["-S", "-P", "-s"]
+    theirs = tmp_path / "theirs" / "blobfuse_dysk" / "device" / "worker" / "worker.py"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text(f"open({str(ran)!r}, 'w')")
+    os.chown(tmp_path / "theirs", 65534, -1)
+    for argv in (["/usr/bin/touch", str(ran)], [sys.executable, *flags, str(theirs), "--name", "data"]):
+        with Control(state.control_path(str(node.dirs.run), "data"), "data") as control:
+            control.ask("upgrade", id=argv[0], worker=argv, path="/usr/lib")
+        wait_for(lambda: node.state("data")["upgrades"].get(argv[0], {}).get("done"), "the answer")  # noqa: B023
+        assert "cannot start" in node.state("data")["upgrades"][argv[0]]["error"]["message"]
+    assert not ran.exists()
+    assert node.state("data")["worker"] == before["worker"]
+    live.upgrade("data")
+    attachment.detach("data")
 
 
 def test_a_worker_of_another_protocol(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

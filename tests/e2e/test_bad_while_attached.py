@@ -92,7 +92,8 @@ def test_the_lease_is_broken_and_taken_by_another_node(node: Node) -> None:
     with pytest.raises(OSError, match="Input/output"):
         write_and_sync(device)
     until(lambda: shown(node)["state"] == "fenced", "the state fenced")
-    assert "fenced" in node.ok("list")
+    listed = node.dyskctl("list")
+    assert (listed.code, "fenced" in listed.out) == (1, True), listed
     write_and_sync(there)
     done = node.dyskctl("detach", "data")
     assert done.code in (0, 1), done

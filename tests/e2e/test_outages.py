@@ -72,7 +72,7 @@ def far(run_dirs: RunDirs, container: str, monkeypatch: pytest.MonkeyPatch) -> I
             if os.path.ismount(host.node.mountpoint):
                 call("umount", str(host.node.mountpoint))
             for path in entries(host.node.dirs.run):
-                host.dyskctl("detach", path.name, "--force")
+                host.dyskctl("detach", path.name, "--force", "--lose-data")
 
 
 # Ways to be away.

@@ -60,7 +60,7 @@ def two(run_dirs: RunDirs, container: str, monkeypatch: pytest.MonkeyPatch) -> I
             for host in hosts:
                 host.link("up")
                 for path in entries(host.node.dirs.run):
-                    host.dyskctl("detach", path.name, "--force")
+                    host.dyskctl("detach", path.name, "--force", "--lose-data")
 
 
 def lost(two: Two, host: Host) -> None:

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import pytest
 
-from blobfuse_dysk.device.holder import actions, reservation, systemd, workers
+from blobfuse_dysk.device.holder import actions, program, reservation, systemd, workers
 from blobfuse_dysk.device.holder.actions import Actions
 from blobfuse_dysk.device.holder.handover import Handover
 from blobfuse_dysk.device.holder.holder import Holder
@@ -207,6 +207,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.setattr(Process, "machine", machine, raising=False)
     for module in (systemd, workers, actions):
         monkeypatch.setattr(module, "WorkerProcess", Process)
+    monkeypatch.setattr(program, "check", lambda command, name: None)  # test_program.py
+    monkeypatch.setattr(program, "has_same_variables", lambda before, after: True)
     monkeypatch.setattr(systemd, "end_process", machine.end_process)
     monkeypatch.setattr(message, "send", machine.send)
     monkeypatch.setattr(door, "receive", machine.receive)

@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from blobfuse_dysk.device.holder import holder as holder_module
-from blobfuse_dysk.device.holder import keeper, reservation, systemd, workers
+from blobfuse_dysk.device.holder import keeper, program, reservation, systemd, workers
 from blobfuse_dysk.device.holder.actions import Actions
 from blobfuse_dysk.device.holder.holder import Holder
 from blobfuse_dysk.device.holder.reservation import Reservation
@@ -87,6 +87,8 @@ class World(Kernel):
         for name in ("write", "read", "identity", "alive", "open_process"):
             self.patch.setattr(state, name, getattr(self, f"state_{name}"))
         self.patch.setattr(fuse, "can_resend", lambda init: self.can_resend)
+        self.patch.setattr(program, "check", lambda command, name: None)  # test_program.py
+        self.patch.setattr(program, "has_same_variables", lambda before, after: True)
         self.patch.setattr(fuse, "connection", lambda path: 1)
         self.patch.setattr(Reservation, "make", lambda place, mine: self.make(place, mine))
         self.patch.setattr(Reservation, "clear", lambda place, mine: self.clear())

@@ -17,6 +17,8 @@ from blobfuse_dysk.cli.doctor import account as doctor_account
 from blobfuse_dysk.cli.doctor import machine as doctor_machine
 from blobfuse_dysk.cli.doctor import verb as doctor_verb
 from blobfuse_dysk.cli.doctor.findings import Check, fail, ok, warn
+from blobfuse_dysk.device.kernel import privileges
+from blobfuse_dysk.device.kernel.privileges import User
 from blobfuse_dysk.errors import DeviceError, UsageError
 from tests.unit.cli_fakes import EXAMPLE, KEY, Machine, machine
 
@@ -87,6 +89,15 @@ def test_a_missing_capability_is_warned_of(files: dict[str, str]) -> None:
     files[status] = "CapEff:\t0000000000000000\n"
     found = doctor_machine.capabilities()
     assert found.level == "fail" and "CAP_SYS_ADMIN" in found.found
+
+
+def test_workers_with_roots_user_id_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    for user, level, says in ((User(9, 9), "ok", "run as the user _dysk"), (None, "warn", "have root's user id")):
+        monkeypatch.setattr(privileges, "find_user", lambda user=user: user)
+        found = doctor_machine.worker_user()
+        assert found.level == level
+        assert says in found.found
+        assert bool(found.remedy) == (level == "warn")
 
 
 def test_a_tool_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

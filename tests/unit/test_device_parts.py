@@ -19,7 +19,6 @@ from blobfuse_dysk.device.holder.workers import Pauses, WorkerProcess
 from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.control import Control
-from blobfuse_dysk.device.ipc.log import WARNING, Log
 from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
@@ -311,25 +310,12 @@ def test_no_fuse_device(tmp_path: Path) -> None:
     assert caught.value.remedy == "modprobe fuse"
 
 
-def test_log_goes_to_the_system_log_or_to_a_bounded_file(tmp_path: Path) -> None:
-    log = Log("dysk-test", "db", str(tmp_path / "log"), syslog=str(tmp_path / "dev-log"))
-    log("one\ntwo", WARNING)
-    lines = (tmp_path / "log" / "db.log").read_text().splitlines()
-    assert [line.rpartition(": ")[2] for line in lines] == ["one", "two"]
-    assert f"dysk-test[{os.getpid()}]: db: one" in lines[0]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
-        syslog.bind(str(tmp_path / "dev-log"))
-        log("three", WARNING)
-        assert syslog.recv(1000).decode() == f"<28>dysk-test[{os.getpid()}]: db: three"
-    (tmp_path / "dev-log").unlink()
-    log("/a\udcff \ud800")
-    assert (tmp_path / "log" / "db.log").read_text().endswith(r": /a\udcff \ud800" + "\n")
-    (tmp_path / "log" / "db.log").write_bytes(bytes((1 << 20) + 1))
-    log("four")
-    log("five")
-    assert (tmp_path / "log" / "db.log").read_text().endswith("five\n")
-    assert (tmp_path / "log" / "db.log").stat().st_size < 1000
-    assert (tmp_path / "log" / "db.log.1").stat().st_size > 1 << 20
+def test_what_a_worker_logs_is_not_what_it_says_of_its_end() -> None:
+    says = "echo log: one >&2; echo why >&2; echo log: two >&2; exit 3"
+    worker = WorkerProcess.start({"worker": ["/bin/sh", "-c", says], "environment": {}})
+    state.has_ended(worker.pidfd)
+    assert worker.reap() == ["one", "why", "two"]
+    assert worker.end_text() == "exit status 3: why"
 
 
 def test_what_a_worker_says_last_is_kept() -> None:

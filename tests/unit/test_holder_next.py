@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from blobfuse_dysk.device.holder import systemd
+from blobfuse_dysk.device.holder import program, systemd
 from blobfuse_dysk.device.holder.keeper import newest_config, read_life
 from blobfuse_dysk.device.ipc import state
 from tests.unit.holders import (
@@ -41,6 +41,24 @@ def test_a_configuration_is_for_later_workers_of_later_holders_too(machine: Mach
     assert holder._has.crew._config_fd == later_one
     assert {name for name in machine.kept if name.startswith("config")} == {"config-1"}
     os.close(later_one)
+
+
+def test_a_configuration_that_would_change_what_roots_programs_see_is_refused(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = first_holder(machine, tmp_path)
+    before = holder._has.crew._config_fd
+    monkeypatch.setattr(program, "has_same_variables", lambda before, after: False)
+    refused = os.dup(machine.life)
+    machine.fds = [refused]
+    machine.events.append({"event": "config"})
+    assert holder._has.worker
+    holder._on_worker(holder._has.worker)
+    assert "is refused" in machine.lines[-1]
+    assert holder._has.crew._config_fd == before
+    assert {name for name in machine.kept if name.startswith("config")} == {"config"}
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(refused)
 
 
 @pytest.mark.parametrize("step", [0, 1])

@@ -65,6 +65,7 @@ WALLS = {
     "device/kernel": set(),
     "device/ipc": set(),
     "device/holder": {"device/ipc", "device/kernel"},
+    "device/monitor": {"device/ipc", "device/kernel"},
     "device/worker": {"device/ipc", "device/kernel"},
     "device/attacher": {"device/ipc", "device/kernel"},
 }

@@ -82,6 +82,8 @@ class Holders(RuleBasedStateMachine):
     def a_worker_says_anything(self, event: dict[str, Any], data: st.DataObject, rare: bool) -> None:
         if (workers := self.living()) and (rare or event["event"] != "ended"):
             worker = data.draw(st.sampled_from(workers), "worker")
+            if event["event"] == "ready" and worker.program != "good":
+                return  # what says that it serves, and never does, is rightly started again for ever
             worker.says(event, fd=event.get("event") == "config")
 
     @rule(request_id=ids, program=programs)

@@ -12,6 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from blobfuse_dysk.azure.connection import TlsConnection
+from blobfuse_dysk.azure.credential import access
 from blobfuse_dysk.azure.pool import HttpPool
 from blobfuse_dysk.azure.signing import AnonymousSigner
 from blobfuse_dysk.azure.tls import tls_context
@@ -188,3 +189,24 @@ def test_a_ca_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "junk.pem").write_text("junk")
     with pytest.raises(CredentialError, match="certificate authorities"):
         tls_context(str(tmp_path / "junk.pem"))
+
+
+class Elsewhere:
+    """Another process, which may read what this one may not even look at."""
+
+    def __init__(self, ca_file: str) -> None:
+        self._ca_file = ca_file
+
+    def authorities(self, path: str) -> str:
+        if path != "/only/root/ca.pem":
+            raise FileNotFoundError(2, "No such file or directory")
+        return Path(self._ca_file).read_text()
+
+
+def test_authorities_that_only_another_process_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_certificates(tmp_path, ["localhost"])
+    monkeypatch.setattr(access, "_delegate", Elsewhere(made.ca_file))
+    assert len(tls_context("/only/root/ca.pem").get_ca_certs()) == 1
+    with pytest.raises(CredentialError, match="No such file"):
+        tls_context("/only/root/other.pem")
+    assert len(tls_context().get_ca_certs()) != 1  # the system's are read by this process

@@ -4,6 +4,7 @@ package installed and the disk in /etc/fstab; it leaves the machine off. The fir
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -11,11 +12,15 @@ from pathlib import Path
 
 from tests.vm.load import Load
 from tests.vm.machine import Machine
-from tests.vm.place import DISK, Place, require
+from tests.vm.place import ACCOUNT, DISK, KEY, MIB, Place, require
+from tests.wire.sas import account_sas
 
 __all__ = ["SCENARIOS"]
 
 KILLS = 10
+MOST_EXPOSED = 4.5  # of 10, by systemd-analyze security; 9.5 is a unit that says nothing
+CAP_IPC_LOCK = 14
+HOLDER_CAPABILITIES = sum(1 << each for each in (2, 5, 6, 7, CAP_IPC_LOCK, 21, 24))  # as in the unit
 HOLDER = "dysk-holder@data.service"
 Scenario = Callable[[Place, Machine], None]
 
@@ -43,6 +48,64 @@ def boots_and_reboots(place: Place, node: Machine) -> None:
         place.journal_is_clean(node)
     node.shut_down()
     place.count("shutdowns")
+
+
+def little_rights(place: Place, node: Machine) -> None:
+    """What holder and worker may do: systemd's score, the worker's user, and who reads credentials for it"""
+    place.new_disk()
+    place.server.create("disks", "raw", 64 * MIB)
+    place.boot(node)
+    score = node.ask(f"systemd-analyze security --no-pager {HOLDER} | tail -n 1")
+    place.say(score.strip())
+    level = re.search(r": ([0-9.]+) ", score)
+    require(level and float(level[1]) < MOST_EXPOSED, f"the holder's unit is too open: {score}")
+    holder = _status(node, "dysk-holder")
+    require(holder["NoNewPrivs"] == "1" and holder["Seccomp"] == "2", f"the holder may gain rights: {holder}")
+    require(int(holder["CapBnd"], 16) & ~HOLDER_CAPABILITIES == 0, f"the holder's capabilities: {holder['CapBnd']}")
+    node.ask("mountpoint -q /run/dysk/data/fs")  # everybody sees it
+    _only_locks_memory(node)
+    conf, token = f"/etc/dysk/{ACCOUNT}.conf", "/etc/dysk/token.conf"
+    node.ask("printf '#!/bin/sh\\nid -u >/root/ran\\nexit 1\\n' >/root/login && chmod 700 /root/login")
+    lines = f"grep -v key {conf} | sed s/http:/https:/; echo auth = entra; echo token_command = /root/login"
+    node.ask(f"umask 077; ({lines}) >{token}")
+    require(node.code(f"dyskctl attach {ACCOUNT}/disks/raw --credentials {token}") != 0, "a failed login was taken")
+    require(node.ask("cat /root/ran") == "0\n", "the program that fetches a token is not root's")
+    sas = account_sas(ACCOUNT, KEY, "rw", "o", end_s=30 * 86_400)  # the scenarios after this one use it, too
+    node.ask(f"rm {token}; umask 077; (grep -v key {conf}; echo 'sas = {sas}') >/etc/dysk/new")
+    node.ask(f"mv /etc/dysk/new {conf}")  # as who rotates secrets
+    place.await_("the rotation", lambda: "was read again" in node.ask("journalctl -b --no-pager"), 60)
+    node.ask("echo still >/data/file && sync")
+    before = node.ask("pgrep -x dysk-worker")
+    node.ask("dyskctl upgrade data")
+    require(node.ask("pgrep -x dysk-worker") != before, "the worker was not replaced")
+    _only_locks_memory(node)
+    node.ask("echo more >/data/file && sync && umount /data")
+    node.ask(f"dyskctl attach {DISK} && dyskctl detach data")
+    node.ask(f"dyskctl attach {DISK} && kill -TERM $(pgrep -x dysk-holder)")  # which lets go of the loop device
+    place.await_("the end", lambda: not node.ask("ls -A -I .lock /run/dysk").strip(), 30)
+    processes = "pgrep -x dysk-worker; pgrep -x dysk-monitor; true"
+    place.await_("the end of all processes", lambda: not node.ask(processes).strip(), 60)
+    node.shut_down()
+    place.server.remove("disks", "raw")
+
+
+def _status(node: Machine, program: str) -> dict[str, str]:
+    """/proc/PID/status of a process."""
+    lines = node.ask(f"cat /proc/$(pgrep -x {program})/status").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _only_locks_memory(node: Machine) -> None:
+    """The worker has a user of its own and CAP_IPC_LOCK, and not even that user may look into it."""
+    worker = _status(node, "dysk-worker")
+    uid = node.ask("id -u _dysk").strip()
+    require(uid != "0" and worker["Uid"].split() == [uid] * 4, f"the worker's user ids: {worker['Uid']}")
+    for name in ("CapPrm", "CapEff"):
+        require(int(worker[name], 16) == 1 << CAP_IPC_LOCK, f"{name} of the worker: {worker[name]}")
+    require(worker["NoNewPrivs"] == "1", "the worker may gain rights")
+    owner = node.ask("stat -c %u /proc/$(pgrep -x dysk-worker)/environ").strip()
+    require(owner == "0", "the worker can be traced by its own user")
+    require(node.code("setpriv --reuid _dysk --clear-groups cat /proc/$(pgrep -x dysk-worker)/mem") != 0, "it is read")
 
 
 def forced_reboots(place: Place, node: Machine) -> None:
@@ -288,6 +351,7 @@ def _newer(package: Path, scratch: Path) -> Path:
 
 SCENARIOS: dict[str, Scenario] = {
     "reboot": boots_and_reboots,
+    "rights": little_rights,
     "forced-reboot": forced_reboots,
     "holder": holder_killed,
     "power": power_cuts,

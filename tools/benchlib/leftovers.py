@@ -66,7 +66,7 @@ def take_down(root: Path) -> None:
         if state not in mount.parents and not _call("umount", str(mount)):  # those below it are the holders'
             _call("umount", "--lazy", str(mount))
     for entry in state.glob("*"):
-        _call(_DYSKCTL, "detach", entry.name, "--force", environment=variables(root))
+        _call(_DYSKCTL, "detach", entry.name, "--force", "--lose-data", environment=variables(root))
     for device in _loop_devices(root):
         _call("losetup", "--detach", device)
     for mount in _mounts(root):

@@ -102,9 +102,9 @@ class Place:
             yield device
         except BaseException:
             with contextlib.suppress(subprocess.CalledProcessError):
-                self.run("detach", name, "--force")
+                self.run("detach", name, "--force", "--lose-data")
             raise
-        self.run("detach", name, *(["--force"] if throw_away else []))
+        self.run("detach", name, *(["--force", "--lose-data"] if throw_away else []))
 
     def meter(self, device: str = "") -> Meter:
         """Of the workers that run now, of the server if it counts, and of a device if one is named."""
@@ -112,13 +112,15 @@ class Place:
         return Meter(tuple(self.processes("worker")), counts, device)
 
     def processes(self, kind: str = "") -> list[int]:
-        """The holders and workers that run now, or those with `kind` in their command line."""
+        """The holders, workers and monitors that run now, or those with `kind` in their command line."""
         needle = os.fsencode(self.root)
         found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
                 command = (entry / "cmdline").read_bytes()
-                if needle in (entry / "environ").read_bytes() and b"blobfuse_dysk" in command:
+                if needle in (entry / "environ").read_bytes() and (
+                    b"blobfuse_dysk" in command or b"dysk-monitor" in command
+                ):
                     found.append((int(entry.name), command))
         return sorted(pid for pid, command in found if kind.encode() in command)
 

@@ -54,7 +54,7 @@ class Node:
 
     def detach(self, name: str, *, force: bool = False) -> None:
         self.enter()
-        blobfuse_dysk.detach(name, force=force, timeout_s=60)
+        blobfuse_dysk.detach(name, force=force, lose_data=force, timeout_s=60)
 
     def upgrade(self, name: str) -> None:
         """Replace the worker; returns when the new one serves."""

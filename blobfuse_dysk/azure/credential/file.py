@@ -27,13 +27,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from blobfuse_dysk.azure.credential import access
 from blobfuse_dysk.azure.credential.sas import Sas
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import CredentialError, UsageError
 from blobfuse_dysk.keyvalue import Entry, open_text, read_entries
 from blobfuse_dysk.proxies import Proxy
 
-__all__ = ["Conf", "ConnectionString", "check_key", "read_conf"]
+__all__ = ["Conf", "ConnectionString", "check_key", "parse_conf", "read_conf", "read_private"]
 
 DEVELOPMENT_ACCOUNT = "devstoreaccount1"
 # The emulator's published key, no secret: https://learn.microsoft.com/azure/storage/common/storage-use-azurite
@@ -130,8 +131,14 @@ def check_key(key: str, source: str) -> str:
 
 def read_conf(path: Path) -> Conf:
     """Read and check a credential file. Raises CredentialError, which names the file and the line."""
+    delegate = access.delegate()
+    return parse_conf(path, delegate.credential_text(path) if delegate else read_private(path))
+
+
+def parse_conf(path: Path, text: str) -> Conf:
+    """Check the text of a credential file. Raises CredentialError, which names the file and the line."""
     expected = f"keys are {', '.join(_KEYS)}"
-    entries = read_entries(_read_private(path), path, _KEYS, expected=expected, error=CredentialError)
+    entries = read_entries(text, path, _KEYS, expected=expected, error=CredentialError)
 
     def value(key: str, read: Callable[[str, str], _T], default: _T) -> _T:
         return read(entries[key].value, entries[key].where) if key in entries else default
@@ -152,7 +159,7 @@ def read_conf(path: Path) -> Conf:
     )
 
 
-def _read_private(path: Path) -> str:
+def read_private(path: Path) -> str:
     """Return the text of a file that only its owner can read, and that root or this user owns."""
     try:
         with open_text(path) as file:

@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blobfuse_dysk.azure.credential import access
 from blobfuse_dysk.errors import CredentialError
 
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["Token", "fetch_token", "own_command"]
+__all__ = ["MOST_OUTPUT", "Token", "fetch_token", "own_command"]
 
 _LOGIN = (
     "give this machine a managed identity, or root an az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and a secret"
@@ -57,33 +58,36 @@ async def fetch_token(command: tuple[str, ...], *, timeout_s: float = TIMEOUT_S)
     own = _OWN in command
     name = "the Entra ID login" if own else f"token_command {command[0]}"
     remedy = _LOGIN if own else "run it by hand, as root, and see what it prints"
-    failure: OSError | None = None
+    failure: OSError | CredentialError | None = None
     try:
         with trio.fail_after(timeout_s):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_say_that_it_takes_long, name, timeout_s)
+                delegate = access.delegate()
                 try:
-                    status, output, complaint = await _run(command)
-                except OSError as error:  # caught here, since a nursery would make a group of it
+                    done = await (delegate.run(command) if delegate else _run(command))
+                except (OSError, CredentialError) as error:  # caught here, since a nursery would make a group of it
                     failure = error
                 nursery.cancel_scope.cancel()
     except trio.TooSlowError:
         raise CredentialError(f"{name} gave no token within {timeout_s:g} s", remedy=remedy) from None
+    if isinstance(failure, CredentialError):
+        raise failure
     if failure:
         raise CredentialError(f"{name} cannot be run: {failure.strerror}", remedy=remedy) from failure
-    if len(output) > MOST_OUTPUT:
+    if len(done.stdout) > MOST_OUTPUT:
         raise CredentialError(f"{name} printed more than {MOST_OUTPUT >> 10} KiB, which is no token", remedy=remedy)
-    if status:
-        lines = complaint.decode("utf-8", "replace").strip().splitlines()
-        words = lines[-1][:500].rstrip(".") if lines else f"exit status {status}"
+    if done.returncode:
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        words = lines[-1][:500].rstrip(".") if lines else f"exit status {done.returncode}"
         raise CredentialError(f"{name} failed: {words}", remedy=remedy)
-    return _read(output, name)
+    return _read(done.stdout, name)
 
 
-async def _run(command: tuple[str, ...]) -> tuple[int, bytes, bytes]:
+async def _run(command: tuple[str, ...]) -> access.Output:
     """Run a program. Returns its exit status, its output, and the end of its standard error.
 
-    The worker's memory is locked, so no more is kept than a token can have: output that goes beyond ends the program.
+    A worker has its memory locked, so no more is kept than a token can have: output that goes beyond ends the program.
     Raises OSError if it cannot be run.
     """
     import trio
@@ -118,7 +122,7 @@ async def _run(command: tuple[str, ...]) -> tuple[int, bytes, bytes]:
             with trio.CancelScope(shield=True):
                 _end(process)
                 await process.wait()
-    return process.returncode or 0, bytes(output), bytes(complaint)
+    return access.Output(process.returncode or 0, bytes(output), bytes(complaint))
 
 
 def _end(process: trio.Process) -> None:

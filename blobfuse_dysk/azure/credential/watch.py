@@ -11,10 +11,10 @@ import contextlib
 import logging
 import math
 import time
-from pathlib import Path
 
 import trio
 
+from blobfuse_dysk.azure.credential import access
 from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.errors import CredentialError
 
@@ -30,12 +30,12 @@ _log = logging.getLogger(__name__)
 async def watch(credential: Credential) -> None:
     """Run until cancelled."""
     # A worker begins with what the one before it used, which may not be what the file has. A token is always new.
-    seen = _signature(credential.file) if credential.kind == "token" or not credential.file else _NEVER
+    seen = await _signature(credential.file) if credential.kind == "token" or not credential.file else _NEVER
     warned = _stage(credential)  # the client, when it was made, warned of the stage that the credential is in now
     again_at = math.inf
     while True:
         await trio.sleep(LOOK_S)
-        now = _signature(credential.file)
+        now = await _signature(credential.file)
         if credential.problem is None or not credential.file:
             again_at = math.inf
         elif again_at == math.inf:
@@ -51,13 +51,12 @@ async def watch(credential: Credential) -> None:
         warned = stage
 
 
-def _signature(path: str) -> tuple[str, int, int, int] | None:
+async def _signature(path: str) -> access.Signature | None:
     """What changes when a file is replaced or written to; None if there is none."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return path, status.st_ino, status.st_mtime_ns, status.st_size
+    delegate = access.delegate()
+    if delegate is None:
+        return access.signature_of(path)
+    return await trio.to_thread.run_sync(delegate.signature, path, abandon_on_cancel=True)
 
 
 def _stage(credential: Credential) -> float:

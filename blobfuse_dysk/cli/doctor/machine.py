@@ -12,7 +12,7 @@ from pathlib import Path
 from blobfuse_dysk import environment
 from blobfuse_dysk.cli.doctor.findings import Check, Finding, fail, ok, warn
 from blobfuse_dysk.cli.doctor.leftovers import leftovers
-from blobfuse_dysk.device.kernel import mountinfo
+from blobfuse_dysk.device.kernel import mountinfo, privileges
 from blobfuse_dysk.disk import format_size
 from blobfuse_dysk.errors import CredentialError, DyskError, UsageError
 
@@ -122,6 +122,14 @@ def capabilities() -> Finding:
     return warn("capabilities", f"no {names}", f"in a container {added}; for {purpose}")
 
 
+def worker_user() -> Finding:
+    """Whether workers run as a user who owns nothing."""
+    if privileges.find_user():
+        return ok("workers", f"run as the user {privileges.USER}")
+    make = f"useradd --system --no-create-home --shell /usr/sbin/nologin {privileges.USER}"
+    return warn("workers", f"there is no user {privileges.USER}, so they have root's user id", make)
+
+
 def io_flusher() -> Finding:
     """The kernel knows PR_SET_IO_FLUSHER, which keeps a worker from waiting for its own disk when memory is short."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -224,6 +232,7 @@ MACHINE_CHECKS: tuple[Check, ...] = (
     fuse_timeouts,
     loop_devices,
     capabilities,
+    worker_user,
     io_flusher,
     tools,
     mount_helpers,

@@ -8,7 +8,8 @@ decides what is to be done about it, and actions.py does that.
 Its life:
 1. starts the worker, whose imports take longest, takes its order, reserves the name under the lock of /run/dysk,
    writes state.json, mounts FUSE and takes the kernel's INIT;
-2. briefs the worker: INIT, FUSE descriptor, control socket, configuration (a memfd with secrets, never read here);
+2. briefs the worker: INIT, FUSE descriptor, control socket, configuration (a memfd with secrets, which is read here
+   only to see that what a worker puts in its place has the same variables for root's programs);
 3. tells the attaching process that the worker is ready, or why not; that process puts the loop device on the file
    and says `commit`. Should it die before that, everything is taken back;
 4. when the worker says that a handle of the file was released and no loop device has the file any more, tells it to
@@ -37,6 +38,7 @@ import time
 if __name__ == "__main__":
     sys.path.append(os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", "..")))
 
+from blobfuse_dysk.device.holder import program
 from blobfuse_dysk.device.holder.actions import Actions
 from blobfuse_dysk.device.holder.handover import Handover
 from blobfuse_dysk.device.holder.keeper import NoKeeper
@@ -192,14 +194,21 @@ class Holder:
         elif event["event"] == "upgrade":
             self._feed("upgrade", event)
         elif event["event"] == "config":
-            self._has.crew.replace_config(received.fds[0])
-            self._has.keeper.replace_config(received.fds[0])
+            self._replace_config(received.fds[0])
         elif event["event"] == "drain":
             self._feed("drained", event["id"], event["drained"])
         elif event["event"] == "error":
             self._feed("error", event["error"])
         elif event["event"] == "ended":
             self._feed("ended", event["aborted"])
+
+    def _replace_config(self, fd: int) -> None:
+        if not program.has_same_variables(self._has.crew.parts()["config"], fd):
+            os.close(fd)
+            self._refuse("a configuration of the worker is refused: its variables are not those of the attachment")
+            return
+        self._has.crew.replace_config(fd)
+        self._has.keeper.replace_config(fd)
 
     def _on_worker_death(self, worker: WorkerProcess) -> None:
         while worker.listening:  # what it said last comes first

@@ -11,7 +11,9 @@ import os
 import signal
 import socket
 
+from blobfuse_dysk.device.holder import program
 from blobfuse_dysk.device.ipc import message, state
+from blobfuse_dysk.device.ipc.log import LOGGED
 from blobfuse_dysk.device.kernel.memfd import locked
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
@@ -112,8 +114,9 @@ class WorkerProcess:
         with contextlib.suppress(BlockingIOError):
             text = os.read(self.stderr, 64 << 10)
         lines = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
-        self._last_lines = (self._last_lines + lines)[-_MOST_LINES:]
-        return lines
+        last_words = [line for line in lines if not line.startswith(LOGGED)]
+        self._last_lines = (self._last_lines + last_words)[-_MOST_LINES:]
+        return [line.removeprefix(LOGGED) for line in lines]
 
     def kill(self) -> None:
         """SIGKILL; its death shows on pidfd. One that is not our child may be gone already."""
@@ -175,7 +178,8 @@ class Crew:
         self._config_memory = locked(fd)
 
     def start_standby(self, resume: StateFile, command: Program) -> WorkerProcess:
-        """Start one that is to stand by. Raises OSError."""
+        """Start one that is to stand by, of a program that a worker named. Raises OSError."""
+        program.check(command, self._name)
         worker = WorkerProcess.start(command)
         self.brief(worker, resume, standby=True)
         return worker

@@ -13,7 +13,10 @@ import socket
 from blobfuse_dysk.printable import printable
 from blobfuse_dysk.timestamp import utc_text
 
-__all__ = ["ERROR", "INFO", "WARNING", "Log"]
+__all__ = ["ERROR", "INFO", "LOGGED", "WARNING", "Log"]
+
+LOGGED = "log: "
+"""What begins a line of a worker's standard error that is for the log, and not what it says of its own end."""
 
 ERROR, WARNING, INFO = 3, 4, 6  # priorities; source: syslog(3)
 _FACILITY_DAEMON = 3 << 3
@@ -24,16 +27,20 @@ _SYSLOG = "/dev/log"
 class Log:
     """A log for one process of the attachment `name`. Calling it writes a line; it never raises and never waits."""
 
-    def __init__(self, program: str, name: str, directory: str, *, syslog: str = _SYSLOG) -> None:
+    def __init__(
+        self, program: str, name: str, directory: str, *, syslog: str = _SYSLOG, holder: int | None = None
+    ) -> None:
+        """holder: a pipe to the holder, which logs what comes out of it, for a process that may not write the file."""
         self._tag = f"{program}[{os.getpid()}]: {name}"
         self._file = os.path.join(directory, f"{name}.log")
         self._syslog = syslog
+        self._holder = holder
 
     def __call__(self, text: str, priority: int = INFO) -> None:
         for line in map(printable, text.splitlines()):
             if not self._to_syslog(line, priority):
                 with contextlib.suppress(OSError):
-                    self._to_file(line)
+                    self._to_file(line) if self._may_write() else self._to_holder(line)
 
     def _to_syslog(self, line: str, priority: int) -> bool:
         try:
@@ -43,6 +50,13 @@ class Log:
         except OSError:
             return False
         return True
+
+    def _may_write(self) -> bool:
+        return self._holder is None or os.geteuid() == 0
+
+    def _to_holder(self, line: str) -> None:
+        assert self._holder is not None
+        os.write(self._holder, f"{LOGGED}{line}\n".encode(errors="backslashreplace"))
 
     def _to_file(self, line: str) -> None:
         os.makedirs(os.path.dirname(self._file), mode=0o750, exist_ok=True)

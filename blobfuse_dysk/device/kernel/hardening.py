@@ -30,7 +30,7 @@ import os
 import resource
 from collections.abc import Iterator
 
-__all__ = ["forgo", "harden", "when_touched"]
+__all__ = ["harden", "when_touched"]
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
@@ -39,7 +39,6 @@ _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _OWN_MAPPING = 128 << 10  # bytes; less would make a mapping of each small request's data, more would leave holes
 _CAP_IPC_LOCK = 14
-_CAPABILITY_VERSION = 0x20080522  # linux/capability.h: 64 bits, in two words
 _filled_at_once = False  # whether what is mapped from now on comes into memory whole
 
 
@@ -86,18 +85,6 @@ def when_touched() -> Iterator[None]:
         yield
     finally:
         libc.mlockall(_MCL_FUTURE)
-
-
-def forgo(capability: int) -> None:
-    """Give a capability up for good, if there is such a one: a bit number of linux/capability.h. Source: capset(2)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
-    words = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, for the low bits and for the high ones
-    if libc.capget(header, words):
-        return
-    for kind in range(3):
-        words[capability // 32 * 3 + kind] &= ~(1 << capability % 32)
-    libc.capset(header, words)
 
 
 def _give_memory_back(libc: ctypes.CDLL) -> None:

@@ -19,13 +19,15 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from blobfuse_dysk import __version__
+from blobfuse_dysk.azure.credential import access
 from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.device.ipc import door, message, shapes
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.log import ERROR, INFO, WARNING, Log
 from blobfuse_dysk.device.ipc.messages import Failed, StandingBy
 from blobfuse_dysk.device.ipc.statefile import Lease, StateFile
-from blobfuse_dysk.device.kernel import hardening
+from blobfuse_dysk.device.kernel import hardening, privileges
+from blobfuse_dysk.device.worker import delegate
 from blobfuse_dysk.errors import DeviceError
 from blobfuse_dysk.store.invariant import end_by
 from blobfuse_dysk.store.lease.token import HoldState
@@ -48,7 +50,6 @@ __all__ = [
 ]
 
 _STACK_BYTES = 1 << 20  # of a thread (for a name service, for instance), which is in memory whole, see hardening.py
-_CAP_SYS_RESOURCE = 24
 BROKEN_STATUS = 70  # EX_SOFTWARE; the holder logs it
 _log = logging.getLogger(__name__)
 
@@ -145,14 +146,20 @@ def await_go(channel: socket.socket) -> tuple[StateFile | None, bool] | None:
 
 
 def prepare_process(briefing: Briefing) -> None:
-    """Log where the holder logs, and make this a process that serves block I/O: see device/kernel/hardening.py."""
+    """Log where the holder logs, and make this a process that serves block I/O, and can do little else.
+
+    See device/kernel/hardening.py and privileges.py; what takes root after this is done by device/monitor.
+    """
     sys.excepthook = say_why
     logging.basicConfig(level=logging.INFO, handlers=[LogHandler("dysk-worker", briefing.name, briefing.log)])
+    os.set_blocking(sys.stderr.fileno(), False)  # where log lines may go, and nobody may read it for a while
+    access.use(delegate.start(briefing.name, briefing.config_fd))
     for warning in hardening.harden("dysk-worker"):
         _log.warning("%s", warning)
-    # With it libfuse makes a pipe large enough for any request and splices each through that, which costs a small one a
-    # quarter of its time. Without it reads them into its buffers, whatever the machine.
-    hardening.forgo(_CAP_SYS_RESOURCE)
+    # CAP_SYS_RESOURCE is among what goes. With it libfuse makes a pipe large enough for any request and splices each
+    # through that, which costs a small one a quarter of its time. Without it reads them into its buffers.
+    if why := privileges.drop():
+        _log.info("the worker has more rights than it needs; %s", why)
     threading.stack_size(_STACK_BYTES)
 
 
@@ -162,7 +169,7 @@ class LogHandler(logging.Handler):
     def __init__(self, program: str, name: str, directory: str) -> None:
         super().__init__()
         self.setFormatter(logging.Formatter("%(message)s"))  # as the holder's: the log has time, process and name
-        self._write = Log(program, name, directory)
+        self._write = Log(program, name, directory, holder=sys.stderr.fileno())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record, with its traceback if it has one."""

@@ -137,7 +137,7 @@ SECTION = Section(
         column("detach, median", "detach_s", "ms"),
         column("worst", "detach_worst_s", "ms"),
         column("until the last", "detach_all_s", "s"),
-        column("PSS of holder and worker", "pss_mib", "MiB"),
+        column("PSS of holder, worker and monitor", "pss_mib", "MiB"),
         column("requests", "requests"),
     ),
     _measure,

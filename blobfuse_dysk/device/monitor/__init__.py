@@ -1,0 +1,1 @@
+"""The process beside a worker that keeps root's rights, and does little with them."""
