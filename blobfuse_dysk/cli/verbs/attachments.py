@@ -117,7 +117,8 @@ def detach(context: click.Context, targets: tuple[str, ...], everything: bool, f
         except DyskError as error:
             if len(names) == 1 and not everything:
                 raise
-            print_error(f"{target}: {error}", error.remedy, as_json=settings(context).json)
+            whose = "" if target in str(error) else f"{target}: "
+            print_error(f"{whose}{error}", error.remedy, as_json=settings(context).json)
         else:
             rows.append({"target": target, "detached": True})
     if settings(context).json:
