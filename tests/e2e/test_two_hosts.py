@@ -118,7 +118,9 @@ def test_the_second_attach_is_refused_and_names_the_first(two: Two) -> None:
 
 def test_both_read_what_one_writes(two: Two) -> None:
     device = two.first.ok("attach", two.disk, *LEASE).strip()
-    there = two.second.ok("attach", two.disk, "--read-only").strip()
+    attached = two.second.dyskctl("attach", two.disk, "--read-only")
+    assert attached.code == 0 and "host-one" in attached.err, attached  # who writes to it
+    there = attached.out.strip()
     checker = Checker(device)
     for _ in range(3):
         checker.run(20)
