@@ -47,7 +47,7 @@ from blobfuse_dysk.store.layers.writeback import WriteBack
 from blobfuse_dysk.store.lease.claim import Claim
 from blobfuse_dysk.store.lease.release import give_up
 from blobfuse_dysk.store.lease.requests import BlobLease
-from blobfuse_dysk.store.lease.token import HoldState
+from blobfuse_dysk.store.lease.token import Guard, HoldState
 from blobfuse_dysk.store.lease.watch import DEFAULT_PERIOD_S, find_holder, watch
 from blobfuse_dysk.store.parts.backoff import MOST_RETRY_AFTER_S
 from blobfuse_dysk.store.parts.limiter import Limiter
@@ -151,16 +151,7 @@ class Stack:
         self.set_limits(options.iops, options.mbps)
         store = self._throttle = Throttle(store, limiter=limiter)
         if guard is not None:
-            fence = Fence(
-                store,
-                lease,
-                guard,
-                lease_s=self.lease_s,
-                on_state=lambda state: self._changed(),
-                random=random,
-            )
-            nursery.start_soon(fence.run)
-            store = self._fence = fence
+            store = self._fence = self._fenced(store, guard, random)
         store = self._retry = Retry(
             store,
             io_timeout_s=options.io_timeout_s,
@@ -185,6 +176,18 @@ class Stack:
         self._below_front = store
         self._trace: Trace | None = None
         nursery.start_soon(self._watch)
+
+    def _fenced(self, store: Store, guard: Guard, random: Random) -> Fence:
+        fence = Fence(
+            store,
+            self._lease,
+            guard,
+            lease_s=self.lease_s,
+            on_state=lambda state: self._changed(),
+            random=random,
+        )
+        self._nursery.start_soon(fence.run)
+        return fence
 
     def _remembering(self, store: Store, nursery: trio.Nursery) -> Store:
         """The layers that keep what they know of the blob between calls."""
