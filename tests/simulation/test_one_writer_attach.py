@@ -190,7 +190,7 @@ async def test_a_lease_that_is_always_over_before_the_answer_comes_is_an_error(
     slow.fate = always_late
     error = await refused(slow, DyskError, lease_s=15.0)
     assert "lease of 15 s" in str(error)
-    assert "--lease" in (error.remedy or "")
+    assert "a longer lease" in (error.remedy or "")
     assert blob.lease_state == "available"
 
 
