@@ -178,7 +178,7 @@ def test_io_timeout_is_changed_while_attached(node: Node) -> None:
     with Control(control_path(str(node.dirs.run), "data"), "data") as control:
         control.ask("set", io_timeout_s=7)
         assert attachment.status("data")["io_timeout_s"] == 7
-        wait_for(lambda: node.state("data")["io_timeout_s"] == 7)  # the holder writes it down
+        wait_for(lambda: node.state("data")["io_timeout_s"] == 7, "what the holder writes down")
         with pytest.raises(UsageError, match="io-timeout"):
             control.ask("set", io_timeout_s=0.5)
         with pytest.raises(UsageError, match="does not know 'dance'"):
