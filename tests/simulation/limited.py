@@ -45,6 +45,7 @@ class LimitedStore(Store):
         self._latency_s = latency_s
         self._tier = Tier()
         self._random = Random(5)
+        self._noise_random = Random(7)  # of its own: whoever comes when noise begins, the same requests are refused
         self._second, self._left = -1, 0.0
 
     @property
@@ -75,7 +76,7 @@ class LimitedStore(Store):
 
     async def _serve(self, length: int) -> None:
         try:
-            if self._random.random() < self.noise:
+            if self.noise and self._noise_random.random() < self.noise:
                 raise Refusal("ServerBusy")
             wait_s = self._admit(length, trio.current_time())
         except Refusal:

@@ -18,6 +18,12 @@ CELLS = [
     Cell(20.0, 4, "503", 1.0),
     Cell(120.0, 32, "503", 1.0),
     Cell(500.0, 32, "strict", 1.0),
+    Cell(500.0, 1, "strict", None),
+    Cell(50.0, 4, "503", 1.0),
+    Cell(120.0, 1, "strict", 1.0),
+    Cell(500.0, 4, "strict", 1.0),
+    Cell(2300.0, 32, "strict", 1.0),
+    Cell(7500.0, 32, "strict", 1.0),
 ]
 
 

@@ -24,7 +24,7 @@ CLEAR_WAITING = 350  # requests, where it is the waiting that takes the time, an
 LEAST_CLEAR = 150  # requests
 MOST_CLEAR = 300
 MOST_CLEAR_PAUSING = 3000  # a limit mistaken for noise, or noise for one, costs more where each refusal is a pause
-FORGET = 6.0
+FORGET = 10.0
 SLACK = 3.0  # times the share that is believed, and as many refusals: still the same
 
 

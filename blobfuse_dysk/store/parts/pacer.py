@@ -14,7 +14,10 @@ three rounds. Rates grow only by the time during which they held requests back: 
 learns nothing. Where nothing gets through at all the service is out of order, and the cuts of that moment are undone.
 
 Refusals that do not depend on the rate (a busy service that turns away one request in a hundred, whoever sends it)
-must not pull it down. Where little is refused, a small cut is an experiment: noise.py.
+must not pull it down. Where little is refused, a small cut is an experiment: noise.py. What got through in calm time
+is remembered as borne. Once nothing is refused for CALM_S, a rate below that comes back to it in large steps, however
+it was lost; an attempt that is refused at once is made after twice that time the next time, and at last not any more.
+Much refused is the limit: what was borne is forgotten.
 
 A refusal does not say which limit it is about. The mean size of what got through does, but for those between
 SMALL and LARGE: there the one that was nearly used up is meant, or both.
@@ -59,6 +62,10 @@ EASE_PAUSING = 0.05  # where pauses fill the service's bucket: a limit a little 
 EASE_MORE = 0.005  # and the next one, below what was not refused
 AGAIN = 3  # searches that noise may end before what was known ahead of it is given up
 STEPS = 8  # of STEP_DOWN, each a pause, until a limit that was found by many refusals is known well
+CALM_S = 2.0  # without a refusal: what was borne before is tried again
+MOST_CALM_S = 32.0  # after attempts that failed
+FAR = 1.5  # times what was borne: an overshoot that no experiment needs to confirm
+STEPS_FOUND = 3  # of them, where it was found by one refusal on the way up
 STEP_DOWN = 0.75  # where a pause is all that a refusal brings, too short a time is left for measuring
 SMALL = 32_000  # bytes an operation; below, it is operations that every tier runs out of first (P60: 33 KB)
 LARGE = 200_000  # bytes an operation; above, it is bytes (P10: 200 KB)
@@ -85,6 +92,9 @@ class Pacer:
         self._trial: Trial | None = None
         self._before: tuple[State, State] | None = None  # what was known before the cuts that may have been mistakes
         self._noise = Noise()
+        self._refused_last = -inf  # time of the last refusal
+        self._caught_up_at = -inf
+        self._calm_s = CALM_S
         self._kept: tuple[State, State] | None = None  # what was known at _kept_at
         self._kept_at = -inf
         self._again = 0  # searches that may end before that is given up
@@ -119,7 +129,10 @@ class Pacer:
         """Requests wait, and it is only `due` that they wait for (or not: `waits`). Call when that may have changed."""
         if self._held_at < now:
             binding = self.operations if self.operations.paid >= self.bytes.paid else self.bytes
-            if self._trial is None or not self._trial.holds(self._requests):
+            if binding.behind and self._is_calm(now):
+                binding.catch_up(now - self._held_at, self._curve_s)
+                self._caught_up_at, self._trial = now, None
+            elif self._trial is None or not self._trial.holds(self._requests):
                 beyond = self._curve_s == CURVE_S or not self._noise.believed(self._requests)
                 binding.grow(now - self._held_at, self._curve_s, beyond=beyond)
         self._held_at = max(now, self._closed_until) if waits else inf
@@ -143,6 +156,7 @@ class Pacer:
         if started <= self._cut_at:
             return False
         at = self._open(now)
+        refuted = self._remember(now, at)
         unknown = self.operations.learned == inf and self.bytes.learned == inf
         settled = self.operations.settled or self.bytes.settled
         reopened = self._closed_until - self._closed_s
@@ -154,17 +168,48 @@ class Pacer:
         if now > self._kept_at + 3 * LONG_S:
             self._kept, self._kept_at = (self.operations.state, self.bytes.state), now
         got = (span if span.done else lately).rates(in_flight if unknown else (0, 0))
-        if calm >= MOST_CLEAR:
-            self._steps = 0
         after_pause = self._cut_at < self._closed_until <= now < self._closed_until + WINDOW_S
+        if not after_pause:
+            self._steps = 0
         doubted = not self._noise.believed(self._requests)
         much = (unknown and self._requests < COUNTABLE) or not lately.done or self._is_much(span, now)
         if much or (after_pause and doubted and self._steps):
             self._steps = self._steps - 1 if after_pause and self._steps else STEPS
+            if much:
+                self._forget()
+            else:
+                got = self._most(got, at)
             self._cut(got, (now, at), STEP_DOWN if after_pause else 1.0)
-        elif not self._noise.explains(self._requests):
+        elif not self._noise.explains(self._requests) and not refuted:
             self._sporadic(calm, (now, at), got)
         return much
+
+    def _is_calm(self, now: float) -> bool:
+        """Whether nothing was refused for long enough to try again what was borne; an experiment wants its requests."""
+        requests = 0 if self._trial is None else LEAST_CLEAR
+        long = now - max(self._refused_last, self._closed_until) >= self._calm_s
+        return long and self._requests - self._refused_at >= requests
+
+    def _remember(self, now: float, at: float) -> bool:
+        """What got through in calm time is known to be borne; whether an attempt to come back to it has just failed."""
+        since, self._refused_last = max(self._refused_last, self._closed_until), now
+        if now - self._caught_up_at < LONG_S:
+            self._calm_s *= 2
+            self._caught_up_at = -inf
+            if self._calm_s > MOST_CALM_S:
+                self._forget()
+            return True
+        if now - since >= CALM_S:
+            best = self._through.since(at - CALM_S, at).rates((0, 0))
+            self.operations.remember(best[0])
+            self.bytes.remember(best[1])
+            self._calm_s = CALM_S
+        return False
+
+    def _forget(self) -> None:
+        """What was borne once is not any more."""
+        self.operations.borne = self.bytes.borne = 0.0
+        self._calm_s = CALM_S
 
     def _take_back(self, now: float) -> None:
         """It is out of order, which is not about rates: the cuts while that could not be seen were mistakes."""
@@ -186,10 +231,11 @@ class Pacer:
             self._heard(trial, times, got)
         elif self._curve_s == CURVE_S and self._rare(times[1]):
             return
-        elif any(rate.searching for rate, _ in self._blamed(*got)):
+        elif any(rate.searching and rate.learned > FAR * rate.borne for rate, _ in self._blamed(*got)):
             if times[0] - self._cut_at >= WINDOW_S:
                 before = self._before if self._again else None
-                self._cut(got, times, 1.0)
+                self._cut(self._most(got, times[1]), times, 1.0)
+                self._steps = STEPS_FOUND
                 self._before, self._again = before, max(0, self._again - 1)
         else:
             known = trial is not None and trial.before > 0 and calm > MOST_CLEAR
@@ -199,6 +245,9 @@ class Pacer:
                 self.operations.raise_to(self._before[0])
                 self.bytes.raise_to(self._before[1])
             self._ease(got, times, EASE, 0.0)
+            if self._before[0][0] == self._before[1][0] == inf:
+                self.operations.settle()
+                self.bytes.settle()
             self._try(Trial(self._requests, times, self._through.totals, self._clear(CLEAR * calm)))
 
     def _heard(self, trial: Trial, times: tuple[float, float], got: tuple[float, float]) -> None:
@@ -215,6 +264,8 @@ class Pacer:
             self._noise.believe(share, self._requests)
             self.operations.restore(self._before[0])
             self.bytes.restore(self._before[1])
+            self.operations.settle()
+            self.bytes.settle()
             self._trial = self._before = None
             self._was_cut(*times)
             return
@@ -230,9 +281,13 @@ class Pacer:
         self._try(Trial(self._requests, times, totals, clear, before=share, rounds=trial.rounds, certain=waited))
 
     def _ease(self, got: tuple[float, float], times: tuple[float, float], margin: float, share: float) -> None:
-        best = self._through.best(min(WINDOW_S, max(ROUND_S, COUNTABLE / self.operations.learned)), times[1])
-        for rate, achieved in self._blamed(max(got[0], best[0]), max(got[1], best[1])):
+        for rate, achieved in self._blamed(*self._most(got, times[1])):
             rate.ease(achieved, share, margin)
+
+    def _most(self, got: tuple[float, float], at: float) -> tuple[float, float]:
+        """What got through, of a time long enough to tell."""
+        best = self._through.best(min(WINDOW_S, max(ROUND_S, COUNTABLE / self.operations.learned)), at)
+        return max(got[0], best[0]), max(got[1], best[1])
 
     def _clear(self, requests: float) -> float:
         """How many without a refusal show that it was the rate, within bounds."""

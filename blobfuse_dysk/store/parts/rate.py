@@ -8,6 +8,8 @@
                for a while, then leaves it behind faster and faster (the curve is that of CUBIC, RFC 9438): gentle where
                the limit is known to be. LOST times that without a refusal: the limit was raised, search again.
 
+    borne      what got through in calm time. Less is sent after cuts for single refusals, which may have been mistakes.
+
 No await in here; times are those of trio.current_time(), given by the caller.
 """
 
@@ -22,6 +24,8 @@ BURST_S = 0.025  # time not used that may be made up for: the lateness of timers
 SEARCH_S = 0.3
 BINDING = 0.8  # a rate of which less was used held nothing back
 MARGIN = 0.04  # how far below what got through a cut goes
+SURE = 0.97  # of what got through in calm time: bursts are in it
+NEW = 1.05  # times what was borne: it is not known whether that is borne
 LOST = 1.25  # times the top: what was known is no longer true, the limit must have been raised
 
 State = tuple[float, float, bool]
@@ -35,13 +39,14 @@ def operations(length: int) -> int:
 class Rate:
     """One dimension. Amounts are operations or bytes. ceiling: what the user allows, per second."""
 
-    __slots__ = ("_age_s", "_ceiling", "_first", "_least", "_searching", "_top", "learned", "paid", "rate")
+    __slots__ = ("_age_s", "_ceiling", "_first", "_least", "_searching", "_top", "borne", "learned", "paid", "rate")
 
     def __init__(self, ceiling: float, least: float, first: float) -> None:
         self.rate = self._ceiling = ceiling
         self.learned = inf
         self.paid = -inf  # the moment at which all that was sent is paid for
         self._least, self._first = least, first
+        self.borne = 0.0  # what is known to be borne, though less may be sent at the moment
         self._top = inf
         self._age_s = 0.0
         self._searching = False
@@ -96,6 +101,26 @@ class Rate:
         if sustained < self.learned:
             self._top, self._age_s, self._searching = max(self._least, sustained), 0.0, True
             self._set(self._top)
+
+    @property
+    def behind(self) -> bool:
+        """Whether less is sent than is known to be borne."""
+        return self.learned < self.borne
+
+    def remember(self, achieved: float) -> None:
+        """Nothing was refused for a while in which `achieved` a second got through."""
+        self.borne = max(self.borne, SURE * min(achieved, self.learned))
+
+    def settle(self) -> None:
+        """What is known to be borne, if the present rate is less, or clearly more."""
+        if self.behind or 0 < self.borne * NEW < self.learned < inf:
+            self._top = self.borne
+            self._set(self.borne)
+
+    def catch_up(self, seconds: float, curve_s: float) -> None:
+        """It held requests back for so long, and nothing is refused any more: back to what is borne, in large steps."""
+        self._top, self._age_s, self._searching = self.borne, curve_s, False
+        self._set(min(self.borne, self.learned * (1 + seconds / SEARCH_S)))
 
     @property
     def state(self) -> State:
