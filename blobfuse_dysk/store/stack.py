@@ -283,6 +283,11 @@ class Stack:
         """The blob's sequence number as this attachment last raised it; None for a read-only attachment."""
         return self._held.guard.epoch if self._held else None
 
+    @property
+    def requests(self) -> int:
+        """How many came from above, and ended."""
+        return sum(self._io.calls.values())
+
     def status(self) -> dict[str, object]:
         """JSON-able: state, lease, epoch, `io` (what the device asked for), `requests` (what went to the service)."""
         lease: dict[str, object] | None = None

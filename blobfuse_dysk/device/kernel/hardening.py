@@ -16,10 +16,12 @@ What a process maps after `harden` is in memory at once, as a whole; what it map
 `when_touched`, comes in page by page as it is touched. This is not for speed. The kernel copies a request into a buffer
 of the worker. If a page of that buffer is not in memory yet, and the worker is being killed, the copy fails. Then the
 request fails with EIO: it is not sent again to the next worker.
-What is locked cannot be given back page by page (MADV_DONTNEED refuses it), so a hole in the heap stays. By itself
-glibc lets its heap take what would have had a mapping of its own, once something as large was freed (mallopt(3)): after
-a few large requests all buffers are in the heap, and among them small things that live on. So what is large has a
-mapping of its own always, and leaves nothing behind; and threads share one heap.
+glibc keeps what was freed, with small things that live on among it. What is locked cannot be given back page by page
+(MADV_DONTNEED refuses it), and a mapping of its own for each large buffer costs more than all else that is done for its
+request: 256 pages to be cleared. So all but the buffers that the kernel copies requests into come from the heap,
+threads share one, and once a load is over `give_memory_back` unlocks the heap, has its unused pages given back, and
+locks what is left; what malloc() hands out of it later comes in as it is touched, as no request is copied there.
+Sources: mallopt(3), malloc_trim(3), mlock(2), madvise(2).
 """
 
 from __future__ import annotations
@@ -30,14 +32,18 @@ import os
 import resource
 from collections.abc import Iterator
 
-__all__ = ["harden", "when_touched"]
+__all__ = ["give_memory_back", "harden", "when_touched"]
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_IO_FLUSHER = 57
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_OWN_MAPPING = 128 << 10  # bytes; less would make a mapping of each small request's data, more would leave holes
+_OWN_MAPPING = (
+    1 << 20
+) + 2048  # bytes: more than a request's data, less than a buffer for a request, which has a header
+_KEPT = 256 << 20  # bytes that may be free at the end of the heap until the load is over
+_MLOCK_ONFAULT = 1
 _CAP_IPC_LOCK = 14
 _filled_at_once = False  # whether what is mapped from now on comes into memory whole
 
@@ -49,7 +55,7 @@ def harden(title: str) -> list[str]:
     libc.prctl(_PR_SET_NAME, title.encode()[:15], 0, 0, 0)
     warnings = []
     _mark_command_line()
-    _give_memory_back(libc)
+    _keep_heap(libc)
     if not _has_capability(_CAP_IPC_LOCK):
         # Without it, memory beyond RLIMIT_MEMLOCK could not be had at all once future pages are locked.
         warnings.append("memory is not locked: CAP_IPC_LOCK is missing")
@@ -87,19 +93,34 @@ def when_touched() -> Iterator[None]:
         libc.mlockall(_MCL_FUTURE)
 
 
-def _give_memory_back(libc: ctypes.CDLL) -> None:
-    """Have malloc() return what was used at a peak: see the module's text. Source: mallopt(3)."""
+def give_memory_back() -> None:
+    """Give the kernel what the heap has and does not use; takes some milliseconds. See the module's text."""
+    libc = ctypes.CDLL(None)
+    if _filled_at_once:
+        libc.munlock(*_heap(libc))
+    libc.malloc_trim(ctypes.c_size_t(0))
+    if _filled_at_once:
+        libc.mlock2(*_heap(libc), ctypes.c_uint(_MLOCK_ONFAULT))
+
+
+def _keep_heap(libc: ctypes.CDLL) -> None:
+    """Have malloc() take what requests carry from one heap, and keep it while there is a load. Source: mallopt(3)."""
     libc.mallopt(_M_MMAP_THRESHOLD, ctypes.c_int(_OWN_MAPPING))
-    libc.mallopt(_M_TRIM_THRESHOLD, ctypes.c_int(_OWN_MAPPING))
+    libc.mallopt(_M_TRIM_THRESHOLD, ctypes.c_int(_KEPT))
     libc.mallopt(_M_ARENA_MAX, ctypes.c_int(1))
 
 
 def _fill_heap(libc: ctypes.CDLL) -> int:
-    """Bring in what malloc() has now and may hand out again. Source: proc_pid_stat(5), field 47."""
+    """Bring in what malloc() has now and may hand out again."""
+    return int(libc.mlock(*_heap(libc)))
+
+
+def _heap(libc: ctypes.CDLL) -> tuple[ctypes.c_void_p, ctypes.c_size_t]:
+    """Where it begins, and its bytes. Source: proc_pid_stat(5), field 47; sbrk(2)."""
     start = _own_stat(47)
     libc.sbrk.restype = ctypes.c_void_p
-    end = libc.sbrk(ctypes.c_ssize_t(0))
-    return int(libc.mlock(ctypes.c_void_p(start), ctypes.c_size_t(end - start))) if 0 < start < end else 0
+    end = libc.sbrk(ctypes.c_ssize_t(0)) or 0
+    return ctypes.c_void_p(start), ctypes.c_size_t(end - start if 0 < start < end else 0)
 
 
 def _mark_command_line() -> None:

@@ -39,7 +39,7 @@ from blobfuse_dysk.device.ipc.messages import Drain, HolderOrder, WorkerEvent, W
 from blobfuse_dysk.device.ipc.statefile import Lease, State, StateFile
 from blobfuse_dysk.device.kernel.fuse import MAX_BACKGROUND, Replay, wait_aborted
 from blobfuse_dysk.device.kernel.memfd import sealed
-from blobfuse_dysk.device.worker import fusetasks, losses, serving
+from blobfuse_dysk.device.worker import fusetasks, idle, losses, serving
 from blobfuse_dysk.device.worker.blockfile import BlockFile
 from blobfuse_dysk.device.worker.controlserver import ControlServer
 from blobfuse_dysk.device.worker.geometry import Geometry, measure
@@ -268,6 +268,7 @@ class Worker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_connection)
             nursery.start_soon(self._turnstile.shed)
+            nursery.start_soon(idle.give_memory_back, lambda: self.stack.requests if self.stack else 0)
             with self._fuse_scope:
                 await pyfuse3.main(min_tasks=_MOST_TASKS, max_tasks=_MOST_TASKS)
             nursery.cancel_scope.cancel()
