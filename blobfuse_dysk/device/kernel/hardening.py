@@ -18,10 +18,11 @@ of the worker. If a page of that buffer is not in memory yet, and the worker is 
 request fails with EIO: it is not sent again to the next worker.
 glibc keeps what was freed, with small things that live on among it. What is locked cannot be given back page by page
 (MADV_DONTNEED refuses it), and a mapping of its own for each large buffer costs more than all else that is done for its
-request: 256 pages to be cleared. So all but the buffers that the kernel copies requests into come from the heap,
-threads share one, and once a load is over `give_memory_back` unlocks the heap, has its unused pages given back, and
-locks what is left; what malloc() hands out of it later comes in as it is touched, as no request is copied there.
-Sources: mallopt(3), malloc_trim(3), mlock(2), madvise(2).
+request: 256 pages to be cleared. So buffers come from the heap, threads share one, and once a load is over
+`give_memory_back` unlocks the heap, has its unused pages given back, and locks what is left. What malloc() hands out of
+it later comes in as it is touched. That may be a buffer for requests, if there was room for it: then a kill in the very
+moment in which the kernel first copies something into one of its pages fails that request with EIO. Sources:
+mallopt(3), malloc_trim(3), mlock(2), madvise(2).
 """
 
 from __future__ import annotations
@@ -39,9 +40,7 @@ _PR_SET_NAME = 15
 _PR_SET_IO_FLUSHER = 57
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_OWN_MAPPING = (
-    1 << 20
-) + 2048  # bytes: more than a request's data, less than a buffer for a request, which has a header
+_OWN_MAPPING = (1 << 20) + 2048  # bytes: more than a request's data
 _KEPT = 256 << 20  # bytes that may be free at the end of the heap until the load is over
 _MLOCK_ONFAULT = 1
 _CAP_IPC_LOCK = 14
