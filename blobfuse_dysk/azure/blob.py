@@ -239,12 +239,7 @@ class BlobClient(trio.abc.AsyncResource):
         credential = self.credential
         signer = credential.ready_signer() or await self._signer(what, deadline)
         offset_s = credential.clock.offset_s
-        try:
-            reply = await self._pool.request(request, signer, deadline)
-        except Exception as error:
-            raise self._lost(error, what) from (error.__cause__ or error)
-        if not is_services_own(reply):
-            raise gateway_error(reply, f"{what} of {self.address}")
+        reply = await self._send(request, signer, what, deadline)
         if now >= self._look_at_clock or reply.status in _NO_PROOF:
             self._look_at_clock = now + _CLOCK_S
             credential.clock.measure(reply.header("date"))
@@ -280,7 +275,7 @@ class BlobClient(trio.abc.AsyncResource):
         return reply
 
     async def _send(self, request: Request, signer: Signer, what: str, deadline: float) -> Reply:
-        """Send it again, return the service's answer, whatever its status; raises TransportError and nothing else."""
+        """Send it, return the service's answer, whatever its status; raises TransportError and nothing else."""
         try:
             reply = await self._pool.request(request, signer, deadline)
         except Exception as error:
