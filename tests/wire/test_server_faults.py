@@ -3,49 +3,13 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Iterator
 
 import pytest
 
 from blobfuse_dysk.testing import PageBlobServer
 from tests.polling import eventually
-from tests.wire.rest import Rest, md5_of
-
-PAGE = 512
-OLD, NEW = b"o" * PAGE, b"n" * PAGE
-PATH = "disks/disk"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[PageBlobServer]:
-    """One server for this file."""
-    with PageBlobServer(seed=7) as server:
-        yield server
-
-
-@pytest.fixture
-def steered(running: PageBlobServer) -> Iterator[PageBlobServer]:
-    """No fault in force, counts at zero, and a fresh disk whose first page holds OLD."""
-    running.clear_faults()
-    running.create("disks", "disk", 1 << 20)
-    with client(running) as rest:
-        assert rest.put(PATH, 0, OLD).status == 201
-    running.reset_stats()
-    yield running
-    running.clear_faults()
-    running.release()
-
-
-def client(server: PageBlobServer, timeout_s: float = 20) -> Rest:
-    """A connection of its own."""
-    return Rest(server.endpoint, server.account, server.key, timeout_s=timeout_s)
-
-
-def content(server: PageBlobServer) -> bytes:
-    """The first page, read without faults."""
-    server.clear_faults()
-    with client(server) as rest:
-        return rest.get(PATH, 0, PAGE).body
+from tests.wire.rest import md5_of
+from tests.wire.steered import NEW, OLD, PAGE, PATH, client, content
 
 
 @pytest.mark.parametrize(
