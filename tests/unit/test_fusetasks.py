@@ -1,60 +1,17 @@
-"""How pyfuse3's tasks wait for requests, on a socket pair in the place of the FUSE device."""
+"""How pyfuse3's tasks wait for requests."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
 
-import pyfuse3
 import pytest
 import trio
 import trio.testing
 
 from blobfuse_dysk.device.worker import fusetasks
+from tests.unit.fusesession import TASKS, Session, kernel
 
-TASKS = 5
-
-
-class Session:
-    """Tasks that do what pyfuse3's do: wait, take one request, and answer it after a while, or at once."""
-
-    def __init__(self, device: socket.socket) -> None:
-        self.device = device
-        self.trio = pyfuse3.trio  # type: ignore[attr-defined]
-        self.lock = self.trio.Lock()
-        self.taken: list[bytes] = []
-        self.ended = 0
-        self.progress = trio.Event()
-        self.answer = trio.lowlevel.checkpoint
-
-    async def task(self) -> None:
-        while True:
-            try:
-                async with self.lock:
-                    await self.trio.lowlevel.wait_readable(self.device.fileno())
-            except trio.ClosedResourceError:
-                self.ended += 1
-                return
-            self.taken.append(self.device.recv(1))  # BlockingIOError if there is none: invariant 1
-            self.progress.set()
-            self.progress = trio.Event()
-            await self.answer()
-
-    async def until(self, count: int) -> None:
-        with trio.fail_after(10):
-            while len(self.taken) < count:
-                await self.progress.wait()
-
-
-@pytest.fixture
-async def kernel(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[socket.socket, Session]]:
-    """The kernel's end of the connection, and the session at the other."""
-    monkeypatch.setattr(pyfuse3, "trio", trio)
-    fusetasks.install()
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        theirs.setblocking(False)
-        yield ours, Session(theirs)
+__all__ = ["kernel"]
 
 
 @pytest.mark.parametrize("burst", [1, 3, TASKS, 40])

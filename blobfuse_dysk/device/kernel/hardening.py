@@ -20,9 +20,9 @@ glibc keeps what was freed, with small things that live on among it. What is loc
 (MADV_DONTNEED refuses it), and a mapping of its own for each large buffer costs more than all else that is done for its
 request: 256 pages to be cleared. So buffers come from the heap, threads share one, and once a load is over
 `give_memory_back` unlocks the heap, has its unused pages given back, and locks what is left. What malloc() hands out of
-it later comes in as it is touched. That may be a buffer for requests, if there was room for it: then a kill in the very
-moment in which the kernel first copies something into one of its pages fails that request with EIO. Sources:
-mallopt(3), malloc_trim(3), mlock(2), madvise(2).
+it later comes in as it is touched. So a buffer for requests is written to, as a whole, before the kernel copies the
+first request into it (device/worker/firstread.py). What the kernel copies answers out of has been written to anyway.
+Sources: mallopt(3), malloc_trim(3), mlock(2), madvise(2).
 """
 
 from __future__ import annotations

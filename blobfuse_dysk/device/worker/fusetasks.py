@@ -3,20 +3,21 @@
 pyfuse3 has a pool of tasks. Each one waits its turn at a lock, waits for the descriptor, takes one request and answers
 it. So every request costs a hand-over of the lock, a wait in epoll, and one round of trio's scheduler for it alone.
 pyfuse3 finds what it waits with in a module attribute, `pyfuse3.trio` (its asyncio mode is made the same way);
-`install` puts a stand-in there that differs from trio in two names:
+`install` puts a stand-in there that differs from trio in three names:
 
     Lock                    does nothing: `wait_readable` does its work
+    lowlevel.current_task   notes that a task begins: each one of pyfuse3's asks for its name then, and only then
     lowlevel.wait_readable  returns at once when a request is there; of the tasks that find none, one (the watcher)
                             waits in epoll and the others are parked
 
 Under load a task that has sent an answer thus finds the next request and begins it in the same step. Worth 4 to 8
 microseconds of 76 a request (random 4 KiB reads at depth 32, with and without `install`, in turns).
 
-Each task has a buffer of its own for requests: 1 MiB, all of it in memory from the task's first request on (see
-kernel/hardening.py). To keep the number of buffers near the number of requests in flight, the task that was parked last
-is woken first, so that those beyond the load's depth never get a request; and `shed` ends tasks that were not needed
-for a while. (pyfuse3 has a rule of its own: a task that has answered ends when too many wait. Under bursts that would
-end and start tasks all the time.)
+Each task has a buffer of its own for requests: 1 MiB, all of it in memory before the task's first request is copied
+there (see firstread.py). To keep the number of buffers near the number of requests in flight, the task that was parked
+last is woken first, so that those beyond the load's depth never get a request; and `shed` ends tasks that were not
+needed for a while. (pyfuse3 has a rule of its own: a task that has answered ends when too many wait. Under bursts that
+would end and start tasks all the time.)
 
 Invariants
 1. A task returns from waiting only if a request is there at that moment, and takes it before anything else runs:
@@ -31,16 +32,21 @@ Invariants
    for nothing that this process has.
 5. One hold at a time counts: another, or `resume`, ends the one before, and who waits for that one to be drained is
    told that it is not. No task waits for an event that nobody will set.
+6. A task that takes its first request has read from the first-read file before, and nothing runs between: it returns
+   from waiting with the file in the device's place, and the device is back at once when it waits again. The task that
+   waits before all others is excepted: INIT is what it gets first, and the device comes only with that.
 """
 
 from __future__ import annotations
 
 import contextlib
 import select
-from typing import Any
+from typing import Any, Literal
 
 import pyfuse3
 import trio
+
+from blobfuse_dysk.device.worker.firstread import FirstRead
 
 __all__ = ["Turnstile", "install"]
 
@@ -72,9 +78,16 @@ class Turnstile:
         self._fd = -1
         self._hold: trio.Event | None = None  # while held: set to let everybody go on
         self._held: set[trio.lowlevel.Task] = set()
+        self._first_read: FirstRead | None = None
+        self._change: Literal["new", "filling"] | None = None  # what the task that waits next is, or has just done
 
     def __getattr__(self, name: str) -> Any:
         return getattr(trio.lowlevel, name)
+
+    def current_task(self) -> trio.lowlevel.Task:
+        """See the module's text; the task that begins comes to `wait_readable` before any other runs."""
+        self._change = "new"
+        return trio.lowlevel.current_task()
 
     async def wait_readable(self, fd: int) -> None:
         """Return when a request is there; raises ClosedResourceError after `notify_closing`."""
@@ -82,12 +95,19 @@ class Turnstile:
             self._poll = select.poll()
             self._poll.register(fd, select.POLLIN)
             self._fd = fd
+            self._change = None
         there = self._poll.poll
+        new = False
+        if self._change:
+            new = self._change == "new"
+            self._end_change()
         self._in_a_row += 1
         if self._in_a_row >= MOST_IN_A_ROW:
             self._in_a_row = 0
             await trio.lowlevel.checkpoint()
         if self._hold is None and there(0):
+            if new:
+                self._begin_filling()
             return
         self._in_a_row = 0
         while not self._closed:
@@ -100,6 +120,8 @@ class Turnstile:
             if self._hold is None and there(0):
                 if not self._watched:
                     self._unpark()
+                if new:
+                    self._begin_filling()
                 return
         raise trio.ClosedResourceError("the FUSE session ends")
 
@@ -150,6 +172,18 @@ class Turnstile:
                 del self._parked[task]
                 self._leaving.add(task)
                 trio.lowlevel.reschedule(task)
+
+    def _begin_filling(self) -> None:
+        """Have the task that runs read the first-read file instead of the request that is there."""
+        if self._first_read is None:
+            self._first_read = FirstRead(self._fd)
+        self._first_read.begin()
+        self._change = "filling"
+
+    def _end_change(self) -> None:
+        if self._change == "filling" and self._first_read:
+            self._first_read.end()
+        self._change = None
 
     async def _be_held(self, hold: trio.Event) -> None:
         task = trio.lowlevel.current_task()

@@ -1,0 +1,132 @@
+"""What the kernel copies requests into is in memory, also after a load whose memory was given back."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import re
+import struct
+import threading
+from pathlib import Path
+
+import pytest
+
+from blobfuse_dysk import attachment
+from tests.device.conftest import MIB, Node, wait_for
+from tests.device.programs import use_worker
+
+PAGE = mmap.PAGESIZE
+PRESENT = 1 << 63  # in an entry of pagemap
+FUSE_WRITE = 16
+HEADERS = 40 + 40  # fuse_in_header, fuse_write_in
+BUFFER = MIB + PAGE  # libfuse 3.14: FUSE_MAX_MAX_PAGES pages and FUSE_BUFFER_HEADER_SIZE
+
+
+def in_parallel(device: str, count: int, size: int, mark: bytes) -> None:
+    """Write `count` blocks at once, each by a request of its own, past the kernel's cache."""
+
+    def write(number: int) -> None:
+        data = mmap.mmap(-1, size)
+        data[:] = mark * (size // len(mark))
+        fd = os.open(device, os.O_WRONLY | os.O_DIRECT)
+        try:
+            os.pwrite(fd, data, number * size * 2)  # no neighbours: the block layer would join them
+        finally:
+            os.close(fd)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def present_pages(pid: int, start: int, end: int) -> list[bool]:
+    """Which pages of a range are in memory. Source: Documentation/admin-guide/mm/pagemap.rst."""
+    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as file:
+        file.seek(start // PAGE * 8)
+        entries = file.read((end - start) // PAGE * 8)
+    return [bool(entry & PRESENT) for (entry,) in struct.iter_unpack("<Q", entries)]
+
+
+def request_buffers(pid: int, mark: bytes) -> list[int]:
+    """Where the worker's buffers are that hold a write request whose data begins with `mark`.
+
+    Only what is in memory is looked at: to read any other page would bring it in.
+    """
+    found = []
+    areas = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) rw.p \S+ 00:00 ", Path(f"/proc/{pid}/maps").read_text(), re.M)
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for first, last in areas:
+            page = int(first, 16)
+            for there, run in itertools.groupby(present_pages(pid, page, int(last, 16))):
+                length = len(list(run)) * PAGE
+                if there:
+                    memory.seek(page)
+                    content = memory.read(length)
+                    for match in re.finditer(re.escape(mark), content):
+                        begin = match.start() - HEADERS
+                        if begin >= 0 and struct.unpack_from("<II", content, begin)[1] == FUSE_WRITE:
+                            found.append(page + begin)
+                page += length
+    return found
+
+
+def missing_pages(pid: int, start: int, length: int) -> int:
+    """Pages of a range that are not in memory."""
+    return present_pages(pid, start - start % PAGE, start + length + -(start + length) % PAGE).count(False)
+
+
+def test_buffers_for_requests_are_in_memory_after_memory_was_given_back(
+    node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A load of large requests leaves the heap with room for them; small requests come to more tasks than rest.
+
+    Between what is freed there live small things on, as caches have them.
+    """
+    given = tmp_path / "given"
+    use_worker(
+        monkeypatch,
+        tmp_path,
+        "from blobfuse_dysk.device.kernel import hardening\n"
+        "from blobfuse_dysk.device.worker import fusetasks, idle\n"
+        "idle.LOOK_S, fusetasks.SHED_S = 1.0, 0.5\n"
+        f"file = open({str(given)!r}, 'a', buffering=1)\n"  # while it is root still
+        "def noted(real=hardening.give_memory_back):\n"
+        "    real()\n"
+        "    print('given', file=file)\n"
+        "hardening.give_memory_back = noted\n"
+        "from blobfuse_dysk.device.worker.blockfile import BlockFile\n"
+        "kept = []\n"
+        "async def write(self, fh, off, buf, real=BlockFile.write):\n"
+        "    kept.append(bytes(2000))\n"
+        "    return await real(self, fh, off, buf)\n"
+        "BlockFile.write = write\n",
+    )
+    node.server.configure(latency_ms=20)
+    attached = node.attach(node.create(), cache="none")
+    for _ in range(4):
+        in_parallel(attached.device, 24, MIB, b"load")
+    wait_for(lambda: given.exists() and given.read_text().count("given") >= 3, "the return of the memory")
+    worker = node.state("data")["worker"]["pid"]
+    node.server.configure(latency_ms=4000)
+    mark = os.urandom(16)
+    writes = threading.Thread(target=in_parallel, args=(attached.device, 48, PAGE, mark))
+    writes.start()
+    try:
+        buffers: list[int] = []
+
+        def all_taken() -> bool:
+            buffers[:] = request_buffers(worker, mark)
+            return len(buffers) >= 40
+
+        wait_for(all_taken, "40 requests in flight")
+        heap = re.search(r"^([0-9a-f]+)-([0-9a-f]+) .*\[heap\]", Path(f"/proc/{worker}/maps").read_text(), re.M)
+        missing = [missing_pages(worker, each, BUFFER) for each in buffers]
+    finally:
+        node.server.configure(latency_ms=0)
+        writes.join()
+    assert missing == [0] * len(buffers)
+    assert heap and any(int(heap[1], 16) <= each < int(heap[2], 16) for each in buffers), "none was where some lay free"
+    attachment.detach("data")
