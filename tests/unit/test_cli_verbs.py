@@ -12,9 +12,10 @@ from dataclasses import replace
 
 import pytest
 
-from blobfuse_dysk import __version__
+from blobfuse_dysk import __version__, attachment
 from blobfuse_dysk.cli import output
 from blobfuse_dysk.cli.main import main
+from blobfuse_dysk.errors import BusyError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import footer, parse_footer
 from tests.unit.cli_fakes import EXAMPLE, Machine, machine
@@ -241,17 +242,34 @@ class Full(io.StringIO):
 
 
 @pytest.mark.parametrize("words", [(), ("-o", "json")])
+@pytest.mark.parametrize("stays", [False, True])
 def test_an_attach_that_cannot_say_its_device_is_taken_back(
-    machine: Machine, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    machine: Machine,
+    words: tuple[str, ...],
+    stays: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     machine.disks[DISK] = GIB
+    if stays:
+        monkeypatch.setattr(attachment, "detach", in_use)
     monkeypatch.setattr(sys, "stdout", Full())
     monkeypatch.setattr(os, "dup2", lambda *fds: None)
     monkeypatch.setattr(Full, "fileno", lambda self: 1)
     code = main(["attach", DISK, *words])
     monkeypatch.undo()
     assert code == 1
+    said = capsys.readouterr().err
+    assert "the result cannot be written: No space left on device" in said
+    if stays:
+        assert "warning: data could not be detached again: data is busy: unmount it" in said
+        return
     assert [call[0] for call in machine.calls] == ["attach", "detach"] and not machine.attached
+    assert "warning: data is detached again, since its device could not be printed" in said
+
+
+def in_use(name: str) -> None:
+    raise BusyError(f"{name} is busy", remedy="unmount it")
 
 
 def test_numbers_are_shown_with_three_decimals(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,10 +16,9 @@ from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError, UsageError
 from blobfuse_dysk.options import AttachOptions
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["attach", "attach_disk", "detach"]
+
+_log = logging.getLogger(__name__)
 
 
 @click.command(cls=Verb)
@@ -74,8 +73,12 @@ def attach_disk(context: click.Context, disk: DiskAddress, options: AttachOption
         if sys.stdout:  # None if it was closed
             sys.stdout.flush()
     except OSError:  # whoever asked for the disk does not learn of it
-        with contextlib.suppress(DyskError):
+        try:
             attachment.detach(attached.name)
+        except DyskError as error:
+            _log.warning("%s could not be detached again: %s", attached.name, error.line())
+        else:
+            _log.warning("%s is detached again, since its device could not be printed", attached.name)
         raise
 
 
