@@ -17,7 +17,7 @@ from typing import Protocol
 
 from blobfuse_dysk import attachment
 from blobfuse_dysk.attachment import Attachment
-from blobfuse_dysk.disk import format_size
+from blobfuse_dysk.disk import DiskAddress, format_size
 from blobfuse_dysk.errors import DeviceError, DyskError
 from blobfuse_dysk.imageformat import OPENED_BY, Found, inspect
 from blobfuse_dysk.mount.kinds import KINDS
@@ -134,7 +134,7 @@ def _file_system(attached: Attachment, device: str, wanted: Wanted, told: Told) 
     if wanted.partition is None and attachment.is_blank(attached.name):
         fstype = DEFAULT_FILE_SYSTEM if wanted.fstype == "auto" else wanted.fstype
         if wanted.read_only:
-            raise DyskError(f"{attached.disk} is blank", remedy="mount it once without ro, so that it can be formatted")
+            raise DyskError(f"{attached.disk} is blank", remedy=_blank_remedy(attached))
         if wanted.make_blank is None and not KINDS[fstype].unasked:
             raise DyskError(f"{attached.disk} is blank", remedy=f"to have {fstype} made on it: mkfs=blank")
         if wanted.make_blank is False:
@@ -159,6 +159,15 @@ def _file_system(attached: Attachment, device: str, wanted: Wanted, told: Told) 
     if wanted.fstype not in ("auto", fstype) and KINDS[wanted.fstype].blkid != fstype:
         raise DyskError(f"{what} has {fstype} on it, not {wanted.fstype}", remedy=f"use fstype={fstype}")
     return _driver(fstype) if wanted.fstype == "auto" else wanted.fstype
+
+
+def _blank_remedy(attached: Attachment) -> str:
+    """What helps who only wants to read; never a second writer where there is one."""
+    if writer := attachment.writer_of(attached.name):
+        return f"it is {writer}: mount it once a file system has been made there"
+    if DiskAddress.parse(attached.disk).snapshot:
+        return "a snapshot stays as it is: take one after a file system was made on the disk"
+    return "mount it once without ro, so that it can be formatted"
 
 
 def _driver(fstype: str) -> str:
