@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from blobfuse_dysk import environment
@@ -10,7 +11,9 @@ from blobfuse_dysk.device.ipc.statefile import Lease, StateFile, StateSeen
 from blobfuse_dysk.device.kernel import devlink, loop
 from blobfuse_dysk.device.kernel.usage import mountpoints
 
-__all__ = ["Attachment", "describe"]
+__all__ = ["Attachment", "describe", "once_detached"]
+
+_FIRST = re.compile(r"(?:unmount and )?detach (?:it(?: here)?|the disk)(?:, then|[;,](?: and)?| and) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +94,8 @@ def _detail(fields: StateFile) -> str | None:
     if fields["detail"] or not fields["lost"]:
         return fields["detail"]
     return f"a write was lost: {fields['lost']}: unmount it and check its file system (fsck)"
+
+
+def once_detached(detail: str) -> str:
+    """The `detail` of an attachment that is gone: what to do without the first step, which is done."""
+    return _FIRST.sub("", detail)

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from blobfuse_dysk import attachment, ownlease, patience
+from blobfuse_dysk.attached import once_detached
 from blobfuse_dysk.device.kernel.usage import mounted_elsewhere, mountpoints
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError, UsageError
 from blobfuse_dysk.mount import filesystem, tools
@@ -346,12 +347,15 @@ def _mount_remedy(request: MountRequest, fstype: str, words: str, writer: str | 
 
 
 def _with_reason(error: DyskError, attached: attachment.Attachment) -> DyskError:
-    """What failed, and why the disk did, if it did: mkfs and mount(8) hear of nothing but I/O errors."""
+    """What failed, and why the disk did, if it did: mkfs and mount(8) hear of nothing but I/O errors.
+
+    By the time that it is read nothing is attached any more.
+    """
     with contextlib.suppress(DyskError):
         found = attachment.get(attached.name)
         if found.state in ("fenced", "failed") and found.detail:
             kind = DeviceError if isinstance(error, DeviceError) else DyskError
-            return kind(f"{error}: {attached.disk} is {found.state}: {found.detail}")
+            return kind(f"{error}: {attached.disk} is {found.state}: {once_detached(found.detail)}")
     return error
 
 

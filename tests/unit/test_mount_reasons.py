@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from blobfuse_dysk.attached import once_detached
+from blobfuse_dysk.device.holder import lifecycle
 from blobfuse_dysk.errors import DeviceError
 from blobfuse_dysk.mount import helper as helpers
+from blobfuse_dysk.store import stack
+from blobfuse_dysk.store.lease import watch
 from tests.unit.mount_fakes import Machine, machine
 from tests.unit.test_mount_steps import NAME, request
 
@@ -29,4 +33,30 @@ def test_a_disk_that_failed_says_why_mkfs_did(machine: Machine, state: Any, deta
     with pytest.raises(DeviceError, match=r"mkfs\.ext4 failed") as caught:
         helpers.mount(request(machine))
     assert caught.value.line().endswith(said)
+    assert machine.named("detach") == [("detach", NAME)]
+
+
+@pytest.mark.parametrize(
+    ("remedy", "left"),
+    [
+        ("unmount and detach it here, then attach it where it is needed", "attach it where it is needed"),
+        (stack._AFTER_LOSS, "attach it again and check its file system"),
+        (watch._RESTORE, "a snapshot, or soft delete in the portal, may still have what was on it"),
+        (watch._REPLACED, "see what it is now before attaching it again"),
+        (
+            "another node had the disk meanwhile; detach it here and attach it anew",
+            "another node had the disk meanwhile; attach it anew",
+        ),
+        ("detach the disk, then attach it and check its file system", "attach it and check its file system"),
+        (lifecycle._AFTER_FAILURE, "what was not flushed before is lost; attach it again, and check its file system"),
+        ("the policy ends in 3 days", "the policy ends in 3 days"),
+    ],
+)
+def test_nobody_is_told_to_detach_what_is_not_attached_any_more(machine: Machine, remedy: str, left: str) -> None:
+    assert once_detached(remedy) == left
+    machine.fails["mkfs"] = DeviceError("mkfs.ext4 failed: Input/output error")
+    machine.becomes = {"state": "fenced", "detail": f"it is lost: {remedy}"}
+    with pytest.raises(DeviceError) as caught:
+        helpers.mount(request(machine))
+    assert caught.value.line().endswith(f" is fenced: it is lost: {left}")
     assert machine.named("detach") == [("detach", NAME)]
