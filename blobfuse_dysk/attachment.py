@@ -228,9 +228,13 @@ def _await_end(run: str, found: StateFile, watching: Control | None, timeout_s: 
     """Wait, and tell for what: whoever sits at the terminal, and the attachment's log."""
     limit_s = teardown.time_for(found, timeout_s)
     gives_up_at = None if limit_s is None else time.monotonic() + limit_s
-    log = Log(Path(sys.argv[0]).name or "python", found["name"], str(environment.log_dir()))
-    with telling(lambda: teardown.progress(run, found, gives_up_at), log=log):
+    with telling(lambda: teardown.progress(run, found, gives_up_at), log=_log_of(found["name"])):
         teardown.await_end(found, watching, timeout_s)
+
+
+def _log_of(name: str) -> Log:
+    """The attachment's log, for this process."""
+    return Log(Path(sys.argv[0]).name or "python", name, str(environment.log_dir()))
 
 
 def _configure(address: DiskAddress, options: AttachOptions, dead: list[StateFile]) -> Config:
@@ -294,7 +298,7 @@ def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str) -> lis
 def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOptions) -> Attachment:
     """From the worker's readiness to the device. What goes wrong here is taken back by the caller."""
     what = f"waiting for the service to let {name} be attached; that is given up a minute after it began"
-    with telling(lambda: what):
+    with telling(lambda: what, log=_log_of(name)):
         fields = launch.wait_ready()
     device, loop_fd = set_up(run, dev, fields, options)
     try:

@@ -145,6 +145,9 @@ def test_a_token_of_a_program_that_only_root_can_run(node: Node, tmp_path: Path)
     uid, capabilities, login = ran.read_text().splitlines()
     assert uid == "0"
     assert int(capabilities.split()[1], 16) == int(status(os.getpid())["CapEff"], 16)
+    # On a pipe nobody is told; the log has what is waited for, from the worker and from who attaches.
+    waiting = (f"waiting for token_command {program}", "waiting for the service to let data be attached")
+    wait_for(lambda: all(each in node.log("data") for each in waiting), "a word of what is waited for")
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     wait_for(lambda: not Path(f"/proc/{login}").exists(), "the program's end")
