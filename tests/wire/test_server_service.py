@@ -172,6 +172,17 @@ def test_control_refuses_what_it_does_not_know(shared_server: PageBlobServer) ->
         shared_server.create("disks", "odd", 100)
 
 
+def test_metadata_that_no_header_has_is_refused_and_utf8_is_given_by_its_bytes(shared_server: PageBlobServer) -> None:
+    """It was taken, and each request for the blob had a bare 400 for an answer."""
+    with pytest.raises(ValueError, match=r"metadata price: '5 €' has a character that is no byte"):
+        shared_server.create("disks", "euro", 512, metadata={"price": "5 €"})
+    with pytest.raises(ValueError, match=r"(Blob|Container)NotFound"):
+        shared_server.blob("disks", "euro")
+    shared_server.create("disks", "euro", 512, metadata={"price": "5 €".encode().decode("latin-1")})
+    with client(shared_server) as rest:
+        assert rest("HEAD", "disks/euro").headers["x-ms-meta-price"].encode("latin-1").decode() == "5 €"
+
+
 def test_start_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError, match="did not start"), PageBlobServer(colour="red"):
         pass

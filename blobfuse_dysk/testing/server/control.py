@@ -14,7 +14,7 @@ It listens on loopback only, is never encrypted, asks for no credential and is n
 | outage | kind: silent, refuse, null | |
 | forget-connections | | forgotten: how many connections are dead now, silently; new ones are served |
 | elapse-leases | seconds | |
-| create | account, container, blob, size; metadata and sequence_number optional | |
+| create | account, container, blob, size; metadata (a character for each byte) and sequence_number optional | |
 | blob | account, container, blob | size, allocated, sequence_number, metadata, lease, snapshots |
 | copy | account, container, blob; status: pending, success, failed, aborted; copied: bytes | |
 | remove | account, container, blob | |
@@ -108,6 +108,7 @@ class ControlConnection(HttpConnection):
     ) -> dict[str, Any]:
         if size % 512 or size < 0:
             raise ValueError(f"size {size} is not a multiple of 512")
+        _refuse_no_bytes(metadata or {})
         service = self._service
         state, now = service.state, service.now()
         containers = state.accounts[account]
@@ -143,3 +144,15 @@ class ControlConnection(HttpConnection):
         state.remove(state.container(account, container), state.blob(account, container, blob))
         state.save(self._service.now())
         return {}
+
+
+def _refuse_no_bytes(metadata: dict[str, str]) -> None:
+    """Metadata is what came as bytes of headers; what no such byte stands for could not be answered to any request."""
+    for name, value in metadata.items():
+        try:
+            f"{name}{value}".encode("latin-1")
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"metadata {name}: {value!r} has a character that is no byte of a header; of UTF-8 give the bytes, "
+                "as in value.encode().decode('latin-1')"
+            ) from None
