@@ -1,14 +1,16 @@
-"""Why a mount failed, where what failed knows of an I/O error only."""
+"""Why a mount failed, where what failed knows of an I/O error only, and what helps then."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from blobfuse_dysk.attached import once_detached
 from blobfuse_dysk.device.holder import lifecycle
-from blobfuse_dysk.errors import DeviceError
+from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.errors import DeviceError, DyskError
 from blobfuse_dysk.mount import helper as helpers
 from blobfuse_dysk.store import stack
 from blobfuse_dysk.store.lease import watch
@@ -60,3 +62,24 @@ def test_nobody_is_told_to_detach_what_is_not_attached_any_more(machine: Machine
         helpers.mount(request(machine))
     assert caught.value.line().endswith(f" is fenced: it is lost: {left}")
     assert machine.named("detach") == [("detach", NAME)]
+
+
+@pytest.mark.parametrize(
+    ("writer", "snapshot", "says"),
+    [
+        (None, "", "mount it once without ro"),
+        ("leased by node seven since 2026-01-31T12:00:00Z", "", "it is leased by node seven since 2026-01-31T12:"),
+        (None, "?snapshot=2026-01-31T12:00:00.0000000Z", "a snapshot stays as it is"),
+    ],
+)
+def test_a_blank_disk_that_is_only_read_is_to_be_formatted_by_who_may(
+    machine: Machine, writer: str | None, snapshot: str, says: str
+) -> None:
+    """Where another node writes, to mount it without ro would be the second writer."""
+    machine.writer = writer
+    wanted = request(machine, read_only=True)
+    wanted = replace(wanted, disk=DiskAddress.parse(f"{wanted.disk}{snapshot}"))
+    with pytest.raises(DyskError, match="is blank") as caught:
+        helpers.mount(wanted)
+    assert caught.value.remedy and caught.value.remedy.startswith(says)
+    assert machine.named("mkfs", "mount") == []

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
     AttachedError,
     BusyError,
@@ -91,27 +90,6 @@ def test_what_is_not_formatted_and_not_mounted(
         helpers.mount(request(machine, **changes))
     assert machine.named("mkfs", "mount") == []
     assert machine.calls[-1] == ("detach", NAME)
-
-
-@pytest.mark.parametrize(
-    ("writer", "snapshot", "says"),
-    [
-        (None, "", "mount it once without ro"),
-        ("leased by node seven since 2026-01-31T12:00:00Z", "", "it is leased by node seven since 2026-01-31T12:"),
-        (None, "?snapshot=2026-01-31T12:00:00.0000000Z", "a snapshot stays as it is"),
-    ],
-)
-def test_a_blank_disk_that_is_only_read_is_to_be_formatted_by_who_may(
-    machine: Machine, writer: str | None, snapshot: str, says: str
-) -> None:
-    """Where another node writes, to mount it without ro would be the second writer."""
-    machine.writer = writer
-    wanted = request(machine, read_only=True)
-    wanted = replace(wanted, disk=DiskAddress.parse(f"{wanted.disk}{snapshot}"))
-    with pytest.raises(DyskError, match="is blank") as caught:
-        helpers.mount(wanted)
-    assert caught.value.remedy and caught.value.remedy.startswith(says)
-    assert machine.named("mkfs", "mount") == []
 
 
 @pytest.mark.parametrize("call", ["is_blank", "probe"])
