@@ -16,6 +16,7 @@ from blobfuse_dysk.azure.credential import credential as identity
 from blobfuse_dysk.azure.credential import watch
 from blobfuse_dysk.azure.credential.credential import Credential, Proof
 from blobfuse_dysk.azure.credential.file import read_conf
+from blobfuse_dysk.device.worker import operations
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import CredentialError, TransportError
 from tests.unit.test_credential import KEYS, until
@@ -111,6 +112,23 @@ async def test_another_file_that_is_refused_is_not_read_from_then_on(path: Path,
     service.error = None
     await credential.reload()
     assert (credential.file, key(credential), credential.problem) == (str(path), KEYS[0], None)
+
+
+@pytest.mark.parametrize("and_key", [False, True])
+async def test_a_changed_ca_file_or_allow_http_is_said_to_wait_for_the_next_attach(
+    path: Path, caplog: pytest.LogCaptureFixture, and_key: bool
+) -> None:
+    """reload said that all was well, and went on with the authorities that it had, without a word."""
+    credential = of(path, Service())
+    write(path, f"account_key = {KEYS[and_key]}\nca_file = /etc/ca.pem\nallow_http = yes\n")
+    says = f"ca_file and allow_http as at the attach, not as in {path} now: attach it anew for that"
+    for _ in range(2):
+        await credential.reload()
+        assert operations._describe(credential)["what"] == f"account key from {path}; {says}"
+    assert [record.message for record in caplog.records].count(says) == 1
+    write(path, f"account_key = {KEYS[0]}\n")
+    await credential.reload()
+    assert operations._describe(credential)["what"] == f"account key from {path}"
 
 
 async def test_what_has_expired_is_not_worth_waiting_for_the_network(path: Path) -> None:

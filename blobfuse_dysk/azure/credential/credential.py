@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blobfuse_dysk.azure.credential.file import read_conf
+from blobfuse_dysk.azure.credential.file import Conf, read_conf
 from blobfuse_dysk.azure.credential.proof import Proof, check_scope
 from blobfuse_dysk.azure.credential.sas import Sas
 from blobfuse_dysk.azure.credential.tokencommand import Token, fetch_token
@@ -64,6 +64,7 @@ class Credential:
     endpoint: where it is used, which what is read later must be for; None if it is not read again.
     trial: how a new one is tried; None for not at all. on_switch: called when another one is in use than before, but
     for a new token of the same origin. problem: why the newest one that there was is not in use, if it is not.
+    left_out: what else has changed in the file, and is not used before the disk is attached anew; empty for nothing.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Credential:
         self.trial: Trial | None = None
         self.on_switch: Callable[[], None] = _nothing
         self.problem: str | None = None
+        self.left_out = ""
         self._on_trial = False
         self.renew_at = math.inf
         self._lock: trio.Lock | None = None
@@ -219,8 +221,19 @@ class Credential:
             proof = Proof.from_conf(conf)
             if proof is None:
                 raise CredentialError(f"{file} has no credential any more")
+            self._leave_out(conf)
         assert proof
         return proof, await fetch_token(proof.token_command) if proof.kind == "token" else None
+
+    def _leave_out(self, conf: Conf) -> None:
+        """Notice what the connections were made by; an allow_http that is gone may have been the option's."""
+        changed = ["ca_file"] if (conf.ca_file or None) != self.ca_file else []
+        changed += ["allow_http"] if conf.allow_http and not self.allow_http else []
+        what = " and ".join(changed)
+        left_out = f"{what} as at the attach, not as in {conf.path} now: attach it anew for that" if what else ""
+        if left_out and left_out != self.left_out:
+            log.warning("%s", left_out)
+        self.left_out = left_out
 
     async def _try(self, proof: Proof, token: Token | None) -> None:
         """Return if these may take the place of what is in use. Raises CredentialError."""

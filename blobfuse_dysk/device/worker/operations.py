@@ -152,7 +152,7 @@ def _describe(credential: Credential) -> CredentialSeen:
     """For people, without the secret. expires: ISO 8601, UTC, if it is known that it ends."""
     at = credential.expires_at
     return {
-        "what": credential.describe(),
+        "what": "; ".join(filter(None, [credential.describe(), credential.left_out])),
         "expires": None if at is None else utc_text(at),
         "expires_in_s": None if at is None else at - time.time(),
         "problem": credential.problem,
