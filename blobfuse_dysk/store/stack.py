@@ -210,7 +210,7 @@ class Stack:
             idle_s=self._options.write_delay_s,
             largest=lambda: self._limiter.pacer.largest_write,
             slots=lambda: int(self._limiter.limit),
-            on_failure=self._changed,
+            on_failure=self._lost,
         )
 
     @property
@@ -252,7 +252,14 @@ class Stack:
             self._failure = reason
             log.error("nothing can be written any more: %s", reason)
             self.store.refuse_writes(reason)
+            self._retry.end_writes(reason)
             self._changed()
+
+    def _lost(self) -> None:
+        """What was accepted was not written, and nothing is any more."""
+        if reason := self.failure:
+            self._retry.end_writes(reason)
+        self._changed()
 
     async def _watch(self) -> None:
         """Look whether the blob still is the disk, for as long as that is not known to be over."""

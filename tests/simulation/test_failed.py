@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 import trio
@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from blobfuse_dysk.azure.explain import HOLDER_NODE, HOLDER_SINCE
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError
+from blobfuse_dysk.store.layers import retry
 from blobfuse_dysk.store.lease.epoch import TAGS, next_number
 from blobfuse_dysk.store.parts.ring import MIN_CAPACITY, Ring
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
@@ -157,6 +158,67 @@ async def test_a_write_that_was_lost_behind_the_cache_fails_the_disk(
         with pytest.raises(StoreError):
             await stack.store.flush()
         assert stack.state == "failed"
+
+
+async def took_s(call: Awaitable[object]) -> float:
+    """Simulated seconds until it failed."""
+    begun = trio.current_time()
+    with pytest.raises(StoreError):
+        await call
+    return trio.current_time() - begun
+
+
+async def test_a_disk_that_failed_does_not_wait_for_a_service_that_is_away_again_and_again(
+    client: SimClient, ring: Ring, autojump_clock: MockClock
+) -> None:
+    """umount of ext4 reads one block after the other, and waited io-timeout for each."""
+    async with attached(client, ring=ring, cache="readwrite", io_timeout_s=60.0) as stack:
+        await stack.store.write(512, DATA)
+        await stack.store.flush()
+        await stack.store.write(1024, DATA)
+        client.down = True
+        async with trio.open_nursery() as nursery:
+            waited: list[float] = []
+
+            async def read() -> None:
+                await trio.sleep(50.0)
+                waited.append(await took_s(stack.store.read(512, 512)))
+
+            nursery.start_soon(read)
+            assert await took_s(stack.store.flush()) == pytest.approx(60.0, abs=1.0)
+        assert stack.state == "failed"
+        assert waited[0] < 10 + retry.LAST_S + 1, "a read that was under way waited its whole time"
+        begun = trio.current_time()
+        for number in range(20):
+            for call in (stack.store.write(0, DATA), stack.store.zero(0, 512), stack.store.flush()):
+                assert await took_s(call) == 0.0
+            await took_s(stack.store.read(512 * (number + 4), 512))
+        assert trio.current_time() - begun <= retry.LAST_S + 1
+        client.down = False
+        await trio.sleep(retry.AGAIN_S)
+        assert bytes(await stack.store.read(512, 512)) == DATA, "what is there still can be read"
+        client.fate = lambda name: Fate(after_s=20.0) if name == "get" else Fate()
+        assert bytes(await stack.store.read(512, 512)) == DATA, "a slow answer is an answer"
+
+
+async def test_what_is_on_its_way_when_a_disk_fails_has_its_whole_time(
+    blob: SimBlob, client: SimClient, ring: Ring, autojump_clock: MockClock
+) -> None:
+    """A write that began later than the one that was lost still is written if the service comes back."""
+    async with attached(client, ring=ring, cache="readwrite", io_timeout_s=60.0, write_delay_s=0.1) as stack:
+        await stack.store.write(512, DATA)
+        await stack.store.flush()
+        client.down = True
+        await stack.store.write(1024, DATA)
+        await trio.sleep(30.0)
+        await stack.store.write(64 << 10, DATA)
+        await trio.sleep(31.0)
+        assert stack.state == "failed"
+        await trio.sleep(2 * retry.LAST_S)
+        client.down = False
+        await trio.sleep(18.0 - 2 * retry.LAST_S + 25.0)
+        assert stack.unwritten == [(1024, 512)]
+        assert bytes(blob.get(64 << 10, 512)) == DATA
 
 
 async def test_a_disk_is_failed_from_outside_as_a_worker_does_that_follows(

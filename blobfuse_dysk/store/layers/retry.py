@@ -17,6 +17,11 @@ until the last attempt ended.
 
 When the budget is used up: StoreError(TIMEOUT), which names the last error.
 
+Once nothing can be written any more (`end_writes`), a budget is there to have the disk's users told, and no longer to
+spare them an error: an umount reads one block after the other, and would wait for each as long as a write may. So while
+the service is known to be away, by the budget that was used up last and no answer since, a read has LAST_S; and once
+that was in vain, those of the next AGAIN_S fail at once. While it answers, reads have their whole budget as before.
+
 A call that has taken STALL_S, whether it fails again and again, hangs in one attempt or is held at Fence's gate, is
 *stalled*; what is known of those is in `waiting`, for people. Finding them costs the others an entry in a dict: one
 task, which exists while there are calls and none of them is known to be stalled, looks when the oldest will be.
@@ -41,6 +46,8 @@ from blobfuse_dysk.store.parts.backoff import Backoff
 __all__ = ["Retry"]
 
 STALL_S = 3.0
+LAST_S = 5.0
+AGAIN_S = 10.0
 T = TypeVar("T")
 
 
@@ -50,6 +57,7 @@ class _Call:
 
     started: float
     scope: trio.CancelScope | None = None
+    modifies: bool = False  # known once it has a scope
     last: StoreError | None = None  # how its last attempt ended
 
 
@@ -87,6 +95,9 @@ class Retry(Store):
         self._calls: dict[_Call, None] = {}  # in the order of their start
         self._watching = False  # stays true while _told
         self._told = False  # that calls are stalled
+        self._ended = False  # nothing is written any more
+        self._away = False  # once _ended: the service was, when it was asked last
+        self._again_at = -inf  # when it is asked again
         self._now = bound_clock()
 
     @property
@@ -111,17 +122,28 @@ class Retry(Store):
         return {
             "calls": len(stalled),
             "since_s": now - started,
-            "fails_in_s": None if self._io_timeout_s is None else max(0.0, self._deadline(started) - now),
+            "fails_in_s": None
+            if self._io_timeout_s is None
+            else max(0.0, self._deadline(started, stalled[0].modifies) - now),
             "reason": str(last or "the service has not answered yet"),
         }
 
     def set_io_timeout(self, io_timeout_s: float | None) -> None:
         """Change the budget of all calls, those in progress included (measured from their start)."""
         self._io_timeout_s = io_timeout_s
-        self._may_be_direct = self._budget_s >= self._direct_s
+        self._may_be_direct = not self._ended and self._budget_s >= self._direct_s
         for call in self._calls:
             if call.scope is not None:
-                call.scope.deadline = self._deadline(call.started)
+                call.scope.deadline = self._deadline(call.started, call.modifies)
+
+    def end_writes(self, reason: StoreError) -> None:
+        """Nothing will be written any more, for good, for this reason. Calls in progress that modify go on."""
+        self._ended, self._may_be_direct = True, False
+        self._away = reason.kind is Kind.TIMEOUT
+        latest = trio.current_time() + LAST_S
+        for call in self._calls:
+            if self._away and call.scope is not None and not call.modifies:
+                call.scope.deadline = min(call.scope.deadline, latest)
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Read, until it succeeds, fails for good, or the budget is used up."""
@@ -190,14 +212,19 @@ class Retry(Store):
         *args: object,
     ) -> T:
         """Attempt it until the budget, counted from the start of `of`, ends. error: how a direct attempt ended."""
-        scope = of.scope = trio.CancelScope(deadline=self._deadline(of.started))
+        if self._away and not modifies and trio.current_time() < self._again_at:
+            raise self._gave_up(of, what, modifies, *args)
+        of.modifies = modifies
+        scope = of.scope = trio.CancelScope(deadline=self._deadline(of.started, modifies))
         backoff: Backoff | None = None
         unknown = False
         with scope:
             while True:
                 if error is None:
                     try:
-                        return await call(*args)
+                        found = await call(*args)
+                        self._away = False
+                        return found
                     except StoreError as failed:
                         error = failed
                 self._on_error(error)
@@ -210,15 +237,23 @@ class Retry(Store):
                     backoff = Backoff(self._random)
                 await trio.sleep(backoff.next_s(of.last))
                 self.retries += 1
-        last = of.last
+        if self._ended and not modifies:
+            self._away, self._again_at = True, trio.current_time() + AGAIN_S
+        raise self._gave_up(of, what, modifies, *args) from of.last
+
+    def _gave_up(self, of: _Call, what: str, modifies: bool, *args: object) -> StoreError:
         place = f" at {args[0]}" if args else ""
-        reason = f"; last: {last}" if last else ""
-        raise StoreError(
-            f"{what}{place}: gave up after the io-timeout of {trio.current_time() - of.started:g} s{reason}",
+        reason = f"; last: {of.last}" if of.last else ""
+        waited_s = trio.current_time() - of.started
+        budget = (
+            f"after {waited_s:g} s, as the disk has failed" if self._away else f"after the io-timeout of {waited_s:g} s"
+        )
+        return StoreError(
+            f"{what}{place}: gave up {budget}{reason}",
             Kind.TIMEOUT,
             unknown=modifies,
             remedy="dyskctl doctor looks for the cause; a longer io-timeout waits longer",
-        ) from last
+        )
 
     # -- no await in _begin, _end, _start_watch --
 
@@ -260,5 +295,5 @@ class Retry(Store):
     def _budget_s(self) -> float:
         return inf if self._io_timeout_s is None else self._io_timeout_s
 
-    def _deadline(self, started: float) -> float:
-        return started + self._budget_s
+    def _deadline(self, started: float, modifies: bool) -> float:
+        return started + (min(self._budget_s, LAST_S) if self._away and not modifies else self._budget_s)
