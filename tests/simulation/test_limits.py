@@ -127,6 +127,45 @@ async def test_long_pauses_are_asked_for_rarely(jumping_clock: JumpingClock) -> 
 
 
 @pytest.mark.parametrize(
+    ("tier", "depth", "least"),
+    [("50/100", 32, 0.95), ("P4", 1, 0.83), ("P4", 4, 0.95), ("P10", 1, 0.9), ("P10", 4, 0.95), ("P10", 32, 0.97)],
+)
+async def test_a_limit_is_found_though_each_refusal_means_a_pause(
+    jumping_clock: JumpingClock, tier: str, depth: int, least: float
+) -> None:
+    """A single caller is stopped by each pause; of several callers, the others show the way meanwhile."""
+    client = Client(LimitedStore(tier, "strict", retry_after_s=1.0, latency_s=0.001))
+    await client.load(4096, depth, 40)
+    seen = await client.load(4096, depth, 20)
+    assert seen.used >= least
+    assert seen.refused < 0.01
+
+
+@pytest.mark.parametrize(("fallen", "depth"), [(300.0, 1), (300.0, 4), (300.0, 32), (50.0, 1), (50.0, 32)])
+async def test_a_limit_that_falls_is_found_though_each_refusal_means_a_pause(
+    jumping_clock: JumpingClock, fallen: float, depth: int
+) -> None:
+    """What was borne before is no reason to call it noise."""
+    client = Client(LimitedStore("P10", "strict", retry_after_s=1.0))
+    await client.load(4096, depth, 15)
+    client.service.rates = (fallen, 1e8)
+    await client.load(4096, depth, 40)
+    seen = await client.load(4096, depth, 20)
+    assert seen.used >= 0.8
+    assert seen.refused < 0.01
+
+
+async def test_a_refusal_among_many_that_get_through_stops_nobody_else(jumping_clock: JumpingClock) -> None:
+    """One in a hundred of 2,500 requests a second, each to be repeated a second later: a fifth of 128 callers waits."""
+    service = LimitedStore("20000/1000", "503", retry_after_s=1.0, latency_s=0.05)
+    client = Client(service)
+    before = await client.load(4096, 128, 5)
+    service.noise = 0.01
+    seen = await client.load(4096, 128, 20)
+    assert seen.operations >= 0.8 * before.operations
+
+
+@pytest.mark.parametrize(
     ("iops", "mbps", "length", "depth"),
     [(1000, None, 4096, 64), (1000, None, 4096, 8), (40, None, MIB, 8), (None, 50.0, MIB, 8), (700, 2.0, 4096, 16)],
 )

@@ -6,6 +6,7 @@ from math import inf
 
 import pytest
 
+from blobfuse_dysk.store.parts.noise import SEEN
 from blobfuse_dysk.store.parts.pacer import CALM_S, MOST_CALM_S, Pacer
 from blobfuse_dysk.store.parts.rate import SEARCH_S, SURE, Rate
 
@@ -133,3 +134,33 @@ def test_much_refused_is_the_limit(driven: Driven) -> None:
     driven.lose(50.0)
     driven.run(CALM_S + 1, 50)
     assert driven.pacer.operations.learned < 60
+
+
+def pausing(driven: Driven, times: int) -> None:
+    """Each refusal stops the whole disk for a second, and five requests get through between two of them."""
+    for _ in range(times):
+        driven.run(0.1, 50)
+        driven.refuse()
+        driven.pacer.asked(1.0, driven.now, much=False, last=True)
+        driven.now += 1.0
+        driven.pacer.charge(4096, driven.now)
+
+
+def test_what_is_refused_right_after_a_cut_was_for_the_rate_before(driven: Driven) -> None:
+    pausing(driven, 1)
+    driven.run(0.1, 50)
+    driven.refuse()
+    cut = driven.pacer.operations.state
+    for _ in range(SEEN - 1):
+        driven.now += 0.001
+        driven.refuse()
+    driven.run(0.16, 200)
+    driven.refuse()
+    assert driven.pacer.operations.state == cut  # one refusal was heard of, which shows no share yet
+
+
+def test_many_of_few_requests_refused_are_no_noise_whatever_was_borne(driven: Driven) -> None:
+    pausing(driven, 4)
+    assert driven.pacer.operations.borne > 0
+    pausing(driven, 2)
+    assert driven.pacer.operations.borne == 0

@@ -132,6 +132,34 @@ async def test_retry_after_closes_the_gate_for_all(autojump_clock: MockClock) ->
     assert throttle.status()["throttled"] == 1
 
 
+async def test_retry_after_of_one_refusal_among_many_stops_nobody_else(autojump_clock: MockClock) -> None:
+    limiter = Limiter()
+    for _ in range(200):
+        await use(limiter, 1, 0.01)
+    others = [await limiter.enter(1, 4096) for _ in range(4)]
+    limiter.refused(await limiter.enter(1, 4096), 7.0)
+    limiter.leave(4096)
+    asked_at = trio.current_time()
+    await use(limiter, 1, 0.01)
+    assert trio.current_time() - asked_at < 1
+    await trio.sleep(0.01)
+    for started in others:
+        limiter.succeeded(started, 4096)
+        limiter.leave(4096)
+
+
+async def test_a_pause_of_all_is_made_longer_by_every_refusal_in_it(autojump_clock: MockClock) -> None:
+    limiter = Limiter()
+    started = [await limiter.enter(1) for _ in range(3)]
+    for start in started:
+        limiter.refused(start, 7.0)
+        limiter.leave()
+        await trio.sleep(1)
+    refused_last = trio.current_time() - 1
+    await limiter.enter(1)
+    assert trio.current_time() == refused_last + 7
+
+
 async def test_a_large_request_takes_a_slot_for_each_part(autojump_clock: MockClock) -> None:
     limiter = Limiter()
     async with trio.open_nursery() as nursery:

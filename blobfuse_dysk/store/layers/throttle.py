@@ -3,7 +3,7 @@
 Theory: see limiter.py (turns, slots) and pacer.py (rates). Every data request waits for its turn here; lease and epoch
 calls do not come this way. A refusal is Kind.THROTTLED. Kind.UNREACHABLE, unless it was only a stale connection, may
 be a timeout, which is another way of the service to say that it is overrun; it says nothing about a rate. Retry-After
-closes the gate for the whole disk, not only for the refused request.
+holds back the refused request (retry.py), and the whole disk where so much is refused that it must mean all: pacer.py.
 
 The slot is returned in `finally` order, on cancellation too; Limiter has no await in between, so none is lost.
 """

@@ -141,12 +141,18 @@ class Limiter:
             self.limit = min(self._most, self.limit + _slots(length) / self.limit)
 
     def refused(self, started: float, retry_after_s: float | None) -> None:
-        """The service turned a request away: slow down, and pause all for as long as it asks. Call before `leave`."""
+        """The service turned a request away: slow down. Call before `leave`.
+
+        retry_after_s: for how long it wants not to be asked again. Where so much is refused that it must mean all
+        requests, all pause for that time; of one refusal among many that get through, the repeat does (retry.py).
+        """
         now = trio.current_time()
-        if self.pacer.refused(started, now, (self._requests, self._bytes)):
+        pacer = self.pacer
+        much = pacer.refused(started, now, (self._requests, self._bytes))
+        if much:
             self.timed_out(started)
         if retry_after_s is not None:
-            self.pacer.pause(now + retry_after_s, retry_after_s)
+            pacer.asked(retry_after_s, now, much=much, last=self._requests == 1 and not self.waiting)
 
     def timed_out(self, started: float) -> None:
         """The service is overrun, or gone: halve what is in flight. Call before `leave`."""

@@ -6,9 +6,10 @@ seconds, since a share of requests is what noise is. Nothing refused in CLEAR ti
 between two refusals before: it was a limit. About the same share again, twice: it is noise, the rate is given back,
 and that share is believed (Noise) until FORGET times the requests went by in which one refusal was due.
 
-Where a refusal closes the gate for so long that most of the time is spent waiting, a bucket of the service's fills up
-meanwhile, and what gets through between two pauses says little about its limit. What got through with the pauses
-counted in is borne for certain, so it is that rate at which the experiment is made.
+Where refusals stop the whole disk, and for so long that most of the time is spent waiting, a bucket of the service's
+fills up meanwhile, and what gets through between two pauses says little about its limit. What got through with the
+pauses counted in is borne for certain, so it is that rate at which the experiment is made. That is slow, so it ends
+with the first refusal if the rate before was borne in calm time, too: a limit fell, or there is noise, hardly both.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ __all__ = ["Noise", "Trial"]
 
 SEEN = 3  # refusals that make a share known
 MOST_SHARE = 0.06  # who is turned away waits before the repeat, so a limit that is far off can look like more than that
+SURELY_NOT = 2 * MOST_SHARE  # of a few requests, and noise after all: one in hundreds
 SMALL_SHARE = 0.03
 ROUNDS = 3  # where more than that is refused: a limit that was far off looks the same for a moment
 CLEAR = 3.0
-CLEAR_WAITING = 350  # requests, where it is the waiting that takes the time, and the experiment costs the most
+MOST_CLEAR_WAITING = 350  # requests, where it is the waiting that takes the time, and the experiment costs the most
+LEAST_CLEAR_WAITING = 30  # where so much was refused that few show the difference
 LEAST_CLEAR = 150  # requests
 MOST_CLEAR = 300
 MOST_CLEAR_PAUSING = 3000  # a limit mistaken for noise, or noise for one, costs more where each refusal is a pause
@@ -37,6 +40,7 @@ class Trial:
         "_seen",
         "_since",
         "before",
+        "borne",
         "certain",
         "done",
         "open_s",
@@ -54,13 +58,14 @@ class Trial:
         before: float = 0.0,
         rounds: int = 0,
         certain: bool = False,
+        borne: bool = False,
     ) -> None:
         """times: now, and with the pauses left out. done: operations and bytes. clear: requests.
 
         before: the share refused at the rate before, 0 if unknown. rounds: in which less was sent, and that stayed.
-        certain: a limit would have refused nothing at this rate.
+        certain: a limit would have refused nothing at this rate. borne: nor, in calm time, at the one before.
         """
-        self.before, self.rounds, self.certain = before, rounds, certain
+        self.before, self.rounds, self.certain, self.borne = before, rounds, certain, borne
         self.done, (self.since_s, self.open_s) = done, times
         self._since, self._seen = requests, 0
         self._clear = clear
@@ -74,14 +79,14 @@ class Trial:
         """The share refused, with the one of now; None as long as that is not known."""
         self._seen += 1
         self._clear_at = requests + self._clear
-        if self._seen < SEEN:
+        if self._seen < SEEN and not (self.certain and self.borne):
             return None
         return self._seen / max(self._seen, requests - self._since)
 
     def futile(self, share: float) -> bool:
         """Whether about the same share was refused at the rates before, often enough to call that noise."""
         if self.certain:
-            return self.before / 3 <= share <= MOST_SHARE
+            return self.borne or self.before / 3 <= share <= MOST_SHARE
         alike = share <= MOST_SHARE and self.before / 3 <= share <= self.before * 2 + 0.01
         self.rounds = self.rounds + 1 if alike else 0
         return self.rounds >= (1 if share < SMALL_SHARE else ROUNDS)

@@ -22,8 +22,10 @@ Much refused is the limit: what was borne is forgotten.
 A refusal does not say which limit it is about. The mean size of what got through does, but for those between
 SMALL and LARGE: there the one that was nearly used up is meant, or both.
 
-Pausing costs more when the service asks for long pauses (Retry-After): then the curve is stretched, so that probing
-for more costs a small share of the time. Pauses are not counted in what is measured: see Pacer._open.
+Retry-After: the refused request is not repeated before (retry.py). Where so much is refused that it must mean all, no
+request starts for that time. One refusal among many that get through does not: the service is there, as those show, and
+what is held back could prove that it was noise. Probing for more costs more when the service asks for long pauses, so
+the curve is stretched. Pauses of the whole disk are not counted in what is measured: gate.py.
 
 No await in here; times are those of trio.current_time(), given by the caller.
 """
@@ -33,16 +35,20 @@ from __future__ import annotations
 from math import inf
 
 from blobfuse_dysk.store.contract import MAX_WRITE
+from blobfuse_dysk.store.parts.gate import Gate
 from blobfuse_dysk.store.parts.noise import (
     CLEAR,
-    CLEAR_WAITING,
     LEAST_CLEAR,
+    LEAST_CLEAR_WAITING,
     MOST_CLEAR,
     MOST_CLEAR_PAUSING,
+    MOST_CLEAR_WAITING,
+    MOST_SHARE,
+    SURELY_NOT,
     Noise,
     Trial,
 )
-from blobfuse_dysk.store.parts.rate import IO_SIZE, Rate, State, operations
+from blobfuse_dysk.store.parts.rate import IO_SIZE, NEW, Rate, State, operations
 from blobfuse_dysk.store.parts.through import ROUND_S, Span, Through
 
 __all__ = ["IO_SIZE", "Pacer", "Rate", "operations"]
@@ -51,8 +57,10 @@ LUMP_S = 0.008  # time that one write may take up: a fraction of what is measure
 WINDOW_S = 0.5  # how far back one looks
 LONG_S = 1.0  # and where nothing gets through at the moment: some services count by the second
 ENOUGH = 5  # refusals that can show a limit by themselves
+FEW = 30  # requests right after a cut: what is refused of those was for the rate before
 CURVE_S = 3.0  # from a cut back to the old rate
 PAUSES = 30  # the curve takes at least so many times the pause that the service asked for
+PAUSES_OF_ONE = 10  # where it was only the refused call that waited
 MOST_CURVE_S = 300.0
 RARE = 0.01  # share of refusals that is ignored below the top of the curve
 NOISE = 0.25  # share of refusals that can be noise; more is always a limit
@@ -64,6 +72,7 @@ AGAIN = 3  # searches that noise may end before what was known ahead of it is gi
 STEPS = 8  # of STEP_DOWN, each a pause, until a limit that was found by many refusals is known well
 CALM_S = 2.0  # without a refusal: what was borne before is tried again
 MOST_CALM_S = 32.0  # after attempts that failed
+MOST_CALM_WAITING_S = 4.0  # where an experiment says so, too, and each attempt may stop the whole disk
 FAR = 1.5  # times what was borne: an overshoot that no experiment needs to confirm
 STEPS_FOUND = 3  # of them, where it was found by one refusal on the way up
 STEP_DOWN = 0.75  # where a pause is all that a refusal brings, too short a time is left for measuring
@@ -80,14 +89,14 @@ class Pacer:
         self.operations = Rate(inf, LEAST[0], FIRST[0])
         self.bytes = Rate(inf, LEAST[1], FIRST[1])
         self.paced = False  # `due` and `charge` need not be called
-        self._closed_until = -inf
+        self._gate = Gate()
         self.allow(iops, bytes_per_s)
         self._curve_s = CURVE_S
         self._through = Through()
         self._cut_at = -inf
         self._held_at = inf  # since when requests are held back; inf: they are not
-        self._closed_s = 0.0  # how long the service paused us, until _closed_until
         self._cut_open = -inf  # _cut_at, without the pauses
+        self._cut_requests = 0  # that had come back then
         self._refused_at = 0  # requests that had come back at the last refusal
         self._trial: Trial | None = None
         self._before: tuple[State, State] | None = None  # what was known before the cuts that may have been mistakes
@@ -95,6 +104,7 @@ class Pacer:
         self._refused_last = -inf  # time of the last refusal
         self._caught_up_at = -inf
         self._calm_s = CALM_S
+        self._most_calm_s = MOST_CALM_S  # beyond it, what was borne is given up
         self._kept: tuple[State, State] | None = None  # what was known at _kept_at
         self._kept_at = -inf
         self._again = 0  # searches that may end before that is given up
@@ -105,7 +115,7 @@ class Pacer:
         self.operations.allow(inf if iops is None else iops)
         self.bytes.allow(inf if bytes_per_s is None else bytes_per_s)
         rate = min(self.operations.rate, self.bytes.rate)
-        self.paced = rate < inf or self._closed_until > -inf
+        self.paced = rate < inf or self._gate.resumed_at > -inf or self._gate.idle_at < inf
 
     @property
     def largest_write(self) -> int:
@@ -116,10 +126,12 @@ class Pacer:
 
     def due(self) -> float:
         """When the next request may start."""
-        return max(self._closed_until, self.operations.paid, self.bytes.paid)
+        return max(self._gate.closed_until, self.operations.paid, self.bytes.paid)
 
     def charge(self, length: int, now: float) -> None:
         """A request starts; `due` has come."""
+        if self._gate.idle_at < inf:
+            self._gate.started(now)
         if self.operations.rate < inf:
             self.operations.charge(operations(length), now)
         if self.bytes.rate < inf:
@@ -130,36 +142,48 @@ class Pacer:
         if self._held_at < now:
             binding = self.operations if self.operations.paid >= self.bytes.paid else self.bytes
             if binding.behind and self._is_calm(now):
+                if self._trial is not None:
+                    self._most_calm_s = MOST_CALM_WAITING_S if self._trial.certain else MOST_CALM_S
                 binding.catch_up(now - self._held_at, self._curve_s)
                 self._caught_up_at, self._trial = now, None
             elif self._trial is None or not self._trial.holds(self._requests):
                 beyond = self._curve_s == CURVE_S or not self._noise.believed(self._requests)
                 binding.grow(now - self._held_at, self._curve_s, beyond=beyond)
-        self._held_at = max(now, self._closed_until) if waits else inf
+        self._held_at = max(now, self._gate.closed_until) if waits else inf
 
     def succeeded(self, length: int, now: float) -> None:
         """A request of `length` bytes came back well."""
-        self._through.add(length, max(now, self._closed_until) - self._closed_s)
+        self._through.add(length, self._gate.open(now))
 
-    def pause(self, until: float, seconds: float) -> None:
-        """The service wants no request before `until`, `seconds` from now."""
-        self._closed_s += max(0.0, until - max(self._closed_until, until - seconds))
-        self._closed_until = max(self._closed_until, until)
-        self._curve_s = min(MOST_CURVE_S, max(CURVE_S, seconds * PAUSES))
+    def asked(self, seconds: float, now: float, *, much: bool, last: bool) -> None:
+        """The service wants a refused request not before `seconds` from now. much: as `refused` said.
+
+        last: it was the only one in progress, and none waits, so that the disk is idle until some repeat starts.
+        """
+        closes = much or now < self._gate.closed_until
+        times = PAUSES if closes or last else PAUSES_OF_ONE
+        self._curve_s = min(MOST_CURVE_S, max(CURVE_S, seconds * times))
+        if closes:
+            self._gate.close(now, seconds)
+        if last:
+            self._gate.idle(now)
         self.paced = True
 
     def refused(self, started: float, now: float, in_flight: tuple[int, int]) -> bool:
-        """A request was turned away; in_flight: (operations, bytes). Whether slots are to be cut, too."""
+        """A request was turned away; in_flight: (operations, bytes). Whether so much is refused that it is for all.
+
+        Then slots are to be cut, too.
+        """
         through = self._through
         through.refused += 1
         calm, self._refused_at = self._requests - self._refused_at, self._requests
-        if started <= self._cut_at:
+        if started <= self._cut_at or self._is_echo(now):
             return False
-        at = self._open(now)
+        at = self._gate.open(now)
         refuted = self._remember(now, at)
         unknown = self.operations.learned == inf and self.bytes.learned == inf
         settled = self.operations.settled or self.bytes.settled
-        reopened = self._closed_until - self._closed_s
+        reopened = self._gate.open(self._gate.resumed_at)
         lately = through.since(at - LONG_S, at)
         span = through.since(max(self._cut_open, reopened, at - (WINDOW_S if settled else 2 * ROUND_S)), at)
         if not lately.done and not unknown:
@@ -168,7 +192,7 @@ class Pacer:
         if now > self._kept_at + 3 * LONG_S:
             self._kept, self._kept_at = (self.operations.state, self.bytes.state), now
         got = (span if span.done else lately).rates(in_flight if unknown else (0, 0))
-        after_pause = self._cut_at < self._closed_until <= now < self._closed_until + WINDOW_S
+        after_pause = self._cut_at < self._gate.resumed_at <= now < self._gate.resumed_at + WINDOW_S
         if not after_pause:
             self._steps = 0
         doubted = not self._noise.believed(self._requests)
@@ -184,30 +208,37 @@ class Pacer:
             self._sporadic(calm, (now, at), got)
         return much
 
+    def _is_echo(self, now: float) -> bool:
+        """Whether a refusal follows a cut so closely that it was for the rate before; where pauses come of it."""
+        few = self._requests - self._cut_requests < FEW
+        return self._curve_s > CURVE_S and now - self._cut_at < ROUND_S and few
+
     def _is_calm(self, now: float) -> bool:
         """Whether nothing was refused for long enough to try again what was borne; an experiment wants its requests."""
         requests = 0 if self._trial is None else LEAST_CLEAR
-        long = now - max(self._refused_last, self._closed_until) >= self._calm_s
+        long = now - max(self._refused_last, self._gate.resumed_at) >= self._calm_s
         return long and self._requests - self._refused_at >= requests
 
     def _remember(self, now: float, at: float) -> bool:
         """What got through in calm time is known to be borne; whether an attempt to come back to it has just failed."""
-        since, self._refused_last = max(self._refused_last, self._closed_until), now
+        since, self._refused_last = max(self._refused_last, self._gate.resumed_at), now
         if now - self._caught_up_at < LONG_S:
             self._calm_s *= 2
             self._caught_up_at = -inf
-            if self._calm_s > MOST_CALM_S:
+            if self._calm_s > self._most_calm_s:
                 self._forget()
             return True
         if now - since >= CALM_S:
             best = self._through.since(at - CALM_S, at).rates((0, 0))
             self.operations.remember(best[0])
             self.bytes.remember(best[1])
-            self._calm_s = CALM_S
+            if not (self.operations.behind or self.bytes.behind):
+                self._calm_s = CALM_S
         return False
 
     def _forget(self) -> None:
         """What was borne once is not any more."""
+        self._before = None
         self.operations.borne = self.bytes.borne = 0.0
         self._calm_s = CALM_S
 
@@ -261,7 +292,7 @@ class Pacer:
         waited = times[1] - trial.open_s < (times[0] - trial.since_s) / 2
         twice = trial.before > 0 or self._curve_s == CURVE_S
         if self._before is not None and twice and trial.futile(share) and (trial.certain or not waited):
-            self._noise.believe(share, self._requests)
+            self._noise.believe(trial.before if trial.certain else share, self._requests)
             self.operations.restore(self._before[0])
             self.bytes.restore(self._before[1])
             self.operations.settle()
@@ -270,15 +301,22 @@ class Pacer:
             self._was_cut(*times)
             return
         totals = self._through.totals
+        blamed = self._blamed(*got)
+        borne = share <= MOST_SHARE and all(0 < achieved <= rate.borne * NEW for rate, achieved in blamed)
         if waited:
-            clear = float(CLEAR_WAITING)
-            for rate, _ in self._blamed(*got):
+            if share > SURELY_NOT:
+                self._forget()
+            clear = min(MOST_CLEAR_WAITING, max(LEAST_CLEAR_WAITING, CLEAR / share))
+            for rate, _ in blamed:
                 index = int(rate is self.bytes)
                 rate.step_down((totals[index] - trial.done[index]) / (times[0] - trial.since_s))
         else:
             clear = self._clear(CLEAR / share)
             self._ease(got, times, EASE_MORE if self._curve_s == CURVE_S else EASE_PAUSING, share)
-        self._try(Trial(self._requests, times, totals, clear, before=share, rounds=trial.rounds, certain=waited))
+        more = Trial(
+            self._requests, times, totals, clear, before=share, rounds=trial.rounds, certain=waited, borne=borne
+        )
+        self._try(more)
 
     def _ease(self, got: tuple[float, float], times: tuple[float, float], margin: float, share: float) -> None:
         for rate, achieved in self._blamed(*self._most(got, times[1])):
@@ -315,12 +353,8 @@ class Pacer:
         return not above and not self._through.since(at - LONG_S, at).exceeds(RARE)
 
     def _was_cut(self, now: float, at: float) -> None:
-        self._cut_at, self._cut_open, self.paced = now, at, True
+        self._cut_at, self._cut_open, self._cut_requests, self.paced = now, at, self._requests, True
         self._through.mark(at)
-
-    def _open(self, now: float) -> float:
-        """The time of now, without the pauses."""
-        return max(now, self._closed_until) - self._closed_s
 
     def _blamed(self, done: float, size: float) -> list[tuple[Rate, float]]:
         """The dimensions that a refusal is about, with what got through in each, per second."""

@@ -1,7 +1,6 @@
 """What got through lately, of how many requests: counts, remembered for a while.
 
-Times are those during which the gate was open (pacer.py): a pause that the service asked for is no time in which it
-let nothing through.
+Times are open ones (gate.py): a pause that the service asked for is no time in which it let nothing through.
 """
 
 from __future__ import annotations
