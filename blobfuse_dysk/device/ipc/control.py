@@ -5,6 +5,7 @@
     {"op": "set", "io_timeout_s": 60, "iops": 500, "mbps": null} -> {"ok": true}: those that are given; null: no limit
     {"op": "grow", "size": 2199023255552} -> {"ok": true}: the file has so many bytes now, the device not yet
     {"op": "reload", "file": "..."}     -> {"ok": true, "credential": {...}}; file: null for the one it came from
+    {"op": "reload", "file": null, "descriptor": true}, with a memfd beside it that has the text of a credential file
     {"op": "upgrade", "id": "...", "worker": [...], "path": "..."} -> {"ok": true}: begun; state.json says how it ends
     {"op": "stop"}                      -> {"ok": true}: ends the attachment if no loop device is on it any more
     {"op": "watch"}                     -> {"ok": true} when the disk's end was clean, which may be long after
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Sequence
 
 from blobfuse_dysk.device.ipc import shapes
 from blobfuse_dysk.device.ipc.message import message_to_error
@@ -76,10 +78,14 @@ class GrowQuestion(TypedDict):
 
 
 class ReloadQuestion(TypedDict):
-    """file: the credential file from now on; None for the one it came from."""
+    """file: the credential file from now on; None for the one it came from.
+
+    descriptor: it is in the memfd that comes beside the question, so that no file ever has it.
+    """
 
     op: Literal["reload"]
     file: Argument | None
+    descriptor: NotRequired[bool]
 
 
 class UpgradeQuestion(TypedDict):
@@ -174,15 +180,21 @@ class Control:
         self._answers.close()
         self._socket.close()
 
-    def ask(self, op: str, **arguments: object) -> dict[str, Any]:
-        """Ask and wait for the answer. Raises the error that the worker answered with, or DeviceError."""
-        self.send(op, **arguments)
+    def ask(self, op: str, fds: Sequence[int] = (), /, **arguments: object) -> dict[str, Any]:
+        """Ask and wait for the answer. Raises the error that the worker answered with, or DeviceError.
+
+        fds: descriptors that go along.
+        """
+        self.send(op, fds, **arguments)
         return self.answer()
 
-    def send(self, op: str, **arguments: object) -> None:
+    def send(self, op: str, fds: Sequence[int] = (), /, **arguments: object) -> None:
         """Ask without waiting."""
+        line = json.dumps({"op": op, **arguments}).encode() + b"\n"
         try:
-            self._socket.sendall(json.dumps({"op": op, **arguments}).encode() + b"\n")
+            # With its first bytes, so that none of them can come without the other.
+            sent = socket.send_fds(self._socket, [line], list(fds)) if fds else 0
+            self._socket.sendall(line[sent:])
         except OSError as error:
             raise self._silent(error) from None
         self._asked.append(op)

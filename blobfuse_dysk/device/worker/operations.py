@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol
 
 import trio
 
@@ -29,6 +29,12 @@ from blobfuse_dysk.timestamp import utc_text
 __all__ = ["Asked", "Questions"]
 
 GROW_S = 30.0  # what is written meanwhile waits for it (store/layers/order.py)
+
+
+class Reload(ReloadQuestion):
+    """text: what came in the descriptor, if one did."""
+
+    text: NotRequired[str]
 
 
 class Asked(Protocol):
@@ -127,9 +133,12 @@ class Questions:
                 raise DyskError(f"the disk did not grow within {GROW_S:g} s", remedy="see dyskctl status; try again")
         return {}
 
-    async def _reload(self, question: ReloadQuestion) -> dict[str, Any]:
+    async def _reload(self, question: Reload) -> dict[str, Any]:
         credential = self._worker.credential
-        await credential.reload(question["file"] or "")
+        if "text" in question:
+            await credential.take(question["text"])
+        else:
+            await credential.reload(question["file"] or "")
         return {"credential": _describe(credential)}
 
     async def _upgrade(self, question: UpgradeQuestion) -> dict[str, Any]:
