@@ -273,6 +273,8 @@ def _mount_attached(request: MountRequest, attached: attachment.Attachment, dire
 class _Told:
     """Hears of a file system that is made."""
 
+    held = ()
+
     def __init__(self, request: MountRequest, attached: attachment.Attachment) -> None:
         self._request = request
         self._disk = attached.disk
