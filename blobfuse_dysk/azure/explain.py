@@ -34,6 +34,7 @@ from blobfuse_dysk.timestamp import utc_text
 __all__ = [
     "HOLDER_NODE",
     "HOLDER_SINCE",
+    "HOLDER_TAG",
     "explain",
     "holder_in",
     "leased",
@@ -44,7 +45,8 @@ __all__ = [
 
 HOLDER_NODE = "dysk_node"
 HOLDER_SINCE = "dysk_since"
-"""Names in the blob's metadata: who holds the lease, and since when (ISO 8601, UTC)."""
+HOLDER_TAG = "dysk_tag"
+"""Names in the blob's metadata: who holds the lease, since when (ISO 8601, UTC), and the tag of its numbers."""
 _ONE_BLOB = frozenset(("b", "bs", "bv"))  # sr of a SAS for a blob, a snapshot, a version
 _SKEW_S = 900.0  # the service refuses dates that differ by more
 
