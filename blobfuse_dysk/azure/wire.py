@@ -289,6 +289,18 @@ class BlobRequests:
         headers = {_METADATA + name: value for name, value in metadata.items()}
         return self._general("PUT", [("comp", "metadata")], headers, lease_id, condition, as_sent=as_sent)
 
+    def snapshot(
+        self,
+        metadata: Mapping[str, str],
+        *,
+        lease_id: str | None,
+        condition: Condition | None = None,
+        as_sent: bool = False,
+    ) -> Request:
+        """Snapshot Blob. metadata: of the snapshot, in place of the blob's; see set_metadata, also for as_sent."""
+        headers = {_METADATA + name: value for name, value in metadata.items()}
+        return self._general("PUT", [("comp", "snapshot")], headers, lease_id, condition, as_sent=as_sent)
+
     def _general(
         self,
         method: str,
