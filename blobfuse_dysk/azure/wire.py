@@ -198,6 +198,7 @@ class BlobRequests:
     def __init__(self, address: DiskAddress) -> None:
         assert address.endpoint is not None
         self.target = address.endpoint.path + address.path
+        self._container = f"{address.endpoint.path}/{address.container}"
         self.common = f"Host:{address.endpoint.authority}\nUser-Agent:{USER_AGENT}\n"
         self._snapshot = (("snapshot", quote(address.snapshot, safe="")),) if address.snapshot else ()
         self._query, self._resource = self._with_query()
@@ -295,6 +296,11 @@ class BlobRequests:
         """
         headers = {_METADATA + name: value for name, value in metadata.items()}
         return self.general("PUT", [("comp", "metadata")], headers, lease_id, condition, as_sent=as_sent)
+
+    def create_container(self) -> Request:
+        """Create Container, of the container that the blob is in."""
+        resource = f"{self._container}\nrestype:container"
+        return Request("PUT", self._container, "restype=container", resource, "", self._version, self.common)
 
     def general(
         self,
