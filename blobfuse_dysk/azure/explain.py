@@ -34,6 +34,7 @@ from blobfuse_dysk.timestamp import utc_text
 __all__ = [
     "HOLDER_NODE",
     "HOLDER_SINCE",
+    "HOLDER_TAG",
     "explain",
     "holder_in",
     "leased",
@@ -44,7 +45,8 @@ __all__ = [
 
 HOLDER_NODE = "dysk_node"
 HOLDER_SINCE = "dysk_since"
-"""Names in the blob's metadata: who holds the lease, and since when (ISO 8601, UTC)."""
+HOLDER_TAG = "dysk_tag"
+"""Names in the blob's metadata: who holds the lease, since when (ISO 8601, UTC), and the tag of its numbers."""
 _ONE_BLOB = frozenset(("b", "bs", "bv"))  # sr of a SAS for a blob, a snapshot, a version
 _SKEW_S = 900.0  # the service refuses dates that differ by more
 
@@ -197,7 +199,7 @@ def _refused(error: ServiceError, address: DiskAddress, credential: Credential |
         return NotFoundError(
             f"snapshot {address.snapshot} of disk {replace(address, snapshot=None)} does not exist",
             missing="snapshot",
-            remedy="az storage blob list --include s shows those that there are",
+            remedy="dyskctl snapshot list shows those that there are",
         )
     if error.status == 404:
         return NotFoundError(
@@ -296,6 +298,11 @@ _KEYS_OFF = (
     "account {account} does not allow account keys",
     "write auth = entra into the credential file, or use a user delegation SAS",
 )
+_TOO_SOON = (
+    DyskError,
+    "disk {disk} had a snapshot made a moment ago, and the service makes them at intervals",
+    "try again in some minutes",
+)
 _NO_CONTAINER = partial(NotFoundError, missing="container")
 # code -> what makes the error, message, remedy
 _SIMPLE: Mapping[str, tuple[Callable[..., DyskError], str, str]] = {
@@ -346,6 +353,12 @@ _SIMPLE: Mapping[str, tuple[Callable[..., DyskError], str, str]] = {
         DyskError,
         "disk {disk} is still being copied to",
         "wait for the end of the copy, or abort it: az storage blob copy cancel",
+    ),
+    **dict.fromkeys(("SnapshotOperationRateExceeded", "SnaphotOperationRateExceeded"), _TOO_SOON),
+    "SnapshotCountExceeded": (
+        UsageError,
+        "disk {disk} has as many snapshots as the service keeps of a disk",
+        "delete one first: dyskctl snapshot list, dyskctl snapshot delete",
     ),
     "SnapshotsPresent": (
         UsageError,
