@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-__all__ = ["dysk_csi", "dyskctl", "mount_dysk", "umount_dysk"]
+__all__ = ["dysk_csi", "dysk_flexvolume", "dyskctl", "mount_dysk", "umount_dysk"]
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EX_INTERRUPTED = 8  # mount(8)'s
@@ -46,6 +46,17 @@ def umount_dysk() -> int:
         return umount_main
 
     return _run("umount.dysk", load, EX_INTERRUPTED)
+
+
+def dysk_flexvolume() -> int:
+    """Run the FlexVolume driver; returns its exit code."""
+
+    def load() -> Callable[[], int]:
+        from blobfuse_dysk.kubernetes.flexvolume import main
+
+        return main
+
+    return _run("dysk-flexvolume", load, EXIT_INTERRUPTED)
 
 
 def dysk_csi() -> int:

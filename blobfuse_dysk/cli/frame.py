@@ -50,6 +50,12 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "attach-file": ("verbs.boot.attach_file", "Attach the disk that a file in /etc/dysk/disks.d describes."),
         "shutdown": ("verbs.boot.shutdown", "Let the disks go while the machine shuts down."),
     },
+    "Kubernetes": {
+        "install-flexvolume": (
+            "verbs.kubernetes.install_flexvolume",
+            "Put the FlexVolume driver where the kubelet looks.",
+        ),
+    },
     "This tool": {
         "doctor": ("doctor.verb.doctor", "Check this machine, and an account, and say what to do."),
         "completion": ("verbs.tool.completion", "Print the script that completes dyskctl in your shell."),

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
-import struct
+from collections.abc import Iterator
 from pathlib import Path
 
+from blobfuse_dysk.device.kernel import loop
 from blobfuse_dysk.device.kernel.bind import bind
 from blobfuse_dysk.errors import DyskError
 from blobfuse_dysk.kubernetes import mounting
@@ -22,8 +22,6 @@ from blobfuse_dysk.kubernetes.refusals import ConflictError, UnsuitableError
 from blobfuse_dysk.mount.tools import top_mount
 
 __all__ = ["publish", "unpublish"]
-
-_BLKROSET, _BLKROGET = 0x125D, 0x125E  # linux/fs.h
 
 
 def publish(own: Own, staged: str, target: str, *, block: bool, read_only: bool, alone: bool) -> None:
@@ -70,6 +68,8 @@ def unpublish(own: Own | None, target: str) -> None:
                 remedy=f"see what: findmnt {target}",
             )
         mounting.unmount(target)
+    if own and own.device and not own.attachment.read_only and not own.places():
+        _set_read_only(own, False, others=False)  # or the next to be given that loop device could not write to it
     _remove(target)
 
 
@@ -127,10 +127,8 @@ def _remove(target: str) -> None:
 
 
 def _is_read_only(own: Own) -> bool:
-    flag = bytearray(4)
-    with contextlib.closing(_Device(own)) as device:
-        fcntl.ioctl(device.fd, _BLKROGET, flag)
-    return bool(struct.unpack("=i", flag)[0])
+    with _opened(own) as fd:
+        return loop.is_read_only(fd)
 
 
 def _set_read_only(own: Own, read_only: bool, *, others: bool) -> None:
@@ -142,14 +140,15 @@ def _set_read_only(own: Own, read_only: bool, *, others: bool) -> None:
             f"{own.attachment.disk} is in use on this node {'to be written' if read_only else 'for reading only'}",
             remedy="a raw block volume is read-only for all pods of a node or for none",
         )
-    with contextlib.closing(_Device(own)) as device:
-        fcntl.ioctl(device.fd, _BLKROSET, struct.pack("=i", read_only))
+    with _opened(own) as fd:
+        loop.set_read_only(fd, read_only)
 
 
-class _Device:
-    def __init__(self, own: Own) -> None:
-        assert own.device
-        self.fd = os.open(own.device, os.O_RDONLY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        os.close(self.fd)
+@contextlib.contextmanager
+def _opened(own: Own) -> Iterator[int]:
+    assert own.device
+    fd = os.open(own.device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

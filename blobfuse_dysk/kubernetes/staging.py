@@ -1,7 +1,7 @@
 """A volume on this node: attached, with a file system, mounted once (stage), and all of that taken back (unstage).
 
 Every step is found done, or not, by looking at the machine: state.json says what is attached, the kernel what is
-mounted. So a call may be repeated, also after the driver was killed anywhere in it, and goes on where the last one ended:
+mounted. So a call may be repeated, also after the driver was killed anywhere in it, and goes on where that one ended:
 
     attach      takes itself back if its process dies before it returns (attachment.py)
     mkfs        only on a blank disk; begun again only where formatting.py knows that it was cut off
@@ -33,6 +33,7 @@ from blobfuse_dysk.kubernetes.own import Own, find, is_left_over, name_of
 from blobfuse_dysk.kubernetes.refusals import ConflictError, UnsuitableError
 from blobfuse_dysk.kubernetes.secrets import Secrets
 from blobfuse_dysk.mount import filesystem
+from blobfuse_dysk.mount.grow import GROWING, growing_with
 from blobfuse_dysk.mount.tools import top_mount
 from blobfuse_dysk.options import AttachOptions, FileSystem
 from blobfuse_dysk.ownlease import wait_for_own_lease
@@ -53,6 +54,7 @@ class Wanted:
 
     path: where it is mounted; for block nothing is. flags: for the file system's mount. unwritten: refuse a disk that
     another node writes to (for reading). may_read: if another node has the lease, take it for reading.
+    any_fstype: fstype is for a blank disk only; another file system that is there is mounted as it is.
     """
 
     address: DiskAddress
@@ -63,6 +65,7 @@ class Wanted:
     unwritten: bool = False
     may_read: bool = False
     fstype: FileSystem = "ext4"
+    any_fstype: bool = False
     mkfs_options: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
@@ -93,7 +96,7 @@ class Staging:
         return find(name_of(disk, self._prefix), disk, endpoint)
 
     def stage(self, wanted: Wanted) -> Own:
-        """Have the volume on this node as it is wanted; returns at once if it is. After a DyskError nothing new stays."""
+        """Have the volume on this node as it is wanted, if it is not. After a DyskError nothing new stays."""
         if not wanted.block:
             _check_directory(wanted.path)
         own = self.find(wanted.disk, _endpoint(wanted))
@@ -189,8 +192,9 @@ class Staging:
             mounting.unmount(path, lazy=True)
         if not read_only:
             formatting.finish(attached)
+        as_it_is = wanted.any_fstype and not attachment.is_blank(attached.name)
         what = filesystem.Wanted(
-            fstype=wanted.fstype,
+            fstype="auto" if as_it_is else wanted.fstype,
             make_blank=True,
             mkfs_options=wanted.mkfs_options,
             partition=None,
@@ -199,7 +203,10 @@ class Staging:
         try:
             with formatting.Making(attached, wanted.mkfs_options) as making:
                 device, fstype = filesystem.prepare(attached, what, making)
-            mounting.mount(device, fstype, path, wanted.flags, read_only=read_only)
+            # A clone or a restored snapshot may be larger than its source was.
+            grows = fstype in GROWING and not read_only
+            with growing_with(device, path, fstype) if grows else contextlib.nullcontext():
+                mounting.mount(device, fstype, path, wanted.flags, read_only=read_only)
         except DyskError as error:
             raise _with_reason(error, attached) from error
 

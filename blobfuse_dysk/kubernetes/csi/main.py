@@ -58,7 +58,10 @@ def _services(options: argparse.Namespace) -> dict[str, object]:
     checks: list[Check] = [check_credentials]
     services: dict[str, object] = {}
     if options.mode in ("node", "all"):
+        from blobfuse_dysk.kubernetes.csi.node import NodeService
+
         checks.append(check_devices)
+        services["Node"] = NodeService()
     name: str = options.name
     if not name or len(name) > 63:
         raise UsageError(f"the driver's name {name!r} is not 1 to 63 characters", remedy=f"use {DEFAULT_NAME}")

@@ -25,6 +25,7 @@ from blobfuse_dysk.errors import (
     TransportError,
     UsageError,
 )
+from blobfuse_dysk.kubernetes.refusals import ConflictError, LaterError, UnsuitableError
 
 __all__ = ["CallError", "code_of", "line_of"]
 
@@ -32,6 +33,9 @@ MOST_LINE = 1500  # characters: all of it goes into an event, and gRPC's own lim
 
 # The first that fits: subclasses before their bases.
 _BY_CLASS: tuple[tuple[type[DyskError], StatusCode], ...] = (
+    (ConflictError, StatusCode.ALREADY_EXISTS),
+    (LaterError, StatusCode.ABORTED),
+    (UnsuitableError, StatusCode.FAILED_PRECONDITION),
     (UsageError, StatusCode.INVALID_ARGUMENT),
     (CredentialError, StatusCode.UNAUTHENTICATED),
     (NotFoundError, StatusCode.NOT_FOUND),
