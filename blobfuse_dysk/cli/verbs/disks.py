@@ -1,4 +1,4 @@
-"""dyskctl create and delete: disks in the account. What they do is in disks/."""
+"""dyskctl create, delete, tier: disks in the account. What they do is in disks/."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import print_json, size_text
 from blobfuse_dysk.cli.types import DISK, SIZE, connection_options
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import DyskError, UsageError
+from blobfuse_dysk.errors import DyskError, HasSnapshotsError, UsageError
 from blobfuse_dysk.options import AttachOptions
 
-__all__ = ["create", "delete"]
+__all__ = ["create", "delete", "tier"]
 
 _OTHER_WORDS = "With -a ACCOUNT it takes the original dysk's words instead; -a ACCOUNT --help shows them."
 
@@ -22,6 +22,9 @@ _OTHER_WORDS = "With -a ACCOUNT it takes the original dysk's words instead; -a A
 @click.argument("disk", type=DISK)
 @click.option("--size", type=SIZE, required=True, help="Size of the device: 512MiB, 32GiB, 2TiB; at most 8TiB.")
 @click.option("--vhd", is_flag=True, help="Add a VHD footer behind the disk, so that Azure VMs take it as a disk.")
+@click.option("--tier", metavar="TIER", help="Tier in a Premium account, P4 to P80. Default: what the size gives.")
+@click.option("--metadata", metavar="NAME=VALUE", multiple=True, help="Write this onto the blob; can be repeated.")
+@click.option("--tags", metavar="NAME=VALUE", multiple=True, help="A tag by which it can be found; can be repeated.")
 @connection_options
 @click.pass_context
 def create(
@@ -29,6 +32,9 @@ def create(
     disk: DiskAddress,
     size: int,
     vhd: bool,
+    tier: str | None,
+    metadata: tuple[str, ...],
+    tags: tuple[str, ...],
     connection: AttachOptions,
 ) -> None:
     """Create a disk: a page blob of the size you ask for. It costs what is written to it, not its size.
@@ -39,10 +45,13 @@ def create(
     Examples:
       dyskctl create mystore/disks/data --size 32GiB
       dyskctl create mystore/vhds/vm1.vhd --size 30GiB --vhd
+      dyskctl create fast/disks/db --size 64GiB --tier P30 --tags team=web --metadata owner=anna
     """
     from blobfuse_dysk.disks.create import create_disk
+    from blobfuse_dysk.disks.labels import parse_pairs
 
-    blob_size = create_disk(disk, size, connection, vhd=vhd)
+    onto, found_by = parse_pairs(metadata, "metadata"), parse_pairs(tags, "tags")
+    blob_size = create_disk(disk, size, connection, vhd=vhd, tier=tier, metadata=onto, tags=found_by)
     if settings(context).json:
         print_json({"disk": str(disk), "size": size, "blob_size": blob_size, "vhd": vhd})
     else:
@@ -52,6 +61,7 @@ def create(
 @click.command(cls=Verb, epilog=_OTHER_WORDS)
 @click.argument("disk", type=DISK)
 @click.option("--break-lease", is_flag=True, help="Delete it even if another node has it attached.")
+@click.option("--snapshots", is_flag=True, help="Delete its snapshots as well.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @connection_options
 @click.pass_context
@@ -59,12 +69,13 @@ def delete(
     context: click.Context,
     disk: DiskAddress,
     break_lease: bool,
+    snapshots: bool,
     yes: bool,
     connection: AttachOptions,
 ) -> None:
-    """Delete a disk and everything on it. A disk that has snapshots is not deleted: delete them first.
+    """Delete a disk and everything on it. A disk that has snapshots is deleted only with them.
 
-    Asks on a terminal; a script says --yes.
+    Asks on a terminal, about the snapshots, too; a script says --yes, and --snapshots.
 
     \b
     Examples:
@@ -77,10 +88,39 @@ def delete(
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("delete asks on a terminal, and there is none", remedy="add --yes if you mean it")
-        if not click.confirm(f"Delete {disk} and everything on it?", err=True):
+        what = "everything on it" + (", and all its snapshots" if snapshots else "")
+        if not click.confirm(f"Delete {disk} and {what}?", err=True):
             raise DyskError("nothing was deleted")
-    delete_disk(disk, connection, break_lease=break_lease)
+    try:
+        delete_disk(disk, connection, break_lease=break_lease, snapshots=snapshots)
+    except HasSnapshotsError:
+        if yes or not click.confirm(f"{disk} has snapshots. Delete them, too?", err=True):
+            raise
+        delete_disk(disk, connection, break_lease=break_lease, snapshots=True)
     if settings(context).json:
         print_json({"disk": str(disk), "deleted": True})
     else:
         print(f"deleted {disk}")
+
+
+@click.command(cls=Verb)
+@click.argument("disk", type=DISK)
+@click.argument("tier", metavar="TIER")
+@connection_options
+@click.pass_context
+def tier(context: click.Context, disk: DiskAddress, tier: str, connection: AttachOptions) -> None:
+    """Raise the tier of a disk in a Premium account, which decides how fast it may be. It may be in use.
+
+    P4, P6, P10, P15, P20, P30, P40, P50, P60, P70, P80. A tier cannot be lowered, and costs what it is, from now on.
+
+    \b
+    Example:
+      dyskctl tier fast/disks/db P30
+    """
+    from blobfuse_dysk.disks.tier import set_tier
+
+    name = set_tier(disk, connection, tier)
+    if settings(context).json:
+        print_json({"disk": str(disk), "tier": name})
+    else:
+        print(f"{disk} has tier {name}")
