@@ -197,7 +197,7 @@ def _refused(error: ServiceError, address: DiskAddress, credential: Credential |
         return NotFoundError(
             f"snapshot {address.snapshot} of disk {replace(address, snapshot=None)} does not exist",
             missing="snapshot",
-            remedy="az storage blob list --include s shows those that there are",
+            remedy="dyskctl snapshot list shows those that there are",
         )
     if error.status == 404:
         return NotFoundError(
@@ -296,6 +296,11 @@ _KEYS_OFF = (
     "account {account} does not allow account keys",
     "write auth = entra into the credential file, or use a user delegation SAS",
 )
+_TOO_SOON = (
+    DyskError,
+    "disk {disk} had a snapshot made a moment ago, and the service makes them at intervals",
+    "try again in some minutes",
+)
 _NO_CONTAINER = partial(NotFoundError, missing="container")
 # code -> what makes the error, message, remedy
 _SIMPLE: Mapping[str, tuple[Callable[..., DyskError], str, str]] = {
@@ -346,6 +351,12 @@ _SIMPLE: Mapping[str, tuple[Callable[..., DyskError], str, str]] = {
         DyskError,
         "disk {disk} is still being copied to",
         "wait for the end of the copy, or abort it: az storage blob copy cancel",
+    ),
+    **dict.fromkeys(("SnapshotOperationRateExceeded", "SnaphotOperationRateExceeded"), _TOO_SOON),
+    "SnapshotCountExceeded": (
+        UsageError,
+        "disk {disk} has as many snapshots as the service keeps of a disk",
+        "delete one first: dyskctl snapshot list, dyskctl snapshot delete",
     ),
     "SnapshotsPresent": (
         UsageError,

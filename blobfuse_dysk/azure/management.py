@@ -27,7 +27,7 @@ from blobfuse_dysk.proxies import UNREACHED
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, BlobServiceClient
 
-__all__ = ["DiskRow", "create_disk", "delete_disk", "list_disks"]
+__all__ = ["DiskRow", "create_disk", "delete_disk", "list_disks", "sdk"]
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def create_disk(
     Raises DyskError and its kin, all with a remedy.
     """
     assert footer is None or len(footer) == _PAGE
-    with _sdk(address, credential, "create", needs="w") as service:
+    with sdk(address, credential, "create", needs="w") as service:
         blob = service.get_blob_client(address.container, address.blob)
         _create_empty(service, blob, address, size, create_container)
         if footer is not None:
@@ -119,7 +119,7 @@ def delete_disk(
     from azure.core.exceptions import HttpResponseError
     from azure.storage.blob import BlobLeaseClient
 
-    with _sdk(address, credential, "delete", needs="d") as service:
+    with sdk(address, credential, "delete", needs="d") as service:
         blob = service.get_blob_client(address.container, address.blob, snapshot=address.snapshot)
         lease: Any = {"lease": lease_id} if lease_id else {}
         try:
@@ -143,7 +143,7 @@ def list_disks(address: DiskAddress, credential: Credential, *, allocated: bool 
     from azure.storage.blob import BlobType
 
     listed = replace(address, blob="*")  # in messages
-    with _sdk(listed, credential, "list", needs="rl") as service:
+    with sdk(listed, credential, "list", needs="rl") as service:
         container = service.get_container_client(address.container)
         rows = []
         for item in container.list_blobs(include=["metadata"]):
@@ -176,7 +176,7 @@ def _allocated(blob: BlobClient) -> int:
 
 
 @contextlib.contextmanager
-def _sdk(address: DiskAddress, credential: Credential, what: str, *, needs: str) -> Iterator[BlobServiceClient]:
+def sdk(address: DiskAddress, credential: Credential, what: str, *, needs: str) -> Iterator[BlobServiceClient]:
     """A client of the account, and the one place where what the SDK raises is translated."""
     from azure.core.exceptions import AzureError, HttpResponseError
     from azure.storage.blob import BlobServiceClient, ExponentialRetry

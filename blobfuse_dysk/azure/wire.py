@@ -198,7 +198,6 @@ class BlobRequests:
     def __init__(self, address: DiskAddress) -> None:
         assert address.endpoint is not None
         self.target = address.endpoint.path + address.path
-        self._container = f"{address.endpoint.path}/{address.container}"
         self.common = f"Host:{address.endpoint.authority}\nUser-Agent:{USER_AGENT}\n"
         self._snapshot = (("snapshot", quote(address.snapshot, safe="")),) if address.snapshot else ()
         self._query, self._resource = self._with_query()
@@ -297,10 +296,17 @@ class BlobRequests:
         headers = {_METADATA + name: value for name, value in metadata.items()}
         return self.general("PUT", [("comp", "metadata")], headers, lease_id, condition, as_sent=as_sent)
 
-    def create_container(self) -> Request:
-        """Create Container, of the container that the blob is in."""
-        resource = f"{self._container}\nrestype:container"
-        return Request("PUT", self._container, "restype=container", resource, "", self._version, self.common)
+    def snapshot(
+        self,
+        metadata: Mapping[str, str],
+        *,
+        lease_id: str | None,
+        condition: Condition | None = None,
+        as_sent: bool = False,
+    ) -> Request:
+        """Snapshot Blob. metadata: of the snapshot, in place of the blob's; see set_metadata, also for as_sent."""
+        headers = {_METADATA + name: value for name, value in metadata.items()}
+        return self.general("PUT", [("comp", "snapshot")], headers, lease_id, condition, as_sent=as_sent)
 
     def general(
         self,

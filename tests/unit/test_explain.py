@@ -126,7 +126,7 @@ def test_a_snapshot_that_is_not_there() -> None:
     snapshot = DiskAddress.parse("acc/disks/data?snapshot=2026-01-31T12:00:00.0000000Z")
     found = explain(ServiceError("x", status=404, code="BlobNotFound"), snapshot, KEY)
     assert str(found) == "snapshot 2026-01-31T12:00:00.0000000Z of disk acc/disks/data does not exist"
-    assert "--include s" in (found.remedy or "")
+    assert "dyskctl snapshot list" in (found.remedy or "")
 
 
 @pytest.mark.parametrize(
