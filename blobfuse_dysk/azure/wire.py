@@ -360,6 +360,7 @@ def parse_properties(reply: Reply) -> BlobProperties:
         last_modified=headers.get("last-modified", ""),
         lease_duration=headers.get("x-ms-lease-duration", ""),
         created=headers.get("x-ms-creation-time", ""),
+        server=headers.get("server", ""),
         copy=_copy_state(headers),
         content={name: headers[name] for name in CONTENT_HEADERS if headers.get(name)},
     )
