@@ -35,6 +35,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Disks": {
         "create": ("verbs.disks.create", "Create a disk: a page blob of the size you ask for."),
         "delete": ("verbs.disks.delete", "Delete a disk and everything on it."),
+        "resize": ("verbs.disks.resize", "Make a disk larger, in use or not, and what is mounted on it."),
         "tier": ("verbs.disks.tier", "Raise the tier of a disk in a Premium account."),
     },
     "Attachments": {

@@ -1,19 +1,24 @@
-"""dyskctl create, delete, tier: disks in the account. What they do is in disks/."""
+"""dyskctl create, delete, resize, tier: disks in the account. What they do is in disks/."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import print_json, size_text
-from blobfuse_dysk.cli.types import DISK, SIZE, connection_options
-from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.cli.types import DISK, SIZE, complete_attachment, connection_options, parse_disk
+from blobfuse_dysk.disk import DiskAddress, parse_size
 from blobfuse_dysk.errors import DyskError, HasSnapshotsError, UsageError
 from blobfuse_dysk.options import AttachOptions
 
-__all__ = ["create", "delete", "tier"]
+if TYPE_CHECKING:
+    from blobfuse_dysk.disks.resize import Resized
+
+__all__ = ["create", "delete", "resize", "tier"]
 
 _OTHER_WORDS = "With -a ACCOUNT it takes the original dysk's words instead; -a ACCOUNT --help shows them."
 
@@ -101,6 +106,47 @@ def delete(
         print_json({"disk": str(disk), "deleted": True})
     else:
         print(f"deleted {disk}")
+
+
+@click.command(cls=Verb)
+@click.argument("target", metavar="NAME|DEVICE|DISK", shell_complete=complete_attachment)
+@click.argument("size", metavar="[+]SIZE")
+@click.option("--force", is_flag=True, help="Make it smaller: only what is empty is cut off.")
+@connection_options
+@click.pass_context
+def resize(context: click.Context, target: str, size: str, force: bool, connection: AttachOptions) -> None:
+    """Make a disk larger: in use on this machine, with the file system that is mounted on it, or attached nowhere.
+
+    With + before the size it grows by that. Partitions stay as they are. A file system that is not mounted now grows
+    at its next mount with -o grow. Safe to repeat when it was interrupted.
+
+    \b
+    Examples:
+      dyskctl resize data 64GiB
+      dyskctl resize mystore/disks/data +32GiB
+    """
+    from blobfuse_dysk.disks.resize import resize
+
+    by = size.startswith("+")
+    wanted = parse_size(size.removeprefix("+"))
+    meant = parse_disk(target) if "/" in target and not target.startswith("/") else target
+    done = resize(meant, wanted, connection, by=by, force=force)
+    if settings(context).json:
+        print_json(dataclasses.asdict(done))
+        return
+    was = f"{done.name or done.disk}: {size_text(done.size)}, was {size_text(done.before)}"
+    print(f"{was}{_what_became_of_it(done)}")
+
+
+def _what_became_of_it(done: Resized) -> str:
+    """Of what is on the disk."""
+    if done.partitions:
+        return "; its partitions are as they were"
+    if done.grown:
+        return f"; its {done.file_system} grew with it"
+    if done.file_system:
+        return f"; its {done.file_system} is as it was"
+    return "; a file system on it grows at the next mount with -o grow" if done.size > done.before else ""
 
 
 @click.command(cls=Verb)
