@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.wire import Condition, Request
+from blobfuse_dysk.azure.wire import API_VERSION, Condition, Request
 
 __all__ = ["NEW", "DiskClient"]
 
@@ -35,7 +35,12 @@ class DiskClient(BlobClient):
 
     async def create_container(self, *, timeout_s: float) -> None:
         """Create Container: the one of the address. One that is there is refused (409 ContainerAlreadyExists)."""
-        await self._ask(self._requests.create_container(), 201, "creation of the container", timeout_s)
+        endpoint, version = self.address.endpoint, f"x-ms-version:{API_VERSION}\n"
+        assert endpoint is not None
+        path = f"{endpoint.path}/{self.address.container}"
+        resource = f"{path}\nrestype:container"
+        request = Request("PUT", path, "restype=container", resource, "", version, self._requests.common)
+        await self._ask(request, 201, "creation of the container", timeout_s)
 
     async def copy_from(
         self,
@@ -83,9 +88,7 @@ class DiskClient(BlobClient):
         request = self._requests.general("DELETE", [], {}, None, condition)
         await self._ask(request, 202, "deletion", timeout_s)
 
-    def _made_with(
-        self, headers: Mapping[str, str], metadata: Mapping[str, str]
-    ) -> Callable[..., Request]:
+    def _made_with(self, headers: Mapping[str, str], metadata: Mapping[str, str]) -> Callable[..., Request]:
         """What makes the request that makes the blob, with this metadata, signed in one way or the other."""
         wanted = {**headers, **{f"x-ms-meta-{name}": value for name, value in metadata.items()}}
         return partial(self._requests.general, "PUT", [], wanted, None, NEW)

@@ -18,11 +18,13 @@ from functools import partial
 from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential
 from blobfuse_dysk.azure.credential.sas import RIGHTS
 from blobfuse_dysk.azure.properties import CopyState
+from blobfuse_dysk.azure.tiers import REFUSALS
 from blobfuse_dysk.azure.tls import untrusted
 from blobfuse_dysk.disk import DiskAddress, format_size
 from blobfuse_dysk.errors import (
     CredentialError,
     DyskError,
+    HasSnapshotsError,
     LeasedError,
     NotFoundError,
     ServiceError,
@@ -35,6 +37,7 @@ __all__ = [
     "HOLDER_NODE",
     "HOLDER_SINCE",
     "HOLDER_TAG",
+    "INCOMPLETE",
     "explain",
     "holder_in",
     "leased",
@@ -47,6 +50,8 @@ HOLDER_NODE = "dysk_node"
 HOLDER_SINCE = "dysk_since"
 HOLDER_TAG = "dysk_tag"
 """Names in the blob's metadata: who holds the lease, since when (ISO 8601, UTC), and the tag of its numbers."""
+INCOMPLETE = "dysk_incomplete"
+"""Name in the metadata of a blob that is being made, as a clone is: it is no disk yet."""
 _ONE_BLOB = frozenset(("b", "bs", "bv"))  # sr of a SAS for a blob, a snapshot, a version
 _SKEW_S = 900.0  # the service refuses dates that differ by more
 
@@ -306,6 +311,7 @@ _TOO_SOON = (
 _NO_CONTAINER = partial(NotFoundError, missing="container")
 # code -> what makes the error, message, remedy
 _SIMPLE: Mapping[str, tuple[Callable[..., DyskError], str, str]] = {
+    **REFUSALS,
     "ContainerNotFound": (
         _NO_CONTAINER,
         "container {container} of account {account} does not exist",
@@ -361,9 +367,9 @@ _SIMPLE: Mapping[str, tuple[Callable[..., DyskError], str, str]] = {
         "delete one first: dyskctl snapshot list, dyskctl snapshot delete",
     ),
     "SnapshotsPresent": (
-        UsageError,
+        HasSnapshotsError,
         "disk {disk} has snapshots",
-        "delete them first: az storage blob delete --delete-snapshots only",
+        "to delete them as well: dyskctl delete --snapshots",
     ),
     "BlobImmutableDueToPolicy": (
         UsageError,

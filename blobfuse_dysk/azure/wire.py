@@ -198,7 +198,6 @@ class BlobRequests:
     def __init__(self, address: DiskAddress) -> None:
         assert address.endpoint is not None
         self.target = address.endpoint.path + address.path
-        self._container = f"{address.endpoint.path}/{address.container}"
         self.common = f"Host:{address.endpoint.authority}\nUser-Agent:{USER_AGENT}\n"
         self._snapshot = (("snapshot", quote(address.snapshot, safe="")),) if address.snapshot else ()
         self._query, self._resource = self._with_query()
@@ -309,11 +308,6 @@ class BlobRequests:
         headers = {_METADATA + name: value for name, value in metadata.items()}
         return self.general("PUT", [("comp", "snapshot")], headers, lease_id, condition, as_sent=as_sent)
 
-    def create_container(self) -> Request:
-        """Create Container, of the container that the blob is in."""
-        resource = f"{self._container}\nrestype:container"
-        return Request("PUT", self._container, "restype=container", resource, "", self._version, self.common)
-
     def general(
         self,
         method: str,
@@ -366,6 +360,8 @@ def parse_properties(reply: Reply) -> BlobProperties:
         last_modified=headers.get("last-modified", ""),
         lease_duration=headers.get("x-ms-lease-duration", ""),
         created=headers.get("x-ms-creation-time", ""),
+        tier=headers.get("x-ms-access-tier", ""),
+        server=headers.get("server", ""),
         copy=_copy_state(headers),
         content={name: headers[name] for name in CONTENT_HEADERS if headers.get(name)},
     )

@@ -35,12 +35,14 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Disks": {
         "create": ("verbs.disks.create", "Create a disk: a page blob of the size you ask for."),
         "delete": ("verbs.disks.delete", "Delete a disk and everything on it."),
+        "resize": ("verbs.disks.resize", "Make a disk larger, in use or not, and what is mounted on it."),
+        "tier": ("verbs.disks.tier", "Raise the tier of a disk in a Premium account."),
     },
     "Attachments": {
         "attach": ("verbs.attachments.attach", "Attach a disk to this machine and print its device."),
         "detach": ("verbs.attachments.detach", "Write everything out, let the disk go, remove its device."),
         "list": ("verbs.show.list_", "List this machine's attachments, or the disks of a container."),
-        "get": ("verbs.show.get", "Show one attachment."),
+        "get": ("verbs.show.get", "Show one attachment, or a disk of the account."),
         "status": ("verbs.status.status", "Show what an attachment is doing: lease, requests, latencies."),
         "set": ("verbs.live.set_", "Change the timeout or the limits of an attachment in use."),
         "reload": ("verbs.live.reload", "Read the credential of an attachment in use again."),

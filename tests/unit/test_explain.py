@@ -17,6 +17,7 @@ from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
     CredentialError,
     DyskError,
+    HasSnapshotsError,
     Kind,
     LeasedError,
     NotFoundError,
@@ -103,7 +104,7 @@ def test_the_sas_of_one_blob_does_not_list_a_container() -> None:
         (403, "AuthorizationPermissionMismatch", sas("sp=l"), CredentialError, "no read and no write right", "sp=rw"),
         (403, "AuthorizationResourceTypeMismatch", sas("sp=rw"), CredentialError, "does not allow this", "container"),
         (409, "LeaseAlreadyPresent", KEY, LeasedError, "is leased", "--break-lease"),
-        (409, "SnapshotsPresent", KEY, UsageError, "has snapshots", "delete them first"),
+        (409, "SnapshotsPresent", KEY, HasSnapshotsError, "has snapshots", "--snapshots"),
         (401, NO_CREDENTIAL, TOKEN, CredentialError, "no token came", None),
         (403, "AuthenticationFailed", None, CredentialError, "is refused", None),
     ],
