@@ -26,6 +26,7 @@ from pathlib import Path
 from blobfuse_dysk import attachment, environment
 from blobfuse_dysk.attached import Attachment
 from blobfuse_dysk.azure.credential.resolve import resolve
+from blobfuse_dysk.device.kernel.usage import users
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import AttachedError, BusyError, CredentialError, DyskError, LeasedError, NotFoundError
 from blobfuse_dysk.kubernetes import formatting, mounting
@@ -216,9 +217,11 @@ class Staging:
         _log.warning("%s: it is ended, and staged again", attached.trouble)
         while (top := top_mount(path)) and own.shows(top):
             mounting.unmount(path, lazy=True)
+        self._secrets.forget(attached.name)
+        if attached.state == "dead" and not (own.device and users(own.device)):
+            return  # attaching clears it away, and takes its lease up, which would have to be waited for otherwise
         with contextlib.suppress(NotFoundError):
             attachment.detach(attached.name, force=True, lose_data=True)
-        self._secrets.forget(attached.name)
 
 
 def _endpoint(wanted: Wanted) -> str | None:

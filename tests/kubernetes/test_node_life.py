@@ -21,13 +21,14 @@ def test_a_rotated_secret_reaches_the_volume_with_the_next_publish_and_is_in_no_
     target = pod.up()
     cluster.server.reset_stats()
     pod.publish()  # as requiresRepublish has it
-    assert cluster.server.stats()["requests"] == 0, "the same secret is asked about"
+    assert set(cluster.server.stats()["requests"]) <= {"lease_renew"}, "the same secret is asked about"
     pod.secrets["accountkey"] = OTHER_KEY
     with refused("UNAUTHENTICATED", "the old credential stays in use"):
         pod.publish()
     (target / "file").write_text("kept")
     cluster.server.configure(accounts={cluster.server.account: [cluster.server.key, OTHER_KEY]})
     pod.publish()
+    cluster.server.reset_stats()
     cluster.server.configure(accounts={cluster.server.account: OTHER_KEY})
     (target / "more").write_text("kept")
     subprocess.run(["sync", "-f", target], check=True)
@@ -137,7 +138,7 @@ def test_worker_restarts_are_in_the_condition(cluster: Cluster) -> None:
 
 
 def test_the_node_driver_stays_small(cluster: Cluster) -> None:
-    """Less than 60 MiB, ten volumes later; and it has loaded nothing of the Azure SDK."""
+    """Less than 60 MiB, three volumes later; and it has loaded nothing of the Azure SDK."""
     for number in range(3):
         pod = cluster.volume(f"data{number}")
         pod.up()
