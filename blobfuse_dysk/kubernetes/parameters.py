@@ -17,7 +17,7 @@ from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.keyvalue import suggest
 from blobfuse_dysk.options import ATTACH_OPTIONS, MOUNT_OPTIONS, AttachOptions, Cache, FileSystem, MountOptions
 
-__all__ = ["METADATA_PREFIX", "TIERS", "Parameters"]
+__all__ = ["METADATA_PREFIX", "TIERS", "Parameters", "check_snapshot_parameters"]
 
 METADATA_PREFIX = "dysk_set_"  # of what a VolumeAttributesClass has set, in the blob's metadata
 # Source: https://learn.microsoft.com/azure/virtual-machines/disks-types#premium-ssd-size; page blobs end with P80
@@ -138,6 +138,12 @@ class Parameters:
             values[name] = row.read(text)
         return cls(**values)
 
+    def changed_by(self, later: Parameters) -> Parameters:
+        """These, with all that `later` has in the place of what is here."""
+        return replace(
+            self, **{each.name: v for each in fields(self) if (v := getattr(later, each.name)) != each.default}
+        )
+
     def options(self) -> AttachOptions:
         """The options of an attachment that they stand for. Raises UsageError."""
         given: dict[str, Any] = {}
@@ -178,6 +184,13 @@ class Parameters:
             except UsageError:
                 continue
         return replace(self, **changes)
+
+
+def check_snapshot_parameters(given: Mapping[str, str]) -> None:
+    """Raise UsageError for a VolumeSnapshotClass with parameters: there is none of ours."""
+    unknown = [key for key in given if not _KUBERNETES.fullmatch(key)]
+    if unknown:
+        raise UsageError(f"parameter {unknown[0]!r} is not known", remedy="a VolumeSnapshotClass takes none")
 
 
 def _given(parameters: Parameters) -> list[tuple[_Row, Any]]:
