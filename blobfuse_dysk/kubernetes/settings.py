@@ -1,8 +1,8 @@
 """What a VolumeAttributesClass has set for a volume after it was made: iops, mbps, cachingMode, ioTimeout.
 
 A volume's attributes never change, and the metadata of a disk can only be written with its lease, which the node has
-that uses it. So such settings are the metadata of a blob beside the disk, of one page, which nobody leases. The node
-looks there whenever it stages the volume.
+that uses it. So such settings are the metadata of a blob beside the disk, of one page, which nobody leases. They
+reach a node with the answer to ControllerPublishVolume, so they are in force from the next time on that it is attached.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from blobfuse_dysk.disks.asking import REQUEST_S, again, run
 from blobfuse_dysk.disks.create import create_disk
 from blobfuse_dysk.disks.delete import delete_disk
 from blobfuse_dysk.errors import NotFoundError
-from blobfuse_dysk.kubernetes.parameters import Parameters
+from blobfuse_dysk.kubernetes.parameters import METADATA_PREFIX, Parameters
 from blobfuse_dysk.options import AttachOptions
 
-__all__ = ["SUFFIX", "delete_settings", "in_force", "write_settings"]
+__all__ = ["SUFFIX", "delete_settings", "read_settings", "write_settings"]
 
 SUFFIX = ".dysk-settings"
 _SIZE = 512  # bytes: the least that a page blob has
 
 
-def in_force(parameters: Parameters, disk: DiskAddress, options: AttachOptions) -> Parameters:
-    """The parameters of a volume, with what was set for it since. One request. Raises DyskError."""
+def read_settings(disk: DiskAddress, options: AttachOptions) -> dict[str, str]:
+    """What was set for a volume, as `Parameters.with_settings` takes it. One request. Raises DyskError."""
     found = _look(disk, options)
-    return parameters.with_settings(found.metadata) if found else parameters
+    metadata = found.metadata if found else {}
+    return {name.lower(): text for name, text in metadata.items() if name.lower().startswith(METADATA_PREFIX)}
 
 
 def write_settings(disk: DiskAddress, options: AttachOptions, parameters: Parameters) -> None:

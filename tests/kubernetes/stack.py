@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,29 +136,3 @@ def _take_down(dirs: RunDirs) -> None:
     while find_leaks(dirs) and time.monotonic() < deadline:
         time.sleep(0.05)
     remove_leaks(dirs)
-
-
-def yaml_of(values: dict[str, str], indent: str = "") -> str:
-    """Strings as YAML."""
-    return "".join(f'{indent}{name}: "{value}"\n' for name, value in values.items())
-
-
-def sanity_secrets(secrets: dict[str, str]) -> str:
-    """The file that csi-sanity reads secrets from: the same ones for every call."""
-    return "".join(f"{call}:\n{yaml_of(secrets, '  ')}" for call in _SANITY_SECRETS)
-
-
-_SANITY_SECRETS: Sequence[str] = (
-    "CreateVolumeSecret",
-    "DeleteVolumeSecret",
-    "ControllerPublishVolumeSecret",
-    "ControllerUnpublishVolumeSecret",
-    "ControllerValidateVolumeCapabilitiesSecret",
-    "ControllerModifyVolumeSecret",
-    "NodeStageVolumeSecret",
-    "NodePublishVolumeSecret",
-    "CreateSnapshotSecret",
-    "DeleteSnapshotSecret",
-    "ControllerExpandVolumeSecret",
-    "ListSnapshotsSecret",
-)

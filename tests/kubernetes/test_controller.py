@@ -14,7 +14,7 @@ from blobfuse_dysk.disks.create import create_disk
 from blobfuse_dysk.disks.look import get_disk
 from blobfuse_dysk.kubernetes.csi.proto import csi_pb2 as pb
 from blobfuse_dysk.kubernetes.parameters import Parameters
-from blobfuse_dysk.kubernetes.settings import in_force
+from blobfuse_dysk.kubernetes.settings import read_settings
 from blobfuse_dysk.kubernetes.volume import volume_address, with_secret
 from blobfuse_dysk.testing import PageBlobServer
 from tests.kubernetes import ask
@@ -267,17 +267,21 @@ def test_sizes_that_a_volume_cannot_have(drivers: Stack, controller: Client, nam
 
 def test_settings_change_also_while_a_node_has_the_volume(drivers: Stack, controller: Client, name: str) -> None:
     made = volume(drivers, controller, name, parameters={"iops": "100"})
-    disk, options = with_secret(volume_address(made.volume_id), drivers.secrets)
-    attributes = Parameters.read(made.volume_context)
-    assert in_force(attributes, disk, options) == attributes
+
+    def at_node() -> Parameters:
+        """As NodeStageVolume hears it."""
+        answer = controller.ControllerPublishVolume(ask.publish(drivers, made.volume_id, "node-7"))
+        return Parameters.read(made.volume_context).with_settings(answer.publish_context)
+
+    assert at_node() == Parameters.read(made.volume_context)
     controller.ControllerModifyVolume(ask.modify(drivers, made.volume_id, iops="200", cachingMode="ReadOnly"))
     with held_by("node-7", made.volume_id, drivers.secrets):
         controller.ControllerModifyVolume(ask.modify(drivers, made.volume_id, iops="300"))
-    found = in_force(attributes, disk, options).options()
-    assert (found.iops, found.cache) == (300, "readonly")
+        assert (at_node().options().iops, at_node().options().cache) == (300, "readonly")
     assert not [each for each in listed(controller) if "settings" in each]
     controller.DeleteVolume(delete(drivers, made.volume_id))
-    assert in_force(attributes, disk, options) == attributes
+    volume(drivers, controller, name, parameters={"iops": "100"})
+    assert at_node() == Parameters.read(made.volume_context)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +300,7 @@ def test_settings_that_cannot_be_change_nothing(
     request = ask.modify(drivers, made.volume_id, **parameters, mbps="5")
     assert refusal(lambda: controller.ControllerModifyVolume(request))[0] == code
     disk, options = with_secret(volume_address(made.volume_id), drivers.secrets)
-    assert in_force(Parameters(), disk, options) == Parameters()
+    assert read_settings(disk, options) == {}
 
 
 def test_capabilities_are_looked_at(drivers: Stack, controller: Client, name: str) -> None:

@@ -108,7 +108,7 @@ def _services(options: argparse.Namespace) -> dict[str, object]:
         from blobfuse_dysk.kubernetes.csi.node import NodeService
 
         checks.append(check_devices)
-        services["Node"] = NodeService()
+        services["Node"] = NodeService(alpha=options.alpha)
     return {"Identity": IdentityService(name, version("blobfuse-dysk"), checks), **services}
 
 

@@ -22,6 +22,7 @@ from blobfuse_dysk.kubernetes.csi.proto import csi_pb2 as pb
 from blobfuse_dysk.kubernetes.csi.status import CallError
 from blobfuse_dysk.kubernetes.csi.tombstones import find_volume
 from blobfuse_dysk.kubernetes.parameters import Parameters
+from blobfuse_dysk.kubernetes.settings import read_settings
 from blobfuse_dysk.kubernetes.volume import volume_address, with_secret
 from blobfuse_dysk.options import AttachOptions
 
@@ -44,9 +45,10 @@ class PublishCalls:
                 StatusCode.INVALID_ARGUMENT, f"{disk} is a snapshot, which can only be read", remedy="use ReadOnlyMany"
             )
         found = _find(disk, options, with_secrets=bool(request.secrets))
-        if found is not None:
-            _check_free(found, request.node_id, request.volume_capability)
-        return pb.ControllerPublishVolumeResponse()
+        if found is None:
+            return pb.ControllerPublishVolumeResponse()
+        _check_free(found, request.node_id, request.volume_capability)
+        return pb.ControllerPublishVolumeResponse(publish_context=read_settings(disk, options))
 
     def ControllerUnpublishVolume(
         self, request: pb.ControllerUnpublishVolumeRequest, context: Context
