@@ -35,6 +35,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Disks": {
         "create": ("verbs.disks.create", "Create a disk: a page blob of the size you ask for."),
         "delete": ("verbs.disks.delete", "Delete a disk and everything on it."),
+        "clone": ("verbs.copies.clone", "Copy a disk or a snapshot to a new disk."),
+        "diff": ("verbs.copies.diff", "List what changed in a disk since a snapshot."),
     },
     "Attachments": {
         "attach": ("verbs.attachments.attach", "Attach a disk to this machine and print its device."),

@@ -226,6 +226,8 @@ class _Job:
     def copy(self, *, wait: bool) -> bool:
         """Have the content come; return whether it has."""
         mark = self._marked
+        if mark.copied:
+            return True
         if self.by_service:
             return self.at_target(lambda client: clonesteps.follow(client, mark, wait=wait, progress=self._progress))
         epoch = self.at_target(lambda client: clonesteps.fence(client, mark))
@@ -266,6 +268,8 @@ class _Job:
         if found is not None and incomplete(found.metadata) is None:
             return  # another process was faster, or nothing was to be done but the copy
         self.at_target(fill)
+        if self._temporary:
+            self.at_target(lambda client: clonesteps.settle(client, mark))
         self._drop_snapshot()
         self.at_target(lambda client: clonesteps.unmark(client, mark))
 
