@@ -15,7 +15,7 @@ from blobfuse_dysk import __version__
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.keyvalue import suggest
 
-__all__ = ["SECTIONS", "Root", "Settings", "Verb", "settings"]
+__all__ = ["SECTIONS", "Root", "Settings", "Verb", "Verbs", "settings"]
 
 
 @dataclass(slots=True)
@@ -35,6 +35,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Disks": {
         "create": ("verbs.disks.create", "Create a disk: a page blob of the size you ask for."),
         "delete": ("verbs.disks.delete", "Delete a disk and everything on it."),
+        "snapshot": ("verbs.snapshots.snapshot", "Make, list or delete snapshots of a disk."),
     },
     "Attachments": {
         "attach": ("verbs.attachments.attach", "Attach a disk to this machine and print its device."),
@@ -125,6 +126,23 @@ class Verb(click.Command):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.params.extend(_common_options())
+
+
+class Verbs(click.Group):
+    """A verb with verbs of its own; it takes the common options, as they do."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.params.extend(_common_options())
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            near = suggest(args[0], self.commands)
+            known = f"write {ctx.command_path} {' or '.join(self.commands)}"
+            raise UsageError(f"unknown verb {ctx.info_name} {args[0]!r}", remedy=near or known)
+        return super().resolve_command(ctx, args)
 
 
 def _load(target: str) -> click.Command:
