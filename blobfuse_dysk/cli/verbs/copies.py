@@ -166,8 +166,8 @@ def _print_table(ranges: Iterable[tuple[int, int, bool]]) -> None:
         counts[cleared] += 1
         sizes[cleared] += length
         print(f"{offset:>14}  {length:>14}  {'cleared' if cleared else 'written'}")
-    written, cleared = (f"{format_size(size)} in {count} ranges" for size, count in zip(sizes, counts, strict=True))
-    print(f"written: {written}; cleared: {cleared}")
+    told = [f"{format_size(size)} in {count} ranges" for size, count in zip(sizes, counts, strict=True)]
+    print(f"written: {told[0]}; cleared: {told[1]}")
 
 
 def _print_json(disk: DiskAddress, since: str, ranges: Iterable[tuple[int, int, bool]]) -> None:

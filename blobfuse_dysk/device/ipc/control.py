@@ -4,6 +4,9 @@
     {"op": "blank"}                     -> {"ok": true, "blank": bool}
     {"op": "set", "io_timeout_s": 60, "iops": 500, "mbps": null} -> {"ok": true}: those that are given; null: no limit
     {"op": "grow", "size": 2199023255552} -> {"ok": true}: the file has so many bytes now, the device not yet
+    {"op": "guard"}                     -> {"ok": true}: the holder is told of a freeze (freezerecord.py)
+    {"op": "barrier", "timeout_s": 10}  -> {"ok": true, "etag": "..."}: what was written is at the service, as of this
+    {"op": "snapshot", "metadata": {...}, "etag": "...", "timeout_s": 10} -> {"ok": true, "time": "...", "size": 512}
     {"op": "reload", "file": "..."}     -> {"ok": true, "credential": {...}}; file: null for the one it came from
     {"op": "upgrade", "id": "...", "worker": [...], "path": "..."} -> {"ok": true}: begun; state.json says how it ends
     {"op": "stop"}                      -> {"ok": true}: ends the attachment if no loop device is on it any more
@@ -26,7 +29,7 @@ import socket
 from blobfuse_dysk.device.ipc import shapes
 from blobfuse_dysk.device.ipc.message import message_to_error
 from blobfuse_dysk.device.ipc.messages import Argument, Argv, RequestId
-from blobfuse_dysk.device.ipc.statefile import Failure
+from blobfuse_dysk.device.ipc.statefile import Failure, Seconds
 from blobfuse_dysk.errors import DeviceError, DyskError
 
 TYPE_CHECKING = False
@@ -37,6 +40,8 @@ else:
 
 __all__ = [
     "QUESTIONS",
+    "BarrierAnswer",
+    "BarrierQuestion",
     "BlankAnswer",
     "Control",
     "CredentialAnswer",
@@ -47,6 +52,8 @@ __all__ = [
     "ReloadQuestion",
     "SetQuestion",
     "SimpleQuestion",
+    "SnapshotAnswer",
+    "SnapshotQuestion",
     "StatusAnswer",
     "UpgradeQuestion",
 ]
@@ -55,7 +62,7 @@ __all__ = [
 class SimpleQuestion(TypedDict):
     """One without arguments."""
 
-    op: Literal["status", "blank", "stop", "watch"]
+    op: Literal["status", "blank", "guard", "stop", "watch"]
 
 
 class SetQuestion(TypedDict):
@@ -73,6 +80,22 @@ class GrowQuestion(TypedDict):
 
     op: Literal["grow"]
     size: int
+
+
+class BarrierQuestion(TypedDict):
+    """Flush, for timeout_s at most."""
+
+    op: Literal["barrier"]
+    timeout_s: Seconds
+
+
+class SnapshotQuestion(TypedDict):
+    """Have the service make a snapshot, in one request. See store/snapshot.py, and there for `etag`."""
+
+    op: Literal["snapshot"]
+    metadata: dict[str, str]
+    etag: str | None
+    timeout_s: Seconds
 
 
 class ReloadQuestion(TypedDict):
@@ -107,6 +130,19 @@ class BlankAnswer(Done):
     """blank: no page of the device is allocated, and none that was read has a byte set."""
 
     blank: bool
+
+
+class BarrierAnswer(Done):
+    """etag: what the blob had after the flush."""
+
+    etag: str
+
+
+class SnapshotAnswer(Done):
+    """time: names it. size: of the blob, in bytes. A failure of which `unknown` is true may have made one."""
+
+    time: str
+    size: int
 
 
 class CredentialSeen(TypedDict):
@@ -146,6 +182,9 @@ QUESTIONS = {
     "set": Question(SetQuestion, Done),
     "reload": Question(ReloadQuestion, CredentialAnswer),
     "grow": Question(GrowQuestion, Done),
+    "guard": Question(SimpleQuestion, Done),
+    "barrier": Question(BarrierQuestion, BarrierAnswer),
+    "snapshot": Question(SnapshotQuestion, SnapshotAnswer),
     "upgrade": Question(UpgradeQuestion, Done),
     "stop": Question(SimpleQuestion, Done),
     "watch": Question(SimpleQuestion, Done),

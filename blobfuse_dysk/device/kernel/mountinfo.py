@@ -22,15 +22,19 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 class Mount:
-    """One mount. device: `major:minor`, which for FUSE is 0:N, N being the connection's number in fusectl."""
+    """One mount. device: `major:minor`, which for FUSE is 0:N, N being the connection's number in fusectl.
 
-    __slots__ = ("device", "directory", "fstype", "source")
+    id: what `/proc/PID/fdinfo` calls it.
+    """
 
-    def __init__(self, device: str, directory: str, fstype: str, source: str) -> None:
+    __slots__ = ("device", "directory", "fstype", "id", "source")
+
+    def __init__(self, device: str, directory: str, fstype: str, source: str, id: str = "") -> None:
         self.device = device
         self.directory = directory
         self.fstype = fstype
         self.source = source
+        self.id = id
 
     def __repr__(self) -> str:
         return f"<Mount of {self.source} ({self.fstype}, {self.device}) on {self.directory}>"
@@ -50,7 +54,7 @@ def _read(path: str) -> Iterator[Mount]:
         for line in file:
             before, _, after = line.rstrip("\n").partition(" - ")  # behind a changing number of optional fields
             fields, tail = before.split(" "), after.split(" ")
-            yield Mount(fields[2], _unescape(fields[4]), tail[0], _unescape(tail[1]))
+            yield Mount(fields[2], _unescape(fields[4]), tail[0], _unescape(tail[1]), fields[0])
 
 
 def _unescape(text: str) -> str:
