@@ -17,7 +17,7 @@ __all__ = ["ProgressShown"]
 _SHOWN_AFTER_S = 0.5  # what takes less needs no bar
 _DRAWN_EACH_S = 0.2
 _RATE_OVER_S = 10.0  # the rate is that of about so many seconds
-_BAR = 24  # characters
+_BAR = 16  # characters
 
 
 class ProgressShown:
