@@ -16,8 +16,8 @@ The mark comes off last. Until then nobody attaches, resizes or snapshots the di
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -40,6 +40,8 @@ __all__ = [
     "is_marked",
     "look",
     "make",
+    "of_source",
+    "settle",
     "undo",
     "unmark",
 ]
@@ -227,19 +229,36 @@ async def _move_footer(client: DiskClient, mark: CloneMark, epoch: int) -> None:
     )
 
 
+async def settle(client: DiskClient, mark: CloneMark) -> None:
+    """Write on the clone that it needs its source no longer."""
+    copied = replace(mark, copied=True).to_metadata()
+    await _rewrite(client, mark, lambda found: {**without_mark(found), **copied}, until=copied)
+
+
 async def unmark(client: DiskClient, mark: CloneMark) -> None:
     """Take the mark off: the clone is complete. One that has none any more is."""
+    await _rewrite(client, mark, without_mark, until={})
+
+
+async def _rewrite(
+    client: DiskClient,
+    mark: CloneMark,
+    change: Callable[[Mapping[str, str]], dict[str, str]],
+    *,
+    until: Mapping[str, str],
+) -> None:
+    """Change the clone's metadata until `until` is in it, or the mark is gone."""
     for _ in range(_MOST_LOOKS):
         found = await look(client)
-        if found is None or not is_marked(found, mark):
+        if found is None or not is_marked(found, mark) or (until and until.items() <= found.metadata.items()):
             return
-        rest, condition = without_mark(found.metadata), Condition(if_match=found.etag)
+        wanted, condition = change(found.metadata), Condition(if_match=found.etag)
         try:
             await again(
-                lambda rest=rest, condition=condition: client.set_metadata(  # type: ignore[misc]
-                    rest, lease_id=None, condition=condition, timeout_s=REQUEST_S
+                lambda wanted=wanted, condition=condition: client.set_metadata(  # type: ignore[misc]
+                    wanted, lease_id=None, condition=condition, timeout_s=REQUEST_S
                 ),
-                "completing the clone",
+                "writing how far the clone is",
                 modifies=True,
                 conditional=True,
             )
