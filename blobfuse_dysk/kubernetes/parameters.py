@@ -42,6 +42,11 @@ class _Row:
     mutable: bool = False
     at_node: bool = False
 
+    @property
+    def is_setting(self) -> bool:
+        """Whether it can change after the volume was made, and the node has to be told; the tier is the blob's own."""
+        return self.mutable and self.at_node
+
 
 def _row(
     key: str, read: Callable[[str], Any] = str, default: Any = "", *, mutable: bool = False, at_node: bool = False
@@ -166,7 +171,7 @@ class Parameters:
 
     def settings(self) -> dict[str, str]:
         """What may change later, as it stands in a blob's metadata; `with_settings` takes it."""
-        return {f"{METADATA_PREFIX}{row.key.lower()}": _text(value) for row, value in _given(self) if row.mutable}
+        return {f"{METADATA_PREFIX}{row.key.lower()}": _text(value) for row, value in _given(self) if row.is_setting}
 
     def with_settings(self, metadata: Mapping[str, str]) -> Parameters:
         """These, and what a blob's metadata says over them; what cannot be read there (of a later version) is left out.
@@ -176,7 +181,7 @@ class Parameters:
         changes: dict[str, Any] = {}
         for name, text in metadata.items():
             found = _BY_KEY.get(name.lower().removeprefix(METADATA_PREFIX))
-            if not name.lower().startswith(METADATA_PREFIX) or found is None or not found[1].mutable:
+            if not name.lower().startswith(METADATA_PREFIX) or found is None or not found[1].is_setting:
                 continue
             try:
                 value = found[1].read(text)

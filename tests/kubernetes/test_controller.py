@@ -20,8 +20,8 @@ from blobfuse_dysk.testing import PageBlobServer
 from tests.kubernetes import ask
 from tests.kubernetes.ask import GIB, MIB, MODE, create, delete, expand, volume
 from tests.kubernetes.client import Client, refusal
-from tests.kubernetes.leases import held_by
-from tests.kubernetes.stack import Stack
+from tests.kubernetes.leases import held_by, written
+from tests.kubernetes.stack import Stack, stack
 from tests.polling import eventually
 
 ACCOUNT = PageBlobServer().account
@@ -95,6 +95,41 @@ def test_a_disk_of_somebody_else_is_not_taken_for_a_volume(drivers: Stack, contr
     code, line = refusal(lambda: controller.CreateVolume(create(drivers, name)))
     assert code == "ALREADY_EXISTS"
     assert "was not made by this driver" in line
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 512])
+def test_a_vhd_whose_maker_was_killed_before_the_footer_is_made_again_unless_it_has_data(
+    drivers: Stack, controller: Client, name: str, data: bytes
+) -> None:
+    disk, options = with_secret(volume_address(f"{ACCOUNT}/volumes/{name}"), drivers.secrets)
+    create_disk(disk, 64 * MIB + 512, options, metadata={"dysk_volume": name})
+    if data:
+        written(disk.key, drivers.secrets, (MIB, data))
+    request = create(drivers, name, parameters={"vhd": "true"})
+    if data:
+        assert refusal(lambda: controller.CreateVolume(request))[0] == "ALREADY_EXISTS"
+        assert get_disk(disk, options, allocated=True).allocated == 512
+        return
+    assert controller.CreateVolume(request).volume.capacity_bytes == 64 * MIB
+    assert get_disk(disk, options).vhd
+
+
+@pytest.mark.parametrize("operation", ["put_blob", "put_page"])
+def test_a_driver_that_is_killed_while_it_makes_a_volume_leaves_what_the_next_one_finishes(
+    drivers: Stack, controller: Client, name: str, operation: str
+) -> None:
+    request = create(drivers, name, parameters={"vhd": "true"})
+    first = drivers.controller()
+    fault = drivers.server.fault("delay", operation=operation, blob=f"volumes/{name}", times=1)
+    call = first.client().future("CreateVolume", request)
+    eventually(lambda: any(each["hits"] for each in drivers.server.faults() if each["id"] == fault))
+    first.kill()
+    assert refusal(call.result)[0] == "UNAVAILABLE"
+    drivers.server.release()
+    eventually(lambda: id_or_code(controller, request) == f"{ACCOUNT}/volumes/{name}")
+    disk, options = with_secret(volume_address(f"{ACCOUNT}/volumes/{name}"), drivers.secrets)
+    found = get_disk(disk, options)
+    assert (found.vhd, found.size) == (True, 64 * MIB)
 
 
 @pytest.mark.parametrize(
@@ -363,3 +398,21 @@ def test_what_is_claimed_is_there_and_alpha_only_if_it_is_asked_for(drivers: Sta
     assert not {rpc.LIST_VOLUMES, rpc.LIST_SNAPSHOTS, rpc.GET_VOLUME} & claimed  # without a container to list
     client.close()
     assert driver.end() == 0
+
+
+def test_the_tier_of_a_volume_in_a_premium_account(name: str) -> None:
+    with stack(sku="Premium_LRS") as premium:
+        controller = premium.controller().client()
+        made = volume(premium, controller, name, parameters={"tier": "P10"})
+        disk, options = with_secret(volume_address(made.volume_id), premium.secrets)
+        assert get_disk(disk, options).tier == "P10"
+        with held_by("node-7", made.volume_id, premium.secrets):
+            controller.ControllerModifyVolume(ask.modify(premium, made.volume_id, tier="P30"))
+            controller.ControllerModifyVolume(ask.modify(premium, made.volume_id, tier="P30"))
+        assert get_disk(disk, options).tier == "P30"
+        lower = ask.modify(premium, made.volume_id, tier="P4", iops="5")
+        assert refusal(lambda: controller.ControllerModifyVolume(lower))[0] == "INVALID_ARGUMENT"
+        assert read_settings(disk, options) == {}
+        small = create(premium, f"{name}-small", 64 << 30, parameters={"tier": "P4"})
+        assert refusal(lambda: controller.CreateVolume(small))[0] == "INVALID_ARGUMENT"
+        controller.close()

@@ -59,6 +59,8 @@ def test_a_snapshot_is_made_found_again_listed_and_deleted(drivers: Stack, contr
         controller.DeleteSnapshot(dropped(drivers, first.snapshot_id))
     assert listed(drivers, controller, snapshot_id=first.snapshot_id) == []
     assert listed(drivers, controller, source_volume_id=made.volume_id) == [second.snapshot_id]
+    controller.DeleteSnapshot(dropped(drivers, second.snapshot_id))
+    controller.ControllerPublishVolume(ask.publish(drivers, made.volume_id))  # the volume is still there
 
 
 def test_snapshots_of_a_volume_that_a_node_has(drivers: Stack, controller: Client, names: Names) -> None:
