@@ -27,14 +27,14 @@ def condition_of(attached: Attachment, lost: str | None = None, kernel: str | No
     """lost: why a write was lost, if one was (state.json). kernel: its release, if not this machine's."""
     notes = []
     if attached.restarts:
-        notes.append(f"its worker was restarted {attached.restarts} times")
+        notes.append(f"worker restarts: {attached.restarts}")
     version = re.match(r"(\d+)\.(\d+)", kernel or os.uname().release)
     if version and (int(version[1]), int(version[2])) < _RESENDS:
         notes.append("on this kernel, older than 6.9, requests under way fail if its worker dies")
     tail = f" ({'; '.join(notes)})" if notes else ""
     if attached.is_lost:
         what = attached.trouble or f"{attached.name} is {attached.state}"
-        return Condition("inaccessible", attached.state, f"{what}: delete the pod, so that it is attached again{tail}")
+        return Condition("inaccessible", attached.state, f"{what}; of a pod's volume: delete the pod{tail}")
     if lost:
         return Condition("data loss", "write-lost", f"{attached.trouble}{tail}")
     if attached.trouble:

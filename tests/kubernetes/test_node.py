@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,18 @@ def test_other_file_systems(cluster: Cluster, kind: str) -> None:
     pod.down("one", "two")
 
 
+def test_a_disk_is_formatted_once_also_when_it_is_staged_again(cluster: Cluster) -> None:
+    """Nothing of the first time says that it should be, while it is attached as before."""
+    pod = cluster.volume(at_publish=True)
+    pod.stage()
+    assert not list(cluster.dirs.run.glob(".csi-*"))
+    (pod.publish() / "file").write_text("kept")
+    pod.unpublish()
+    subprocess.run(["umount", pod.staged], check=True)
+    assert (pod.publish() / "file").read_text() == "kept"
+    pod.down()
+
+
 def test_every_call_may_come_twice(cluster: Cluster) -> None:
     pod = cluster.volume()
     for _ in range(2):
@@ -75,7 +88,11 @@ def test_raw_block(cluster: Cluster) -> None:
         device.write(b"y" * 4096)
     with refused("ALREADY_EXISTS"):
         pod.publish("two")
-    pod.down("two")
+    device = str(cluster.state()["device"])
+    pod.unpublish("two")
+    with Path(device).open("r+b", buffering=0):  # it is not left read-only to whoever is given the loop device next
+        pass
+    pod.unstage()
     assert cluster.blob()["allocated"] == 4096
 
 
