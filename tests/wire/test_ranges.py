@@ -217,6 +217,10 @@ def test_a_list_that_takes_too_long_is_asked_for_in_pieces(
     server.clear_faults()
     server.fault("error", operation="get_page_ranges", status=500, code="OperationTimedOut", skip=1, times=3)
     assert list(changed_ranges(disk, before, OPTIONS)) == [Changed(*each, False) for each in wanted]
+    server.clear_faults()
+    in_small_answers(monkeypatch, 2)
+    server.fault("error", operation="get_page_ranges", status=500, code="OperationTimedOut", skip=2, times=2)
+    assert list(allocated_ranges(disk, OPTIONS)) == wanted  # it goes on where the answers before ended
 
 
 @pytest.mark.parametrize("body", ["again", "back"])
