@@ -133,8 +133,14 @@ def abort_clone(target: DiskAddress, options: AttachOptions, *, source_options: 
     origin = DiskAddress.parse(mark.source)
     if origin.account == target.account:
         origin = replace(target, container=origin.container, blob=origin.blob, snapshot=origin.snapshot)
-    job = _Job(origin, target, source_options or options, options, _nobody)
-    job.take_up(found, None)
+    try:
+        job = _Job(origin, target, source_options or options, options, _nobody)
+    except DyskError as error:
+        if mark.temporary:
+            log.warning("%s, which was made for the clone, may stay: %s", mark.source, error)
+        job.mark = mark
+    else:
+        job.take_up(found, None)
     job.undo()
 
 

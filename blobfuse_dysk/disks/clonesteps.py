@@ -25,7 +25,7 @@ from blobfuse_dysk.azure.diskclient import DiskClient
 from blobfuse_dysk.azure.marks import INCOMPLETE, CloneMark, found_in, without_mark
 from blobfuse_dysk.azure.properties import BlobProperties, Condition
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.disks.asking import REQUEST_S, again, read_footer
+from blobfuse_dysk.disks.asking import PATIENCE_S, REQUEST_S, again, read_footer
 from blobfuse_dysk.disks.cloneplan import moved_footer
 from blobfuse_dysk.errors import DyskError, Kind, ServiceError, StoreError
 from blobfuse_dysk.vhd import FOOTER_SIZE, parse_footer
@@ -74,10 +74,10 @@ class FailedCopyError(DyskError):
     """The service gave the copy up, or somebody made it do so: the clone will never be complete."""
 
 
-async def look(client: DiskClient) -> BlobProperties | None:
-    """What is at the target; None if nothing is, or not even the container."""
+async def look(client: DiskClient, budget_s: float | None = None) -> BlobProperties | None:
+    """What is at the target; None if nothing is, or not even the container. budget_s: see again."""
     try:
-        return await again(lambda: client.properties(timeout_s=REQUEST_S), "looking at the clone")
+        return await again(lambda: client.properties(timeout_s=REQUEST_S), "looking at the clone", budget_s=budget_s)
     except StoreError as error:
         if isinstance(error.__cause__, ServiceError) and error.__cause__.status == 404:
             return None
@@ -124,7 +124,7 @@ async def follow(client: DiskClient, mark: CloneMark, *, wait: bool, progress: C
     """
     pause_s = _FIRST_PAUSE_S
     while True:
-        found = await look(client)
+        found = await look(client, PATIENCE_S)
         if found is None:
             raise DyskError(f"clone {client.address} is gone: somebody deleted it", remedy="clone it again")
         if not is_marked(found, mark):

@@ -212,11 +212,15 @@ def test_a_list_that_takes_too_long_is_asked_for_in_pieces(
     for page in range(0, 64, 8):
         own.put(path, page * PAGE, b"a" * 2 * PAGE)
     wanted = [(page * PAGE, 2 * PAGE) for page in range(0, 64, 8)]
-    server.fault("error", operation="get_page_ranges", status=500, code="OperationTimedOut", times=3)
+    server.fault("error", operation="get_page_ranges", status=500, code="OperationTimedOut", times=7)
     assert list(allocated_ranges(disk, OPTIONS)) == wanted
     server.clear_faults()
     server.fault("error", operation="get_page_ranges", status=500, code="OperationTimedOut", skip=1, times=3)
     assert list(changed_ranges(disk, before, OPTIONS)) == [Changed(*each, False) for each in wanted]
+    server.clear_faults()
+    in_small_answers(monkeypatch, 2)
+    server.fault("error", operation="get_page_ranges", status=500, code="OperationTimedOut", skip=2, times=2)
+    assert list(allocated_ranges(disk, OPTIONS)) == wanted  # it goes on where the answers before ended
 
 
 @pytest.mark.parametrize("body", ["again", "back"])

@@ -69,7 +69,8 @@ def frozen(
     whose file systems are never frozen. Raises NotFrozenError, OSError.
     """
     found = freezable(device, protected)
-    record = _make_record(run, name, bound_s)
+    request = str(uuid.uuid4())
+    record = _make_record(run, name, request, bound_s)
     try:
         tell_holder()
         _await_guard(record, {each.device for each in found})
@@ -84,6 +85,19 @@ def frozen(
         yield Freezing(process, found, deadline)
     finally:
         process.end(bound_s)
+        if _is_left(run, name, request):
+            tell_holder()  # once more, as the guard may have died with the freezer
+
+
+def _is_left(run: str, name: str, request: str) -> bool:
+    """Whether the freezer ended and thawed nothing."""
+    record = FreezeRecord.open(run, name)
+    if record is None:
+        return False
+    try:
+        return record.try_lock() and bool(record.to_thaw(request))
+    finally:
+        record.close()
 
 
 def freezable(device: str, protected: dict[str, str]) -> list[FileSystem]:
@@ -101,12 +115,12 @@ def freezable(device: str, protected: dict[str, str]) -> list[FileSystem]:
     return found
 
 
-def _make_record(run: str, name: str, bound_s: float) -> FreezeRecord:
+def _make_record(run: str, name: str, request: str, bound_s: float) -> FreezeRecord:
     """When another freeze of it, if there is one, is over."""
     gives_up_at = time.monotonic() + _START_S + 2 * bound_s
     while time.monotonic() < gives_up_at:
         until = time.monotonic() + _START_S + 2 * bound_s + _GRACE_S
-        if record := FreezeRecord.make(run, name, str(uuid.uuid4()), until):
+        if record := FreezeRecord.make(run, name, request, until):
             return record
         time.sleep(_LOOK_S)
     raise NotFrozenError("another snapshot of it is being made all the time")

@@ -90,7 +90,7 @@ class Holder:
         device = self._has.state.fields["device"]
         if self._follows and device:  # what the kernel said meanwhile went unheard
             self._has.place.follow_partitions(device, self._has.state.fields["disk"])
-            self._has.place.guard_freeze(device, again=True)
+            self._has.place.guard_freeze(device)
         if self._lifecycle.phase != "gone":
             for warning in hardening.harden("dysk-holder"):
                 self._has.log(warning, WARNING)

@@ -109,9 +109,9 @@ class Reservation:
         loop.make_partition_nodes(device)
         devlink.Links(self._dev, self._name, disk).follow(device)
 
-    def guard_freeze(self, device: str | None, *, again: bool = False) -> None:
-        """See to it that what is going to be frozen is thawed. again: a holder before saw to it, too."""
-        freezeguard.start(self._run, self._name, device, again=again)
+    def guard_freeze(self, device: str | None) -> None:
+        """See to it that what is frozen, or going to be, is thawed; nothing if there is no record of such a thing."""
+        freezeguard.start(self._run, self._name, device)
 
     def _take_name(self, mine: StateFile) -> None:
         state.make_run(self._run)

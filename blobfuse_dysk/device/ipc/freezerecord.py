@@ -31,6 +31,7 @@ one that is killed in FIFREEZE, which ends only after that has frozen the file s
 4. freezer: freezes, waits, thaws, writes `done`, exits.
 5. guard: gets the lock; without `done` it thaws what it has open and the freezer may have frozen. Then it removes the
    record.
+6. command: if the record is there still, without `done`, has the holder start another guard.
 
 If no file system is frozen by us before 3, then: from 3 on, as long as one may be, the freezer or the guard is alive,
 or both were killed at once and the holder's next one finds the record; the bound holds in each case but for the time
@@ -73,9 +74,7 @@ class FreezeRecord:
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             record = cls(path, fd)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not record.try_lock():
                 record.close()
                 return None
             if record.is_in_place():
@@ -134,6 +133,14 @@ class FreezeRecord:
     def lock(self) -> None:
         """Wait for the end of whoever has it locked."""
         fcntl.flock(self.fd, fcntl.LOCK_EX)
+
+    def try_lock(self) -> bool:
+        """Lock it, if nobody else has."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def remove(self) -> None:
         """Take it away, if it is still in place. Only with the lock."""
