@@ -11,7 +11,7 @@ import logging
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,7 @@ class DiskRow:
     lease_state: str
     holder: str | None
     since: str | None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def create_disk(
@@ -231,7 +232,7 @@ def _rows(address: DiskAddress, items: Iterable[Any]) -> list[DiskRow]:
             continue
         holder, since = explain.holder_in(item.metadata or {})
         name = f"{address.account}/{address.container}/{item.name}"
-        rows.append(DiskRow(name, item.size, None, item.lease.state or "", holder, since))
+        rows.append(DiskRow(name, item.size, None, item.lease.state or "", holder, since, item.metadata or {}))
     return rows
 
 

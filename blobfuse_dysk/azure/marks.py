@@ -10,6 +10,7 @@ other versions look for: it stays.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
@@ -22,6 +23,7 @@ __all__ = ["INCOMPLETE", "CloneMark", "found_in", "incomplete", "not_complete", 
 INCOMPLETE = "dysk_incomplete"
 _CLONE = "dysk_clone"
 _OWN = "dysk_"
+_WRITTEN = re.compile(r"([0-9a-f]{32});([0-9]{1,19});([0-9]{1,19});([01]{3});([!-~]+)")
 _TEXT = "/?=:-._~"  # what a source's name keeps in a header, beside letters and digits
 
 
@@ -31,7 +33,8 @@ class CloneMark:
 
     source: the disk's address, with the snapshot that is copied. temporary: that was made for the clone, and goes with
     it. clone_id: drawn for each clone, to know one's own request again whose answer was lost. size, source_size: bytes
-    of the blobs. vhd: the source ends with a VHD's footer, which is to be at the clone's end.
+    of the blobs. vhd: the source ends with a VHD's footer, which is to be at the clone's end. copied: all of the source
+    is there, so that it may be gone.
     """
 
     source: str
@@ -40,6 +43,7 @@ class CloneMark:
     size: int
     source_size: int
     vhd: bool
+    copied: bool = False
 
     def to_metadata(self) -> dict[str, str]:
         """For a clone that is not complete before this package took the mark off again."""
@@ -47,17 +51,19 @@ class CloneMark:
 
     def origin(self) -> dict[str, str]:
         """For a clone that is complete when the service has copied it."""
-        words = f"{self.clone_id} {self.size} {self.source_size} {int(self.vhd)} {int(self.temporary)}"
-        return {_CLONE: f"{words.replace(' ', ';')};{quote(self.source, safe=_TEXT)}"}
+        flags = "".join(str(int(flag)) for flag in (self.vhd, self.temporary, self.copied))
+        return {_CLONE: f"{self.clone_id};{self.size};{self.source_size};{flags};{quote(self.source, safe=_TEXT)}"}
 
 
 def found_in(metadata: Mapping[str, str]) -> CloneMark | None:
     """The mark of a clone, finished or not; None if there is none, or none that this version can read."""
-    pieces = {name.lower(): value for name, value in metadata.items()}.get(_CLONE, "").split(";", 5)
-    if len(pieces) != 6 or not all(piece.isascii() and piece.isdigit() and len(piece) < 20 for piece in pieces[1:5]):
+    written = {name.lower(): value for name, value in metadata.items()}.get(_CLONE, "")
+    found = _WRITTEN.fullmatch(written)
+    if found is None:
         return None
-    clone_id, size, source_size, vhd, temporary, source = pieces
-    return CloneMark(unquote(source), temporary == "1", clone_id, int(size), int(source_size), vhd == "1")
+    clone_id, size, source_size, flags, source = found.groups()
+    vhd, temporary, copied = (flag == "1" for flag in flags)
+    return CloneMark(unquote(source), temporary, clone_id, int(size), int(source_size), vhd, copied)
 
 
 def incomplete(metadata: Mapping[str, str]) -> str | None:

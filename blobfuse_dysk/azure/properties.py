@@ -75,8 +75,8 @@ class BlobProperties:
     lease_state: available, leased, expired, breaking, broken, or '' (snapshots). metadata: names as they are spelled,
     though to the service case makes no difference; values as they came, each byte a character. copy: None if no copy to
     the blob is known. content: those of CONTENT_HEADERS that it has. lease_duration: infinite, fixed, or '' while it is
-    not leased. created: as the service writes it; '' if it does not. tier: of a Premium account's; '' elsewhere. server:
-    what the service calls itself.
+    not leased. created: as the service writes it; '' if it does not. tier: of a Premium account's; '' elsewhere.
+    server: what the service calls itself.
     """
 
     size: int

@@ -21,32 +21,34 @@ from blobfuse_dysk.store.lease.attempts import Attempts
 from blobfuse_dysk.store.serviceerrors import to_store_error
 from blobfuse_dysk.vhd import FOOTER_SIZE, VhdFooter, parse_footer
 
-__all__ = ["REQUEST_S", "again", "read_footer", "run"]
+__all__ = ["PATIENCE_S", "REQUEST_S", "again", "read_footer", "run"]
 
 T = TypeVar("T")
 REQUEST_S = 30.0  # for one attempt
 BUDGET_S = 60.0  # for all attempts of a request
+PATIENCE_S = (
+    900.0  # the same in the middle of a copy that takes long anyway: an outage ends, a throttled service goes on
+)
 
 
 def run(address: DiskAddress, credential: Credential, work: Callable[[], Awaitable[T]], *, needs: str = "r") -> T:
     """Run it in an event loop of its own. What it raises is told in the words of `explain`; needs: see there."""
     try:
         return trio.run(work)
-    except DyskError as error:
-        raise _told(error, address, credential, needs) from error
-    except BaseExceptionGroup as group:  # of a nursery
-        first: BaseException = group
-        while isinstance(first, BaseExceptionGroup):
-            others = [each for each in first.exceptions if not isinstance(each, trio.Cancelled)]
-            interrupts = [each for each in others if isinstance(each, KeyboardInterrupt)]
-            first = (interrupts or others)[0]
-        if isinstance(first, DyskError):
-            raise _told(first, address, credential, needs) from first
-        raise first from group
+    except (DyskError, BaseExceptionGroup) as failure:
+        error = _first(failure)
+    told = explain(error, address, credential, needs=needs) if isinstance(error, DyskError) else error
+    if told is error:
+        raise error  # with the cause that it has
+    raise told from error
 
 
-def _told(error: DyskError, address: DiskAddress, credential: Credential, needs: str) -> DyskError:
-    return explain(error, address, credential, needs=needs)
+def _first(failure: BaseException) -> BaseException:
+    """Of a group that a nursery raised, what is to be told: that somebody interrupted, else what failed first."""
+    if not isinstance(failure, BaseExceptionGroup):
+        return failure
+    found = [_first(each) for each in failure.exceptions]
+    return next((each for each in found if isinstance(each, KeyboardInterrupt)), found[0])
 
 
 async def again(
@@ -55,10 +57,12 @@ async def again(
     *,
     modifies: bool = False,
     conditional: bool = False,
+    budget_s: float | None = None,
 ) -> T:
     """Make a request, and again while its failure may pass. what: for the error, a StoreError.
 
-    modifies, conditional: see to_store_error. The error's `unknown` is that of the last attempt.
+    modifies, conditional: see to_store_error. budget_s: for all attempts; None: BUDGET_S. The error's `unknown` is that
+    of the last attempt.
     """
 
     async def attempt() -> T:
@@ -67,7 +71,7 @@ async def again(
         except (ServiceError, TransportError) as error:
             raise to_store_error(error, what, modifies=modifies, conditional=conditional) from error
 
-    return await Attempts(Random(), BUDGET_S)(attempt)
+    return await Attempts(Random(), BUDGET_S if budget_s is None else budget_s)(attempt)
 
 
 async def read_footer(client: BlobClient, blob_size: int) -> VhdFooter | None:

@@ -11,6 +11,7 @@ with one that was left. What each step may do when it is repeated, or carried ou
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -28,8 +29,8 @@ from blobfuse_dysk.disks.cloneplan import Plan, check_names, check_resumed, plan
 from blobfuse_dysk.disks.clonesteps import FailedCopyError, Progress
 from blobfuse_dysk.disks.pagecopy import PageCopy, bounded, missing_in
 from blobfuse_dysk.disks.ranges import blob_ranges
-from blobfuse_dysk.disks.snapshot import create_snapshot, delete_snapshot
-from blobfuse_dysk.errors import DyskError, NotFoundError, StoreError, UsageError
+from blobfuse_dysk.disks.snapshot import create_snapshot
+from blobfuse_dysk.errors import DyskError, NotFoundError, ServiceError, StoreError, TransportError, UsageError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.store.open import check_blob
 from blobfuse_dysk.vhd import FOOTER_SIZE, VhdFooter
@@ -39,6 +40,7 @@ __all__ = ["Clone", "Progress", "abort_clone", "clone", "clone_state"]
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _AZURITE = "Azurite"
+_TRIES, _PAUSE_S = 4, 0.5  # of making the snapshot
 _MADE_FOR = "dysk_made_for"
 """Name in the metadata of a snapshot that was made for a clone: of which disk."""
 
@@ -131,8 +133,14 @@ def abort_clone(target: DiskAddress, options: AttachOptions, *, source_options: 
     origin = DiskAddress.parse(mark.source)
     if origin.account == target.account:
         origin = replace(target, container=origin.container, blob=origin.blob, snapshot=origin.snapshot)
-    job = _Job(origin, target, source_options or options, options, _nobody)
-    job.take_up(found, None)
+    try:
+        job = _Job(origin, target, source_options or options, options, _nobody)
+    except DyskError as error:
+        if mark.temporary:
+            log.warning("%s, which was made for the clone, may stay: %s", mark.source, error)
+        job.mark = mark
+    else:
+        job.take_up(found, None)
     job.undo()
 
 
@@ -173,9 +181,7 @@ class _Job:
         self._distrust(found)
         if self._source.snapshot is None and (not self.by_service or found.lease_state in ("leased", "breaking")):
             plan(self._source, found.size, hidden, size, found.metadata, metadata)  # refuse before anything is made
-            made_for = {_MADE_FOR: quote(self._target.key, safe="/")}
-            taken = create_snapshot(replace(self._named, snapshot=None), self._source_options, metadata=made_for)
-            self._source, self._temporary = replace(self._source, snapshot=taken.time), True
+            self._source, self._temporary = replace(self._source, snapshot=self._take_snapshot()), True
             found, hidden = self._look_at_source()
         wanted = plan(self._source, found.size, hidden, size, found.metadata, metadata)
         self.mark = mark = replace(wanted.mark, temporary=self._temporary)
@@ -187,6 +193,20 @@ class _Job:
             if not (isinstance(error, StoreError) and error.unknown):
                 self._drop_snapshot()
             raise
+
+    def _take_snapshot(self) -> str:
+        """A snapshot of the source, made for the clone; returns its time."""
+        made_for = {_MADE_FOR: quote(self._target.key, safe="/")}
+        for left in reversed(range(_TRIES)):
+            try:
+                return create_snapshot(
+                    replace(self._named, snapshot=None), self._source_options, metadata=made_for
+                ).time
+            except (ServiceError, StoreError, TransportError) as error:
+                if not left or not _may_pass(error):
+                    raise
+            time.sleep(_PAUSE_S)
+        raise AssertionError("the last attempt either succeeds or fails")
 
     def _make(self, wanted: Plan, source_etag: str, tier: str | None) -> None:
         async def work(client: DiskClient) -> None:
@@ -226,6 +246,8 @@ class _Job:
     def copy(self, *, wait: bool) -> bool:
         """Have the content come; return whether it has."""
         mark = self._marked
+        if mark.copied:
+            return True
         if self.by_service:
             return self.at_target(lambda client: clonesteps.follow(client, mark, wait=wait, progress=self._progress))
         epoch = self.at_target(lambda client: clonesteps.fence(client, mark))
@@ -266,6 +288,8 @@ class _Job:
         if found is not None and incomplete(found.metadata) is None:
             return  # another process was faster, or nothing was to be done but the copy
         self.at_target(fill)
+        if self._temporary:
+            self.at_target(lambda client: clonesteps.settle(client, mark))
         self._drop_snapshot()
         self.at_target(lambda client: clonesteps.unmark(client, mark))
 
@@ -304,12 +328,23 @@ class _Job:
         """Delete the snapshot that was made for the clone. One that stays is a warning: it is in nobody's way."""
         if not self._temporary:
             return
+
+        async def work() -> None:
+            async with DiskClient(self._source, self._source_credential) as client:
+                await again(lambda: client.delete(timeout_s=REQUEST_S), "deleting the snapshot", modifies=True)
+
         try:
-            delete_snapshot(replace(self._named, snapshot=self._source.snapshot), self._source_options)
+            run(self._source, self._source_credential, work, needs="d")
         except NotFoundError:
             pass
         except DyskError as error:
             log.warning("%s, which was made for the clone, stays: %s", self._source, error)
+
+
+def _may_pass(error: DyskError) -> bool:
+    if isinstance(error, StoreError):
+        return error.kind.retryable
+    return isinstance(error, TransportError) or (isinstance(error, ServiceError) and error.status >= 500)
 
 
 def _nobody(progress: Progress) -> None:

@@ -16,8 +16,8 @@ The mark comes off last. Until then nobody attaches, resizes or snapshots the di
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -25,7 +25,7 @@ from blobfuse_dysk.azure.diskclient import DiskClient
 from blobfuse_dysk.azure.marks import INCOMPLETE, CloneMark, found_in, without_mark
 from blobfuse_dysk.azure.properties import BlobProperties, Condition
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.disks.asking import REQUEST_S, again, read_footer
+from blobfuse_dysk.disks.asking import PATIENCE_S, REQUEST_S, again, read_footer
 from blobfuse_dysk.disks.cloneplan import moved_footer
 from blobfuse_dysk.errors import DyskError, Kind, ServiceError, StoreError
 from blobfuse_dysk.vhd import FOOTER_SIZE, parse_footer
@@ -40,6 +40,8 @@ __all__ = [
     "is_marked",
     "look",
     "make",
+    "of_source",
+    "settle",
     "undo",
     "unmark",
 ]
@@ -72,10 +74,10 @@ class FailedCopyError(DyskError):
     """The service gave the copy up, or somebody made it do so: the clone will never be complete."""
 
 
-async def look(client: DiskClient) -> BlobProperties | None:
-    """What is at the target; None if nothing is, or not even the container."""
+async def look(client: DiskClient, budget_s: float | None = None) -> BlobProperties | None:
+    """What is at the target; None if nothing is, or not even the container. budget_s: see again."""
     try:
-        return await again(lambda: client.properties(timeout_s=REQUEST_S), "looking at the clone")
+        return await again(lambda: client.properties(timeout_s=REQUEST_S), "looking at the clone", budget_s=budget_s)
     except StoreError as error:
         if isinstance(error.__cause__, ServiceError) and error.__cause__.status == 404:
             return None
@@ -122,7 +124,7 @@ async def follow(client: DiskClient, mark: CloneMark, *, wait: bool, progress: C
     """
     pause_s = _FIRST_PAUSE_S
     while True:
-        found = await look(client)
+        found = await look(client, PATIENCE_S)
         if found is None:
             raise DyskError(f"clone {client.address} is gone: somebody deleted it", remedy="clone it again")
         if not is_marked(found, mark):
@@ -227,19 +229,36 @@ async def _move_footer(client: DiskClient, mark: CloneMark, epoch: int) -> None:
     )
 
 
+async def settle(client: DiskClient, mark: CloneMark) -> None:
+    """Write on the clone that it needs its source no longer."""
+    copied = replace(mark, copied=True).to_metadata()
+    await _rewrite(client, mark, lambda found: {**without_mark(found), **copied}, until=copied)
+
+
 async def unmark(client: DiskClient, mark: CloneMark) -> None:
     """Take the mark off: the clone is complete. One that has none any more is."""
+    await _rewrite(client, mark, without_mark, until={})
+
+
+async def _rewrite(
+    client: DiskClient,
+    mark: CloneMark,
+    change: Callable[[Mapping[str, str]], dict[str, str]],
+    *,
+    until: Mapping[str, str],
+) -> None:
+    """Change the clone's metadata until `until` is in it, or the mark is gone."""
     for _ in range(_MOST_LOOKS):
         found = await look(client)
-        if found is None or not is_marked(found, mark):
+        if found is None or not is_marked(found, mark) or (until and until.items() <= found.metadata.items()):
             return
-        rest, condition = without_mark(found.metadata), Condition(if_match=found.etag)
+        wanted, condition = change(found.metadata), Condition(if_match=found.etag)
         try:
             await again(
-                lambda rest=rest, condition=condition: client.set_metadata(  # type: ignore[misc]
-                    rest, lease_id=None, condition=condition, timeout_s=REQUEST_S
+                lambda wanted=wanted, condition=condition: client.set_metadata(  # type: ignore[misc]
+                    wanted, lease_id=None, condition=condition, timeout_s=REQUEST_S
                 ),
-                "completing the clone",
+                "writing how far the clone is",
                 modifies=True,
                 conditional=True,
             )

@@ -17,7 +17,7 @@ import trio
 from blobfuse_dysk.azure.copysource import CopySource
 from blobfuse_dysk.azure.diskclient import DiskClient
 from blobfuse_dysk.azure.wire import Extent
-from blobfuse_dysk.disks.asking import REQUEST_S, again
+from blobfuse_dysk.disks.asking import PATIENCE_S, REQUEST_S, again
 from blobfuse_dysk.disks.clonesteps import of_source
 from blobfuse_dysk.errors import DyskError, ServiceError
 from blobfuse_dysk.store.parts.extents import joined
@@ -106,7 +106,8 @@ class PageCopy:
     async def _work(self, pieces: trio.MemoryReceiveChannel[Extent]) -> None:
         async with pieces:
             async for offset, length in pieces:
-                await again(partial(self._piece, offset, length), f"copying {length} bytes at {offset}", modifies=True)
+                piece, what = partial(self._piece, offset, length), f"copying {length} bytes at {offset}"
+                await again(piece, what, modifies=True, budget_s=PATIENCE_S)
                 self._copied(length)
 
     async def _piece(self, offset: int, length: int) -> None:

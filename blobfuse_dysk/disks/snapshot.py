@@ -7,36 +7,28 @@ nobody's way: making a snapshot needs none.
 
 from __future__ import annotations
 
-import contextlib
 import re
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from blobfuse_dysk import attachment
 from blobfuse_dysk.azure import snapshots
 from blobfuse_dysk.azure.credential import resolve
-from blobfuse_dysk.azure.credential.credential import Credential
-from blobfuse_dysk.azure.explain import explain, holder_in
-from blobfuse_dysk.azure.properties import BlobProperties
 from blobfuse_dysk.azure.snapshots import SnapshotRow
-from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import AttachedError, DyskError, ServiceError, StoreError, TransportError, UsageError
+from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.device.ipc.statefile import StateFile
+from blobfuse_dysk.disk import DiskAddress, Endpoint
+from blobfuse_dysk.disks.snapshotting import Account, Consistency, lowered, of_attached, of_the_service
+from blobfuse_dysk.errors import AttachedError, DyskError, NotFoundError, UsageError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.store import snapshot as making
-from blobfuse_dysk.store.serviceerrors import to_store_error
 
 __all__ = ["NAME", "Snapshot", "check_metadata", "create_snapshot", "delete_snapshot", "list_snapshots"]
 
 NAME = making.NAME
-_TIMEOUT_S = 30.0  # of a request
-_TRIES = 3
 _METADATA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
 _MOST_METADATA = 8 << 10  # bytes, names and values together
 _OF_OTHERS = "it was made by another program"
-
-Consistency = Literal["file-system", "crash"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +67,27 @@ def create_snapshot(
     """
     given = dict(metadata or {})
     check_metadata(given)
-    disk = target if isinstance(target, DiskAddress) else DiskAddress.parse(target)
+    found = _attached(target)
+    disk = _disk(target, found)
     if disk.snapshot:
         raise UsageError(f"{disk} is a snapshot itself", remedy="leave ?snapshot= out")
-    address, credential = resolve.resolve(disk, options)
-    address.refuse_secondary("")
-    return _of_the_service(address, credential, given)
+    account: Account | None = None
+    try:
+        account = Account(*resolve.resolve(disk, options))
+    except DyskError:
+        if not found:
+            raise
+    if account and found and str(account.address.endpoint) != found["endpoint"]:
+        found = None  # another disk, which has the same name in another cloud
+    if account:
+        account.address.refuse_secondary("")
+    why = _why_not_its_worker(found)
+    if found and why is None:
+        made = of_attached(found, account, given, freeze_s)
+    else:
+        assert account
+        made = of_the_service(account, given, why)
+    return Snapshot(replace(disk, snapshot=made.time), made.time, made.size, made.consistent, made.why, given)
 
 
 def list_snapshots(disk: DiskAddress, options: AttachOptions, *, prefix_of_container: bool = False) -> list[Snapshot]:
@@ -151,88 +158,34 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
         raise UsageError("the metadata has more than 8 KiB", remedy="the service takes no more")
 
 
-def _of_the_service(address: DiskAddress, credential: Credential, metadata: dict[str, str]) -> Snapshot:
-    """Of a disk as the service has it."""
-    import trio
-
-    from blobfuse_dysk.azure.blob import BlobClient
-
-    request = str(uuid.uuid4())
-    marks = {making.CONSISTENT: "crash", making.REQUEST: request}
-
-    async def look() -> BlobProperties:
-        async with BlobClient(address, credential) as client:
-            return await client.properties(timeout_s=_TIMEOUT_S)
-
-    async def take() -> str:
-        async with BlobClient(address, credential) as client:
-            return await making.take(
-                client, blob, {**metadata, **marks}, lease_id=None, etag=None, timeout_s=_TIMEOUT_S
-            )
-
+def _attached(target: str | DiskAddress) -> StateFile | None:
+    """The attachment that is meant, if there is one here."""
     try:
-        blob = trio.run(look)
-        making.check(blob, address)
-        marks[making.WHY] = why = _why_not_here(blob)
-        time = once(lambda: trio.run(take), request, address, credential)
-    except (ServiceError, TransportError) as error:
-        raise explain(error, address, credential, needs="rw") from error
-    return Snapshot(replace(address, snapshot=time), time, blob.size, "crash", why, metadata)
+        return attachment.find_state(str(target))
+    except NotFoundError:
+        if isinstance(target, str) and ("/" not in target or target.startswith("/")):
+            raise
+        return None
 
 
-def once(make: Callable[[], str], request: str, address: DiskAddress, credential: Credential) -> str:
-    """Call `make` until a snapshot with this id in its metadata is known to be made; return its time.
-
-    make: one attempt. It raises ServiceError, TransportError or StoreError, of which only an unknown outcome is
-    followed by another. Where this credential may not list, there is no looking: then the same is asked for again. What
-    several requests made is one snapshot in the end, unless one is carried out even later; that one has the same id.
-    """
-    for left in reversed(range(_TRIES)):
-        try:
-            time = make()
-        except (ServiceError, TransportError, StoreError) as error:
-            if not _is_unknown(error) or not left:
-                raise
-            if found := _made(request, address, credential):
-                return found[0]
-            continue
-        if left < _TRIES - 1:
-            for other in set(_made(request, address, credential)) - {time}:
-                with contextlib.suppress(DyskError):
-                    snapshots.delete_snapshot(replace(address, snapshot=other), credential)
-        return time
-    raise AssertionError("the last attempt either succeeds or fails")
+def _disk(target: str | DiskAddress, found: StateFile | None) -> DiskAddress:
+    if isinstance(target, DiskAddress):
+        return target
+    if found is None:
+        return DiskAddress.parse(target)
+    return replace(DiskAddress.parse(found["disk"]), endpoint=Endpoint.parse(found["endpoint"]))
 
 
-def _is_unknown(error: ServiceError | TransportError | StoreError) -> bool:
-    return (error if isinstance(error, StoreError) else to_store_error(error, "", modifies=True)).unknown
-
-
-def _made(request: str, address: DiskAddress, credential: Credential) -> list[str]:
-    """The times of those with this id, oldest first; none if that cannot be found out."""
-    try:
-        rows = snapshots.list_snapshots(address, credential)
-    except DyskError:
-        return []
-    return [row.disk.snapshot or "" for row in rows if _lowered(row.metadata).get(making.REQUEST) == request]
-
-
-def _why_not_here(blob: BlobProperties) -> str:
-    """Why the service was asked, and not this machine."""
-    node, _ = holder_in(blob.metadata)
-    if blob.lease_state == "leased":
-        return f"attached on {node}, not here" if node else "leased by another holder, not attached here"
-    return "not attached here"
+def _why_not_its_worker(found: StateFile | None) -> str | None:
+    """Why the service is asked for what it has of the disk, where it is attached here; None if its worker is asked."""
+    if found and not state.alive(found["holder"]):
+        return "its attachment here is dead, with what was not written yet"
+    return "attached here to be read only" if found and found["read_only"] else None
 
 
 def _snapshot(row: SnapshotRow) -> Snapshot:
-    told = _lowered(row.metadata)
+    told = lowered(row.metadata)
     consistent: Consistency = "file-system" if told.get(making.CONSISTENT) == "file-system" else "crash"
     why = told.get(making.WHY) or _OF_OTHERS
     rest = {name: value for name, value in row.metadata.items() if name.lower() not in making.OWN}
     return Snapshot(row.disk, row.disk.snapshot or "", row.size, consistent, why, rest)
-
-
-def _lowered(metadata: Mapping[str, str]) -> dict[str, str]:
-    """To the service the case of a name makes no difference."""
-    return {name.lower(): value for name, value in metadata.items()}

@@ -17,7 +17,7 @@ from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.keyvalue import suggest
 from blobfuse_dysk.options import ATTACH_OPTIONS, MOUNT_OPTIONS, AttachOptions, Cache, FileSystem, MountOptions
 
-__all__ = ["METADATA_PREFIX", "TIERS", "Parameters"]
+__all__ = ["METADATA_PREFIX", "TIERS", "Parameters", "check_snapshot_parameters"]
 
 METADATA_PREFIX = "dysk_set_"  # of what a VolumeAttributesClass has set, in the blob's metadata
 # Source: https://learn.microsoft.com/azure/virtual-machines/disks-types#premium-ssd-size; page blobs end with P80
@@ -41,6 +41,11 @@ class _Row:
     read: Callable[[str], Any]
     mutable: bool = False
     at_node: bool = False
+
+    @property
+    def is_setting(self) -> bool:
+        """Whether it can change after the volume was made, and the node has to be told; the tier is the blob's own."""
+        return self.mutable and self.at_node
 
 
 def _row(
@@ -138,6 +143,12 @@ class Parameters:
             values[name] = row.read(text)
         return cls(**values)
 
+    def changed_by(self, later: Parameters) -> Parameters:
+        """These, with all that `later` has in the place of what is here."""
+        return replace(
+            self, **{each.name: v for each in fields(self) if (v := getattr(later, each.name)) != each.default}
+        )
+
     def options(self) -> AttachOptions:
         """The options of an attachment that they stand for. Raises UsageError."""
         given: dict[str, Any] = {}
@@ -160,7 +171,7 @@ class Parameters:
 
     def settings(self) -> dict[str, str]:
         """What may change later, as it stands in a blob's metadata; `with_settings` takes it."""
-        return {f"{METADATA_PREFIX}{row.key.lower()}": _text(value) for row, value in _given(self) if row.mutable}
+        return {f"{METADATA_PREFIX}{row.key.lower()}": _text(value) for row, value in _given(self) if row.is_setting}
 
     def with_settings(self, metadata: Mapping[str, str]) -> Parameters:
         """These, and what a blob's metadata says over them; what cannot be read there (of a later version) is left out.
@@ -170,7 +181,7 @@ class Parameters:
         changes: dict[str, Any] = {}
         for name, text in metadata.items():
             found = _BY_KEY.get(name.lower().removeprefix(METADATA_PREFIX))
-            if not name.lower().startswith(METADATA_PREFIX) or found is None or not found[1].mutable:
+            if not name.lower().startswith(METADATA_PREFIX) or found is None or not found[1].is_setting:
                 continue
             try:
                 value = found[1].read(text)
@@ -178,6 +189,13 @@ class Parameters:
             except UsageError:
                 continue
         return replace(self, **changes)
+
+
+def check_snapshot_parameters(given: Mapping[str, str]) -> None:
+    """Raise UsageError for a VolumeSnapshotClass with parameters: there is none of ours."""
+    unknown = [key for key in given if not _KUBERNETES.fullmatch(key)]
+    if unknown:
+        raise UsageError(f"parameter {unknown[0]!r} is not known", remedy="a VolumeSnapshotClass takes none")
 
 
 def _given(parameters: Parameters) -> list[tuple[_Row, Any]]:

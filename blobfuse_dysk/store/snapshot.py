@@ -18,15 +18,13 @@ Source: https://learn.microsoft.com/rest/api/storageservices/snapshot-blob
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 from blobfuse_dysk.azure.explain import HOLDER_NODE, HOLDER_SINCE
 from blobfuse_dysk.azure.wire import BlobProperties, Condition
-from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import UsageError
-from blobfuse_dysk.store.open import check_blob
+from blobfuse_dysk.store.lease.requests import BlobLease
 
-__all__ = ["CONSISTENT", "NAME", "OWN", "REQUEST", "WHY", "CanSnapshot", "check", "take"]
+__all__ = ["CONSISTENT", "NAME", "OWN", "REQUEST", "WHY", "take"]
 
 NAME = "dysk_snapshot"
 CONSISTENT = "dysk_consistent"
@@ -39,41 +37,26 @@ OWN = frozenset({CONSISTENT, WHY, REQUEST, INCOMPLETE, HOLDER_NODE, HOLDER_SINCE
 """What is about one blob, or one snapshot, and not about the disk."""
 
 
-class CanSnapshot(Protocol):
-    """What is asked of a blob's client; see azure/blob.py."""
-
-    async def properties(self, *, timeout_s: float) -> BlobProperties: ...
-
-    async def snapshot(
-        self, metadata: Mapping[str, str], *, lease_id: str | None, condition: Condition | None = None, timeout_s: float
-    ) -> str: ...
-
-
-def check(blob: BlobProperties, address: DiskAddress) -> None:
-    """Raise DyskError if it is no disk, or not all of one yet."""
-    check_blob(blob, address)
-    if any(name.lower() == INCOMPLETE for name in blob.metadata):
-        raise UsageError(
-            f"{address} is an incomplete clone, so a snapshot of it would be worth nothing",
-            remedy="wait for the end of dyskctl clone, or run it again",
-        )
-
-
 async def take(
-    client: CanSnapshot,
     blob: BlobProperties,
+    requests: BlobLease,
     metadata: Mapping[str, str],
     *,
-    lease_id: str | None,
-    etag: str | None,
-    timeout_s: float,
+    lease_id: str | None = None,
+    etag: str | None = None,
 ) -> str:
-    """Make one, in one request; return its time. Raises ServiceError or TransportError.
+    """Make one, in one request; return its time.
 
-    metadata: in addition to what others have written on the disk, which the snapshot keeps. etag: only while the blob
-    has this one. lease_id: only while that lease is active; None where this node has none.
+    blob: as it was looked at for this. metadata: in addition to what others have written on the disk, which the
+    snapshot keeps. lease_id: only while that lease is active; None where this node has none. etag: only while the blob
+    has this one. Raises StoreError: `unknown` if one may have been made, Kind.CHANGED for another ETag; UsageError if
+    not all of the disk is there yet.
     """
-    mine = {name.lower() for name in metadata}
-    kept = {name: value for name, value in blob.metadata.items() if name.lower() not in mine | OWN}
-    condition = Condition(if_match=etag) if etag else None
-    return await client.snapshot({**kept, **metadata}, lease_id=lease_id, condition=condition, timeout_s=timeout_s)
+    if any(name.lower() == INCOMPLETE for name in blob.metadata):
+        raise UsageError(
+            "the disk is an incomplete clone, so a snapshot of it would be worth nothing",
+            remedy="wait for the end of dyskctl clone, or run it again",
+        )
+    mine = {name.lower() for name in metadata} | OWN
+    kept = {name: value for name, value in blob.metadata.items() if name.lower() not in mine}
+    return await requests.snapshot({**kept, **metadata}, lease_id, Condition(if_match=etag) if etag else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +15,13 @@ from blobfuse_dysk import attachment
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.errors import DyskError
 from blobfuse_dysk.testing import PageBlobServer
+from tests.kubernetes.client import Client
 from tests.kubernetes.nodes import Plugin, Pod
+from tests.kubernetes.stack import Stack, stack
 from tests.leaks import RunDirs
 
 MIB = 1 << 20
+_numbers = itertools.count(1)
 
 
 class Cluster:
@@ -75,6 +79,33 @@ def cluster(server: PageBlobServer, run_dirs: RunDirs, container: str) -> Iterat
     finally:
         plugin.stop()
         take_down(run_dirs)
+
+
+@pytest.fixture(scope="module")
+def drivers() -> Iterator[Stack]:
+    """A server and directories for the tests of a file, without a driver yet."""
+    with stack() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def controller(drivers: Stack) -> Iterator[Client]:
+    """A client of a controller for the tests of a file; names keep them apart."""
+    client = drivers.controller().client()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def name() -> str:
+    """The name of a volume or a snapshot that no other test has."""
+    return f"pvc-{next(_numbers)}"
+
+
+@pytest.fixture
+def names() -> Callable[[], str]:
+    """More of them."""
+    return lambda: f"pvc-{next(_numbers)}"
 
 
 def take_down(dirs: RunDirs) -> None:

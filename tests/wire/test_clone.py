@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.testing import PageBlobServer
 from blobfuse_dysk.vhd import FOOTER_SIZE, footer, parse_footer
 from tests.conftest import Service
+from tests.polling import eventually
 from tests.wire.disk_options import named
 from tests.wire.page_lists import snapshot
 from tests.wire.rest import Rest
@@ -322,3 +324,56 @@ def test_a_clone_shares_no_page_with_its_source(service: Service, container: str
         assert content(rest, f"{container}/{name}")[: 2 * PAGE] == b"x" * PAGE + b"a" * PAGE
     old = rest("GET", f"{container}/data", f"snapshot={before}", {"x-ms-range": f"bytes=0-{2 * PAGE - 1}"}).body
     assert old == b"a" * 2 * PAGE
+
+
+def test_a_source_that_changes_before_the_copy_begins_is_not_copied(
+    server: PageBlobServer, container: str, own: Rest
+) -> None:
+    """Nobody has it when it is looked at; then somebody writes: the copy would be neither of the two."""
+    server.fault("delay", operation="copy_blob", times=1)
+    caught: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            clone(named(server, container), named(server, container, "copy"), OPTIONS, OPTIONS)
+        except DyskError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        eventually(lambda: bool(server.faults()[0]["hits"]))
+        own.put(f"{container}/data", 0, b"c" * PAGE)
+    finally:
+        server.release()
+        thread.join(20)
+    assert caught and "changed while it was to be cloned" in str(caught[0])
+    assert own("HEAD", f"{container}/copy").status == 404
+
+
+def test_a_disk_that_appears_meanwhile_is_not_taken_for_the_clone(
+    server: PageBlobServer, container: str, own: Rest
+) -> None:
+    """Nothing is there when it is looked at; another's disk is there when the clone is to be made."""
+    for number, wait in enumerate((True, False)):
+        blob = f"copy-{number}"
+        server.fault("delay", operation="copy_blob", times=1)
+        caught: list[BaseException] = []
+
+        def work(blob: str = blob, wait: bool = wait, caught: list[BaseException] = caught) -> None:
+            try:
+                clone(named(server, container), named(server, container, blob), OPTIONS, OPTIONS, wait=wait)
+            except DyskError as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            eventually(lambda: bool(server.faults()[-1]["hits"]))
+            own.create(f"{container}/{blob}", PAGE)
+            before = own("HEAD", f"{container}/{blob}").headers["etag"]
+        finally:
+            server.release()
+            thread.join(20)
+        assert caught and "exists already" in str(caught[0])
+        assert own("HEAD", f"{container}/{blob}").headers["etag"] == before

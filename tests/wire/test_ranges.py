@@ -212,11 +212,15 @@ def test_a_list_that_takes_too_long_is_asked_for_in_pieces(
     for page in range(0, 64, 8):
         own.put(path, page * PAGE, b"a" * 2 * PAGE)
     wanted = [(page * PAGE, 2 * PAGE) for page in range(0, 64, 8)]
-    server.fault("error", operation="get_page_ranges", status=500, code="OperationTimedOut", times=3)
+    server.fault("error", operation="get_page_ranges", status=500, code="OperationTimedOut", times=7)
     assert list(allocated_ranges(disk, OPTIONS)) == wanted
     server.clear_faults()
     server.fault("error", operation="get_page_ranges", status=500, code="OperationTimedOut", skip=1, times=3)
     assert list(changed_ranges(disk, before, OPTIONS)) == [Changed(*each, False) for each in wanted]
+    server.clear_faults()
+    in_small_answers(monkeypatch, 2)
+    server.fault("error", operation="get_page_ranges", status=500, code="OperationTimedOut", skip=2, times=2)
+    assert list(allocated_ranges(disk, OPTIONS)) == wanted  # it goes on where the answers before ended
 
 
 @pytest.mark.parametrize("body", ["again", "back"])
@@ -231,3 +235,31 @@ def test_markers_that_lead_nowhere_end_the_list_with_an_error(
     monkeypatch.setattr(BlobClient, "page_ranges", page_ranges)
     with pytest.raises(StoreError, match="goes back" if body == "back" else "markers that lead nowhere"):
         list(allocated_ranges(named(server, container), OPTIONS))
+
+
+def test_a_refusal_for_another_reason_is_no_proof_that_the_service_looks(
+    server: PageBlobServer, container: str, own: Rest
+) -> None:
+    before = snapshot(own, f"{container}/data")
+    server.fault("error", operation="get_page_ranges", status=400, code="InvalidInput", times=1)
+    with pytest.raises(DyskError, match="InvalidInput"):
+        changed_ranges(named(server, container), before, OPTIONS)
+
+
+def test_an_answer_without_ranges_is_not_the_end_of_a_list(
+    monkeypatch: pytest.MonkeyPatch, server: PageBlobServer, container: str, own: Rest
+) -> None:
+    from blobfuse_dysk.azure.wire import PageList
+
+    answers = {
+        None: PageList([], "a"),
+        "a": PageList([(0, PAGE)], "b"),
+        "b": PageList([], "c"),
+        "c": PageList([], None),
+    }
+
+    async def page_ranges(self: BlobClient, offset: int, length: int, *, marker: str | None, **more: Any) -> PageList:
+        return answers[marker]
+
+    monkeypatch.setattr(BlobClient, "page_ranges", page_ranges)
+    assert list(allocated_ranges(named(server, container), OPTIONS)) == [(0, PAGE)]

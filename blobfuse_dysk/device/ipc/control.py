@@ -4,6 +4,9 @@
     {"op": "blank"}                     -> {"ok": true, "blank": bool}
     {"op": "set", "io_timeout_s": 60, "iops": 500, "mbps": null} -> {"ok": true}: those that are given; null: no limit
     {"op": "grow", "size": 2199023255552} -> {"ok": true}: the file has so many bytes now, the device not yet
+    {"op": "guard"}                     -> {"ok": true}: the holder is told of a freeze (freezerecord.py)
+    {"op": "barrier", "timeout_s": 10}  -> {"ok": true, "etag": "..."}: what was written is at the service, as of this
+    {"op": "snapshot", "metadata": {...}, "etag": "...", "timeout_s": 10} -> {"ok": true, "time": "...", "size": 512}
     {"op": "reload", "file": "..."}     -> {"ok": true, "credential": {...}}; file: null for the one it came from
     {"op": "reload", "file": null, "descriptor": true}, with a memfd beside it that has the text of a credential file
     {"op": "upgrade", "id": "...", "worker": [...], "path": "..."} -> {"ok": true}: begun; state.json says how it ends
@@ -28,7 +31,7 @@ from collections.abc import Sequence
 from blobfuse_dysk.device.ipc import shapes
 from blobfuse_dysk.device.ipc.message import message_to_error
 from blobfuse_dysk.device.ipc.messages import Argument, Argv, RequestId
-from blobfuse_dysk.device.ipc.statefile import Failure
+from blobfuse_dysk.device.ipc.statefile import Failure, Seconds
 from blobfuse_dysk.errors import DeviceError, DyskError
 
 TYPE_CHECKING = False
@@ -39,6 +42,8 @@ else:
 
 __all__ = [
     "QUESTIONS",
+    "BarrierAnswer",
+    "BarrierQuestion",
     "BlankAnswer",
     "Control",
     "CredentialAnswer",
@@ -49,6 +54,8 @@ __all__ = [
     "ReloadQuestion",
     "SetQuestion",
     "SimpleQuestion",
+    "SnapshotAnswer",
+    "SnapshotQuestion",
     "StatusAnswer",
     "UpgradeQuestion",
 ]
@@ -57,7 +64,7 @@ __all__ = [
 class SimpleQuestion(TypedDict):
     """One without arguments."""
 
-    op: Literal["status", "blank", "stop", "watch"]
+    op: Literal["status", "blank", "guard", "stop", "watch"]
 
 
 class SetQuestion(TypedDict):
@@ -75,6 +82,22 @@ class GrowQuestion(TypedDict):
 
     op: Literal["grow"]
     size: int
+
+
+class BarrierQuestion(TypedDict):
+    """Flush, for timeout_s at most."""
+
+    op: Literal["barrier"]
+    timeout_s: Seconds
+
+
+class SnapshotQuestion(TypedDict):
+    """Have the service make a snapshot, in one request. See store/snapshot.py, and there for `etag`."""
+
+    op: Literal["snapshot"]
+    metadata: dict[str, str]
+    etag: str | None
+    timeout_s: Seconds
 
 
 class ReloadQuestion(TypedDict):
@@ -115,6 +138,19 @@ class BlankAnswer(Done):
     blank: bool
 
 
+class BarrierAnswer(Done):
+    """etag: what the blob had after the flush."""
+
+    etag: str
+
+
+class SnapshotAnswer(Done):
+    """time: names it. size: of the blob, in bytes. A failure of which `unknown` is true may have made one."""
+
+    time: str
+    size: int
+
+
 class CredentialSeen(TypedDict):
     """A credential, for people. expires: ISO 8601, UTC, if it is known that it ends.
 
@@ -152,6 +188,9 @@ QUESTIONS = {
     "set": Question(SetQuestion, Done),
     "reload": Question(ReloadQuestion, CredentialAnswer),
     "grow": Question(GrowQuestion, Done),
+    "guard": Question(SimpleQuestion, Done),
+    "barrier": Question(BarrierQuestion, BarrierAnswer),
+    "snapshot": Question(SnapshotQuestion, SnapshotAnswer),
     "upgrade": Question(UpgradeQuestion, Done),
     "stop": Question(SimpleQuestion, Done),
     "watch": Question(SimpleQuestion, Done),

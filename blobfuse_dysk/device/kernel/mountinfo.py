@@ -24,13 +24,22 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 class Mount:
     """One mount. device: `major:minor`, which for FUSE is 0:N, N being the connection's number in fusectl.
 
-    root: what of the file system is shown. read_only: whether nothing can be written by this mount of it.
+    root: what of the file system is shown. read_only: whether nothing can be written by this mount of it. id: what
+    `/proc/PID/fdinfo` calls it.
     """
 
-    __slots__ = ("device", "directory", "fstype", "read_only", "root", "source")
+    __slots__ = ("device", "directory", "fstype", "id", "read_only", "root", "source")
 
     def __init__(
-        self, device: str, directory: str, fstype: str, source: str, *, root: str = "/", options: str = "rw"
+        self,
+        device: str,
+        directory: str,
+        fstype: str,
+        source: str,
+        *,
+        root: str = "/",
+        options: str = "rw",
+        id: str = "",
     ) -> None:
         self.device = device
         self.directory = directory
@@ -38,6 +47,7 @@ class Mount:
         self.source = source
         self.root = root
         self.read_only = "ro" in options.split(",")
+        self.id = id
 
     def __repr__(self) -> str:
         return f"<Mount of {self.source} ({self.fstype}, {self.device}) on {self.directory}>"
@@ -58,7 +68,7 @@ def _read(path: str) -> Iterator[Mount]:
             before, _, after = line.rstrip("\n").partition(" - ")  # behind a changing number of optional fields
             fields, tail = before.split(" "), after.split(" ")
             directory, source, root = _unescape(fields[4]), _unescape(tail[1]), _unescape(fields[3])
-            yield Mount(fields[2], directory, tail[0], source, root=root, options=fields[5])
+            yield Mount(fields[2], directory, tail[0], source, root=root, options=fields[5], id=fields[0])
 
 
 def _unescape(text: str) -> str:

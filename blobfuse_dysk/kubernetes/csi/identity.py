@@ -10,12 +10,15 @@ from grpc import StatusCode
 
 from blobfuse_dysk import environment
 from blobfuse_dysk.azure.credential.file import read_conf
+from blobfuse_dysk.azure.credential.resolve import resolve
+from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DeviceError, DyskError
 from blobfuse_dysk.kubernetes.csi.calls import Context
 from blobfuse_dysk.kubernetes.csi.proto import csi_pb2 as pb
 from blobfuse_dysk.kubernetes.csi.status import CallError
+from blobfuse_dysk.options import AttachOptions
 
-__all__ = ["Check", "IdentityService", "check_credentials", "check_devices"]
+__all__ = ["Check", "IdentityService", "check_account", "check_credentials", "check_devices"]
 
 Check = Callable[[], None]
 """Raises DyskError if something that calls need is not as it must be."""
@@ -25,12 +28,11 @@ _Expansion = pb.PluginCapability.VolumeExpansion
 
 
 class IdentityService:
-    """controller: whether that service is there, or is where nodes will find it. checks: what Probe looks at."""
+    """checks: what Probe looks at."""
 
-    def __init__(self, name: str, version: str, *, snapshot_metadata: bool, checks: Sequence[Check]) -> None:
+    def __init__(self, name: str, version: str, checks: Sequence[Check]) -> None:
         self._name = name
         self._version = version
-        self._snapshot_metadata = snapshot_metadata
         self._checks = checks
 
     def GetPluginInfo(self, request: pb.GetPluginInfoRequest, context: Context) -> pb.GetPluginInfoResponse:
@@ -40,9 +42,7 @@ class IdentityService:
         self, request: pb.GetPluginCapabilitiesRequest, context: Context
     ) -> pb.GetPluginCapabilitiesResponse:
         """All of the driver's, in whichever of its processes it is asked. Volumes are in reach from every node."""
-        services = [_Service.CONTROLLER_SERVICE]
-        if self._snapshot_metadata:
-            services.append(_Service.SNAPSHOT_METADATA_SERVICE)
+        services = (_Service.CONTROLLER_SERVICE, _Service.SNAPSHOT_METADATA_SERVICE)
         found = [pb.PluginCapability(service=_Service(type=each)) for each in services]
         found.append(pb.PluginCapability(volume_expansion=_Expansion(type=_Expansion.ONLINE)))
         return pb.GetPluginCapabilitiesResponse(capabilities=found)
@@ -60,6 +60,11 @@ def check_credentials() -> None:
     """Whether the credential files that there are on this machine can be read. There need not be any."""
     for path in sorted(environment.config_dir().glob("*.conf")):
         read_conf(path)
+
+
+def check_account(container: DiskAddress) -> None:
+    """Whether there is a credential for the account of a container that is to be listed. No request is sent."""
+    resolve(container, AttachOptions())
 
 
 def check_devices() -> None:

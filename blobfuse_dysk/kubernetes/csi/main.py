@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 
+from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError, UsageError
-from blobfuse_dysk.kubernetes.csi.identity import Check, IdentityService, check_credentials, check_devices
+from blobfuse_dysk.kubernetes.csi.identity import (
+    Check,
+    IdentityService,
+    check_account,
+    check_credentials,
+    check_devices,
+)
 from blobfuse_dysk.kubernetes.csi.server import serve
 from blobfuse_dysk.kubernetes.csi.socketpath import parse_endpoint
 
@@ -31,15 +39,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for other in ("azure", "urllib3", "msal"):  # they log requests
         logging.getLogger(other).setLevel(logging.ERROR)
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    wait = _end()
     try:
-        serve(parse_endpoint(options.endpoint), _services(options), ended)
+        serve(parse_endpoint(options.endpoint), _services(options), wait)
     except DyskError as error:
         print(f"dysk-csi: {error.line()}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _end() -> Callable[[], None]:
+    """What waits for SIGTERM or SIGINT, whichever thread the kernel gives it to.
+
+    A handler runs in the main thread only, which may be asleep in a lock then and not hear of it; the signal's number
+    is written to a pipe at once.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+
+    def wait() -> None:
+        while os.read(heard, 1)[0] not in (signal.SIGTERM, signal.SIGINT):
+            pass
+
+    return wait
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,24 +74,42 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--mode", choices=("controller", "node", "all"), default="all", help="what to serve")
     parser.add_argument("--endpoint", required=True, metavar="unix:///PATH", help="the socket to serve on")
+    parser.add_argument(
+        "--container",
+        action="append",
+        default=[],
+        metavar="ACCOUNT/CONTAINER",
+        help="a container whose volumes and snapshots can be listed, with the credential in /etc/dysk/ACCOUNT.conf or "
+        "in the AZURE_STORAGE_* variables, since such calls bring no secret; may be repeated",
+    )
+    parser.add_argument("--alpha", action="store_true", help="claim what the CSI specification calls alpha, too")
     parser.add_argument("--name", default=DEFAULT_NAME, help="the driver's name in the cluster; default: %(default)s")
     return parser
 
 
 def _services(options: argparse.Namespace) -> dict[str, object]:
     """What a mode serves, by the names of the services."""
+    name: str = options.name
+    if not name or len(name) > 63:
+        raise UsageError(f"the driver's name {name!r} is not 1 to 63 characters", remedy=f"use {DEFAULT_NAME}")
     checks: list[Check] = [check_credentials]
     services: dict[str, object] = {}
+    if options.mode in ("controller", "all"):
+        from blobfuse_dysk.kubernetes.csi.controller import ControllerService
+        from blobfuse_dysk.kubernetes.csi.snapshotmetadata import SnapshotMetadataService
+
+        containers = [
+            DiskAddress.parse(f"{text.rstrip('/')}/*", what=f"container {text!r}") for text in options.container
+        ]
+        checks += [partial(check_account, each) for each in containers]
+        services["Controller"] = ControllerService(containers, alpha=options.alpha)
+        services["SnapshotMetadata"] = SnapshotMetadataService()
     if options.mode in ("node", "all"):
         from blobfuse_dysk.kubernetes.csi.node import NodeService
 
         checks.append(check_devices)
-        services["Node"] = NodeService()
-    name: str = options.name
-    if not name or len(name) > 63:
-        raise UsageError(f"the driver's name {name!r} is not 1 to 63 characters", remedy=f"use {DEFAULT_NAME}")
-    identity = IdentityService(name, version("blobfuse-dysk"), snapshot_metadata=False, checks=checks)
-    return {"Identity": identity, **services}
+        services["Node"] = NodeService(alpha=options.alpha)
+    return {"Identity": IdentityService(name, version("blobfuse-dysk"), checks), **services}
 
 
 if __name__ == "__main__":

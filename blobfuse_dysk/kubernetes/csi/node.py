@@ -39,8 +39,8 @@ _CAPABILITIES = (
     _Rpc.EXPAND_VOLUME,
     _Rpc.VOLUME_CONDITION,
     _Rpc.SINGLE_NODE_MULTI_WRITER,
-    _Rpc.GET_VOLUME_HEALTH,
 )
+_ALPHA = (_Rpc.GET_VOLUME_HEALTH,)  # see controller.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,14 @@ _ACCESS = {
 
 
 class NodeService:
-    """See the specification for what each call must do; calls.py has checked what a request must have."""
+    """See the specification for what each call must do; calls.py has checked what a request must have.
 
-    def __init__(self, staging: Staging | None = None) -> None:
+    alpha: whether what the specification calls so is claimed.
+    """
+
+    def __init__(self, staging: Staging | None = None, *, alpha: bool = False) -> None:
         self._staging = staging or Staging(PREFIX)
+        self._claimed = (*_CAPABILITIES, *_ALPHA) if alpha else _CAPABILITIES
 
     def NodeStageVolume(self, request: pb.NodeStageVolumeRequest, context: Context) -> pb.NodeStageVolumeResponse:
         wanted, _ = _wanted(request)
@@ -107,6 +111,10 @@ class NodeService:
         self, request: pb.NodeGetVolumeStatsRequest, context: Context
     ) -> pb.NodeGetVolumeStatsResponse:
         own = self._staging.find(volume_address(request.volume_id).key)
+        if not request.volume_path.startswith("/"):
+            raise NotFoundError(
+                f"{request.volume_id} is not at {request.volume_path!r}", remedy="name an absolute path"
+            )
         return nodevolume.stats(own, request.volume_id, _path(request.volume_path))
 
     def NodeGetVolumeHealth(
@@ -122,7 +130,7 @@ class NodeService:
     def NodeGetCapabilities(
         self, request: pb.NodeGetCapabilitiesRequest, context: Context
     ) -> pb.NodeGetCapabilitiesResponse:
-        found = [pb.NodeServiceCapability(rpc=_Rpc(type=each)) for each in _CAPABILITIES]
+        found = [pb.NodeServiceCapability(rpc=_Rpc(type=each)) for each in self._claimed]
         return pb.NodeGetCapabilitiesResponse(capabilities=found)
 
     def NodeGetInfo(self, request: pb.NodeGetInfoRequest, context: Context) -> pb.NodeGetInfoResponse:

@@ -40,8 +40,9 @@ _REQUIRED = {
     "NodeExpandVolumeRequest": ("volume_id", "volume_path"),
     "NodeGetVolumeHealthRequest": ("volume_id",),
 }
+_BANNED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # in names
 _NAMED = ("volume_id", "source_volume_id", "snapshot_id", "base_snapshot_id", "name")  # the first says what it is about
-_NOT_NEGATIVE = ("max_entries", "max_results", "starting_offset")
+_NOT_NEGATIVE = ("max_entries", "max_results")
 # Calls that change something, of which there is one at a time for a volume.
 _CHANGING = frozenset(name for name in _REQUIRED if not re.match("Validate|Get|[A-Za-z]+Get", name))
 
@@ -54,6 +55,8 @@ def check(request: Message) -> None:
     for field, value in request.ListFields():
         if field.name in ("name", "node_id") and len(value.encode()) > MOST_NAME:
             raise _invalid(f"{field.name} has {len(value.encode())} bytes, and {MOST_NAME} are allowed")
+        if field.name == "name" and _BANNED.search(value):
+            raise _invalid("name has a control character in it")
         if field.name in _NOT_NEGATIVE and value < 0:
             raise _invalid(f"{field.name} is {value}, which is negative")
         if field.name == "volume_capabilities":

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
@@ -28,8 +27,8 @@ _SPARE = 16  # threads beyond MOST_CALLS, for Probe and for refusing what is too
 _MOST_MESSAGE = 64 << 20  # bytes: a page of ListVolumes with thousands of volumes
 
 
-def serve(path: Path, services: Mapping[str, object], ended: threading.Event) -> None:
-    """Serve, until `ended` is set. services: by their names in csi.proto. Raises DyskError if the path is another's."""
+def serve(path: Path, services: Mapping[str, object], wait: Callable[[], None]) -> None:
+    """Serve, until `wait` returns. services: by their names in csi.proto. Raises DyskError if the path is another's."""
     with claimed(path), ThreadPoolExecutor(MOST_CALLS + _SPARE, thread_name_prefix="call") as pool:
         server = grpc.server(
             pool,
@@ -43,7 +42,7 @@ def serve(path: Path, services: Mapping[str, object], ended: threading.Event) ->
         _bind(server, path)
         server.start()
         log.info("serving %s on %s", ", ".join(services), path)
-        ended.wait()
+        wait()
         log.info("ending; calls under way have %.0f s", GRACE_S)
         server.stop(GRACE_S).wait()
 

@@ -104,7 +104,9 @@ def code_of(error: BaseException) -> StatusCode:
 
 def line_of(error: BaseException) -> str:
     """The one line that a user sees in an event."""
-    if isinstance(error, DyskError):
+    if isinstance(error, LeasedError):  # whose remedy is for people at a terminal
+        line = f"{error}: it is free once that has let go of it"
+    elif isinstance(error, DyskError):
         line = error.line()
     elif isinstance(error, OSError):
         line = f"{error.filename or 'this machine'}: {error.strerror or type(error).__name__}"
