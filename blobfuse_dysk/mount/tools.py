@@ -33,11 +33,14 @@ def find_tool(name: str, remedy: str | None = None) -> str:
     raise DeviceError(f"{name} is not installed", remedy=remedy or f"install it; searched {', '.join(_DIRECTORIES)}")
 
 
-def run_tool(arguments: Sequence[str], waiting: Callable[[], str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_tool(
+    arguments: Sequence[str], waiting: Callable[[], str] | None = None, held: Sequence[int] = ()
+) -> subprocess.CompletedProcess[str]:
     """Run a tool to its end, keeping what it prints. An exception here (an interrupt) kills the tool first.
 
     A killed tool that waits for a device whose service does not answer stays until that I/O ends; it is not waited for,
     since whoever was interrupted is about to end that I/O. waiting: what to tell people if it takes long.
+    held: descriptors that it keeps open.
     """
     name, started = Path(arguments[0]).name, time.monotonic()
     tool = subprocess.Popen(
@@ -48,6 +51,7 @@ def run_tool(arguments: Sequence[str], waiting: Callable[[], str] | None = None)
         text=True,
         errors="replace",
         env=_ENVIRONMENT,
+        pass_fds=held,
     )
     try:
         with telling(waiting or (lambda: f"{name} is at work for {time.monotonic() - started:.0f} s; no limit is set")):

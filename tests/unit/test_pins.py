@@ -9,7 +9,7 @@ import pytest
 
 from tools.sbom import ROOT, components, document
 
-PARTS = ["build", "run", "entra", "demo", "test"]
+PARTS = ["build", "run", "entra", "csi", "demo", "test"]
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -29,6 +29,7 @@ def test_a_part_has_what_the_project_asks_for() -> None:
     for parts, wanted in (
         (["run"], project["dependencies"]),
         (["run", "entra"], extras["entra"]),
+        (["run", "csi"], extras["csi"]),
         (["demo"], extras["demo"]),
         (PARTS, extras["test"]),
     ):

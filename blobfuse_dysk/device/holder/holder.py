@@ -90,6 +90,7 @@ class Holder:
         device = self._has.state.fields["device"]
         if self._follows and device:  # what the kernel said meanwhile went unheard
             self._has.place.follow_partitions(device, self._has.state.fields["disk"])
+            self._has.place.guard_freeze(device)
         if self._lifecycle.phase != "gone":
             for warning in hardening.harden("dysk-holder"):
                 self._has.log(warning, WARNING)
@@ -197,6 +198,8 @@ class Holder:
             self._replace_config(received.fds[0])
         elif event["event"] == "drain":
             self._feed("drained", event["id"], event["drained"])
+        elif event["event"] == "freezing":
+            self._has.place.guard_freeze(self._has.state.fields["device"])
         elif event["event"] == "error":
             self._feed("error", event["error"])
         elif event["event"] == "ended":
