@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from blobfuse_dysk.attachment import Attachment
+from blobfuse_dysk.attachment import Attachment, is_blank
 from blobfuse_dysk.device.kernel.usage import users
 from blobfuse_dysk.kubernetes.own import run_dir
 from blobfuse_dysk.kubernetes.refusals import LaterError
@@ -34,17 +34,21 @@ __all__ = ["AT_ONCE", "Making", "finish"]
 AT_ONCE = 2  # mkfs writes as fast as it can, and on a node that just came up every disk is new
 _WAIT_S = 60.0  # for a place; less than the two minutes that the kubelet gives a call
 _LOOK_S = 0.05
+_MOST_NOTE = 64 << 10  # bytes
 _OVER = {"xfs": "-f", "btrfs": "-f", "f2fs": "-f"}  # for those that refuse where a beginning of theirs is
 
 
 class Making:
-    """Hears that a file system is made (filesystem.Told), and has it made within the rules above. A context manager."""
+    """Hears that a file system is made (filesystem.Told), and has it made within the rules above. A context manager.
 
-    def __init__(self, attached: Attachment, options: Sequence[str]) -> None:
+    note: the locked note of a mkfs that was cut off, which this one is instead of.
+    """
+
+    def __init__(self, attached: Attachment, options: Sequence[str], note: int | None = None) -> None:
         self._attached = attached
         self._options = list(options)
-        self._note: Path | None = None
-        self._fds: list[int] = []
+        self._again = note is not None
+        self._fds: list[int] = [] if note is None else [note]
 
     def __enter__(self) -> Making:
         return self
@@ -60,17 +64,19 @@ class Making:
         return tuple(self._fds)
 
     def before_mkfs(self, fstype: str) -> None:
-        """Take a place, and write the note. Raises LaterError if there is no place."""
+        """Take a place, and write the note. Raises LaterError if there is no place, or another process was faster."""
+        if not self._again:
+            self._fds.append(_locked(self._attached, create=True))
+            if not is_blank(self._attached.name):  # looked at once more, since only now nobody else makes one
+                raise LaterError(f"{self._attached.disk} is not blank any more", remedy="it is tried again")
         self._fds.append(_place())
-        self._note = _path(self._attached.name)
-        self._fds.append(
-            _written(self._note, {**_identity(self._attached), "fstype": fstype, "options": self._options})
-        )
+        note = {**_identity(self._attached), "fstype": fstype, "options": self._options}
+        os.ftruncate(self._fds[0], 0)
+        os.pwrite(self._fds[0], json.dumps(note).encode(), 0)
 
     def after_mkfs(self, text: str) -> None:
         """It is done; take the note away."""
-        if self._note:
-            self._note.unlink()
+        _path(self._attached.name).unlink()
 
 
 def finish(attached: Attachment) -> bool:
@@ -78,33 +84,26 @@ def finish(attached: Attachment) -> bool:
 
     Raises LaterError while it is still at work, DeviceError if mkfs fails.
     """
-    path = _path(attached.name)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = _locked(attached, create=False)
     except FileNotFoundError:
         return False
-    with os.fdopen(fd, "rb") as file:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LaterError(
-                f"a file system is being made on {attached.disk} by an earlier call", remedy="it is tried again"
-            ) from None
-        note: dict[str, object] = {}
-        with contextlib.suppress(ValueError):  # of a driver that was killed while it wrote, so no mkfs had begun
-            note = json.load(file)
+    note: dict[str, object] = {}
+    with contextlib.suppress(ValueError):  # of a driver that was killed while it wrote, so no mkfs had begun
+        note = json.loads(os.pread(fd, _MOST_NOTE, 0))
     valid = bool(note) and {key: note.get(key) for key in ("disk", "endpoint", "since", "lease")} == _identity(attached)
     if valid and not users(attached.device):
-        options = [str(word) for word in note["options"]] if isinstance(note["options"], list) else []
-        with Making(attached, options) as making:
-            fstype = str(note["fstype"])
+        words, fstype = note["options"], str(note["fstype"])
+        options = [str(word) for word in words] if isinstance(words, list) else []
+        over = [_OVER[fstype]] if fstype in _OVER else []
+        with Making(attached, options, fd) as making:
             making.before_mkfs(fstype)
-            over = [_OVER[fstype]] if fstype in _OVER else []
             make_file_system(fstype, attached.device, [*over, *options], making.held)
             making.after_mkfs("")
         return True
     with contextlib.suppress(FileNotFoundError):
-        path.unlink()
+        _path(attached.name).unlink()
+    os.close(fd)
     return False
 
 
@@ -118,18 +117,18 @@ def _path(name: str) -> Path:
     return Path(run_dir(), f".{name}.mkfs")
 
 
-def _written(path: Path, note: dict[str, object]) -> int:
-    """Write a note in one step, locked from its beginning; the descriptor keeps it so."""
-    new = path.with_suffix(".mkfs-new")
-    fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _locked(attached: Attachment, *, create: bool) -> int:
+    """The note's file, locked. Raises LaterError if somebody has it, FileNotFoundError if there is none."""
+    path = _path(attached.name)
+    fd = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0) | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(fd, json.dumps(note).encode())
-        new.rename(path)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+        if os.fstat(fd).st_ino == path.stat().st_ino:
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(fd)
+    raise LaterError(f"a file system is being made on {attached.disk} by an earlier call", remedy="it is tried again")
 
 
 def _place() -> int:

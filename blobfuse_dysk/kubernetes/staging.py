@@ -26,11 +26,12 @@ from pathlib import Path
 from blobfuse_dysk import attachment, environment
 from blobfuse_dysk.attached import Attachment
 from blobfuse_dysk.azure.credential.resolve import resolve
+from blobfuse_dysk.device.kernel.usage import users
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import AttachedError, BusyError, CredentialError, DyskError, LeasedError, NotFoundError
 from blobfuse_dysk.kubernetes import formatting, mounting
 from blobfuse_dysk.kubernetes.own import Own, find, is_left_over, name_of
-from blobfuse_dysk.kubernetes.refusals import ConflictError, UnsuitableError
+from blobfuse_dysk.kubernetes.refusals import ConflictError, LaterError, UnsuitableError
 from blobfuse_dysk.kubernetes.secrets import Secrets
 from blobfuse_dysk.mount import filesystem
 from blobfuse_dysk.mount.grow import GROWING, growing_with
@@ -104,6 +105,7 @@ class Staging:
             self._end_lost(own, wanted.path)
             own = None
         if own:
+            _refuse_letting_go(own)
             self._refuse_other_use(own, wanted)
             self._secrets.renew(own.attachment, wanted.address, wanted.options)
             if not wanted.block:
@@ -140,7 +142,7 @@ class Staging:
             if attached.is_lost:
                 attachment.detach(attached.name, force=True)
                 return
-            if not attached.read_only:
+            if own.device and not attached.read_only:
                 formatting.finish(attached)
             attachment.detach(attached.name, timeout_s=_DETACH_S)
 
@@ -216,9 +218,18 @@ class Staging:
         _log.warning("%s: it is ended, and staged again", attached.trouble)
         while (top := top_mount(path)) and own.shows(top):
             mounting.unmount(path, lazy=True)
+        self._secrets.forget(attached.name)
+        if attached.state == "dead" and not (own.device and users(own.device)):
+            return  # attaching clears it away, and takes its lease up, which would have to be waited for otherwise
         with contextlib.suppress(NotFoundError):
             attachment.detach(attached.name, force=True, lose_data=True)
-        self._secrets.forget(attached.name)
+
+
+def _refuse_letting_go(own: Own) -> None:
+    """Raise LaterError if its device has let go of it: that one may have another disk by now."""
+    attached = own.attachment
+    if own.device is None or own.device != attached.device:
+        raise LaterError(f"{attached.disk} is being detached right now", remedy="it is tried again")
 
 
 def _endpoint(wanted: Wanted) -> str | None:

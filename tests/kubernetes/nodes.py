@@ -20,7 +20,7 @@ from tests.leaks import RunDirs
 __all__ = ["KEY", "Account", "CallFailed", "Plugin", "Pod", "capability", "mode"]
 
 Mode = pb.VolumeCapability.AccessMode
-START_S, CALL_S = 20.0, 110.0
+START_S, CALL_S = 60.0, 110.0
 
 
 class Account:

@@ -88,9 +88,9 @@ def test_raw_block(cluster: Cluster) -> None:
         device.write(b"y" * 4096)
     with refused("ALREADY_EXISTS"):
         pod.publish("two")
-    device = str(cluster.state()["device"])
+    loop = str(cluster.state()["device"])
     pod.unpublish("two")
-    with Path(device).open("r+b", buffering=0):  # it is not left read-only to whoever is given the loop device next
+    with Path(loop).open("r+b", buffering=0):  # it is not left read-only to whoever is given the loop device next
         pass
     pod.unstage()
     assert cluster.blob()["allocated"] == 4096

@@ -243,12 +243,18 @@ def loaded_by(module: str) -> set[str]:
         "blobfuse_dysk",
         "blobfuse_dysk.attachment",
         "blobfuse_dysk.mount.helper",
+        "blobfuse_dysk.kubernetes.flexvolume",
         "blobfuse_dysk.device.holder.holder",
         "blobfuse_dysk.device.worker.worker",
     ],
 )
 def test_small_processes_load_no_azure_sdk_and_no_terminal_packages(module: str) -> None:
     assert not loaded_by(module) & {"azure", "msal", "requests", "click", "google", "grpc"}
+
+
+def test_the_node_driver_loads_no_azure_sdk_and_no_trio() -> None:
+    """It is on every node, and is to stay below 60 MiB."""
+    assert not loaded_by("blobfuse_dysk.kubernetes.csi.node") & {"azure", "msal", "requests", "click", "trio"}
 
 
 def test_attaching_needs_no_trio_and_no_pyfuse3() -> None:
