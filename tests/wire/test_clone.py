@@ -225,6 +225,30 @@ def test_a_clone_that_needs_nothing_but_the_copy_is_complete_with_it(
 
 
 @pytest.mark.parametrize("status", ["failed", "aborted"])
+def test_a_clone_that_nobody_waited_for_and_that_failed_is_taken_away_when_it_is_asked_for_again(
+    server: PageBlobServer, container: str, own: Rest, status: str
+) -> None:
+    server.configure(copies="pending")
+    source, target = named(server, container), named(server, container, "copy")
+    clone(source, target, OPTIONS, OPTIONS, wait=False)
+    server.copy(container, "copy", status)
+    with pytest.raises(DyskError, match=f"was not completed, it is {status}"):
+        clone(source, target, OPTIONS, OPTIONS)
+    server.configure(copies="success")
+    assert clone(source, target, OPTIONS, OPTIONS).complete
+    assert content(own, f"{container}/copy") == content(own, f"{container}/data")
+
+
+def test_the_tier_of_a_clone(server: PageBlobServer, container: str, own: Rest) -> None:
+    source, target = named(server, container), named(server, container, "copy")
+    with pytest.raises(UsageError, match="there is no tier 'P5'"):
+        clone(source, target, OPTIONS, OPTIONS, tier="P5")
+    server.configure(sku="Premium_LRS")
+    clone(source, target, OPTIONS, OPTIONS, tier="p10")
+    assert own("HEAD", f"{container}/copy").headers["x-ms-access-tier"] == "P10"
+
+
+@pytest.mark.parametrize("status", ["failed", "aborted"])
 def test_a_copy_that_the_service_gives_up_leaves_nothing(
     server: PageBlobServer, container: str, own: Rest, status: str
 ) -> None:
