@@ -222,6 +222,8 @@ def test_a_clone_that_needs_nothing_but_the_copy_is_complete_with_it(
     assert blob_size(target, OPTIONS) == SIZE
     assert clone_state(target, OPTIONS) is None
     assert "dysk_node" not in metadata(own, f"{container}/copy")
+    with pytest.raises(DyskError, match="exists already"):
+        clone(source, target, OPTIONS, OPTIONS)
 
 
 @pytest.mark.parametrize("status", ["failed", "aborted"])
