@@ -1,6 +1,8 @@
 """A command that makes a snapshot of `data`, and kills somebody at a step of that. A program of its own.
 
-    python freezesteps.py WHOM STEP       WHOM: letters of c (this command), f (the freezer), g (the guard), h (the holder)
+    python freezesteps.py WHOM STEP
+
+WHOM: letters of c (this command), f (the freezer), g (the guard), h (the holder). STEP: its number; 0 for none.
 
 Prints each step's number and name after it; the last line is the snapshot's consistency and why. A step is a message
 to the freezer or the worker, or the answer to one.

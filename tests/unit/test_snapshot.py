@@ -138,9 +138,14 @@ def test_two_snapshots_cannot_be_attached_as_one(machine: Machine) -> None:
 
 
 class Kernel:
-    """File systems by descriptor: which are frozen, by whom, and which cannot be."""
+    """File systems by descriptor: which are frozen, by whom, and which cannot be.
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+    told: what the record said was to be thawed, at each call.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, directory: Path) -> None:
+        self.directory = directory
+        self.told: list[set[str] | None] = []
         self.frozen: set[int] = set()
         self.cannot: set[int] = set()
         self.calls: list[tuple[str, int]] = []
@@ -149,7 +154,7 @@ class Kernel:
         patch.setattr("blobfuse_dysk.device.attacher.freezer._sync", lambda fd: 0)
 
     def freeze(self, fd: int) -> bool:
-        self.calls.append(("freeze", fd))
+        self._look("freeze", fd)
         if fd in self.cannot:
             raise OSError(95, "Operation not supported")
         done = fd not in self.frozen
@@ -157,15 +162,22 @@ class Kernel:
         return done
 
     def thaw(self, fd: int) -> bool:
-        self.calls.append(("thaw", fd))
+        self._look("thaw", fd)
         done = fd in self.frozen
         self.frozen.discard(fd)
         return done
 
+    def _look(self, call: str, fd: int) -> None:
+        self.calls.append((call, fd))
+        record = FreezeRecord.open(str(self.directory), "data")
+        if record:
+            self.told.append(record.to_thaw("id"))
+            record.close()
+
 
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    return Kernel(monkeypatch)
+def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kernel:
+    return Kernel(monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -207,7 +219,8 @@ def test_what_was_frozen_before_stays_so(kernel: Kernel, record: FreezeRecord) -
     kernel.frozen = {102}
     assert Talk(record, b"freeze", stays=True).said == ["synced", "frozen 7:2"]  # until its bound is over
     assert kernel.frozen == {102}
-    assert ("thaw", 102) not in kernel.calls
+    assert kernel.calls == [("freeze", 101), ("freeze", 102), ("thaw", 101)]
+    assert kernel.told == [{"7:1"}, {"7:1", "7:2"}, {"7:1"}]  # whenever the freezer dies, the guard thaws no more
 
 
 def test_nothing_is_frozen_once_the_command_is_gone(kernel: Kernel, record: FreezeRecord) -> None:
@@ -219,6 +232,7 @@ def test_a_freeze_ends_with_the_command(kernel: Kernel, record: FreezeRecord) ->
     said = Talk(record, b"freeze").said  # whose end of the pipe is closed by then
     assert said == ["synced"]
     assert kernel.calls == [("freeze", 101), ("thaw", 101)]
+    assert kernel.told == [{"7:1"}, {"7:1"}]
 
 
 def test_the_record_tells_what_is_to_be_thawed(tmp_path: Path, record: FreezeRecord) -> None:
