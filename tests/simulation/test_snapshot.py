@@ -91,9 +91,12 @@ async def test_a_barrier_has_an_end(blob: SimBlob, node: Node, autojump_clock: M
 
 async def test_a_node_that_lost_the_lease_makes_none(blob: SimBlob, node: Node, autojump_clock: MockClock) -> None:
     async with attached(node("1")) as stack:
+        etag = await barrier(stack, 10)
         blob.break_now()
-        with pytest.raises(StoreError):
-            await take(stack, {}, None, 10)
+        for each in (etag, None):
+            with pytest.raises(StoreError) as caught:
+                await take(stack, {}, each, 10)
+            assert not caught.value.unknown
         assert blob.snapshots == {}
 
 
