@@ -22,6 +22,7 @@ from blobfuse_dysk.azure.credential import resolve
 from blobfuse_dysk.azure.diskclient import DiskClient
 from blobfuse_dysk.azure.marks import CloneMark, found_in, incomplete
 from blobfuse_dysk.azure.properties import BlobProperties
+from blobfuse_dysk.azure.tiers import check_tier
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks import clonesteps
 from blobfuse_dysk.disks.asking import REQUEST_S, again, read_footer, run
@@ -179,11 +180,12 @@ class _Job:
         """Make the clone: with the service's copy under way, or empty."""
         found, hidden = self._look_at_source()
         self._distrust(found)
+        wanted = plan(self._source, found.size, hidden, size, found.metadata, metadata)
+        tier = check_tier(tier, wanted.mark.size) if tier is not None else None
         if self._source.snapshot is None and (not self.by_service or found.lease_state in ("leased", "breaking")):
-            plan(self._source, found.size, hidden, size, found.metadata, metadata)  # refuse before anything is made
             self._source, self._temporary = replace(self._source, snapshot=self._take_snapshot()), True
             found, hidden = self._look_at_source()
-        wanted = plan(self._source, found.size, hidden, size, found.metadata, metadata)
+            wanted = plan(self._source, found.size, hidden, size, found.metadata, metadata)
         self.mark = mark = replace(wanted.mark, temporary=self._temporary)
         ours = not self.by_service or wait or self._temporary or wanted.grows
         marks = mark.to_metadata() if ours else mark.origin()
@@ -231,7 +233,7 @@ class _Job:
         """Go on with what is there, if that is an unfinished clone of this source."""
         self._distrust(found)
         mark = found_in(found.metadata)
-        pending = found.copy is not None and found.copy.status == "pending"
+        pending = found.copy is not None and found.copy.status != "success"  # under way, or given up
         if mark is None or (incomplete(found.metadata) is None and not pending):
             raise clonesteps.exists(self._target)
         check_resumed(mark, self._source, self._target, size)

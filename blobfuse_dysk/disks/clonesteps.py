@@ -56,6 +56,7 @@ _THERE = frozenset(
         "LeaseIdMissing",
         "PendingCopyOperation",
         "SnapshotsPresent",
+        "TargetConditionNotMet",
         "UnauthorizedBlobOverwrite",
     }
 )
@@ -293,7 +294,7 @@ def _may_delete(found: BlobProperties) -> bool:
 
 def of_source(error: ServiceError, source: DiskAddress, target: DiskAddress) -> DyskError | None:
     """The error for a refusal that is about the source of a copy, which `explain` would take for the target's."""
-    if error.code in ("SourceConditionNotMet", "TargetConditionNotMet"):
+    if error.code == "SourceConditionNotMet":
         return DyskError(
             f"{source} changed while it was to be cloned",
             remedy="clone a snapshot of it, or attach it here: a disk in use is cloned from a snapshot made for that",

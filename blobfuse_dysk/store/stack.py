@@ -366,7 +366,7 @@ class Stack:
         if etag is None:
             await self.store.flush()
         blob = await self._lease.properties()
-        return await snapshot.take(blob, self._lease, metadata, lease_id=self.lease_in_use, etag=etag), blob.size
+        return await snapshot.take(blob, self._lease, metadata, lease_id=self.lease_id, etag=etag), blob.size
 
     async def release(self) -> None:
         """Clear the holder's name and release the lease, as far as that succeeds within a few seconds.

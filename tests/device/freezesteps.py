@@ -1,6 +1,8 @@
 """A command that makes a snapshot of `data`, and kills somebody at a step of that. A program of its own.
 
-    python freezesteps.py WHOM STEP       WHOM: letters of c (this command), f (the freezer), g (the guard)
+    python freezesteps.py WHOM STEP
+
+WHOM: letters of c (this command), f (the freezer), g (the guard), h (the holder). STEP: its number; 0 for none.
 
 Prints each step's number and name after it; the last line is the snapshot's consistency and why. A step is a message
 to the freezer or the worker, or the answer to one.
@@ -9,6 +11,7 @@ to the freezer or the worker, or the answer to one.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -57,6 +60,8 @@ def main() -> None:
         if steps != at:
             return
         victims = (freezers(record) if "f" in whom else []) + (guards(record) if "g" in whom else [])
+        if "h" in whom:
+            victims.insert(0, json.loads(record.with_name("state.json").read_text())["holder"]["pid"])
         for pid in victims + ([os.getpid()] if "c" in whom else []):
             os.kill(pid, signal.SIGKILL)
 

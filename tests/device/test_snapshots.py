@@ -1,159 +1,33 @@
-"""Snapshots of disks that are in use: what is in them, and that nothing stays frozen, whoever dies when.
-
-Frozen is told from thawed by a write that is waited for: nothing else tells it.
-"""
+"""Snapshots of disks that are in use: what is in them, and what they say of it."""
 
 from __future__ import annotations
 
-import fcntl
 import os
-import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from blobfuse_dysk import attachment
-from blobfuse_dysk.attachment import Attachment
-from blobfuse_dysk.device.attacher import freezing
-from blobfuse_dysk.device.ipc import state
-from blobfuse_dysk.device.ipc.control import Control
-from blobfuse_dysk.device.ipc.freezerecord import FreezeRecord
-from blobfuse_dysk.device.kernel import freeze
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks.snapshot import Snapshot, create_snapshot, list_snapshots
 from blobfuse_dysk.mount.helper import mount_main
 from blobfuse_dysk.options import AttachOptions
 from tests.device.conftest import MIB, Node, fill, wait_for
-from tests.device.freezesteps import freezers
+from tests.device.mounted import MKFS, Mounted, mounted, run
 from tests.device.test_worker_death import direct_read
 
+__all__ = ["mounted"]
+
 OPTIONS = AttachOptions()
-MKFS = {
-    "ext4": ["mkfs.ext4", "-q"],
-    "xfs": ["mkfs.xfs", "-q"],
-    "btrfs": ["mkfs.btrfs", "-q"],
-}
 CHECK = {
     "ext4": ["e2fsck", "-f", "-n"],
     "xfs": ["xfs_repair", "-n"],
     "btrfs": ["btrfs", "check", "--readonly"],
 }
 LOOK = {"ext4": "ro,noload", "xfs": "ro,norecovery,nouuid", "btrfs": "ro"}
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(*command: object) -> str:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, (command, done.stdout, done.stderr)
-    return done.stdout
-
-
-def service_is_back(node: Node) -> None:
-    node.server.clear_faults()
-    node.server.release()
-
-
-class Mounted:
-    """A file system on an attached disk."""
-
-    def __init__(self, node: Node, attached: Attachment, directory: Path, fstype: str) -> None:
-        self.node = node
-        self.device = attached.device
-        self.disk = attached.disk
-        self.directory = directory
-        self.fstype = fstype
-        self._probes: list[subprocess.Popen[bytes]] = []
-
-    @property
-    def record(self) -> Path:
-        return Path(state.freeze_path(str(self.node.dirs.run), "data"))
-
-    def can_write(self, within_s: float) -> bool:
-        """Whether a write to the file system ends in that time. It is made by a process that may be left behind."""
-        path = self.directory / "probe"
-        probe = subprocess.Popen([sys.executable, "-S", "-c", f"open({str(path)!r}, 'ab').write(b'x')"])
-        try:
-            return probe.wait(within_s) == 0
-        except subprocess.TimeoutExpired:
-            return False
-        finally:
-            probe.kill()
-            self._probes.append(probe)
-
-    def close(self) -> None:
-        """Unmount and detach it."""
-        self.thaw()
-        for probe in self._probes:
-            probe.wait(20)
-        run("umount", self.directory)
-        attachment.detach("data")
-
-    def is_frozen(self) -> bool:
-        """By the kernel: FIFREEZE finds it so. A file system that is not frozen is left as it was."""
-        (each,) = freeze.file_systems(self.device)
-        fd = freeze.open_root(each)
-        try:
-            if freeze.freeze(fd):
-                freeze.thaw(fd)
-                return False
-            return True
-        finally:
-            os.close(fd)
-
-    def is_over(self) -> bool:
-        """Whether nobody freezes anything, or has to thaw anything. A record may be left of those who died."""
-        record = FreezeRecord.open(str(self.node.dirs.run), "data")
-        if record is None:
-            return True
-        try:
-            fcntl.flock(record.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return not record.to_thaw(record.read()[0])
-        except BlockingIOError:
-            return False
-        except ValueError:  # nothing was written into it
-            return True
-        finally:
-            record.close()
-
-    def assert_thaws(self, within_s: float = 5.0) -> None:
-        """It is, or is soon, as if nothing had been frozen."""
-        try:
-            wait_for(self.is_over, "the end of the freeze", within_s)
-            assert not self.is_frozen()
-            assert self.can_write(5)
-        finally:
-            self.thaw()
-
-    def thaw(self) -> None:
-        """So that a test that fails can be tidied up."""
-        for each in freeze.file_systems(self.device):
-            fd = freeze.open_root(each)
-            freeze.thaw(fd)
-            os.close(fd)
-
-
-@pytest.fixture
-def mounted(node: Node, tmp_path: Path) -> Iterator[Callable[..., Mounted]]:
-    """Attaches, makes a file system, mounts it; takes all back at the end."""
-    made: list[Mounted] = []
-
-    def make(fstype: str = "ext4", size: int = 512 * MIB, **options: object) -> Mounted:
-        attached = node.attach(node.create(size=size), **options)
-        run(*MKFS[fstype], attached.device)
-        directory = tmp_path / "mnt"
-        directory.mkdir()
-        run("mount", "-t", fstype, attached.device, directory)
-        made.append(Mounted(node, attached, directory, fstype))
-        return made[0]
-
-    yield make
-    service_is_back(node)  # without it nothing of this ends
-    for each in made:
-        each.close()
 
 
 def look_into(node: Node, taken: Snapshot, fstype: str, directory: Path) -> dict[str, bytes]:
@@ -248,113 +122,6 @@ def test_a_mounted_file_system_is_clean_in_a_snapshot_under_load(
         assert found[name] == content(number) and number >= least
 
 
-def snapshot_with_deaths(whom: str, at: int) -> tuple[int, list[str]]:
-    """Exit status and lines of freezesteps.py."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.device.freezesteps", whom, str(at)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    return done.returncode, done.stdout.splitlines()
-
-
-SOME = [pytest.param(whom, marks=pytest.mark.long) for whom in ("c", "g", "cg", "fg")]
-
-
-@pytest.mark.parametrize("whom", ["f", "cf", *SOME])
-def test_nothing_stays_frozen_whoever_is_killed_at_whichever_step(mounted: Callable[..., Mounted], whom: str) -> None:
-    there = mounted()
-    at, names = 0, [""]
-    while True:
-        at += 1
-        code, lines = snapshot_with_deaths(whom, at)
-        names = [line for line in lines if line[0].isdigit()]
-        there.assert_thaws()
-        if len(names) < at:
-            break
-        assert (code == -signal.SIGKILL) is ("c" in whom), lines
-        if "c" not in whom and "f" in whom and names[at - 1].split()[1:] == ["expect", "frozen"]:
-            assert lines[-1].startswith("crash"), lines
-    assert at > 10
-    assert lines[-1].startswith("file-system"), lines
-
-
-@pytest.fixture
-def slow_to_freeze(node: Node, monkeypatch: pytest.MonkeyPatch) -> Callable[[Mounted], None]:
-    """To be called with what is mounted: from then on freezing it waits for the service, which is away from then on.
-
-    `node.server.clear_faults()` and `release()` end that.
-    """
-    order = freezing._Process.order
-
-    def use(there: Mounted) -> None:
-        def hooked(self: freezing._Process, word: str) -> None:
-            if word == "freeze":
-                node.server.fault("delay", operation="write")
-                (there.directory / "dirty").write_bytes(os.urandom(MIB))
-            order(self, word)
-
-        monkeypatch.setattr(freezing._Process, "order", hooked)
-
-    return use
-
-
-def test_a_freeze_that_takes_longer_than_its_bound_is_thawed_at_once(
-    node: Node, mounted: Callable[..., Mounted], slow_to_freeze: Callable[..., None]
-) -> None:
-    there = mounted(cache="none", io_timeout_s=40.0)
-    slow_to_freeze(there)
-    made = create_snapshot("data", OPTIONS, freeze_s=1.0)
-    assert (made.consistent, made.why) == ("crash", "it was not frozen within 1 s")
-    assert not there.is_over()  # it is on its way into the freeze still
-    assert not there.can_write(0.5)
-    service_is_back(node)
-    there.assert_thaws()
-    assert (there.directory / "dirty").stat().st_size == MIB
-
-
-def test_a_freezer_that_is_killed_while_the_kernel_freezes(
-    node: Node, mounted: Callable[..., Mounted], slow_to_freeze: Callable[..., None]
-) -> None:
-    there = mounted(cache="none", io_timeout_s=40.0)
-    slow_to_freeze(there)
-    assert create_snapshot("data", OPTIONS, freeze_s=1.0).consistent == "crash"
-    (freezer,) = freezers(there.record)
-    os.kill(freezer, signal.SIGKILL)
-    assert not there.can_write(0.5)
-    assert freezers(there.record) == [freezer]  # it cannot die before it has frozen
-    service_is_back(node)
-    there.assert_thaws()
-    assert freezers(there.record) == []
-
-
-def test_a_freezer_that_is_stopped_has_its_freeze_thawed_by_the_guard(
-    mounted: Callable[..., Mounted], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    there = mounted()
-    monkeypatch.setattr(freezing, "_START_S", 1.0)
-    check = freezing.Freezing.check
-    stopped: list[int] = []
-
-    def hooked(self: freezing.Freezing) -> None:
-        stopped.extend(freezers(there.record))
-        os.kill(stopped[0], signal.SIGSTOP)
-        check(self)
-
-    monkeypatch.setattr(freezing.Freezing, "check", hooked)
-    try:
-        made = create_snapshot("data", OPTIONS, freeze_s=1.0)
-        assert made.consistent == "crash"
-        wait_for(lambda: not there.is_frozen(), "the guard's thaw", 15)
-        assert there.can_write(5)
-    finally:
-        os.kill(stopped[0], signal.SIGCONT)
-    there.assert_thaws()
-
-
 def test_what_somebody_else_froze_is_used_as_it_is_and_stays_frozen(
     node: Node, mounted: Callable[..., Mounted], tmp_path: Path
 ) -> None:
@@ -368,45 +135,6 @@ def test_what_somebody_else_froze_is_used_as_it_is_and_stays_frozen(
     run("fsfreeze", "-u", there.directory)
     there.assert_thaws()
     assert look_into(node, made, "ext4", tmp_path / "look")["file"] == b"content"
-
-
-def test_what_is_thawed_by_somebody_else_is_not_called_clean(
-    mounted: Callable[..., Mounted], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    there = mounted()
-    ask = Control.ask
-
-    def hooked(self: Control, op: str, **arguments: object) -> dict[str, object]:
-        answer = ask(self, op, **arguments)
-        if op == "barrier":
-            run("fsfreeze", "-u", there.directory)
-        return answer
-
-    monkeypatch.setattr(Control, "ask", hooked)
-    made = create_snapshot("data", OPTIONS)
-    assert (made.consistent, made.why) == ("crash", "somebody thawed it meanwhile")
-    there.assert_thaws()
-
-
-def test_what_is_written_after_the_barrier_has_no_clean_snapshot(
-    node: Node, mounted: Callable[..., Mounted], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    there = mounted(cache="none")
-    ask = Control.ask
-
-    def hooked(self: Control, op: str, **arguments: object) -> dict[str, object]:
-        if op == "snapshot" and arguments["etag"]:
-            run("fsfreeze", "-u", there.directory)  # between the check and the request
-            path = there.directory / "late"
-            path.write_bytes(b"late")
-            run("sync", path)
-        return ask(self, op, **arguments)
-
-    monkeypatch.setattr(Control, "ask", hooked)
-    made = create_snapshot("data", OPTIONS)
-    assert made.consistent == "crash" and made.why.startswith("somebody thawed it")
-    assert list_snapshots(made.disk, OPTIONS) == [made]
-    there.assert_thaws()
 
 
 def test_a_disk_with_two_file_systems_has_both_frozen(node: Node, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +9,6 @@ from dataclasses import replace
 import pytest
 
 from blobfuse_dysk.azure.marks import INCOMPLETE
-from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks.clone import abort_clone, clone, clone_state
 from blobfuse_dysk.disks.look import blob_size
 from blobfuse_dysk.disks.ranges import allocated_ranges
@@ -222,6 +220,32 @@ def test_a_clone_that_needs_nothing_but_the_copy_is_complete_with_it(
     assert blob_size(target, OPTIONS) == SIZE
     assert clone_state(target, OPTIONS) is None
     assert "dysk_node" not in metadata(own, f"{container}/copy")
+    with pytest.raises(DyskError, match="exists already"):
+        clone(source, target, OPTIONS, OPTIONS)
+
+
+@pytest.mark.parametrize("status", ["failed", "aborted"])
+def test_a_clone_that_nobody_waited_for_and_that_failed_is_taken_away_when_it_is_asked_for_again(
+    server: PageBlobServer, container: str, own: Rest, status: str
+) -> None:
+    server.configure(copies="pending")
+    source, target = named(server, container), named(server, container, "copy")
+    clone(source, target, OPTIONS, OPTIONS, wait=False)
+    server.copy(container, "copy", status)
+    with pytest.raises(DyskError, match=f"was not completed, it is {status}"):
+        clone(source, target, OPTIONS, OPTIONS)
+    server.configure(copies="success")
+    assert clone(source, target, OPTIONS, OPTIONS).complete
+    assert content(own, f"{container}/copy") == content(own, f"{container}/data")
+
+
+def test_the_tier_of_a_clone(server: PageBlobServer, container: str, own: Rest) -> None:
+    source, target = named(server, container), named(server, container, "copy")
+    with pytest.raises(UsageError, match="there is no tier 'P5'"):
+        clone(source, target, OPTIONS, OPTIONS, tier="P5")
+    server.configure(sku="Premium_LRS")
+    clone(source, target, OPTIONS, OPTIONS, tier="p10")
+    assert own("HEAD", f"{container}/copy").headers["x-ms-access-tier"] == "P10"
 
 
 @pytest.mark.parametrize("status", ["failed", "aborted"])
@@ -250,63 +274,6 @@ def test_a_clone_that_is_given_up_leaves_nothing(server: PageBlobServer, contain
     assert own("HEAD", f"{container}/copy").status == 404
     assert snapshots(server, container) == []
     assert content(own, f"{container}/data")[:PAGE] == b"a" * PAGE
-
-
-# Across accounts.
-
-OTHER = {"other": "b3RoZXIga2V5"}
-
-
-@pytest.fixture
-def two(container: str) -> Iterator[PageBlobServer]:
-    """A server with two accounts; in the first one the disk `data`."""
-    from blobfuse_dysk.testing.pageblobserver import DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY
-
-    with PageBlobServer({DEVELOPMENT_ACCOUNT: DEVELOPMENT_KEY, **OTHER}) as running:
-        with Rest(running.endpoint, running.account, running.key) as rest:
-            rest("PUT", container, "restype=container")
-            fill(rest, f"{container}/data")
-        yield running
-
-
-def elsewhere(server: PageBlobServer, container: str, blob: str = "copy") -> DiskAddress:
-    disk = named(server, container, blob)
-    assert disk.endpoint is not None
-    return replace(disk, account="other", endpoint=replace(disk.endpoint, path="/other"), account_key=OTHER["other"])
-
-
-def far(server: PageBlobServer) -> Rest:
-    return Rest(f"{server.url}/other", "other", OTHER["other"])
-
-
-def test_a_clone_in_another_account_holds_the_same_and_is_as_sparse(two: PageBlobServer, container: str) -> None:
-    drawn = random.Random(6)
-    with Rest(two.endpoint, two.account, two.key) as rest, far(two) as other:
-        rest.create(f"{container}/large", 64 * MIB)
-        for _ in range(60):
-            rest.put(f"{container}/large", drawn.randrange(64 * MIB // PAGE - 8) * PAGE, drawn.randbytes(8 * PAGE))
-        rest.put(f"{container}/large", 10 * MIB, drawn.randbytes(4 * MIB))
-        rest.put(f"{container}/large", 14 * MIB, drawn.randbytes(4 * MIB))
-        source, target = named(two, container, "large"), elsewhere(two, container)
-        made = clone(source, target, OPTIONS, OPTIONS, size=65 * MIB)
-        assert made.complete and made.temporary
-        assert content(other, f"{container}/copy", 65 * MIB) == content(rest, f"{container}/large", 64 * MIB) + bytes(
-            MIB
-        )
-        assert list(allocated_ranges(target, OPTIONS)) == list(allocated_ranges(source, OPTIONS))
-        assert metadata(other, f"{container}/copy") == {}
-    assert snapshots(two, container) == []
-
-
-def test_a_vhd_in_another_account_grows(two: PageBlobServer, container: str) -> None:
-    with Rest(two.endpoint, two.account, two.key) as rest, far(two) as other:
-        rest.create(f"{container}/vm", SIZE + FOOTER_SIZE)
-        rest.put(f"{container}/vm", SIZE - PAGE, b"y" * PAGE + footer(SIZE))
-        clone(named(two, container, "vm"), elsewhere(two, container), OPTIONS, OPTIONS, size=4 * MIB)
-        whole = content(other, f"{container}/copy", 4 * MIB + FOOTER_SIZE)
-    found = parse_footer(whole[-FOOTER_SIZE:])
-    assert found and found.current_size == 4 * MIB
-    assert whole[SIZE - PAGE : -FOOTER_SIZE] == b"y" * PAGE + bytes(2 * MIB)
 
 
 def test_a_clone_shares_no_page_with_its_source(service: Service, container: str, rest: Rest) -> None:

@@ -2,10 +2,10 @@
 
 /run/dysk/NAME/ (0700) belongs to the attachment NAME: state.json (0600; see statefile.py), control.sock (its
 worker answers there), fs/ (the FUSE mount with the one file `disk`), freeze (while its file systems are frozen, see
-freezerecord.py). The holder makes it, is the only one to write
-state.json, and takes it away as its last act. A directory whose holder is gone is *dead*: whoever attaches or detaches
-next clears it away. Making and clearing happen under a lock: flock of /run/dysk/.lock, a file of root's (0600), since
-who can open what is locked can hold everybody up.
+freezerecord.py). The holder makes it, is the only one to write state.json, and takes it away as its last act. A
+directory whose holder is gone is *dead*: whoever attaches or detaches next clears it away. Making and clearing happen
+under a lock: flock of /run/dysk/.lock, a file of root's (0600), since who can open what is locked can hold everybody
+up.
 
 A process is named by its id and its start time, since ids are used again. Source: proc_pid_stat(5), field 22.
 """
@@ -195,12 +195,8 @@ def write(run: str, name: str, state: StateFile) -> None:
 
 def remove(run: str, name: str) -> None:
     """Take an attachment's directory away; what is not there is fine. The mount must be gone. Needs no space."""
-    for path in (
-        f"{_STATE}.new",
-        "control.sock",
-        _FREEZE,
-        _STATE,
-    ):  # state.json last: while it is there the name says whose
+    # state.json last: while it is there the name says whose.
+    for path in (f"{_STATE}.new", "control.sock", _FREEZE, _STATE):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(directory(run, name), path))
     for path in (mount_path(run, name), directory(run, name)):
