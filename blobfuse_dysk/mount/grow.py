@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from subprocess import CompletedProcess
 
 from blobfuse_dysk.errors import DeviceError, DyskError, UsageError
 from blobfuse_dysk.mount.tools import find_tool, run_tool
@@ -26,6 +25,7 @@ GROWING = (*_EXT, "xfs", "btrfs")
 """The kinds that this can do."""
 _SYS_RESOURCE = 24  # linux/capability.h
 _CORRECTED, _LEFT = 1, 4  # e2fsck(8), "EXIT CODE"
+_SAYS_NOTHING = ("btrfs-progs ", "Cannot continue, aborting")  # how lines of theirs begin
 _LEAST = 4 << 20  # bytes; resize2fs leaves less at the end: a block group has to have room for its own tables
 _MAGIC, _INCOMPAT_64BIT = 0xEF53, 0x80  # fs/ext4/ext4.h
 
@@ -101,22 +101,22 @@ def _check_ext(device: str) -> None:
             remedy=f"run e2fsck -f {device}, and answer it",
         )
     if result.returncode & ~_CORRECTED:
-        said = _words("e2fsck", result)
+        said = _words("e2fsck", result.stderr + result.stdout, result.returncode)
         raise DeviceError(f"e2fsck on {device} failed: {said}", remedy=f"see what is on it: blkid -p {device}")
 
 
 def _run(name: str, package: str, words: list[str], fstype: str, device: str) -> None:
     result = run_tool([find_tool(name, remedy=f"install {package}"), *words])
     if result.returncode:
-        said = _words(name, result)
+        said = _words(name, result.stderr + result.stdout, result.returncode)
         raise DeviceError(f"{name} did not make the {fstype} on {device} larger: {said}", remedy="see dmesg")
 
 
-def _words(name: str, result: CompletedProcess[str]) -> str:
-    """What a tool said was wrong: that comes first, then what to do about it. Its own name and version say nothing."""
-    lines = [line.strip().removeprefix(f"{name}: ") for line in (result.stderr + result.stdout).splitlines()]
-    told = next((line for line in lines if line and not line.startswith((f"{name} ", "btrfs-progs "))), "")
-    return told.rstrip(".") or f"exit code {result.returncode}"
+def _words(name: str, text: str, code: int) -> str:
+    """What a tool said was wrong: that comes first, then what to do about it, behind its own name and version."""
+    lines = [line.strip().removeprefix(f"{name}: ") for line in text.splitlines()]
+    told = next((line for line in lines if line and not line.startswith((f"{name} ", *_SAYS_NOTHING))), "")
+    return told.rstrip(".") or f"exit code {code}"
 
 
 def _room(mount_point: str) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from blobfuse_dysk import attachment
 from blobfuse_dysk.cli.main import main
+from blobfuse_dysk.device.kernel.usage import mounted_elsewhere
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks.create import create_disk
 from blobfuse_dysk.disks.resize import Resized, resize
@@ -22,6 +23,7 @@ from blobfuse_dysk.mount.options import parse_mount, parse_umount
 from blobfuse_dysk.options import AttachOptions
 from tests.device.conftest import MIB, Node
 from tests.device.test_grow import device_size
+from tests.polling import eventually
 from tests.wire.test_management import sdk_blob
 
 SIZES = {"ext4": 64, "xfs": 320, "btrfs": 256}
@@ -96,6 +98,8 @@ def test_a_mounted_ext4_grows_or_it_is_told_what_has_grown_and_how_to_go_on(node
         assert "CAP_SYS_RESOURCE" in str(caught.value) and "-o grow" in (caught.value.remedy or "")
         assert room(directory) == before
         subprocess.run(["umount", "-i", directory], check=True)
+        # Another test's process may have begun a mount namespace meanwhile, in which it is mounted still.
+        eventually(lambda: not mounted_elsewhere(attached.device), 30)
         assert grow_file_system(attached.device, None, "ext4")
         subprocess.run(["mount", "-i", attached.device, directory], check=True)
     else:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from blobfuse_dysk.errors import DeviceError
 from blobfuse_dysk.mount import grow
 from blobfuse_dysk.mount.grow import grow_file_system, growing_with, grows_unmounted
+
+MIB = 1 << 20
 
 
 @pytest.fixture
@@ -85,3 +89,76 @@ def test_the_words_of_a_tool_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError) as caught:
         grow_file_system("/dev/loop7", "/", "xfs")
     assert caught.value.line().endswith("the xfs on /dev/loop7 larger: [EXPERIMENTAL] no space: see dmesg")
+
+
+def image(directory: Path, size: int, grown: int) -> str:
+    """An ext4 in a file that became larger since."""
+    path = directory / "image"
+    path.touch()
+    os.truncate(path, size)
+    subprocess.run(["mkfs.ext4", "-q", "-F", path], check=True)
+    os.truncate(path, grown)
+    return str(path)
+
+
+def is_sound(path: str) -> bool:
+    return subprocess.run(["e2fsck", "-f", "-n", path], capture_output=True).returncode == 0
+
+
+def test_an_ext4_becomes_as_large_as_its_device_and_stays_sound(tmp_path: Path) -> None:
+    path = image(tmp_path, 64 * MIB, 300 * MIB)
+    assert grow_file_system(path, None, "ext4")
+    assert grow._ext_size(path) == 300 * MIB
+    assert is_sound(path)
+    assert not grow_file_system(path, None, "ext4")
+
+
+def test_one_that_has_the_size_already_is_not_even_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = image(tmp_path, 64 * MIB, 64 * MIB + 4096)
+
+    def run_tool(words: list[str]) -> subprocess.CompletedProcess[str]:
+        raise AssertionError(words)
+
+    monkeypatch.setattr(grow, "run_tool", run_tool)
+    assert not grow_file_system(path, None, "ext4")
+
+
+def test_what_is_damaged_is_left_as_it_is(tmp_path: Path) -> None:
+    path = image(tmp_path, 64 * MIB, 128 * MIB)
+    with Path(path).open("r+b") as file:
+        file.seek(64 << 10)
+        file.write(os.urandom(256 << 10))  # group descriptors and inode tables
+    before = Path(path).read_bytes()[: 1 << 10]
+    with pytest.raises(DeviceError, match="does not correct by itself") as caught:
+        grow_file_system(path, None, "ext4")
+    assert "e2fsck -f" in (caught.value.remedy or "")
+    assert Path(path).read_bytes()[: 1 << 10] == before
+    assert grow._ext_size(path) == 64 * MIB
+
+
+def test_a_mounted_ext4_without_the_capability_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = image(tmp_path, 64 * MIB, 128 * MIB)
+    monkeypatch.setattr(grow, "_has_capability", lambda: False)
+    with pytest.raises(DeviceError, match="CAP_SYS_RESOURCE") as caught:
+        grow_file_system(path, "/mnt", "ext4")
+    assert "-o grow" in (caught.value.remedy or "")
+    assert grow._ext_size(path) == 64 * MIB
+
+
+def test_what_is_no_ext4_is_told_in_the_words_of_the_tool(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(bytes(MIB))
+    with pytest.raises(DeviceError, match=r"e2fsck on .* failed: .*magic number"):
+        grow_file_system(str(path), None, "ext4")
+    assert path.read_bytes() == bytes(MIB)
+
+
+def test_a_device_that_is_in_use_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = image(tmp_path, 64 * MIB, 128 * MIB)
+
+    def run_tool(words: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(words, 8, f"{path} is in use.\n", "e2fsck: Cannot continue, aborting.\n\n\n")
+
+    monkeypatch.setattr(grow, "run_tool", run_tool)
+    with pytest.raises(DeviceError, match=r"failed: .*image is in use$"):
+        grow_file_system(path, None, "ext4")
