@@ -66,7 +66,7 @@ async def resize_detached(
     smaller. Raises LeasedError if a node has the disk, UsageError if it cannot have the size, or another DyskError;
     then it has the old size or the new one, and can be asked for again. client, random: for tests.
     """
-    client = client or BlobClient(address, credential)
+    client = client or BlobClient(address, credential, checksum=True)
     options = StackOptions(node=node, lease_s=_LEASE_S, io_timeout_s=_CALL_S)
     try:
         async with open_stack(address, credential, options, client=client, random=random) as stack:

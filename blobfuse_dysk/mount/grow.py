@@ -24,6 +24,8 @@ _EXT = ("ext2", "ext3", "ext4")
 GROWING = (*_EXT, "xfs", "btrfs")
 """The kinds that this can do."""
 _SYS_RESOURCE = 24  # linux/capability.h
+_CORRECTED, _LEFT = 1, 4  # e2fsck(8), "EXIT CODE"
+_SAYS_NOTHING = ("btrfs-progs ", "Cannot continue, aborting")  # how lines of theirs begin
 _LEAST = 4 << 20  # bytes; resize2fs leaves less at the end: a block group has to have room for its own tables
 _MAGIC, _INCOMPAT_64BIT = 0xEF53, 0x80  # fs/ext4/ext4.h
 
@@ -80,13 +82,7 @@ def _grow_ext(device: str, mount_point: str | None, fstype: str) -> bool:
     if before is not None and _device_size(device) - before < _LEAST:
         return False
     if mount_point is None:
-        check = [find_tool("e2fsck", remedy="install e2fsprogs"), "-f", "-p", device]
-        result = run_tool(check)
-        if result.returncode & ~1:  # 1: errors were corrected
-            raise DeviceError(
-                f"e2fsck on {device} found what it does not correct by itself (exit code {result.returncode})",
-                remedy=f"run e2fsck -f {device}, and answer it",
-            )
+        _check_ext(device)
     elif not _has_capability():
         raise DeviceError(
             f"a mounted {fstype} grows only with CAP_SYS_RESOURCE, which this process does not have",
@@ -97,12 +93,30 @@ def _grow_ext(device: str, mount_point: str | None, fstype: str) -> bool:
     return before is not None and after is not None and after > before
 
 
+def _check_ext(device: str) -> None:
+    result = run_tool([find_tool("e2fsck", remedy="install e2fsprogs"), "-f", "-p", device])
+    if result.returncode & _LEFT:
+        raise DeviceError(
+            f"e2fsck found what it does not correct by itself on {device}, so the file system does not grow",
+            remedy=f"run e2fsck -f {device}, and answer it",
+        )
+    if result.returncode & ~_CORRECTED:
+        said = _words("e2fsck", result.stderr + result.stdout, result.returncode)
+        raise DeviceError(f"e2fsck on {device} failed: {said}", remedy=f"see what is on it: blkid -p {device}")
+
+
 def _run(name: str, package: str, words: list[str], fstype: str, device: str) -> None:
     result = run_tool([find_tool(name, remedy=f"install {package}"), *words])
     if result.returncode:
-        lines = [line.strip() for line in (result.stderr or result.stdout).splitlines() if line.strip()]
-        said = lines[-1].removeprefix(f"{name}: ").rstrip(".") if lines else f"exit code {result.returncode}"
+        said = _words(name, result.stderr + result.stdout, result.returncode)
         raise DeviceError(f"{name} did not make the {fstype} on {device} larger: {said}", remedy="see dmesg")
+
+
+def _words(name: str, text: str, code: int) -> str:
+    """What a tool said was wrong: that comes first, then what to do about it, behind its own name and version."""
+    lines = [line.strip().removeprefix(f"{name}: ") for line in text.splitlines()]
+    told = next((line for line in lines if line and not line.startswith((f"{name} ", *_SAYS_NOTHING))), "")
+    return told.rstrip(".") or f"exit code {code}"
 
 
 def _room(mount_point: str) -> int:

@@ -214,8 +214,9 @@ def _with_ours(request: MountRequest, ours: dict[str, str]) -> MountRequest:
     mount = MountOptions(**of_mount)
     disk = replace(request.disk, snapshot=mount.snapshot or request.disk.snapshot)
     read_only = request.read_only or disk.snapshot is not None
-    if mount.grow and (mount.partition is not None or request.namespace):
-        what = "a mount in another namespace" if request.namespace else "a partition, which keeps its size"
+    if mount.grow and (read_only or request.namespace or mount.partition is not None):
+        what = "a partition, which keeps its size" if mount.partition is not None else "what is mounted read-only"
+        what = "a mount in another namespace" if request.namespace else what
         raise UsageError(f"grow is not for {what}", remedy="leave grow out")
     return replace(
         request,

@@ -274,3 +274,28 @@ async def test_in_bad_weather_an_eviction_that_is_told_is_one(
             assert (old.state, new.state) == ("fenced", "attached")
             assert blob.get(0, 512) == NEW
         assert epoch.generation(number) >= 2
+
+
+async def test_who_took_the_disk_since_the_first_look_keeps_it(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    """The node lets it go after all, and another attaches it, while the break is on its way."""
+    one = node("1")
+    results: list[bool] = []
+
+    async def evict_it() -> None:
+        results.append(await evicted(node("controller", **{"break": [Fate(before_s=1.0)]})))
+
+    async with trio.open_nursery() as nursery:
+        async with attached(one, node="one") as old:
+            nursery.start_soon(evict_it)
+            await trio.sleep(0.1)
+            await old.release()
+        async with attached(node("2"), node="two", seed=2) as new:
+            await new.store.write(0, NEW)
+            number = blob.number
+            await trio.sleep(100)
+            assert new.state == "attached"
+            await new.store.write(0, DATA)
+            assert blob.number == number
+    assert results == [False]

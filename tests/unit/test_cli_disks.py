@@ -11,7 +11,9 @@ import pytest
 from blobfuse_dysk.azure import management
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks import look
+from blobfuse_dysk.disks import resize as resizing
 from blobfuse_dysk.disks.look import Disk
+from blobfuse_dysk.disks.resize import Resized
 from blobfuse_dysk.errors import HasSnapshotsError, NotFoundError
 from blobfuse_dysk.options import AttachOptions
 from tests.unit.cli_fakes import EXAMPLE, Machine, machine
@@ -152,3 +154,48 @@ def test_get_of_what_cannot_be_a_disk_asks_no_account(
     monkeypatch.setattr(look, "get_disk", get_disk)
     result = machine.run("get", target)
     assert result.code == 1 and "is not attached here" in result.err
+
+
+@pytest.mark.parametrize(
+    ("done", "says"),
+    [
+        (
+            Resized(DISK, 64 * GIB, 32 * GIB, True, "data", "ext4", True),
+            "data: 64GiB, was 32GiB; its ext4 grew with it",
+        ),
+        (Resized(DISK, 64 * GIB, 32 * GIB, True, "data", "vfat"), "data: 64GiB, was 32GiB; its vfat is as it was"),
+        (
+            Resized(DISK, 64 * GIB, 32 * GIB, True, "data", partitions=2),
+            "data: 64GiB, was 32GiB; its partitions are as they were",
+        ),
+        (
+            Resized(DISK, 64 * GIB, 32 * GIB, False),
+            f"{DISK}: 64GiB, was 32GiB; a file system on it grows at the next mount with -o grow",
+        ),
+        (Resized(DISK, 16 * GIB, 32 * GIB, False), f"{DISK}: 16GiB, was 32GiB"),
+    ],
+)
+def test_resize_says_what_became_of_disk_and_file_system(
+    done: Resized, says: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def resize(target: object, size: int, options: AttachOptions, *, by: bool, force: bool) -> Resized:
+        asked.append((str(target), size, by, force))
+        return done
+
+    monkeypatch.setattr(resizing, "resize", resize)
+    assert machine.run("resize", DISK, "64GiB").out == f"{says}\n"
+    told = json.loads(machine.run("resize", "data", "+32GiB", "--force", "-o", "json").out)
+    assert (told["size"], told["before"], told["grown"]) == (done.size, done.before, done.grown)
+    assert asked == [(DISK, 64 * GIB, False, False), ("data", 32 * GIB, True, True)]
+
+
+@pytest.mark.parametrize("size", ["", "+", "-1GiB", "++1GiB", "large", "+0"])
+def test_a_size_that_is_none_resizes_nothing(size: str, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def resize(*words: object, **options: object) -> Resized:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(resizing, "resize", resize)
+    result = machine.run("resize", "--", "data", size)
+    assert result.code == 2 and result.err.count("\n") == 1
