@@ -20,6 +20,7 @@ __all__ = [
     "azure_variables",
     "config_dir",
     "dev_dir",
+    "leaves_cgroup",
     "log_dir",
     "login_variables",
     "node_name",
@@ -75,6 +76,11 @@ def dev_dir() -> Path:
 def node_name() -> str:
     """What this node calls itself to others, who see it as a lease's holder: DYSK_NODE or the host name."""
     return os.environ.get("DYSK_NODE") or socket.gethostname()
+
+
+def leaves_cgroup() -> bool:
+    """Whether what is attached is to outlive this process's control group, a pod's: DYSK_LEAVE_CGROUP."""
+    return bool(os.environ.get("DYSK_LEAVE_CGROUP"))
 
 
 def azure_variables() -> dict[str, str]:
