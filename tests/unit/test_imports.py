@@ -1,9 +1,9 @@
 """The rules of the house, kept by a machine: who may import whom, and what stays out of small processes.
 
 Imports point one way: `cli -> kubernetes -> mount, disks -> live -> attachment -> attached -> device -> store -> azure
--> options, imageformat -> disk, environment, keyvalue, vhd -> proxies, installed -> clock, errors, patience, timestamp ->
-printable`. A part imports parts of a lower rank only; the folders in it keep the walls between them. The source is read
-as text (ast), so imports inside functions count.
+-> options, imageformat -> disk, environment, keyvalue, vhd -> proxies, installed -> clock, errors, patience, timestamp
+-> printable`. A part imports parts of a lower rank only; the folders in it keep the walls between them. The source is
+read as text (ast), so imports inside functions count.
 """
 
 from __future__ import annotations
