@@ -72,7 +72,7 @@ int main(int argc, char **argv) {
     words[n++] = self;
     words[n++] = program;
     if (runs_script) {
-        words[n++] = "-I";
+        words[n++] = "-IB";
         words[n++] = script;
     }
     for (int i = 1; i < argc; i++) words[n++] = argv[i];

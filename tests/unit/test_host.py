@@ -36,18 +36,18 @@ def test_which_tree_a_path_lies_in(path: str, tree: str | None) -> None:
 class TestContainer:
     def test_one_that_shares_the_nodes_processes_and_may_reach_it(self, tmp_path: Path) -> None:
         self.make(tmp_path, "/usr/lib/systemd/systemd", reachable=True)
-        entry.check_container(str(tmp_path))
+        entry.check_container(1, str(tmp_path))
 
     def test_of_a_pod_that_shares_its_own_processes_only(self, tmp_path: Path) -> None:
         self.make(tmp_path, "/pause", reachable=True)
         with pytest.raises(DeviceError, match="does not share its node's processes") as caught:
-            entry.check_container(str(tmp_path))
+            entry.check_container(1, str(tmp_path))
         assert "hostPID: true" in (caught.value.remedy or "")
 
     def test_one_that_is_not_privileged(self, tmp_path: Path) -> None:
         self.make(tmp_path, "/usr/lib/systemd/systemd", reachable=False)
         with pytest.raises(DeviceError, match="may not reach its node") as caught:
-            entry.check_container(str(tmp_path))
+            entry.check_container(1, str(tmp_path))
         assert "privileged: true" in (caught.value.remedy or "")
 
     def make(self, proc: Path, first: str, *, reachable: bool) -> None:

@@ -14,8 +14,8 @@ group of process 1. So nothing that is attached is in the container's control gr
 stop, replace or delete the pod.
 
 /proc/1/root is the machine's root directory for a process that shares its process numbers and may trace it, which a
-privileged container with hostPID may. So nothing has to be mounted into it. Sources: setns(2), namespaces(7),
-proc_pid_root(5).
+privileged container with hostPID may. So nothing has to be mounted into it. (Where the node is no whole machine,
+another process than 1 may stand for it: environment.machine_pid.) Sources: setns(2), namespaces(7), proc_pid_root(5).
 """
 
 from __future__ import annotations
@@ -60,9 +60,10 @@ def main(arguments: list[str]) -> int:
 
 def enter(arguments: list[str]) -> None:
     """Copy the tree, join the machine's namespaces, become the driver. Raises DeviceError; returns never."""
-    check_container()
-    installed = tree.install(Path(sys.prefix), Path(f"/proc/1/root{TREES}"))
-    join_namespaces()
+    pid = environment.machine_pid()
+    check_container(pid)
+    installed = tree.install(Path(sys.prefix), Path(f"/proc/{pid}/root{TREES}"))
+    join_namespaces(pid)
     program = f"{TREES}/{installed.name}/bin/dysk-node"
     variables = {**environment.started_with(), "DYSK_LEAVE_CGROUP": "1"}
     variables.pop("SSL_CERT_FILE", None)  # the launcher set it for the image's files
@@ -75,22 +76,22 @@ def enter(arguments: list[str]) -> None:
         ) from None
 
 
-def check_container(proc: str = "/proc") -> None:
-    """Raise DeviceError unless this process may leave its container."""
+def check_container(pid: int, proc: str = "/proc") -> None:
+    """Raise DeviceError unless this process may leave its container for where process `pid` is."""
     first = ""
     with contextlib.suppress(OSError):
-        first = Path(f"{proc}/1/exe").readlink().name
+        first = Path(f"{proc}/{pid}/exe").readlink().name
     if os.getpid() == 1 or first == "pause":  # the container's own, or that of a pod which shares its processes
         raise DeviceError("the pod does not share its node's processes", remedy="set hostPID: true in its spec")
     try:
-        Path(f"{proc}/1/root/proc").stat()
+        Path(f"{proc}/{pid}/root/proc").stat()
     except OSError:
         raise DeviceError(
             "the container may not reach its node", remedy="set securityContext.privileged: true on it"
         ) from None
 
 
-def join_namespaces(pid: int = 1) -> None:
+def join_namespaces(pid: int) -> None:
     """Be in the namespaces of a process; this one may have no other thread. Raises DeviceError."""
     libc = ctypes.CDLL(None, use_errno=True)
     with contextlib.ExitStack() as files:
