@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-__all__ = ["dysk_csi", "dysk_flexvolume", "dyskctl", "mount_dysk", "umount_dysk"]
+__all__ = ["dysk_csi", "dysk_flexvolume", "dysk_node", "dyskctl", "mount_dysk", "umount_dysk"]
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EX_INTERRUPTED = 8  # mount(8)'s
@@ -75,6 +75,17 @@ def dysk_csi() -> int:
         return main
 
     return _run("dysk-csi", load, EXIT_INTERRUPTED)
+
+
+def dysk_node() -> int:
+    """Run dysk-node, which brings a Kubernetes node's driver out of its container; returns its exit code."""
+
+    def load() -> Callable[[], int]:
+        from blobfuse_dysk.kubernetes.host.entry import main
+
+        return lambda: main(sys.argv[1:])
+
+    return _run("dysk-node", load, EXIT_INTERRUPTED)
 
 
 def _run(program: str, load: Callable[[], Callable[[], int]], interrupted: int) -> int:

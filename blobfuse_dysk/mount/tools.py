@@ -15,6 +15,7 @@ from pathlib import Path
 
 from blobfuse_dysk.device.kernel.mountinfo import Mount, mounts
 from blobfuse_dysk.errors import DeviceError
+from blobfuse_dysk.installed import TREES, own_tree
 from blobfuse_dysk.patience import telling
 
 __all__ = ["find_mounted", "find_tool", "run_tool", "top_mount", "whole_device"]
@@ -25,8 +26,12 @@ _KILLED_S = 2.0  # for a killed tool to be gone, if it is not stuck in I/O
 
 
 def find_tool(name: str, remedy: str | None = None) -> str:
-    """The path of a program; raises DeviceError if this machine does not have it."""
-    for directory in _DIRECTORIES:
+    """The path of a program; raises DeviceError if this machine does not have it.
+
+    The machine's own come first, as they fit its kernel; a tree has some for the case that there are none.
+    """
+    tree = own_tree()
+    for directory in (*_DIRECTORIES, f"{TREES}/{tree}/bin") if tree else _DIRECTORIES:
         path = f"{directory}/{name}"
         if os.access(path, os.X_OK):
             return path

@@ -1,9 +1,9 @@
 """The rules of the house, kept by a machine: who may import whom, and what stays out of small processes.
 
 Imports point one way: `cli -> kubernetes -> disks -> mount -> live -> attachment -> attached -> device -> store ->
-azure -> options, imageformat -> disk, environment, keyvalue, vhd -> proxies -> clock, errors, patience, timestamp ->
-printable`. A part imports parts of a lower rank only; the folders in it keep the walls between them. The source is read
-as text (ast), so imports inside functions count.
+azure -> options, imageformat -> disk, environment, keyvalue, vhd -> proxies, installed -> clock, errors, patience,
+timestamp -> printable`. A part imports parts of a lower rank only; the folders in it keep the walls between them. The
+source is read as text (ast), so imports inside functions count.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ RANK = {
     "errors": -1,
     "patience": -1,
     "timestamp": -1,
+    "installed": 0,
     "proxies": 0,
     "disk": 1,
     "environment": 1,
