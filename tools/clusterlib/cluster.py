@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tools.clusterlib import api, binaries, control, imagelist, leftovers
+from tools.clusterlib import api, binaries, cgroups, control, imagelist, leftovers
 from tools.clusterlib.node import FOLDERS, SHARED, Node
 from tools.clusterlib.places import BIN, KUBECONFIG, LOGS, RUN, ClusterError
 
@@ -69,7 +69,7 @@ def down() -> None:
         devices = leftovers.devices_of(pid) if pid else set()
         node.kill()
         leftovers.detach_loops(devices)
-        leftovers.remove_cgroup(node.cgroup)
+        cgroups.remove(node.cgroup)
     control.CONTROL.kill()
     if RUN.exists():
         shutil.rmtree(RUN)
@@ -78,16 +78,17 @@ def down() -> None:
             Path(folder).rmdir()  # the empty folder that was mounted upon; another's is not empty
 
 
-def load_images(node: Node, archives: list[Path]) -> None:
-    """Gives a node these images; containerd has them from then on."""
+def load_images(node: Node, archives: list[Path], name: str | None = None) -> None:
+    """Gives a node these images, under the names that they carry or as `name`; containerd has them from then on."""
     ctr: list[str | Path] = [BIN / "ctr", "--address", "/run/containerd/containerd.sock", "--namespace", "k8s.io"]
     deadline = time.monotonic() + _API_S
     while subprocess.run(node.space.enter(*ctr, "version"), capture_output=True).returncode:
         if time.monotonic() > deadline:
             raise ClusterError(f"containerd of {node.name} does not answer: see {LOGS}/{node.name}-containerd.log")
         time.sleep(0.5)
+    index_name = ["--index-name", name] if name else []
     for archive in archives:
-        command = node.space.enter(*ctr, "images", "import", "--local", archive)
+        command = node.space.enter(*ctr, "images", "import", "--local", *index_name, archive)
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise ClusterError(f"{node.name} does not take {archive.name}: {done.stderr.strip().splitlines()[-1]}")

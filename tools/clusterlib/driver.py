@@ -34,7 +34,7 @@ class Driver:
     parameters: dict[str, str] = field(default_factory=dict)
     host_paths: tuple[tuple[str, str], ...] = ()
     host_pid: bool = False
-    stages: bool = True
+    own_filesystems: bool = True  # a volume is a device with a file system, which has a size
     capabilities: dict[str, bool] = field(default_factory=dict)  # what External.Storage is to test
 
     @property

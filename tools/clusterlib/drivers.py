@@ -36,6 +36,7 @@ STANDIN = Driver(
     controller=_STANDIN,
     node=_STANDIN,
     host_paths=((SHARED, "None"),),
+    own_filesystems=False,
     capabilities=_COMMON,
 )
 

@@ -39,6 +39,9 @@ def _prepare(orders: dict[str, Any]) -> None:
     _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     for source, target in orders["binds"]:
         _mount("--bind", source, target)
+        # Out of the peer group of the source's file system: what is mounted below one is not to appear below the other.
+        _mount("--make-private", target)
+        _mount("--make-shared", target)
     for name, value in _SYSCTLS.items():
         stand_in = Path("/run/sysctl") / name
         stand_in.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What no namespace frees when a space is killed: loop devices and cgroups. Found by identity, not by name."""
+"""Loop devices that nobody serves any more: no namespace frees them when a space is killed. Found by their backing."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import contextlib
 import subprocess
 from pathlib import Path
 
-from tools.clusterlib.places import RUN, ClusterError
-
-_CGROUPS = Path("/sys/fs/cgroup")
+from tools.clusterlib.places import RUN
 
 
 def devices_of(pid: int) -> set[str]:
@@ -41,17 +39,6 @@ def detach_loops(devices: set[str]) -> None:
         device, backing, *file = line.split(maxsplit=2)
         if backing in devices or (file and file[0].startswith(str(RUN))):
             subprocess.run(["losetup", "--detach", device], check=True)
-
-
-def remove_cgroup(name: str) -> None:
-    """Removes the cgroup `name` and what is below, in every hierarchy. Its processes have ended."""
-    for top in _CGROUPS.glob(f"*/{name.strip('/')}"):
-        folders = [top, *(path for path in top.rglob("*") if path.is_dir() and not path.is_symlink())]
-        for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
-            try:
-                folder.rmdir()
-            except OSError as error:
-                raise ClusterError(f"cgroup {folder} is not empty ({error.strerror}): see its cgroup.procs") from error
 
 
 def _link(path: Path) -> Path | None:

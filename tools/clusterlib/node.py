@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.clusterlib import control, network
+from tools.clusterlib import cgroups, control, network
 from tools.clusterlib.places import BIN, KEYS, RUN
 from tools.clusterlib.space import Space
 
@@ -55,6 +55,7 @@ class Node:
         pid = self.space.start(binds | {RUN / "shared": SHARED})
         network.join(control_pid, pid, self.number)
         self._write_configs()
+        cgroups.create(self.cgroup)
         self.space.spawn("containerd", [BIN / "containerd", "--config", self.disk / "containerd.toml"])
         self.start_kubelet()
         self.space.spawn("kube-proxy", [BIN / "kube-proxy", "--config", self.disk / "kube-proxy.json"])

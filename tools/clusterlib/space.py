@@ -1,7 +1,7 @@
 """A space: namespaces of its own (mounts, processes, network, host name, IPC) for a node or the control plane.
 
 To kill its first process is to lose power: the kernel ends all others and frees mounts and interfaces. What no
-namespace holds (loop devices, cgroups) is left to leftovers.py.
+namespace holds is left to cgroups.py and leftovers.py (loop devices).
 """
 
 from __future__ import annotations

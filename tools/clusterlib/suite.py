@@ -12,7 +12,7 @@ from tools.clusterlib.driver import Driver
 from tools.clusterlib.imagelist import registries_file
 from tools.clusterlib.places import BIN, KUBECONFIG, RUN, ClusterError
 
-__all__ = ["run"]
+__all__ = ["results", "run"]
 
 # Features that are asked for by name, and which drivers here have; all others with a [Feature:...] are left out.
 _LEFT_OUT = r"\[Disruptive\]|\[Slow\]|Windows|\[Feature:(?!VolumeSnapshotDataSource|VolumeSourceXFS)"
@@ -26,7 +26,7 @@ def _definition(driver: Driver) -> dict[str, object]:
         "SnapshotClass": {"FromExistingClassName": driver.name},
         "DriverInfo": {
             "Name": driver.name,
-            "SupportedFsType": {"": {}, "ext4": {}, "xfs": {}} if driver.stages else {"": {}},
+            "SupportedFsType": {"": {}, "ext4": {}, "xfs": {}} if driver.own_filesystems else {"": {}},
             "SupportedSizeRange": {"Min": "1Gi"},
             "RequiredAccessModes": ["ReadWriteOnce"],
             "Capabilities": driver.capabilities,
@@ -60,7 +60,7 @@ def run(driver: Driver, focus: str = "", slow: bool = False) -> None:
     log = reports / "output.log"
     with log.open("wb") as output:
         subprocess.run(command, cwd=reports, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    passed, failed = _results(reports)
+    passed, failed = results(reports)
     for name in failed:
         print(f"failed: {name}")
     print(f"External.Storage {driver.name}: {passed} passed, {len(failed)} failed; {log}", flush=True)
@@ -68,7 +68,7 @@ def run(driver: Driver, focus: str = "", slow: bool = False) -> None:
         raise ClusterError(f"External.Storage does not pass with {driver.name}: {log} has each test's steps")
 
 
-def _results(reports: Path) -> tuple[int, list[str]]:
+def results(reports: Path) -> tuple[int, list[str]]:
     """How many tests passed, and the names of those that failed."""
     passed, failed = 0, []
     for report in reports.glob("junit*.xml"):
