@@ -58,6 +58,7 @@ BINARIES = (
     Binary("node-driver-registrar", f"{_OURS}/registrar"),
     Binary("livenessprobe", f"{_OURS}/liveness"),
     Binary("standin-driver", f"{_OURS}/standin"),
+    Binary("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"),  # runs the suite in several processes
     Binary("agnhost", f"{_KUBERNETES}/test/images/agnhost"),
     Binary("e2e.test", f"{_KUBERNETES}/test/e2e", test=True),
 )

@@ -48,6 +48,7 @@ def up(count: int) -> None:
     control.create([node.name for node in wanted])
     took = api.wait_until("the API is ready", lambda: api.kubectl("get", "--raw=/readyz") == "ok", _API_S)
     print(f"the API is ready: {took:.0f} s", flush=True)
+    control.start_controllers()
     _create_rights()
     for node in wanted:
         node.start()

@@ -9,7 +9,7 @@ from tools.clusterlib import keys, network
 from tools.clusterlib.places import BIN, KEYS, KUBECONFIG, RUN
 from tools.clusterlib.space import Space
 
-__all__ = ["CONTROL", "ETCD_FOLDER", "create", "node_kubeconfig"]
+__all__ = ["CONTROL", "ETCD_FOLDER", "create", "node_kubeconfig", "start_controllers"]
 
 CONTROL = Space("control")
 ETCD_FOLDER = "/var/lib/etcd"
@@ -19,20 +19,21 @@ _MANAGER, _SCHEDULER = RUN / "controller-manager.kubeconfig", RUN / "scheduler.k
 
 
 def create(node_names: list[str]) -> None:
-    """Makes the keys and starts the control plane; returns before the API answers."""
+    """Makes the keys, and starts etcd and the API server; returns before the API answers."""
     listener = socket.create_server(("127.0.0.1", 0))
     with listener:
         _create_keys(f"https://127.0.0.1:{listener.getsockname()[1]}", node_names)
         binds = {RUN / "etcd": ETCD_FOLDER}
         pid = CONTROL.start(binds, (network.CONTROL_ADDRESS, network.API_PORT), listener)
     network.prepare_control(pid)
-    for service, command in (
-        ("etcd", _etcd()),
-        ("kube-apiserver", _apiserver()),
-        ("kube-controller-manager", _controller_manager()),
-        ("kube-scheduler", _scheduler()),
-    ):
-        CONTROL.spawn(service, command)
+    CONTROL.spawn("etcd", _etcd())
+    CONTROL.spawn("kube-apiserver", _apiserver())
+
+
+def start_controllers() -> None:
+    """Starts the rest, once the API is ready: the controller manager ends if its rights are not there yet."""
+    CONTROL.spawn("kube-controller-manager", _controller_manager())
+    CONTROL.spawn("kube-scheduler", _scheduler())
 
 
 def node_kubeconfig(node: str) -> Path:

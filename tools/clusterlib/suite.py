@@ -14,9 +14,11 @@ from tools.clusterlib.places import BIN, KUBECONFIG, RUN, ClusterError
 
 __all__ = ["results", "run"]
 
-# Features that are asked for by name, and which drivers here have; all others with a [Feature:...] are left out.
-_LEFT_OUT = r"\[Disruptive\]|\[Slow\]|Windows|\[Feature:(?!VolumeSnapshotDataSource|VolumeSourceXFS)"
+# Tests that need no feature beyond these, and that do not break nodes, take very long, or have to be alone.
+_FEATURES = "VolumeSnapshotDataSource, VolumeSourceXFS, VolumeAttributesClass"
+_LABELS = f"Feature: isSubsetOf {{{_FEATURES}}} && !Disruptive && !Slow && !Serial && !Flaky"
 _TIMEOUT_S = 3 * 3600
+_PROCESSES = 4  # a test mostly waits for pods to come and go
 
 
 def _definition(driver: Driver) -> dict[str, object]:
@@ -34,7 +36,7 @@ def _definition(driver: Driver) -> dict[str, object]:
     }
 
 
-def run(driver: Driver, focus: str = "", slow: bool = False) -> None:
+def run(driver: Driver, focus: str = "") -> None:
     """Runs what applies to the driver (whose names match `focus`), and prints passed, failed and skipped.
 
     ClusterError if a test failed, or if none ran. The full output is in the cluster's logs, with a JUnit report beside.
@@ -43,17 +45,19 @@ def run(driver: Driver, focus: str = "", slow: bool = False) -> None:
     reports.mkdir(parents=True, exist_ok=True)
     definition = reports / "driver.json"
     definition.write_text(json.dumps(_definition(driver), indent=1))
-    left_out = _LEFT_OUT.replace(r"\[Slow\]|", "") if slow else _LEFT_OUT
     command: list[str | Path] = [
+        BIN / "ginkgo",
+        f"--procs={_PROCESSES}",
+        f"--timeout={_TIMEOUT_S}s",
+        f"--focus=External.Storage.*{driver.name}.*{focus}",
+        f"--label-filter={_LABELS}",
+        "--no-color",
         BIN / "e2e.test",
+        "--",
         f"--kubeconfig={KUBECONFIG}",
         f"--kubectl-path={BIN}/kubectl",
         "--provider=skeleton",
         f"--storage.testdriver={definition}",
-        f"--ginkgo.focus=External.Storage.*{driver.name}.*{focus}",
-        f"--ginkgo.skip={left_out}",
-        f"--ginkgo.timeout={_TIMEOUT_S}s",
-        "--ginkgo.no-color",
         f"--report-dir={reports}",
     ]
     environment = os.environ | {"KUBE_TEST_REPO_LIST": str(registries_file())}
