@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,9 @@ def main() -> int:
         return _run(arguments)
     except ClusterError as error:
         print(f"tools/cluster: {error}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as error:
+        print(f"tools/cluster: {shlex.join(map(str, error.cmd))} failed: the lines above are its own", file=sys.stderr)
         return 1
 
 

@@ -5,6 +5,7 @@ Version 1 (a hierarchy for each controller) and version 2 (one for all) alike: a
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from tools.clusterlib.places import ClusterError
@@ -12,6 +13,7 @@ from tools.clusterlib.places import ClusterError
 __all__ = ["create", "remove"]
 
 _TOP = Path("/sys/fs/cgroup")
+_DEADLINE_S = 10.0
 
 
 def _folders(name: str) -> list[Path]:
@@ -30,13 +32,15 @@ def create(name: str) -> None:
 
 
 def remove(name: str) -> None:
-    """Removes the cgroup and what is below, in every hierarchy. Its processes have ended."""
+    """Removes the cgroup and what is below, in every hierarchy. Its processes have ended, or are about to."""
+    deadline = time.monotonic() + _DEADLINE_S
     for top in _folders(name):
         below = [path for path in top.rglob("*") if path.is_dir()] if top.exists() else []
         for folder in sorted([top, *below], key=lambda path: len(path.parts), reverse=True):
-            try:
-                folder.rmdir()
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise ClusterError(f"cgroup {folder} is not empty ({error.strerror}): see its cgroup.procs") from error
+            while folder.exists():
+                try:
+                    folder.rmdir()
+                except OSError as error:
+                    if time.monotonic() > deadline:
+                        raise ClusterError(f"cgroup {folder} stays ({error.strerror}): see its cgroup.procs") from error
+                    time.sleep(0.05)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 
-from tools.clusterlib import api, binaries, cgroups, control, imagelist, leftovers
+from tools.clusterlib import api, binaries, control, imagelist, leftovers
 from tools.clusterlib.node import FOLDERS, SHARED, Node
 from tools.clusterlib.places import BIN, KUBECONFIG, LOGS, RUN, ClusterError
 
-__all__ = ["down", "load_images", "nodes", "up"]
+__all__ = ["down", "load_images", "nodes", "up", "wait_until_ready"]
 
 _API_S, _READY_S = 120.0, 180.0
 _HELLO = {
@@ -54,8 +53,7 @@ def up(count: int) -> None:
         node.start()
     for node in wanted:
         load_images(node, archives)
-    took = api.wait_until("all nodes are ready", _all_ready, _READY_S)
-    print(f"{count} nodes are ready: {took:.0f} s", flush=True)
+    print(f"{count} nodes are ready: {wait_until_ready():.0f} s", flush=True)
     _create_snapshot_kinds()
     _say_hello()
     print(f"export KUBECONFIG={KUBECONFIG}")
@@ -70,7 +68,6 @@ def down() -> None:
         devices = leftovers.devices_of(pid) if pid else set()
         node.kill()
         leftovers.detach_loops(devices)
-        cgroups.remove(node.cgroup)
     control.CONTROL.kill()
     if RUN.exists():
         shutil.rmtree(RUN)
@@ -79,17 +76,16 @@ def down() -> None:
             Path(folder).rmdir()  # the empty folder that was mounted upon; another's is not empty
 
 
+def wait_until_ready() -> float:
+    """Waits until every node is ready; returns the seconds it took."""
+    return api.wait_until("all nodes are ready", _all_ready, _READY_S)
+
+
 def load_images(node: Node, archives: list[Path], name: str | None = None) -> None:
     """Gives a node these images, under the names that they carry or as `name`; containerd has them from then on."""
-    ctr: list[str | Path] = [BIN / "ctr", "--address", "/run/containerd/containerd.sock", "--namespace", "k8s.io"]
-    deadline = time.monotonic() + _API_S
-    while subprocess.run(node.space.enter(*ctr, "version"), capture_output=True).returncode:
-        if time.monotonic() > deadline:
-            raise ClusterError(f"containerd of {node.name} does not answer: see {LOGS}/{node.name}-containerd.log")
-        time.sleep(0.5)
     index_name = ["--index-name", name] if name else []
     for archive in archives:
-        command = node.space.enter(*ctr, "images", "import", "--local", *index_name, archive)
+        command = node.ctr("images", "import", "--local", *index_name, archive)
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise ClusterError(f"{node.name} does not take {archive.name}: {done.stderr.strip().splitlines()[-1]}")

@@ -56,7 +56,7 @@ def join(control_pid: int, node_pid: int, number: int) -> None:
         (*node, "addr", "add", f"{node_address(number)}/24", "dev", "eth0"),
         (*node, "link", "set", "eth0", "up"),
         (*node, "route", "add", "default", "via", CONTROL_ADDRESS),
-        (*control, "route", "add", pod_range(number), "via", node_address(number)),
+        (*control, "route", "replace", pod_range(number), "via", node_address(number)),
     ):
         subprocess.run(command, check=True)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from tools.clusterlib import cgroups, control, network
-from tools.clusterlib.places import BIN, KEYS, RUN
+from tools.clusterlib.places import BIN, KEYS, LOGS, RUN, ClusterError
 from tools.clusterlib.space import Space
 
-_SOCKET = "unix:///run/containerd/containerd.sock"
+_SOCKET = "/run/containerd/containerd.sock"
+_DEADLINE_S = 60.0
 # What a node keeps on its disk, and where: the usual paths, which CSI drivers have in their manifests.
 FOLDERS = {
     "kubelet": "/var/lib/kubelet",
@@ -57,6 +60,7 @@ class Node:
         self._write_configs()
         cgroups.create(self.cgroup)
         self.space.spawn("containerd", [BIN / "containerd", "--config", self.disk / "containerd.toml"])
+        self._wait_for_containerd()  # a kubelet that finds none ends
         self.start_kubelet()
         self.space.spawn("kube-proxy", [BIN / "kube-proxy", "--config", self.disk / "kube-proxy.json"])
 
@@ -74,8 +78,20 @@ class Node:
         )
 
     def kill(self) -> None:
-        """As a loss of power: nothing is unmounted, detached or told."""
+        """As a loss of power: nothing is unmounted, detached or told. Cgroups go, as with a kernel."""
         self.space.kill()
+        cgroups.remove(self.cgroup)
+
+    def ctr(self, *words: str | Path) -> list[str]:
+        """The command for ctr on this node, in the kubelet's namespace of containerd."""
+        return self.space.enter(BIN / "ctr", "--address", _SOCKET, "--namespace", "k8s.io", *words)
+
+    def _wait_for_containerd(self) -> None:
+        deadline = time.monotonic() + _DEADLINE_S
+        while subprocess.run(self.ctr("version"), capture_output=True).returncode:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"containerd of {self.name} does not answer: see {LOGS}/{self.name}-containerd.log")
+            time.sleep(0.5)
 
     def _write_configs(self) -> None:
         networks = self.disk / "networks"
@@ -90,7 +106,7 @@ class Node:
         return {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
-            "containerRuntimeEndpoint": _SOCKET,
+            "containerRuntimeEndpoint": f"unix://{_SOCKET}",
             "authentication": {
                 "anonymous": {"enabled": False},
                 "webhook": {"enabled": True},
@@ -134,7 +150,7 @@ root = "/var/lib/containerd"
 state = "/run/containerd"
 
 [grpc]
-address = "/run/containerd/containerd.sock"
+address = "{_SOCKET}"
 
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = "cluster.test/pause:1"

@@ -129,6 +129,7 @@ def lose_power(driver: Driver) -> None:
     if not int(_sql(DATABASE, "SELECT count(*) FROM t")) >= 1000:
         raise ClusterError("rows that were committed are gone after the node lost power")
     node.start()
+    cluster.wait_until_ready()
     api.kubectl("taint", "node", node.name, "node.kubernetes.io/out-of-service-")
     _rolled_out(driver.namespace, "deployment/controller", "daemonset/node")
 
