@@ -28,7 +28,7 @@ def test_an_archive_holds_each_blob_under_its_own_digest_and_every_name_of_the_i
     with tarfile.open(tmp_path / "root.tar", "w") as root:
         root.add(program, "etc/below")
     image = Image(("r.test/a:1", "r.test/b:2"), tmp_path / "root.tar", ((program, "/opt/bin/program"),))
-    write_archive(image, tmp_path / "image.tar")
+    write_archive([image, Image(("r.test/c:1",), tmp_path / "root.tar")], tmp_path / "image.tar")
 
     with tarfile.open(tmp_path / "image.tar") as archive:
         blobs = [name for name in archive.getnames() if name.startswith("blobs/")]
@@ -37,17 +37,18 @@ def test_an_archive_holds_each_blob_under_its_own_digest_and_every_name_of_the_i
             assert content is not None
             assert hashlib.sha256(content.read()).hexdigest() == name.removeprefix("blobs/sha256/")
         index = _read_json(archive, "index.json")
-    assert len(blobs) == 4  # two layers, the configuration, the manifest
+    assert len(blobs) == 6  # two layers, of which one is shared; for each image the configuration and the manifest
     manifests = index["manifests"]
     assert isinstance(manifests, list)
     names = [manifest["annotations"]["io.containerd.image.name"] for manifest in manifests]
-    assert names == ["r.test/a:1", "r.test/b:2"]
+    assert names == ["r.test/a:1", "r.test/b:2", "r.test/c:1"]
 
 
 def test_files_of_an_image_can_be_run_and_lie_in_folders_that_can_be_entered(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_bytes(b"program")
-    write_archive(Image(("r.test/a:1",), files=((program, "/opt/bin/program"),)), tmp_path / "image.tar")
+    image = Image(("r.test/a:1",), files=((program, "/opt/bin/program"),))
+    write_archive([image], tmp_path / "image.tar")
     with tarfile.open(tmp_path / "image.tar") as archive:
         manifest_name = str(_read_json(archive, "index.json")["manifests"][0]["digest"])  # type: ignore[index]
         manifest = _read_json(archive, manifest_name.replace("sha256:", "blobs/sha256/"))

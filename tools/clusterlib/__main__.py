@@ -68,7 +68,7 @@ def _test(arguments: argparse.Namespace) -> None:
     driver = _DRIVERS[arguments.driver]
     if arguments.image:
         for node in cluster.nodes():
-            cluster.load_images(node, [arguments.image], driver.image)
+            cluster.load_images(node, arguments.image, driver.image)
     for name, step in steps.STEPS.items():
         if name in (arguments.step or steps.STEPS) and arguments.suite != "only":
             print(f"{name}: {step.__doc__}", flush=True)

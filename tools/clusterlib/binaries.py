@@ -30,6 +30,7 @@ class Binary:
     tags: str = ""
     cgo: bool = False
     test: bool = False  # a package of tests: `go test -c`
+    for_suite: bool = False  # needed for External.Storage alone
 
 
 _NO_DRIVERS = "no_btrfs,no_zfs,no_devmapper"  # snapshotters of containerd that are not used here
@@ -58,9 +59,9 @@ BINARIES = (
     Binary("node-driver-registrar", f"{_OURS}/registrar"),
     Binary("livenessprobe", f"{_OURS}/liveness"),
     Binary("standin-driver", f"{_OURS}/standin"),
-    Binary("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"),  # runs the suite in several processes
-    Binary("agnhost", f"{_KUBERNETES}/test/images/agnhost"),
-    Binary("e2e.test", f"{_KUBERNETES}/test/e2e", test=True),
+    Binary("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo", for_suite=True),  # runs the suite in several processes
+    Binary("agnhost", f"{_KUBERNETES}/test/images/agnhost", for_suite=True),
+    Binary("e2e.test", f"{_KUBERNETES}/test/e2e", test=True, for_suite=True),
 )
 
 
@@ -116,6 +117,8 @@ def build_all(names: list[str]) -> None:
         print(f"{binary.name}: {time.monotonic() - started:.0f} s", flush=True)
 
 
-def missing() -> list[str]:
-    """The programs that were not built yet."""
-    return [binary.name for binary in BINARIES if not (BIN / binary.name).exists()]
+def require(for_suite: bool) -> None:
+    """ClusterError if a program was not built yet: of those for the suite, or of all others."""
+    absent = [binary.name for binary in BINARIES if binary.for_suite == for_suite and not (BIN / binary.name).exists()]
+    if absent:
+        raise ClusterError(f"not built yet: {', '.join(absent)}: run: tools/cluster build")

@@ -37,9 +37,8 @@ def up(count: int) -> None:
     """Makes a cluster of `count` nodes and proves it with a pod that says hello. What is half made stays."""
     if RUN.exists():
         raise ClusterError("there is a cluster: remove it first with: tools/cluster down")
-    if absent := binaries.missing():
-        raise ClusterError(f"not built yet: {' '.join(absent)}: run: tools/cluster build")
-    archives = imagelist.make_all()
+    binaries.require(for_suite=False)
+    archive = imagelist.cluster_archive()
     RUN.mkdir(parents=True, mode=0o700)
     wanted = [Node(number) for number in range(1, count + 1)]
     for node in wanted:
@@ -52,7 +51,7 @@ def up(count: int) -> None:
     for node in wanted:
         node.start()
     for node in wanted:
-        load_images(node, archives)
+        load_images(node, archive)
     print(f"{count} nodes are ready: {wait_until_ready():.0f} s", flush=True)
     _create_snapshot_kinds()
     _say_hello()
@@ -81,14 +80,12 @@ def wait_until_ready() -> float:
     return api.wait_until("all nodes are ready", _all_ready, _READY_S)
 
 
-def load_images(node: Node, archives: list[Path], name: str | None = None) -> None:
-    """Gives a node these images, under the names that they carry or as `name`; containerd has them from then on."""
+def load_images(node: Node, archive: Path, name: str | None = None) -> None:
+    """Gives a node an archive's images, under the names that it carries, or as `name`."""
     index_name = ["--index-name", name] if name else []
-    for archive in archives:
-        command = node.ctr("images", "import", "--local", *index_name, archive)
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise ClusterError(f"{node.name} does not take {archive.name}: {done.stderr.strip().splitlines()[-1]}")
+    done = subprocess.run(node.ctr("images", "import", "--local", *index_name, archive), capture_output=True, text=True)
+    if done.returncode:
+        raise ClusterError(f"{node.name} does not take {archive.name}: {done.stderr.strip().splitlines()[-1]}")
 
 
 def _all_ready() -> bool:

@@ -1,6 +1,6 @@
-"""An image as one OCI archive, of files and of a root directory's tar: no container engine, base image or registry.
+"""Images as one OCI archive, of files and of a root directory's tar: no container engine, base image or registry.
 
-The layout is that of the OCI image specification (image-layout.md, config.md, manifest.md); containerd reads the
+The layout is that of the OCI image specification (image-layout.md, config.md, manifest.md); containerd reads an
 image's name from the annotation io.containerd.image.name.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -80,25 +79,30 @@ def _top_layer(image: Image, target: Path) -> None:
             add(path, tarfile.SYMTYPE, 0o777, points_to=points_to)
 
 
-def write_archive(image: Image, target: Path) -> None:
-    """Writes the image as the OCI archive `target`, whole or not at all."""
+def write_archive(images: Sequence[Image], target: Path) -> None:
+    """Writes the images as the OCI archive `target`, whole or not at all; what they share is in it once."""
     top, new = target.with_suffix(".layer"), target.with_suffix(".new")
-    layers: list[Path] = [image.root] if image.root else []
-    if image.files or image.links:
-        _top_layer(image, top)
-        layers.append(top)
+    roots: dict[Path, dict[str, object]] = {}
+    manifests = []
     with tarfile.open(new, "w") as archive:
         _add_bytes(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
-        described = [_add_layer(archive, layer) for layer in layers]
-        config = _add_json(archive, _CONFIG, _config(image, [layer["digest"] for layer in described]))
-        manifest = _add_json(
-            archive, _MANIFEST, {"schemaVersion": 2, "mediaType": _MANIFEST, "config": config, "layers": described}
-        )
-        manifests = [manifest | {"annotations": {"io.containerd.image.name": name}} for name in image.names]
+        for image in images:
+            layers = []
+            if image.root:
+                if image.root not in roots:
+                    roots[image.root] = _add_layer(archive, image.root)
+                layers.append(roots[image.root])
+            if image.files or image.links:
+                _top_layer(image, top)
+                layers.append(_add_layer(archive, top))
+                top.unlink()
+            config = _add_json(archive, _CONFIG, _config(image, [layer["digest"] for layer in layers]))
+            described = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": config, "layers": layers}
+            manifest = _add_json(archive, _MANIFEST, described)
+            manifests += [manifest | {"annotations": {"io.containerd.image.name": name}} for name in image.names]
         index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": manifests}
         _add_bytes(archive, "index.json", json.dumps(index).encode())
-    top.unlink(missing_ok=True)
-    shutil.move(new, target)
+    new.rename(target)
 
 
 def _add_layer(archive: tarfile.TarFile, layer: Path) -> dict[str, object]:

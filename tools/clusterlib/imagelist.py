@@ -1,8 +1,8 @@
 """The images of the cluster: the pause container, the sidecars, tools for test pods, PostgreSQL, and the suite's own.
 
 All are named in a registry that does not exist, cluster.test: nothing is ever pulled. Kubernetes' own tests name theirs
-by a list of registries (environment variable KUBE_TEST_REPO_LIST) and by versions in their source; suite_images() asks
-the built suite for them.
+by a list of registries (environment variable KUBE_TEST_REPO_LIST) and by versions in their source: the built
+suite is asked for them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tools.clusterlib.binaries import module_folder
 from tools.clusterlib.image import Image, write_archive
 from tools.clusterlib.places import BIN, IMAGES, ClusterError
 
-__all__ = ["REGISTRY", "SIDECARS", "make_all", "registries_file"]
+__all__ = ["REGISTRY", "SIDECARS", "cluster_archive", "registries_file", "suite_archive"]
 
 REGISTRY = "cluster.test"
 SIDECARS = (
@@ -51,7 +51,8 @@ def _pause() -> Path:
     """Kubernetes' own pause program, compiled from its module."""
     source = Path(module_folder("k8s.io/kubernetes")) / "build" / "pause" / "linux" / "pause.c"
     target = BIN / "pause"
-    subprocess.run(["cc", "-Os", "-static", "-o", str(target), str(source)], check=True)
+    if not target.exists():
+        subprocess.run(["cc", "-Os", "-static", "-o", str(target), str(source)], check=True)
     return target
 
 
@@ -69,7 +70,7 @@ def registries_file() -> Path:
     return file
 
 
-def suite_images() -> dict[str, tuple[str, ...]]:
+def _suite_names() -> dict[str, tuple[str, ...]]:
     """The names that the built suite gives to the images of _SUITE, by image."""
     answer = subprocess.run(
         [BIN / "e2e.test", "--list-images"],
@@ -82,47 +83,43 @@ def suite_images() -> dict[str, tuple[str, ...]]:
     return {image: tuple(name for name in names if name.startswith(f"{REGISTRY}/{image}:")) for image in _SUITE}
 
 
-def _catalogue() -> dict[str, Image]:
+def cluster_archive() -> Path:
+    """The archive of what every cluster has, made anew if a part of it is newer."""
     tools = roots.debian_root("tools", _TOOLS)
+    postgres = roots.debian_root("postgres", _POSTGRES)
+    driver = ((BIN / "standin-driver", "/standin-driver"),)
+    images = [
+        Image((f"{REGISTRY}/pause:1",), files=((_pause(), "/pause"),), entrypoint=("/pause",)),
+        Image((f"{REGISTRY}/tools:1",), root=tools, command=("/bin/bash",)),
+        Image((f"{REGISTRY}/postgres:1",), root=postgres, environment=(_POSTGRES_PATH,)),
+        Image((f"{REGISTRY}/standin:1",), root=tools, files=driver, entrypoint=("/standin-driver",)),
+        *(_scratch(name) for name in SIDECARS),
+    ]
+    return _archive("cluster", images)
+
+
+def suite_archive() -> Path:
+    """The archive of what Kubernetes' own tests run in their pods, under the names that the built suite has for it."""
+    tools, names = roots.debian_root("tools", _TOOLS), _suite_names()
     agnhost = ((BIN / "agnhost", "/agnhost"),)
-    images = {
-        "pause": Image((f"{REGISTRY}/pause:1",), files=((_pause(), "/pause"),), entrypoint=("/pause",)),
-        "tools": Image((f"{REGISTRY}/tools:1",), root=tools, command=("/bin/bash",)),
-        "postgres": Image(
-            (f"{REGISTRY}/postgres:1",), root=roots.debian_root("postgres", _POSTGRES), environment=(_POSTGRES_PATH,)
-        ),
-        "standin": Image(
-            (f"{REGISTRY}/standin:1",),
-            root=tools,
-            files=((BIN / "standin-driver", "/standin-driver"),),
-            entrypoint=("/standin-driver",),
-        ),
-        **{name: _scratch(name) for name in SIDECARS},
-    }
-    if (BIN / "e2e.test").exists():
-        names = suite_images()
-        images["agnhost"] = Image(names["agnhost"], root=tools, files=agnhost, entrypoint=("/agnhost",))
-        images["busybox"] = Image(names["busybox"] + names["glibc-dns-testing"], root=tools, command=("/bin/bash",))
-        images["nginx"] = Image(
-            names["nginx"], root=tools, files=agnhost, entrypoint=("/agnhost",), command=("test-webserver",)
-        )
-    return images
+    server = ("test-webserver",)
+    images = [
+        Image(names["busybox"] + names["glibc-dns-testing"], root=tools, command=("/bin/bash",)),
+        Image(names["agnhost"], root=tools, files=agnhost, entrypoint=("/agnhost",)),
+        Image(names["nginx"], root=tools, files=agnhost, entrypoint=("/agnhost",), command=server),
+    ]
+    return _archive("suite", images)
 
 
-def make_all() -> list[Path]:
-    """Writes every image whose parts are newer than its archive; returns the archives."""
-    archives = []
-    for name, image in _catalogue().items():
-        archive = IMAGES / f"{name}.tar"
-        parts = [file for file, _ in image.files] + ([image.root] if image.root else [])
-        absent = [str(part) for part in parts if not part.exists()]
-        if absent:
-            raise ClusterError(f"image {name} needs {', '.join(absent)}: run: tools/cluster build")
-        named = IMAGES / f"{name}.names"
-        wanted = repr(image)
-        fresh = archive.exists() and named.exists() and named.read_text() == wanted
-        if not fresh or any(part.stat().st_mtime > archive.stat().st_mtime for part in parts):
-            write_archive(image, archive)
-            named.write_text(wanted)
-        archives.append(archive)
-    return archives
+def _archive(name: str, images: list[Image]) -> Path:
+    archive, description = IMAGES / f"{name}.tar", IMAGES / f"{name}.images"
+    parts = {file for image in images for file, _ in image.files} | {image.root for image in images if image.root}
+    absent = [str(part) for part in parts if not part.exists()]
+    if absent:
+        raise ClusterError(f"images need {', '.join(absent)}: run: tools/cluster build")
+    wanted = repr(images)
+    fresh = archive.exists() and description.exists() and description.read_text() == wanted
+    if not fresh or any(part.stat().st_mtime > archive.stat().st_mtime for part in parts):
+        write_archive(images, archive)
+        description.write_text(wanted)
+    return archive

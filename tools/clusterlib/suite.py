@@ -8,8 +8,8 @@ import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from tools.clusterlib import binaries, cluster, imagelist
 from tools.clusterlib.driver import Driver
-from tools.clusterlib.imagelist import registries_file
 from tools.clusterlib.places import BIN, KUBECONFIG, RUN, ClusterError
 
 __all__ = ["results", "run"]
@@ -41,6 +41,10 @@ def run(driver: Driver, focus: str = "") -> None:
 
     ClusterError if a test failed, or if none ran. The full output is in the cluster's logs, with a JUnit report beside.
     """
+    binaries.require(for_suite=True)
+    archive = imagelist.suite_archive()
+    for node in cluster.nodes():
+        cluster.load_images(node, archive)
     reports = RUN / "reports" / driver.name
     reports.mkdir(parents=True, exist_ok=True)
     definition = reports / "driver.json"
@@ -60,7 +64,7 @@ def run(driver: Driver, focus: str = "") -> None:
         f"--storage.testdriver={definition}",
         f"--report-dir={reports}",
     ]
-    environment = os.environ | {"KUBE_TEST_REPO_LIST": str(registries_file())}
+    environment = os.environ | {"KUBE_TEST_REPO_LIST": str(imagelist.registries_file())}
     log = reports / "output.log"
     with log.open("wb") as output:
         subprocess.run(command, cwd=reports, env=environment, stdout=output, stderr=subprocess.STDOUT)
