@@ -14,9 +14,10 @@ import sys
 from pathlib import Path
 
 from tools.clusterlib import binaries, cluster, steps, suite
-from tools.clusterlib.drivers import DYSK, STANDIN
+from tools.clusterlib.dysk import DYSK
 from tools.clusterlib.places import ClusterError
 from tools.clusterlib.space import Space
+from tools.clusterlib.standin import STANDIN
 
 _DRIVERS = {"csi-dysk": DYSK, "standin": STANDIN}
 

@@ -1,4 +1,4 @@
-"""What is built from the Go module proxy, and how: pinned by tests/kubernetes/go/cluster/go.mod, nothing of it here.
+"""What is built from the Go module proxy, and how: pinned by a go.mod in tests/kubernetes/go, nothing of it here.
 
 A first build takes most of an hour on two cores (Kubernetes is large); a later one, with Go's cache warm, a minute.
 """
@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from functools import cache
 
-from tools.clusterlib.places import BIN, MODULE, ClusterError
+from tools.clusterlib.places import BIN, MODULES, ClusterError
 
 _KUBERNETES = "k8s.io/kubernetes"
 _CONTAINERD = "github.com/containerd/containerd/v2/cmd"
@@ -30,6 +30,7 @@ class Binary:
     tags: str = ""
     cgo: bool = False
     test: bool = False  # a package of tests: `go test -c`
+    module: str = "cluster"  # the folder of the go.mod that pins it
     for_suite: bool = False  # needed for External.Storage alone
 
 
@@ -59,6 +60,8 @@ BINARIES = (
     Binary("node-driver-registrar", f"{_OURS}/registrar"),
     Binary("livenessprobe", f"{_OURS}/liveness"),
     Binary("standin-driver", f"{_OURS}/standin"),
+    Binary("helm", "helm.sh/helm/v3/cmd/helm", module="helm"),
+    Binary("csi-sanity", "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity", module="sanity"),
     Binary("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo", for_suite=True),  # runs the suite in several processes
     Binary("agnhost", f"{_KUBERNETES}/test/images/agnhost", for_suite=True),
     Binary("e2e.test", f"{_KUBERNETES}/test/e2e", test=True, for_suite=True),
@@ -77,18 +80,28 @@ def module_folder(module: str) -> str:
 
 
 def _module(name: str) -> dict[str, str]:
-    subprocess.run(["go", "mod", "download", name], cwd=MODULE, check=True)
-    answer = subprocess.run(["go", "list", "-m", "-json", name], cwd=MODULE, check=True, stdout=subprocess.PIPE)
+    subprocess.run(["go", "mod", "download", name], cwd=MODULES / "cluster", check=True)
+    answer = subprocess.run(
+        ["go", "list", "-m", "-json", name], cwd=MODULES / "cluster", check=True, stdout=subprocess.PIPE
+    )
     found: dict[str, str] = json.loads(answer.stdout)
     return found
 
 
 def _link_flags() -> str:
-    """A version for what would otherwise call itself v0.0.0-master: the suite and the nodes compare it."""
+    """Versions for what calls itself v0.0.0-master otherwise (nodes and suite compare it), or Kubernetes 1.20 (helm)."""
     version = kubernetes_version()
     major, minor, _ = version.removeprefix("v").split(".", 2)
-    values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
-    return " ".join(["-s -w", *(f"-X k8s.io/component-base/version.{name}={value}" for name, value in values.items())])
+    kubernetes, helm = "k8s.io/component-base/version.", "helm.sh/helm/v3/pkg/chartutil.k8sVersion"
+    values = {
+        f"{kubernetes}gitVersion": version,
+        f"{kubernetes}gitMajor": major,
+        f"{kubernetes}gitMinor": minor,
+        f"{kubernetes}gitTreeState": "clean",
+        f"{helm}Major": major,
+        f"{helm}Minor": minor,
+    }
+    return " ".join(["-s -w", *(f"-X {name}={value}" for name, value in values.items())])
 
 
 def build(binary: Binary) -> None:
@@ -100,7 +113,7 @@ def build(binary: Binary) -> None:
     if binary.tags:
         command += ["-tags", binary.tags]
     environment = os.environ | {"CGO_ENABLED": "1" if binary.cgo else "0"}
-    if subprocess.run([*command, binary.package], cwd=MODULE, env=environment).returncode:
+    if subprocess.run([*command, binary.package], cwd=MODULES / binary.module, env=environment).returncode:
         raise ClusterError(f"{binary.name} did not build: the lines above are Go's")
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = (ROOT / ".cache").resolve()  # in a second work tree .cache is a link
 
 BIN = CACHE / "go" / "bin"
-MODULE = ROOT / "tests" / "kubernetes" / "go" / "cluster"  # the go.mod that pins what is built
+MODULES = ROOT / "tests" / "kubernetes" / "go"  # each folder has a go.mod that pins what is built
 IMAGES = CACHE / "cluster" / "images"
 
 RUN = CACHE / "cluster" / "run"

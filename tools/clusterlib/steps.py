@@ -9,9 +9,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tools.clusterlib import api, cluster, drivers, workloads
-from tools.clusterlib.driver import Driver, manifests, snapshot_controller
+from tools.clusterlib import api, cluster, workloads
+from tools.clusterlib.driver import Driver
 from tools.clusterlib.node import Node
+from tools.clusterlib.objects import snapshot_controller
 from tools.clusterlib.places import ClusterError
 from tools.clusterlib.workloads import DATABASE, WRITER
 
@@ -23,11 +24,10 @@ _WAIT_S = 180.0
 
 def install(driver: Driver) -> None:
     """The driver, its classes and the snapshot controller; all nodes know the driver."""
-    if driver.name == drivers.DYSK.name:
-        drivers.prepare_dysk()
-    api.apply(*snapshot_controller(), *manifests(driver))
+    api.apply(*snapshot_controller())
+    driver.install()
     _rolled_out("kube-system", "deployment/snapshot-controller")
-    _rolled_out(driver.namespace, "deployment/controller", "daemonset/node")
+    _rolled_out(driver.namespace, driver.controller, driver.node)
 
     def known() -> bool:
         names = [node.name for node in cluster.nodes()]
@@ -56,7 +56,7 @@ def disturb(driver: Driver) -> None:
     api.apply(workloads.claim(_WRITERS_CLAIM, driver.name, "1Gi"), workloads.writer(_WRITERS_CLAIM))
     api.wait_until("the writer runs", api.pod_is("Running", WRITER), _WAIT_S)
     node = _node_of(api.get("pod", WRITER))
-    parts = ("deployment/controller", "daemonset/node")
+    parts = (driver.controller, driver.node)
     disturbances: dict[str, Callable[[], None]] = {
         "the driver's pods are deleted": lambda: _delete_pods(driver.namespace),
         "the driver is rolled out anew": lambda: _restart(driver.namespace, *parts),
@@ -80,7 +80,7 @@ def drain(driver: Driver) -> None:
     print(f"  from drained to ready: {took:.1f} s")
     _expect_rows(_sql(DATABASE, "SELECT count(*) FROM t"), 1000)
     api.kubectl("uncordon", node.name)
-    _rolled_out(driver.namespace, "deployment/controller")
+    _rolled_out(driver.namespace, driver.controller)
 
 
 def expand(driver: Driver) -> None:
@@ -131,7 +131,7 @@ def lose_power(driver: Driver) -> None:
     node.start()
     cluster.wait_until_ready()
     api.kubectl("taint", "node", node.name, "node.kubernetes.io/out-of-service-")
-    _rolled_out(driver.namespace, "deployment/controller", "daemonset/node")
+    _rolled_out(driver.namespace, driver.controller, driver.node)
 
 
 def clean_up(driver: Driver) -> None:

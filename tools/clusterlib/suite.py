@@ -29,7 +29,7 @@ def _definition(driver: Driver) -> dict[str, object]:
         "DriverInfo": {
             "Name": driver.name,
             "SupportedFsType": {"": {}, "ext4": {}, "xfs": {}} if driver.own_filesystems else {"": {}},
-            "SupportedSizeRange": {"Min": "1Gi"},
+            "SupportedSizeRange": {"Min": driver.minimum_size},
             "RequiredAccessModes": ["ReadWriteOnce"],
             "Capabilities": driver.capabilities,
         },
