@@ -89,7 +89,7 @@ def _module(name: str) -> dict[str, str]:
 
 
 def _link_flags() -> str:
-    """Versions for what calls itself v0.0.0-master otherwise (nodes and suite compare it), or Kubernetes 1.20 (helm)."""
+    """Versions for what calls itself v0.0.0-master otherwise (nodes and suite compare it), or 1.20 (helm)."""
     version = kubernetes_version()
     major, minor, _ = version.removeprefix("v").split(".", 2)
     kubernetes, helm = "k8s.io/component-base/version.", "helm.sh/helm/v3/pkg/chartutil.k8sVersion"

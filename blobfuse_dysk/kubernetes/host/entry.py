@@ -1,6 +1,6 @@
 """dysk-node: how a node's driver gets out of its container, and begins on the machine.
 
-    dysk-node ARGUMENTS...    in the container; ARGUMENTS are dysk-csi's
+    dysk-node [--flexvolume-dir=DIRECTORY] ARGUMENTS...    in the container; ARGUMENTS are dysk-csi's
 
 1. In the container (`main`): it may do what it needs to, or says so. The image's tree is copied to the machine
    (tree.py). Then this process joins the namespaces of process 1, one after the other, and becomes a program of that
@@ -38,6 +38,7 @@ from blobfuse_dysk.printable import printable
 __all__ = ["begin", "enter", "main"]
 
 _HERE = "--on-the-machine"
+_FLEXVOLUME = "--flexvolume-dir="  # the kubelet's directory for plugins, where the FlexVolume driver is to be, too
 _NAMESPACES = ("net", "ipc", "uts", "cgroup", "mnt")  # the mounts last: with them /proc is another
 _log = logging.getLogger(__name__)
 
@@ -48,9 +49,14 @@ def main(arguments: list[str]) -> int:
     try:
         if arguments[:1] == [_HERE]:
             begin()
+            rest = arguments[1:]
+            if rest and rest[0].startswith(_FLEXVOLUME):
+                from blobfuse_dysk.kubernetes.flexinstall import install
+
+                _log.info("the FlexVolume driver is %s", *install([rest.pop(0).removeprefix(_FLEXVOLUME)]))
             from blobfuse_dysk.kubernetes.csi.main import main as driver
 
-            return driver(arguments[1:])
+            return driver(rest)
         enter(arguments)
     except DyskError as error:
         print(f"dysk-node: {error.line()}", file=sys.stderr)
