@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -24,12 +24,22 @@ from blobfuse_dysk.testing import PageBlobServer
 from tests.kubernetes.client import Client
 from tests.leaks import RunDirs, find_leaks, remove_leaks
 
-__all__ = ["CONTAINER", "NODE", "Driver", "Stack", "stack"]
+__all__ = ["CONTAINER", "NODE", "Driver", "Service", "Stack", "stack", "stack_on"]
 
 CONTAINER = "volumes"
 NODE = "node-1"
 _START_S = 30.0
 _END_S = 40.0  # longer than the server's own limit
+
+
+class Service(Protocol):
+    """A blob service, whichever it is."""
+
+    @property
+    def endpoint(self) -> str: ...
+
+    account: str
+    key: str
 
 
 @dataclass
@@ -58,17 +68,25 @@ class Driver:
 
 
 class Stack:
-    """A server, and drivers on it. secrets: what a Secret for its account holds."""
+    """A service, and drivers on it. secrets: what a Secret for its account holds. server: for its faults."""
 
-    def __init__(self, dirs: RunDirs, server: PageBlobServer) -> None:
+    def __init__(self, dirs: RunDirs, server: Service, container: str) -> None:
         self.dirs = dirs
-        self.server = server
+        self.container = container
+        self.account = server.account
+        self._service = server
         self.drivers: list[Driver] = []
         self.secrets = {"accountname": server.account, "accountkey": server.key, "endpoint": server.endpoint}
-        self.parameters = {"account": server.account, "container": CONTAINER}
+        self.parameters = {"account": server.account, "container": container}
         conf = dirs.config / f"{server.account}.conf"
         conf.write_text(f"account_key = {server.key}\nendpoint = {server.endpoint}\n")
         conf.chmod(0o600)
+
+    @property
+    def server(self) -> PageBlobServer:
+        """The page blob server, where it is one."""
+        assert isinstance(self._service, PageBlobServer)
+        return self._service
 
     def start(self, mode: str, *more: str, node: str = NODE) -> Driver:
         """Start dysk-csi, and wait until it answers."""
@@ -99,7 +117,7 @@ class Stack:
         return driver
 
     def controller(self) -> Driver:
-        return self.start("controller", "--container", f"{self.server.account}/{CONTAINER}")
+        return self.start("controller", "--container", f"{self.account}/{self.container}")
 
     def end(self) -> None:
         for driver in reversed(self.drivers):
@@ -112,20 +130,26 @@ class Stack:
 
 @contextlib.contextmanager
 def stack(**server: Any) -> Iterator[Stack]:
-    """A stack without drivers, in directories of its own. server: options of PageBlobServer."""
+    """A stack on a server of its own. server: options of PageBlobServer."""
+    with PageBlobServer(**server) as running, stack_on(running) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def stack_on(service: Service, *, container: str = CONTAINER) -> Iterator[Stack]:
+    """A stack without drivers, in directories of its own."""
     root = Path(tempfile.mkdtemp(prefix="dyskc-", dir="/run" if os.geteuid() == 0 else None))
     dev = Path("/dev", root.name) if os.geteuid() == 0 else root / "dev"
     dirs = RunDirs(root, root / "run", root / "config", root / "log", dev)
     for directory in (dirs.run, dirs.config, dirs.log, dirs.dev):
         directory.mkdir(mode=0o700)
     try:
-        with PageBlobServer(**server) as running:
-            made = Stack(dirs, running)
-            try:
-                yield made
-            finally:
-                made.end()
-                _take_down(dirs)
+        made = Stack(dirs, service, container)
+        try:
+            yield made
+        finally:
+            made.end()
+            _take_down(dirs)
     finally:
         shutil.rmtree(root, ignore_errors=True)
         shutil.rmtree(dev, ignore_errors=True)

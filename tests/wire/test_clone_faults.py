@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from blobfuse_dysk.azure.blob import BlobClient
+from blobfuse_dysk.azure.diskclient import DiskClient
 from blobfuse_dysk.azure.wire import Reply
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks import pagecopy
 from blobfuse_dysk.disks.clone import clone
+from blobfuse_dysk.errors import ServiceError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.testing import PageBlobServer
 from blobfuse_dysk.testing.pageblobserver import DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY
@@ -98,7 +100,17 @@ def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(pagecopy, "MOST", 256 << 10)
     monkeypatch.setattr(pagecopy, "_AT_ONCE", 3)
     with PageBlobServer({DEVELOPMENT_ACCOUNT: DEVELOPMENT_KEY, **OTHER}) as running:
-        yield World(running, request.param == "another account")
+        if request.param == THROUGH:
+            monkeypatch.setattr(DiskClient, "put_pages_from", not_there)
+        yield World(running, request.param != "same account")
+
+
+THROUGH = "another account, through this machine"
+
+
+async def not_there(self: DiskClient, *words: Any, **more: Any) -> None:
+    """Put Page From URL of a service that has none."""
+    raise ServiceError("no", status=501, code="NotImplemented")
 
 
 FAULTS = [
@@ -126,6 +138,7 @@ def test_one_request_that_fails_changes_nothing(world: World, fault: dict[str, A
     pytest.fail("a clone has more requests than were tried")
 
 
+@pytest.mark.parametrize("world", ["same account", "another account", THROUGH], indirect=True)
 def test_what_is_carried_out_late_does_not_reach_a_clone_in_use(world: World) -> None:
     """A request without an answer is repeated; the service does the first one when the clone is attached and used."""
     new = random.Random(9).randbytes(LARGER)
