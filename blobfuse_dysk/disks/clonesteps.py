@@ -7,8 +7,8 @@ a copy of it that comes late is refused, or does what was done already:
 - the clone is made only where nothing is (If-None-Match), with the mark of an unfinished clone on it from its first
   moment. A clone_id tells one's own from another's, if the answer was lost;
 - pages are written only in the epoch that was in force when the clone was taken up, and the number is raised before the
-  next step and by every attach: what comes later is refused. So the footer of a VHD, of which the clone has two pages
-  for a moment, is moved in an epoch of its own;
+  next step: what comes later is refused, also if a virtual machine has the disk, which raises nothing. So the footer of
+  a VHD, of which the clone has two pages for a moment, is moved in an epoch of its own;
 - resizing, taking off the mark, and deleting have the ETag of the look before as their condition.
 
 The mark comes off last. Until then nobody attaches, resizes or snapshots the disk (store/open.py, check_blob).
@@ -207,6 +207,7 @@ async def fill(client: DiskClient, mark: CloneMark, epoch: int | None) -> None:
         raise _changes(client)
     if mark.vhd and mark.size != mark.source_size:
         await _move_footer(client, mark, await fence(client, mark) if epoch is None else epoch)
+        await fence(client, mark)
 
 
 async def _move_footer(client: DiskClient, mark: CloneMark, epoch: int) -> None:
