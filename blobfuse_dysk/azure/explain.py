@@ -37,7 +37,6 @@ __all__ = [
     "HOLDER_NODE",
     "HOLDER_SINCE",
     "HOLDER_TAG",
-    "INCOMPLETE",
     "explain",
     "holder_in",
     "leased",
@@ -50,8 +49,6 @@ HOLDER_NODE = "dysk_node"
 HOLDER_SINCE = "dysk_since"
 HOLDER_TAG = "dysk_tag"
 """Names in the blob's metadata: who holds the lease, since when (ISO 8601, UTC), and the tag of its numbers."""
-INCOMPLETE = "dysk_incomplete"
-"""Name in the metadata of a blob that is being made, as a clone is: it is no disk yet."""
 _ONE_BLOB = frozenset(("b", "bs", "bv"))  # sr of a SAS for a blob, a snapshot, a version
 _SKEW_S = 900.0  # the service refuses dates that differ by more
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 from blobfuse_dysk.azure import management
 from blobfuse_dysk.azure.credential import resolve
 from blobfuse_dysk.azure.credential.credential import Credential
-from blobfuse_dysk.azure.explain import INCOMPLETE, explain, holder_in, not_a_page_blob
+from blobfuse_dysk.azure.explain import explain, holder_in, not_a_page_blob
 from blobfuse_dysk.azure.management import DiskRow
+from blobfuse_dysk.azure.marks import incomplete
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError, UsageError
@@ -74,7 +75,7 @@ async def _look(disk: DiskAddress, with_map: bool, client: BlobClient) -> Disk:
         last = parse_footer(await client.get_range(found.size - FOOTER_SIZE, FOOTER_SIZE, timeout_s=_TIMEOUT_S))
         vhd = last is not None and last.layout(found.size) is not None
     holder, since = holder_in(found.metadata)
-    marked = any(name.lower() == INCOMPLETE for name in found.metadata)
+    marked = incomplete(found.metadata) is not None
     return Disk(
         disk=disk,
         size=found.size - FOOTER_SIZE if vhd else found.size,

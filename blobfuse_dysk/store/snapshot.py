@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from blobfuse_dysk.azure.explain import HOLDER_NODE, HOLDER_SINCE
+from blobfuse_dysk.azure.explain import HOLDER_NODE, HOLDER_SINCE, HOLDER_TAG
+from blobfuse_dysk.azure.marks import INCOMPLETE, incomplete
 from blobfuse_dysk.azure.wire import BlobProperties, Condition
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.store.lease.requests import BlobLease
@@ -31,9 +32,7 @@ CONSISTENT = "dysk_consistent"
 WHY = "dysk_why"
 REQUEST = "dysk_request"
 """Names in a snapshot's metadata: what its maker calls it; file-system or crash; the reason; its id."""
-INCOMPLETE = "dysk_incomplete"
-"""Name in the metadata of a clone that is not there as a whole yet."""
-OWN = frozenset({CONSISTENT, WHY, REQUEST, INCOMPLETE, HOLDER_NODE, HOLDER_SINCE})
+OWN = frozenset({CONSISTENT, WHY, REQUEST, INCOMPLETE, HOLDER_NODE, HOLDER_SINCE, HOLDER_TAG})
 """What is about one blob, or one snapshot, and not about the disk."""
 
 
@@ -52,7 +51,7 @@ async def take(
     has this one. Raises StoreError: `unknown` if one may have been made, Kind.CHANGED for another ETag; UsageError if
     not all of the disk is there yet.
     """
-    if any(name.lower() == INCOMPLETE for name in blob.metadata):
+    if incomplete(blob.metadata) is not None:
         raise UsageError(
             "the disk is an incomplete clone, so a snapshot of it would be worth nothing",
             remedy="wait for the end of dyskctl clone, or run it again",
