@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks.fence import fence
 from blobfuse_dysk.options import AttachOptions
@@ -157,6 +159,12 @@ def test_a_node_that_comes_back_after_its_power_failed_waits_for_its_own_lease(
     subprocess.run(["sync", "-f", pod.target()], check=True)
     two.plugins[0].kill()
     two.hosts[0].link("down")
+    run = str(two.hosts[0].node.dirs.run)
+    (name,) = state.names(run)
+    found = state.read(run, name)
+    assert found and found["worker"]
+    for process in (found["worker"], found["holder"]):
+        os.kill(process["pid"], signal.SIGKILL)
     subprocess.run(["umount", "-l", pod.target(), pod.staged], check=True)
     for name, value in two.hosts[0].node.dirs.environment.items():
         monkeypatch.setenv(name, value)
