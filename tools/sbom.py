@@ -1,4 +1,4 @@
-"""What the package holds that is not ours, as a CycloneDX document; and whether faults of that are known.
+"""What the packages hold that is not ours, as a CycloneDX document; and whether faults of that are known.
 
     .venv/bin/python tools/sbom.py                   the document, on standard output
     .venv/bin/python tools/sbom.py run entra csi     the same for other parts of tools/constraints.txt: the image's
@@ -24,7 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 ASKED = "https://api.osv.dev/v1/querybatch"
-SHIPPED = ("run", "entra")  # the parts of tools/constraints.txt that are in the package
+SHIPPED = ("run", "entra", "csi")  # the parts of tools/constraints.txt that are in the packages
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from blobfuse_dysk.proxies import UNREACHED
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, BlobServiceClient
 
-__all__ = ["DiskRow", "create_disk", "delete_disk", "list_disks", "list_page", "sdk", "set_tier"]
+__all__ = ["DiskRow", "create_disk", "delete_disk", "list_disks", "list_page", "load", "sdk", "set_tier"]
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,11 @@ class DiskRow:
     holder: str | None
     since: str | None
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def load() -> None:
+    """Load the SDK now, for which the first call would wait otherwise."""
+    import azure.storage.blob  # noqa: F401
 
 
 def create_disk(

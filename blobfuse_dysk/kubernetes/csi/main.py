@@ -95,12 +95,14 @@ def _services(options: argparse.Namespace) -> dict[str, object]:
     checks: list[Check] = [check_credentials]
     services: dict[str, object] = {}
     if options.mode in ("controller", "all"):
+        from blobfuse_dysk.azure import management
         from blobfuse_dysk.kubernetes.csi.controller import ControllerService
         from blobfuse_dysk.kubernetes.csi.snapshotmetadata import SnapshotMetadataService
 
         containers = [
             DiskAddress.parse(f"{text.rstrip('/')}/*", what=f"container {text!r}") for text in options.container
         ]
+        management.load()
         checks += [partial(check_account, each) for each in containers]
         services["Controller"] = ControllerService(containers, alpha=options.alpha)
         services["SnapshotMetadata"] = SnapshotMetadataService()
