@@ -21,6 +21,7 @@ from tools.clusterlib import init
 from tools.clusterlib.places import LOGS, RUN, ClusterError
 
 _NAMESPACES = ("-m", "-n", "-p", "-u", "-i")
+_INIT = b"clusterlib/init.py"  # of whatever tree: a machine has one cluster
 _DEADLINE_S = 30.0
 
 
@@ -42,7 +43,7 @@ class Space:
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             return None
-        return pid if init.__file__.encode() in words else None  # a number that was given out again is somebody else
+        return pid if _INIT in words else None  # a number that was given out again is somebody else
 
     def start(
         self,

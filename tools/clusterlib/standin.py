@@ -106,6 +106,7 @@ STANDIN = Driver(
     controller="deployment/controller",
     node="daemonset/node",
     install=_install,
-    capabilities=COMMON,
+    # No file system is its own, so none grows.
+    capabilities=COMMON | {"FSResizeFromSourceNotSupported": True},
     own_filesystems=False,
 )

@@ -34,7 +34,7 @@ def install(driver: Driver) -> None:
         listed = [api.get("csinode", name)["spec"]["drivers"] or [] for name in names]
         return all(driver.name in [entry["name"] for entry in entries] for entries in listed)
 
-    api.wait_until(f"all nodes know {driver.name}", known, _WAIT_S)
+    api.wait_until(f"all nodes know {driver.name} (if not: kubectl get pods -n {driver.namespace})", known, _WAIT_S)
 
 
 def walk_through(driver: Driver) -> None:
