@@ -20,8 +20,10 @@ __all__ = [
     "azure_variables",
     "config_dir",
     "dev_dir",
+    "leaves_cgroup",
     "log_dir",
     "login_variables",
+    "machine_pid",
     "node_name",
     "proxy_variables",
     "restore",
@@ -75,6 +77,17 @@ def dev_dir() -> Path:
 def node_name() -> str:
     """What this node calls itself to others, who see it as a lease's holder: DYSK_NODE or the host name."""
     return os.environ.get("DYSK_NODE") or socket.gethostname()
+
+
+def leaves_cgroup() -> bool:
+    """Whether what is attached is to outlive this process's control group, a pod's: DYSK_LEAVE_CGROUP."""
+    return bool(os.environ.get("DYSK_LEAVE_CGROUP"))
+
+
+def machine_pid() -> int:
+    """A process that sees the machine as a container's node: DYSK_MACHINE_PID, or 1; another where nodes are nested."""
+    text = os.environ.get("DYSK_MACHINE_PID") or "1"
+    return int(text) if text.isdecimal() and int(text) else 1
 
 
 def azure_variables() -> dict[str, str]:

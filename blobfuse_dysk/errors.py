@@ -29,6 +29,7 @@ __all__ = [
     "DeviceError",
     "DyskError",
     "GatewayError",
+    "HasSnapshotsError",
     "Kind",
     "LeasedError",
     "NotFoundError",
@@ -69,6 +70,10 @@ class UsageError(DyskError):
     """What was typed (an option, an address, a size, a configuration file) cannot be taken."""
 
     exit_code = 2
+
+
+class HasSnapshotsError(UsageError):
+    """A disk that has snapshots was to be deleted without them, which the service does not do."""
 
 
 class CredentialError(DyskError):

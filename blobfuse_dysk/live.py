@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -16,7 +17,7 @@ from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.control import Control, CredentialSeen
 from blobfuse_dysk.device.ipc.message import PROTOCOLS, message_to_error
 from blobfuse_dysk.device.ipc.statefile import StateFile
-from blobfuse_dysk.device.kernel import fuse, loop
+from blobfuse_dysk.device.kernel import fuse, loop, memfd
 from blobfuse_dysk.errors import DeviceError
 from blobfuse_dysk.patience import telling
 
@@ -93,8 +94,10 @@ def grow(target: str, size: int) -> None:
     loop.follow_size(found["device"], state.disk_path(run, name), size)
 
 
-def reload_credential(target: str, credentials: str | None = None) -> CredentialSeen:
+def reload_credential(target: str, credentials: str | None = None, *, text: str | None = None) -> CredentialSeen:
     """Read an attachment's credential file again, or from now on `credentials`, while it is in use.
+
+    text: what would stand in such a file, for a credential that no file is to have; then none is read again.
 
     The old credential stays in use if that fails, and if the service refuses the new one or cannot be asked. Returns
     {what, expires, expires_in_s}, without the secret. Raises NotFoundError, CredentialError or DyskError.
@@ -104,9 +107,17 @@ def reload_credential(target: str, credentials: str | None = None) -> Credential
     path = None if credentials is None else str(Path(credentials).absolute())
     name = found["name"]
     what = f"waiting for the credential of {name}; given up after {_RELOAD_S:g} s"
-    with Control(state.control_path(_run_dir(), name), name, timeout_s=_RELOAD_S) as control, telling(lambda: what):
-        answer: CredentialSeen = control.ask("reload", file=path)["credential"]
-    return answer
+    with contextlib.ExitStack() as stack:
+        control = stack.enter_context(Control(state.control_path(_run_dir(), name), name, timeout_s=_RELOAD_S))
+        stack.enter_context(telling(lambda: what))
+        if text is None:
+            answer = control.ask("reload", file=path)
+        else:
+            fd = memfd.sealed("dysk-credential", text.encode())
+            stack.callback(os.close, fd)
+            answer = control.ask("reload", [fd], file=None, descriptor=True)
+    seen: CredentialSeen = answer["credential"]
+    return seen
 
 
 def _await_upgrade(run: str, name: str, request_id: str, timeout_s: float) -> StateFile:

@@ -354,6 +354,7 @@ class MountOptions:
     mkfs_options: tuple[str, ...] | None = _option("mkfs.options", "WORDS", _shell_words, may_be_empty=True)
     partition: int | None = _option("partition", "N", _partition)
     snapshot: str | None = _option("snapshot", "TIME", check=_snapshot)
+    grow: bool = _option("grow")
 
 
 @dataclass(frozen=True, slots=True)

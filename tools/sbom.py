@@ -1,6 +1,7 @@
-"""What the package holds that is not ours, as a CycloneDX document; and whether faults of that are known.
+"""What the packages hold that is not ours, as a CycloneDX document; and whether faults of that are known.
 
     .venv/bin/python tools/sbom.py                   the document, on standard output
+    .venv/bin/python tools/sbom.py run entra csi     the same for other parts of tools/constraints.txt: the image's
     .venv/bin/python tools/sbom.py --audit           asks osv.dev for each version; exit 1 if a fault is known
 
 Sources: https://cyclonedx.org/docs/1.5/json/, https://google.github.io/osv.dev/post-v1-querybatch/
@@ -23,7 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 ASKED = "https://api.osv.dev/v1/querybatch"
-SHIPPED = ("run", "entra")  # the parts of tools/constraints.txt that are in the package
+SHIPPED = ("run", "entra", "csi")  # the parts of tools/constraints.txt that are in the packages
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,10 @@ def known_faults(found: Sequence[Component]) -> dict[str, list[str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tools/sbom.py", description="What the package holds that is not ours.")
     parser.add_argument("--audit", action="store_true", help="ask osv.dev for known faults; exit 1 if there are some")
-    found = components()
-    if not parser.parse_args(arguments).audit:
+    parser.add_argument("parts", nargs="*", default=SHIPPED, metavar="PART", help=f"default: {' '.join(SHIPPED)}")
+    options = parser.parse_args(arguments)
+    found = components(options.parts)
+    if not options.audit:
         print(json.dumps(document(found), indent=2))
         return 0
     try:

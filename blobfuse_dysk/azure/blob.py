@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import trio
 
 from blobfuse_dysk.azure import wire
 from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential, check_transport
-from blobfuse_dysk.azure.pagelist import parse_page_list
+from blobfuse_dysk.azure.pagelist import ChangedList, parse_changed_list, parse_page_list
 from blobfuse_dysk.azure.pool import HttpPool
 from blobfuse_dysk.azure.refusal import gateway_error, is_services_own, service_error
 from blobfuse_dysk.azure.signing import DatedSigner, Signer
 from blobfuse_dysk.azure.tls import tls_context
 from blobfuse_dysk.azure.wire import BlobProperties, Buffer, Condition, PageList, Reply, Request, SequenceNumber
 from blobfuse_dysk.clock import bound_clock
-from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import CredentialError, ServiceError, TransportError
+from blobfuse_dysk.disk import DiskAddress, check_snapshot
+from blobfuse_dysk.errors import CredentialError, ServiceError, TransportError, UsageError
 
 __all__ = ["BlobClient"]
 
@@ -126,6 +127,28 @@ class BlobClient(trio.abc.AsyncResource):
         except wire.DamagedAnswerError as error:
             raise self._damaged("page list", str(error)) from error
 
+    async def changed_ranges(
+        self,
+        previous: str,
+        offset: int,
+        length: int,
+        *,
+        marker: str | None = None,
+        max_results: int | None = None,
+        timeout_s: float,
+    ) -> ChangedList:
+        """Get Page Ranges with a previous snapshot, by its time: what was written and what was cleared since.
+
+        Otherwise as page_ranges. A service that does not know the parameter lists all that is allocated instead, and
+        nothing in its answer shows that: see disks/ranges.py.
+        """
+        request = self._requests.page_ranges(offset, length, marker=marker, max_results=max_results, previous=previous)
+        reply = await self._ask(request, 200, "list of changes", timeout_s)
+        try:
+            return parse_changed_list(reply.body)
+        except wire.DamagedAnswerError as error:
+            raise self._damaged("list of changes", str(error)) from error
+
     async def properties(self, *, timeout_s: float) -> BlobProperties:
         """Get Blob Properties."""
         reply = await self._ask(self._requests.properties(), 200, "properties", timeout_s)
@@ -190,26 +213,26 @@ class BlobClient(trio.abc.AsyncResource):
     async def set_metadata(
         self, metadata: Mapping[str, str], *, lease_id: str | None, condition: Condition | None = None, timeout_s: float
     ) -> str:
-        """Set Blob Metadata: replaces all of it. Returns the ETag that this gave the blob.
+        """Set Blob Metadata: replaces all of it. Returns the ETag that this gave the blob."""
+        make = partial(self._requests.set_metadata, metadata, lease_id=lease_id, condition=condition)
+        return self._etag(await self._ask_with_metadata(make, 200, "metadata", timeout_s), "metadata")
 
-        How a value with white space in it is signed, the reference and the Azure SDKs do not agree on: if the service
-        refuses the first way, which changes nothing, the other one is tried.
+    async def snapshot(
+        self, metadata: Mapping[str, str], *, lease_id: str | None, condition: Condition | None = None, timeout_s: float
+    ) -> str:
+        """Snapshot Blob: return the snapshot's time, which names it. metadata: of the snapshot, not the blob's.
+
+        A lease id is not needed; with one it is done only while that lease is active. If an answer is lost the snapshot
+        may have been made, or be made at any later moment while the condition holds.
+        Source: https://learn.microsoft.com/rest/api/storageservices/snapshot-blob
         """
-        deadline = self._now() + timeout_s
+        make = partial(self._requests.snapshot, metadata, lease_id=lease_id, condition=condition)
+        taken = (await self._ask_with_metadata(make, 201, "snapshot", timeout_s)).header("x-ms-snapshot")
         try:
-            request, other = (
-                self._requests.set_metadata(metadata, lease_id=lease_id, condition=condition, as_sent=as_sent)
-                for as_sent in (False, True)
-            )
-        except ValueError as error:
-            raise ServiceError(f"metadata of {self.address}: {error}", status=400, code="InvalidMetadata") from None
-        try:
-            reply = await self._ask(request, 200, "metadata", timeout_s)
-        except ServiceError as error:
-            if error.status != 403 or request.after == other.after or self.credential.kind != "key":
-                raise
-            reply = await self._ask(other, 200, "metadata", deadline - self._now())
-        return self._etag(reply, "metadata")
+            check_snapshot(taken)
+        except UsageError:
+            raise self._damaged("snapshot", f"answered with the time {taken[:40]!r}") from None
+        return taken
 
     async def set_content(
         self, content: Mapping[str, str], *, lease_id: str | None, condition: Condition, timeout_s: float
@@ -250,6 +273,26 @@ class BlobClient(trio.abc.AsyncResource):
                 raise self._damaged(what, f"answered with status {reply.status} where {success} is due")
             raise service_error(reply, f"{what} of {self.address}")
         return reply
+
+    async def _ask_with_metadata(
+        self, make: Callable[..., Request], success: int, what: str, timeout_s: float
+    ) -> Reply:
+        """`_ask` for a request with metadata.
+
+        How a value with white space in it is signed, the reference and the Azure SDKs do not agree on: if the service
+        refuses the first way, which changes nothing, the other one is tried.
+        """
+        deadline = self._now() + timeout_s
+        try:
+            request, other = (make(as_sent=as_sent) for as_sent in (False, True))
+        except ValueError as error:
+            raise ServiceError(f"metadata of {self.address}: {error}", status=400, code="InvalidMetadata") from None
+        try:
+            return await self._ask(request, success, what, timeout_s)
+        except ServiceError as error:
+            if error.status != 403 or request.after == other.after or self.credential.kind != "key":
+                raise
+            return await self._ask(other, success, what, deadline - self._now())
 
     async def _prove_again(
         self, request: Request, reply: Reply, signer: Signer, offset_s: float, what: str, deadline: float

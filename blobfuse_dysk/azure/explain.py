@@ -18,11 +18,13 @@ from functools import partial
 from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential
 from blobfuse_dysk.azure.credential.sas import RIGHTS
 from blobfuse_dysk.azure.properties import CopyState
+from blobfuse_dysk.azure.tiers import REFUSALS
 from blobfuse_dysk.azure.tls import untrusted
 from blobfuse_dysk.disk import DiskAddress, format_size
 from blobfuse_dysk.errors import (
     CredentialError,
     DyskError,
+    HasSnapshotsError,
     LeasedError,
     NotFoundError,
     ServiceError,
@@ -34,6 +36,7 @@ from blobfuse_dysk.timestamp import utc_text
 __all__ = [
     "HOLDER_NODE",
     "HOLDER_SINCE",
+    "HOLDER_TAG",
     "explain",
     "holder_in",
     "leased",
@@ -44,7 +47,8 @@ __all__ = [
 
 HOLDER_NODE = "dysk_node"
 HOLDER_SINCE = "dysk_since"
-"""Names in the blob's metadata: who holds the lease, and since when (ISO 8601, UTC)."""
+HOLDER_TAG = "dysk_tag"
+"""Names in the blob's metadata: who holds the lease, since when (ISO 8601, UTC), and the tag of its numbers."""
 _ONE_BLOB = frozenset(("b", "bs", "bv"))  # sr of a SAS for a blob, a snapshot, a version
 _SKEW_S = 900.0  # the service refuses dates that differ by more
 
@@ -197,7 +201,7 @@ def _refused(error: ServiceError, address: DiskAddress, credential: Credential |
         return NotFoundError(
             f"snapshot {address.snapshot} of disk {replace(address, snapshot=None)} does not exist",
             missing="snapshot",
-            remedy="az storage blob list --include s shows those that there are",
+            remedy="dyskctl snapshot list shows those that there are",
         )
     if error.status == 404:
         return NotFoundError(
@@ -296,9 +300,15 @@ _KEYS_OFF = (
     "account {account} does not allow account keys",
     "write auth = entra into the credential file, or use a user delegation SAS",
 )
+_TOO_SOON = (
+    DyskError,
+    "disk {disk} had a snapshot made a moment ago, and the service makes them at intervals",
+    "try again in some minutes",
+)
 _NO_CONTAINER = partial(NotFoundError, missing="container")
 # code -> what makes the error, message, remedy
 _SIMPLE: Mapping[str, tuple[Callable[..., DyskError], str, str]] = {
+    **REFUSALS,
     "ContainerNotFound": (
         _NO_CONTAINER,
         "container {container} of account {account} does not exist",
@@ -347,10 +357,16 @@ _SIMPLE: Mapping[str, tuple[Callable[..., DyskError], str, str]] = {
         "disk {disk} is still being copied to",
         "wait for the end of the copy, or abort it: az storage blob copy cancel",
     ),
-    "SnapshotsPresent": (
+    **dict.fromkeys(("SnapshotOperationRateExceeded", "SnaphotOperationRateExceeded"), _TOO_SOON),
+    "SnapshotCountExceeded": (
         UsageError,
+        "disk {disk} has as many snapshots as the service keeps of a disk",
+        "delete one first: dyskctl snapshot list, dyskctl snapshot delete",
+    ),
+    "SnapshotsPresent": (
+        HasSnapshotsError,
         "disk {disk} has snapshots",
-        "delete them first: az storage blob delete --delete-snapshots only",
+        "to delete them as well: dyskctl delete --snapshots",
     ),
     "BlobImmutableDueToPolicy": (
         UsageError,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,14 @@ from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.azure.tls import check_ca_file
 from blobfuse_dysk.azure.wire import API_VERSION
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import DyskError, ServiceError, TransportError
+from blobfuse_dysk.errors import DyskError, ServiceError, TransportError, UsageError
 from blobfuse_dysk.patience import telling
 from blobfuse_dysk.proxies import UNREACHED
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, BlobServiceClient
 
-__all__ = ["DiskRow", "create_disk", "delete_disk", "list_disks"]
+__all__ = ["DiskRow", "create_disk", "delete_disk", "list_disks", "list_page", "load", "sdk", "set_tier"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ _READ_S = 30.0
 _RETRIES = 1  # a dead endpoint is to be an error within seconds: somebody is waiting at a terminal
 _PAGE = 512  # bytes
 _AT_ONCE = 8  # requests
+_NO_MARKER = frozenset({"OutOfRangeInput", "InvalidQueryParameterValue", "OutOfRangeQueryParameterValue"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,12 @@ class DiskRow:
     lease_state: str
     holder: str | None
     since: str | None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def load() -> None:
+    """Load the SDK now, for which the first call would wait otherwise."""
+    import azure.storage.blob  # noqa: F401
 
 
 def create_disk(
@@ -60,39 +67,51 @@ def create_disk(
     footer: bytes | None = None,
     *,
     create_container: bool = True,
+    tier: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> None:
     """Create an empty page blob of `size` bytes, a multiple of 512; an existing one is refused and not touched.
 
-    footer: 512 bytes written into the last page (a VHD's). When that fails the blob is deleted again.
-    Raises DyskError and its kin, all with a remedy.
+    footer: 512 bytes written into the last page (a VHD's). When that fails the blob is deleted again. tier, metadata,
+    tags: the blob has them from its beginning. Raises DyskError and its kin, all with a remedy.
     """
     assert footer is None or len(footer) == _PAGE
-    with _sdk(address, credential, "create", needs="w") as service:
+    with sdk(address, credential, "create", needs="wt" if tags else "w") as service:
         blob = service.get_blob_client(address.container, address.blob)
-        _create_empty(service, blob, address, size, create_container)
+        with_it = {"premium_page_blob_tier": tier, "metadata": metadata, "tags": tags}
+        words = {name: value for name, value in with_it.items() if value}
+        etag = _create_empty(service, blob, address, size, create_container, words)
         if footer is not None:
-            _write_footer(blob, address, size, footer)
+            _write_footer(blob, address, size, footer, etag)
 
 
 def _create_empty(
-    service: BlobServiceClient, blob: BlobClient, address: DiskAddress, size: int, create_container: bool
-) -> None:
+    service: BlobServiceClient,
+    blob: BlobClient,
+    address: DiskAddress,
+    size: int,
+    create_container: bool,
+    words: dict[str, Any],
+) -> str:
+    """Returns the ETag. words: more for the SDK."""
     from azure.core import MatchConditions
     from azure.core.exceptions import HttpResponseError, ResourceExistsError
 
-    def create() -> None:
+    def create() -> str:
         # No retry of the SDK: it would find the blob that its first attempt had made, and call it another's.
-        blob.create_page_blob(size, match_condition=MatchConditions.IfMissing, retry_total=0)
+        made = blob.create_page_blob(size, match_condition=MatchConditions.IfMissing, retry_total=0, **words)
+        return str(made["etag"])
 
     try:
         try:
-            create()
+            return create()
         except HttpResponseError as error:
             if _code(error) != "ContainerNotFound" or not create_container:
                 raise
             with contextlib.suppress(ResourceExistsError):
                 service.create_container(address.container)
-            create()
+            return create()
     except HttpResponseError as error:
         if _code(error) in ("BlobAlreadyExists", "ConditionNotMet"):
             raise DyskError(
@@ -101,29 +120,60 @@ def _create_empty(
         raise
 
 
-def _write_footer(blob: BlobClient, address: DiskAddress, size: int, footer: bytes) -> None:
+def _write_footer(blob: BlobClient, address: DiskAddress, size: int, footer: bytes, etag: str) -> None:
     try:
         blob.upload_page(footer, offset=size - _PAGE, length=_PAGE)
     except BaseException:
         try:
-            blob.delete_blob()
+            _take_back(blob, etag)
         except Exception as error:
             log.error("%s was created without its VHD footer and cannot be deleted: %s", address, type(error).__name__)
         raise
 
 
+def _take_back(blob: BlobClient, etag: str) -> None:
+    """Delete the blob as it was made; or with its footer, if that came although nobody heard of it, but no other."""
+    from azure.core import MatchConditions
+    from azure.core.exceptions import ResourceModifiedError
+
+    unchanged = MatchConditions.IfNotModified
+    try:
+        blob.delete_blob(etag=etag, match_condition=unchanged)
+    except ResourceModifiedError:
+        found = blob.get_blob_properties()
+        if found.page_blob_sequence_number:  # an attach raises it, so somebody uses the disk
+            raise
+        blob.delete_blob(etag=found.etag, match_condition=unchanged)
+
+
+def set_tier(address: DiskAddress, credential: Credential, tier: str) -> None:
+    """Set Blob Tier. Raises DyskError."""
+    with sdk(address, credential, "set the tier", needs="w") as service:
+        blob = service.get_blob_client(address.container, address.blob)
+        blob.set_premium_page_blob_tier(tier)  # type: ignore[arg-type]  # the enumeration lacks some, and text will do
+
+
 def delete_disk(
-    address: DiskAddress, credential: Credential, *, break_lease: bool = False, lease_id: str | None = None
+    address: DiskAddress,
+    credential: Credential,
+    *,
+    break_lease: bool = False,
+    lease_id: str | None = None,
+    snapshots: bool = False,
 ) -> None:
-    """Delete a page blob. A leased one only with its lease_id or with break_lease; one with snapshots not at all."""
+    """Delete a page blob. A leased one only with its lease_id or with break_lease.
+
+    snapshots: with those that it has; else HasSnapshotsError if it has any.
+    """
     from azure.core.exceptions import HttpResponseError
     from azure.storage.blob import BlobLeaseClient
 
-    with _sdk(address, credential, "delete", needs="d") as service:
+    with sdk(address, credential, "delete", needs="d") as service:
         blob = service.get_blob_client(address.container, address.blob, snapshot=address.snapshot)
+        words: dict[str, Any] = {"delete_snapshots": "include"} if snapshots else {}
         lease: Any = {"lease": lease_id} if lease_id else {}
         try:
-            blob.delete_blob(**lease)
+            blob.delete_blob(**words, **lease)
         except HttpResponseError as error:
             if _code(error) not in ("LeaseIdMissing", "LeaseIdMismatchWithBlobOperation"):
                 raise
@@ -132,7 +182,7 @@ def delete_disk(
                 raise explain.leased(address, found.metadata or {}, found.lease.state or "") from error
             with contextlib.suppress(HttpResponseError):  # it may have ended meanwhile
                 BlobLeaseClient(blob).break_lease(lease_break_period=0)
-            blob.delete_blob()
+            blob.delete_blob(**words)
 
 
 def list_disks(address: DiskAddress, credential: Credential, *, allocated: bool = False) -> list[DiskRow]:
@@ -140,26 +190,10 @@ def list_disks(address: DiskAddress, credential: Credential, *, allocated: bool 
 
     allocated: ask for the page map of each as well, several at a time, and add up what is in it.
     """
-    from azure.storage.blob import BlobType
-
     listed = replace(address, blob="*")  # in messages
-    with _sdk(listed, credential, "list", needs="rl") as service:
+    with sdk(listed, credential, "list", needs="rl") as service:
         container = service.get_container_client(address.container)
-        rows = []
-        for item in container.list_blobs(include=["metadata"]):
-            if item.blob_type != BlobType.PAGEBLOB:
-                continue
-            holder, since = explain.holder_in(item.metadata or {})
-            rows.append(
-                DiskRow(
-                    disk=f"{address.account}/{address.container}/{item.name}",
-                    size=item.size,
-                    allocated=None,
-                    lease_state=item.lease.state or "",
-                    holder=holder,
-                    since=since,
-                )
-            )
+        rows = _rows(address, container.list_blobs(include=["metadata"]))
         if not allocated:
             return rows
         blobs = [container.get_blob_client(row.disk.split("/", 2)[2]) for row in rows]
@@ -169,6 +203,44 @@ def list_disks(address: DiskAddress, credential: Credential, *, allocated: bool 
             ]
 
 
+def list_page(
+    address: DiskAddress, credential: Credential, *, marker: str = "", most: int = 5000, prefix: str = ""
+) -> tuple[list[DiskRow], str]:
+    """A piece of the list, and the marker of the next; '' at the end. One request.
+
+    most: blobs that are looked at, 1 to 5,000; those that are no page blobs are left out, so a piece may be empty. A
+    marker is the service's, to be given with the same prefix. UsageError if it is none.
+    """
+    from azure.core.exceptions import HttpResponseError
+
+    listed = replace(address, blob="*")
+    with sdk(listed, credential, "list", needs="rl") as service:
+        container = service.get_container_client(address.container)
+        found = container.list_blobs(name_starts_with=prefix or None, include=["metadata"], results_per_page=most)
+        pages = found.by_page(continuation_token=marker or None)
+        try:
+            rows = _rows(address, next(pages, ()))
+        except HttpResponseError as error:
+            if marker and _code(error) in _NO_MARKER:
+                raise UsageError(f"{marker!r} is no marker of a list", remedy="begin the list anew") from error
+            raise
+        return rows, str(pages.continuation_token or "")  # type: ignore[attr-defined]  # ItemPaged says Iterator
+
+
+def _rows(address: DiskAddress, items: Iterable[Any]) -> list[DiskRow]:
+    """Those of the SDK's items that are page blobs."""
+    from azure.storage.blob import BlobType
+
+    rows = []
+    for item in items:
+        if item.blob_type != BlobType.PAGEBLOB:
+            continue
+        holder, since = explain.holder_in(item.metadata or {})
+        name = f"{address.account}/{address.container}/{item.name}"
+        rows.append(DiskRow(name, item.size, None, item.lease.state or "", holder, since, item.metadata or {}))
+    return rows
+
+
 def _allocated(blob: BlobClient) -> int:
     """Bytes in allocated pages, by the blob's page map."""
     ranges = [(found.start, found.end) for found in blob.list_page_ranges()]
@@ -176,7 +248,7 @@ def _allocated(blob: BlobClient) -> int:
 
 
 @contextlib.contextmanager
-def _sdk(address: DiskAddress, credential: Credential, what: str, *, needs: str) -> Iterator[BlobServiceClient]:
+def sdk(address: DiskAddress, credential: Credential, what: str, *, needs: str) -> Iterator[BlobServiceClient]:
     """A client of the account, and the one place where what the SDK raises is translated."""
     from azure.core.exceptions import AzureError, HttpResponseError
     from azure.storage.blob import BlobServiceClient, ExponentialRetry

@@ -24,17 +24,23 @@ class Condition:
 
     if_match: the blob's ETag, as it came; every change of pages, properties or metadata gives another one, lease
     operations do not. if_unmodified_since: an HTTP date; one in the future gives the request a last moment, as long as
-    the blob changes after that. One of the two; both empty hold always.
+    the blob changes after that. if_none_match: `*`, for a blob that is to be made and must not be there. One of these;
+    all empty hold always.
     Source: https://learn.microsoft.com/rest/api/storageservices/specifying-conditional-headers-for-blob-service-operations
     """
 
     if_match: str = ""
     if_unmodified_since: str = ""
+    if_none_match: str = ""
 
     def lines(self) -> str:
         """The header lines as sent."""
-        match = f"If-Match:{self.if_match}\n" if self.if_match else ""
-        return match + (f"If-Unmodified-Since:{self.if_unmodified_since}\n" if self.if_unmodified_since else "")
+        named = (
+            ("If-Match", self.if_match),
+            ("If-None-Match", self.if_none_match),
+            ("If-Unmodified-Since", self.if_unmodified_since),
+        )
+        return "".join(f"{name}:{value}\n" for name, value in named if value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,8 @@ class CopyState:
     """Of the last Copy Blob to a blob, until that is modified. status: pending, success, failed or aborted.
 
     done, total: bytes, None if they are not told. description: why it failed, by the service's word; '' else.
-    incremental: whether it is an Incremental Copy Blob, of whose destination only the snapshots can be read.
+    incremental: whether it is an Incremental Copy Blob, of whose destination only the snapshots can be read. copy_id:
+    the service's name of it, for Abort Copy Blob.
     """
 
     status: str
@@ -58,6 +65,7 @@ class CopyState:
     total: int | None
     description: str
     incremental: bool = False
+    copy_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,8 @@ class BlobProperties:
     lease_state: available, leased, expired, breaking, broken, or '' (snapshots). metadata: names as they are spelled,
     though to the service case makes no difference; values as they came, each byte a character. copy: None if no copy to
     the blob is known. content: those of CONTENT_HEADERS that it has. lease_duration: infinite, fixed, or '' while it is
-    not leased. created: as the service writes it; '' if it does not.
+    not leased. created: as the service writes it; '' if it does not. tier: of a Premium account's; '' elsewhere.
+    server: what the service calls itself.
     """
 
     size: int
@@ -81,3 +90,5 @@ class BlobProperties:
     content: Mapping[str, str] = field(default_factory=dict)
     lease_duration: str = ""
     created: str = ""
+    tier: str = ""
+    server: str = ""

@@ -184,7 +184,11 @@ class SharedKeySigner:
         # Fields, a line each: verb, Content-Encoding, -Language, -Length ('' for 0), -MD5, -Type, Date (empty, as
         # x-ms-date is there), If-Modified-Since, If-Match, If-None-Match, If-Unmodified-Since, Range (empty likewise).
         wanted = request.condition
-        condition = f"\n\n{wanted.if_match}\n\n{wanted.if_unmodified_since}\n\n" if wanted else "\n\n\n\n\n\n"
+        condition = (
+            f"\n\n{wanted.if_match}\n{wanted.if_none_match}\n{wanted.if_unmodified_since}\n\n"
+            if wanted
+            else "\n\n\n\n\n\n"
+        )
         text = (
             f"{request.method}\n\n\n{request.length or ''}\n{request.md5}\n\n{condition}"
             f"{request.before}x-ms-date:{date}\n{request.after}/{self._account}{request.resource}"

@@ -229,29 +229,36 @@ class BlobRequests:
         span = f"x-ms-range:bytes={offset}-{offset + length - 1}\n"
         return f"{condition}{lease}x-ms-page-write:{action}\n{span}{self._version}"
 
-    def page_ranges(self, offset: int, length: int, *, marker: str | None, max_results: int | None) -> Request:
-        """Get Page Ranges of [offset, offset + length). marker: where the list before this one ended."""
+    def page_ranges(
+        self, offset: int, length: int, *, marker: str | None, max_results: int | None, previous: str | None = None
+    ) -> Request:
+        """Get Page Ranges of [offset, offset + length). marker: where the list before this one ended.
+
+        previous: the time of a snapshot; then the list is of what changed since.
+        """
         query = [("comp", "pagelist")]
+        if previous:
+            query.append(("prevsnapshot", quote(previous, safe="")))
         if marker:
             query.append(("marker", quote(marker, safe="")))
         if max_results:
             query.append(("maxresults", str(max_results)))
-        request = self._general("GET", query, {"x-ms-range": f"bytes={offset}-{offset + length - 1}"})
+        request = self.general("GET", query, {"x-ms-range": f"bytes={offset}-{offset + length - 1}"})
         request.most = MOST_LIST
         return request
 
     def properties(self) -> Request:
         """Get Blob Properties."""
-        return self._general("HEAD", [], {})
+        return self.general("HEAD", [], {})
 
     def raise_sequence_number(self, value: int, *, lease_id: str | None, condition: Condition | None = None) -> Request:
         """Set Blob Properties: the sequence number becomes the greater of its value and this one."""
         headers = {"x-ms-sequence-number-action": "max", "x-ms-blob-sequence-number": str(value)}
-        return self._general("PUT", [("comp", "properties")], headers, lease_id, condition)
+        return self.general("PUT", [("comp", "properties")], headers, lease_id, condition)
 
     def resize(self, size: int, *, lease_id: str | None, condition: Condition) -> Request:
         """Set Blob Properties: the blob gets `size` bytes; pages above are gone, new ones read as zeros."""
-        return self._general(
+        return self.general(
             "PUT", [("comp", "properties")], {"x-ms-blob-content-length": str(size)}, lease_id, condition
         )
 
@@ -259,7 +266,7 @@ class BlobRequests:
         """Set Blob Properties: the headers of the content become these; the type cannot be missing."""
         wanted = {"content-type": "application/octet-stream", **content}
         headers = {f"x-ms-blob-{name}": value for name, value in wanted.items()}
-        return self._general("PUT", [("comp", "properties")], headers, lease_id, condition)
+        return self.general("PUT", [("comp", "properties")], headers, lease_id, condition)
 
     def lease(
         self,
@@ -271,7 +278,7 @@ class BlobRequests:
     ) -> Request:
         """Lease Blob: acquire, renew, release or break; fields are the action's own (`proposed_lease_id=`...)."""
         headers = {f"x-ms-{name.replace('_', '-')}": str(value) for name, value in fields.items() if value is not None}
-        return self._general("PUT", [("comp", "lease")], {"x-ms-lease-action": action, **headers}, lease_id, condition)
+        return self.general("PUT", [("comp", "lease")], {"x-ms-lease-action": action, **headers}, lease_id, condition)
 
     def set_metadata(
         self,
@@ -287,9 +294,21 @@ class BlobRequests:
         reference wants each piece of white space outside of quotes signed as one blank.
         """
         headers = {_METADATA + name: value for name, value in metadata.items()}
-        return self._general("PUT", [("comp", "metadata")], headers, lease_id, condition, as_sent=as_sent)
+        return self.general("PUT", [("comp", "metadata")], headers, lease_id, condition, as_sent=as_sent)
 
-    def _general(
+    def snapshot(
+        self,
+        metadata: Mapping[str, str],
+        *,
+        lease_id: str | None,
+        condition: Condition | None = None,
+        as_sent: bool = False,
+    ) -> Request:
+        """Snapshot Blob. metadata: of the snapshot, in place of the blob's; see set_metadata, also for as_sent."""
+        headers = {_METADATA + name: value for name, value in metadata.items()}
+        return self.general("PUT", [("comp", "snapshot")], headers, lease_id, condition, as_sent=as_sent)
+
+    def general(
         self,
         method: str,
         query: list[tuple[str, str]],
@@ -299,7 +318,7 @@ class BlobRequests:
         *,
         as_sent: bool = False,
     ) -> Request:
-        """Any request without a body."""
+        """Any request about the blob that has no body. query: parameters and their values, encoded."""
         target, resource = self._with_query(*query)
         wanted = {**headers, "x-ms-version": API_VERSION}
         if lease_id is not None:
@@ -341,6 +360,8 @@ def parse_properties(reply: Reply) -> BlobProperties:
         last_modified=headers.get("last-modified", ""),
         lease_duration=headers.get("x-ms-lease-duration", ""),
         created=headers.get("x-ms-creation-time", ""),
+        tier=headers.get("x-ms-access-tier", ""),
+        server=headers.get("server", ""),
         copy=_copy_state(headers),
         content={name: headers[name] for name in CONTENT_HEADERS if headers.get(name)},
     )
@@ -353,7 +374,8 @@ def _copy_state(headers: Mapping[str, str]) -> CopyState | None:
     progress = _PROGRESS.fullmatch(headers.get("x-ms-copy-progress", ""))
     done, total = (int(progress[1]), int(progress[2])) if progress else (None, None)
     incremental = headers.get("x-ms-incremental-copy", "").lower() == "true"
-    return CopyState(status, done, total, headers.get("x-ms-copy-status-description", ""), incremental)
+    description, copy_id = headers.get("x-ms-copy-status-description", ""), headers.get("x-ms-copy-id", "")
+    return CopyState(status, done, total, description, incremental, copy_id)
 
 
 def xml_text(body: bytes, tag: str) -> str:

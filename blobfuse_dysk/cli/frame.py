@@ -15,7 +15,7 @@ from blobfuse_dysk import __version__
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.keyvalue import suggest
 
-__all__ = ["SECTIONS", "Root", "Settings", "Verb", "settings"]
+__all__ = ["SECTIONS", "Root", "Settings", "Verb", "Verbs", "settings"]
 
 
 @dataclass(slots=True)
@@ -35,12 +35,17 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Disks": {
         "create": ("verbs.disks.create", "Create a disk: a page blob of the size you ask for."),
         "delete": ("verbs.disks.delete", "Delete a disk and everything on it."),
+        "resize": ("verbs.disks.resize", "Make a disk larger, in use or not, and what is mounted on it."),
+        "tier": ("verbs.disks.tier", "Raise the tier of a disk in a Premium account."),
+        "clone": ("verbs.copies.clone", "Copy a disk or a snapshot to a new disk."),
+        "diff": ("verbs.copies.diff", "List what changed in a disk since a snapshot."),
+        "snapshot": ("verbs.snapshots.snapshot", "Make, list or delete snapshots of a disk."),
     },
     "Attachments": {
         "attach": ("verbs.attachments.attach", "Attach a disk to this machine and print its device."),
         "detach": ("verbs.attachments.detach", "Write everything out, let the disk go, remove its device."),
         "list": ("verbs.show.list_", "List this machine's attachments, or the disks of a container."),
-        "get": ("verbs.show.get", "Show one attachment."),
+        "get": ("verbs.show.get", "Show one attachment, or a disk of the account."),
         "status": ("verbs.status.status", "Show what an attachment is doing: lease, requests, latencies."),
         "set": ("verbs.live.set_", "Change the timeout or the limits of an attachment in use."),
         "reload": ("verbs.live.reload", "Read the credential of an attachment in use again."),
@@ -49,6 +54,12 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "For systemd": {
         "attach-file": ("verbs.boot.attach_file", "Attach the disk that a file in /etc/dysk/disks.d describes."),
         "shutdown": ("verbs.boot.shutdown", "Let the disks go while the machine shuts down."),
+    },
+    "Kubernetes": {
+        "install-flexvolume": (
+            "verbs.kubernetes.install_flexvolume",
+            "Put the FlexVolume driver where the kubelet looks.",
+        ),
     },
     "This tool": {
         "doctor": ("doctor.verb.doctor", "Check this machine, and an account, and say what to do."),
@@ -125,6 +136,23 @@ class Verb(click.Command):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.params.extend(_common_options())
+
+
+class Verbs(click.Group):
+    """A verb with verbs of its own; it takes the common options, as they do."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.params.extend(_common_options())
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            near = suggest(args[0], self.commands)
+            known = f"write {ctx.command_path} {' or '.join(self.commands)}"
+            raise UsageError(f"unknown verb {ctx.info_name} {args[0]!r}", remedy=near or known)
+        return super().resolve_command(ctx, args)
 
 
 def _load(target: str) -> click.Command:

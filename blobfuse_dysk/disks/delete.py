@@ -27,14 +27,19 @@ def check_deletable(disk: DiskAddress) -> None:
 
 
 def delete_disk(
-    disk: DiskAddress, options: AttachOptions, *, break_lease: bool = False, lease_id: str | None = None
+    disk: DiskAddress,
+    options: AttachOptions,
+    *,
+    break_lease: bool = False,
+    lease_id: str | None = None,
+    snapshots: bool = False,
 ) -> None:
     """Delete a disk and everything on it. Raises DyskError.
 
-    One that is leased goes only with its lease_id or with break_lease; one with snapshots not at all. options: how to
-    reach the account.
+    One that is leased goes only with its lease_id or with break_lease. One with snapshots goes with `snapshots`, and
+    they with it; else it is a HasSnapshotsError, and all of it stays. options: how to reach the account.
     """
     check_deletable(disk)
     address, credential = resolve.resolve(disk, options)
     address.refuse_secondary("")
-    management.delete_disk(address, credential, break_lease=break_lease, lease_id=lease_id)
+    management.delete_disk(address, credential, break_lease=break_lease, lease_id=lease_id, snapshots=snapshots)

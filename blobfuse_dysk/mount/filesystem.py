@@ -49,8 +49,13 @@ class Wanted:
 
 
 class Told(Protocol):
-    """Who hears of a file system that is made: its type before, and what became of it in words."""
+    """Who hears of a file system that is made: its type before, and what became of it in words.
 
+    held: descriptors that mkfs keeps open for as long as it runs, whatever becomes of this process.
+    """
+
+    @property
+    def held(self) -> Sequence[int]: ...
     def before_mkfs(self, fstype: str) -> None: ...
     def after_mkfs(self, text: str) -> None: ...
 
@@ -64,11 +69,14 @@ def prepare(attached: Attachment, wanted: Wanted, told: Told) -> tuple[str, str]
     return device, _file_system(attached, device, wanted, told)
 
 
-def make_file_system(fstype: str, device: str, options: Sequence[str]) -> None:
-    """Make a file system on a device known to be blank; raises DeviceError with the tool's own words."""
+def make_file_system(fstype: str, device: str, options: Sequence[str], held: Sequence[int] = ()) -> None:
+    """Make a file system on a device known to be blank; raises DeviceError with the tool's own words.
+
+    held: see Told.
+    """
     kind = KINDS[fstype]
     tool = find_tool(kind.tool, remedy=f"install {kind.package}, or give the disk a file system elsewhere")
-    result = run_tool([tool, *kind.flags, *options, device])
+    result = run_tool([tool, *kind.flags, *options, device], held=held)
     if result.returncode:
         words = _first_line(result.stderr) or _first_line(result.stdout) or f"exit code {result.returncode}"
         words = words.removeprefix(f"{tool}: ").removeprefix(f"mkfs.{fstype}: ").rstrip(".")
@@ -140,7 +148,7 @@ def _file_system(attached: Attachment, device: str, wanted: Wanted, told: Told) 
         if wanted.make_blank is False:
             raise DyskError(f"{attached.disk} is blank, and mkfs=never", remedy=f"mkfs.{fstype} it, or use mkfs=blank")
         told.before_mkfs(fstype)
-        make_file_system(fstype, device, wanted.mkfs_options)
+        make_file_system(fstype, device, wanted.mkfs_options, told.held)
         small = lacks_journal(fstype, device) and "has_journal" not in " ".join(wanted.mkfs_options)
         note = f", without a journal: {format_size(attached.size)} is too small for one, so a crash takes an fsck"
         told.after_mkfs(f"made {fstype} on {attached.disk}{note if small else ''}")

@@ -26,6 +26,7 @@ from blobfuse_dysk.attached import once_detached
 from blobfuse_dysk.device.kernel.usage import mounted_elsewhere, mountpoints
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError, UsageError
 from blobfuse_dysk.mount import filesystem, tools
+from blobfuse_dysk.mount.grow import growing_with
 from blobfuse_dysk.mount.options import (
     MOUNT_USAGE,
     UMOUNT_USAGE,
@@ -266,13 +267,16 @@ def _mount_attached(request: MountRequest, attached: attachment.Attachment, dire
     told = _Told(request, attached)
     device, fstype = filesystem.prepare(attached, wanted, told)
     writer = attachment.writer_of(attached.name) if request.read_only else None
-    _inner_mount(request, fstype, device, directory, writer)
+    with growing_with(device, directory, fstype) if request.grow and not told.made else contextlib.nullcontext():
+        _inner_mount(request, fstype, device, directory, writer)
     if told.made:  # a word whether it was asked for or not: a disk is as it was never before
         print(f"mount.dysk: {told.made}", file=sys.stderr)
 
 
 class _Told:
     """Hears of a file system that is made."""
+
+    held = ()
 
     def __init__(self, request: MountRequest, attached: attachment.Attachment) -> None:
         self._request = request

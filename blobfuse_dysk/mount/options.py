@@ -58,6 +58,7 @@ class MountRequest:
     make_blank: bool | None = None  # mkfs=blank, mkfs=never, or neither of them
     mkfs_options: tuple[str, ...] = ()
     partition: int | None = None
+    grow: bool = False
     options: tuple[str, ...] = ()  # for the file system's mount, without ro and remount
     read_only: bool = False
     remount: bool = False
@@ -213,6 +214,10 @@ def _with_ours(request: MountRequest, ours: dict[str, str]) -> MountRequest:
     mount = MountOptions(**of_mount)
     disk = replace(request.disk, snapshot=mount.snapshot or request.disk.snapshot)
     read_only = request.read_only or disk.snapshot is not None
+    if mount.grow and (read_only or request.namespace or mount.partition is not None):
+        what = "a partition, which keeps its size" if mount.partition is not None else "what is mounted read-only"
+        what = "a mount in another namespace" if request.namespace else what
+        raise UsageError(f"grow is not for {what}", remedy="leave grow out")
     return replace(
         request,
         disk=disk,
@@ -222,6 +227,7 @@ def _with_ours(request: MountRequest, ours: dict[str, str]) -> MountRequest:
         make_blank=None if mount.mkfs is None else mount.mkfs == "blank",
         mkfs_options=mount.mkfs_options or (),
         partition=mount.partition,
+        grow=mount.grow,
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from blobfuse_dysk.device.kernel.mountinfo import Mount, mounts
 from blobfuse_dysk.errors import DeviceError
+from blobfuse_dysk.installed import TREES, own_tree
 from blobfuse_dysk.patience import telling
 
 __all__ = ["find_mounted", "find_tool", "run_tool", "top_mount", "whole_device"]
@@ -25,19 +26,26 @@ _KILLED_S = 2.0  # for a killed tool to be gone, if it is not stuck in I/O
 
 
 def find_tool(name: str, remedy: str | None = None) -> str:
-    """The path of a program; raises DeviceError if this machine does not have it."""
-    for directory in _DIRECTORIES:
+    """The path of a program; raises DeviceError if this machine does not have it.
+
+    The machine's own come first, as they fit its kernel; a tree has some for the case that there are none.
+    """
+    tree = own_tree()
+    for directory in (*_DIRECTORIES, f"{TREES}/{tree}/bin") if tree else _DIRECTORIES:
         path = f"{directory}/{name}"
         if os.access(path, os.X_OK):
             return path
     raise DeviceError(f"{name} is not installed", remedy=remedy or f"install it; searched {', '.join(_DIRECTORIES)}")
 
 
-def run_tool(arguments: Sequence[str], waiting: Callable[[], str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_tool(
+    arguments: Sequence[str], waiting: Callable[[], str] | None = None, held: Sequence[int] = ()
+) -> subprocess.CompletedProcess[str]:
     """Run a tool to its end, keeping what it prints. An exception here (an interrupt) kills the tool first.
 
     A killed tool that waits for a device whose service does not answer stays until that I/O ends; it is not waited for,
     since whoever was interrupted is about to end that I/O. waiting: what to tell people if it takes long.
+    held: descriptors that it keeps open.
     """
     name, started = Path(arguments[0]).name, time.monotonic()
     tool = subprocess.Popen(
@@ -48,6 +56,7 @@ def run_tool(arguments: Sequence[str], waiting: Callable[[], str] | None = None)
         text=True,
         errors="replace",
         env=_ENVIRONMENT,
+        pass_fds=held,
     )
     try:
         with telling(waiting or (lambda: f"{name} is at work for {time.monotonic() - started:.0f} s; no limit is set")):

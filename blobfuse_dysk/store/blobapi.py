@@ -64,6 +64,10 @@ class BlobApi(Protocol):
         self, content: Mapping[str, str], *, lease_id: str | None, condition: Condition, timeout_s: float
     ) -> str: ...
 
+    async def snapshot(
+        self, metadata: Mapping[str, str], *, lease_id: str | None, condition: Condition | None = None, timeout_s: float
+    ) -> str: ...
+
     def hurry(self, timeout_s: float) -> None:
         """Let no call whose request is on its way now take longer than timeout_s from now."""
 

@@ -15,6 +15,7 @@ import trio
 
 from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.explain import explain, holder_in, leased_by, not_a_page_blob, not_copied
+from blobfuse_dysk.azure.marks import incomplete, not_complete
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.disk import MAX_SIZE, DiskAddress
 from blobfuse_dysk.errors import Kind, StoreError, UsageError
@@ -117,12 +118,15 @@ async def open_stack(
 
 
 def check_blob(blob: BlobProperties, address: DiskAddress) -> None:
-    """Raise UsageError unless the blob can be a disk, DyskError if a copy to it has not been completed.
+    """Raise UsageError unless the blob can be a disk, DyskError if a copy or clone to it has not been completed.
 
     Such a blob reads as zeros where nothing has come yet: a blank disk, to those who make file systems on them.
     """
     if blob.blob_type != "PageBlob":
         raise not_a_page_blob(address, blob.blob_type)
+    source = incomplete(blob.metadata)
+    if source is not None:
+        raise not_complete(address, source)
     if blob.copy is not None and blob.copy.status != "success":
         raise not_copied(address, blob.copy)
     if blob.copy is not None and blob.copy.incremental and not address.snapshot:

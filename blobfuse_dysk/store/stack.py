@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -32,6 +32,7 @@ import trio
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.options import AttachOptions, Cache
+from blobfuse_dysk.store import snapshot
 from blobfuse_dysk.store.blobapi import BlobApi
 from blobfuse_dysk.store.contract import Extent, Store
 from blobfuse_dysk.store.layers.fence import INFINITE_CHECK_S, Fence
@@ -348,6 +349,24 @@ class Stack:
     def _untrace(self) -> None:
         self._trace = None
         self.store.stand_on(self._below_front)
+
+    async def barrier(self) -> str:
+        """Have all that was accepted so far at the service; return the ETag that the blob has after that.
+
+        If nobody writes meanwhile, the blob is what the device shows for as long as it has this ETag.
+        """
+        await self.store.flush()
+        return (await self._lease.properties()).etag
+
+    async def snapshot(self, metadata: Mapping[str, str], etag: str | None) -> tuple[str, int]:
+        """Make a snapshot, in one request; return its time and the blob's size. See snapshot.take.
+
+        etag: of a barrier; without one this is one itself.
+        """
+        if etag is None:
+            await self.store.flush()
+        blob = await self._lease.properties()
+        return await snapshot.take(blob, self._lease, metadata, lease_id=self.lease_id, etag=etag), blob.size
 
     async def release(self) -> None:
         """Clear the holder's name and release the lease, as far as that succeeds within a few seconds.

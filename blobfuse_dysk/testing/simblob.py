@@ -41,6 +41,7 @@ class SimBlob:
         self.metadata: dict[str, str] = {}
         self.content: dict[str, str] = {}
         self.copy: CopyState | None = None
+        self.snapshots: dict[str, tuple[bytes, dict[str, str]]] = {}  # by time: content, metadata
         self.blob_type = "PageBlob"
         self.gone = False
         self.list_most = 5000
@@ -183,6 +184,16 @@ class SimBlob:
         self._modified()
         self.content = dict(content)
         return self.etag
+
+    def snapshot(self, metadata: Mapping[str, str], lease_id: str | None, condition: Condition | None = None) -> str:
+        """Snapshot Blob: what the blob holds, and this metadata, in `snapshots`. Any lease id is checked."""
+        self._exists()
+        self._check(condition)
+        if lease_id is not None:
+            self._may_write(lease_id)
+        time = f"2026-01-31T12:00:00.{len(self.snapshots):07d}Z"
+        self.snapshots[time] = (self.store.peek(0, self.size), dict(metadata))
+        return time
 
     def acquire(self, duration_s: int, lease_id: str, condition: Condition | None = None) -> str:
         """Lease Blob, acquire."""

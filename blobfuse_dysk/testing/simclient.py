@@ -104,6 +104,11 @@ class SimClient:
     ) -> str:
         return await self._ask("content", lambda: self.blob.set_content(content, lease_id, condition), timeout_s)
 
+    async def snapshot(
+        self, metadata: Mapping[str, str], *, lease_id: str | None, condition: Condition | None = None, timeout_s: float
+    ) -> str:
+        return await self._ask("snapshot", lambda: self.blob.snapshot(metadata, lease_id, condition), timeout_s)
+
     def hurry(self, timeout_s: float) -> None:
         for scope in self._scopes:
             scope.deadline = min(scope.deadline, trio.current_time() + timeout_s)

@@ -114,6 +114,30 @@ def test_reload_from_a_file_outlives_the_worker(node: Node) -> None:
     attachment.detach("data")
 
 
+def test_reload_from_a_descriptor_is_tried_and_outlives_the_worker_and_no_file_has_it(node: Node) -> None:
+    attached = node.attach(node.create())
+    scope = f"endpoint = {node.server.endpoint}\n"
+    for text, says in (
+        (f"{scope}account_key = {OTHER_KEY}\n", "the old credential stays in use"),
+        (f"account_key = {OTHER_KEY}\n", "is not sent to"),
+        (f"{scope}token_command = /bin/true\n", "token_command, client_id"),
+        (scope, "has no credential"),
+        ("what = ever\n", "the descriptor, line 1"),
+    ):
+        with pytest.raises(CredentialError, match=says):
+            live.reload_credential("data", text=text)
+    node.server.configure(accounts={node.server.account: [node.server.key, OTHER_KEY]})
+    seen = live.reload_credential("data", text=f"{scope}account_key = {OTHER_KEY}\n")
+    assert seen["what"] == "account key from the descriptor"
+    node.server.configure(accounts={node.server.account: OTHER_KEY})
+    kill_worker(node)
+    written = fill(attached.device, 1, MIB)
+    assert direct_read(attached.device, MIB) == written
+    files = [path for path in node.dirs.root.rglob("*") if path.is_file()]
+    assert files and not any(OTHER_KEY.encode() in path.read_bytes() for path in files if "/fs/" not in str(path))
+    attachment.detach("data")
+
+
 OTHER_KEY = "c2Vjb25kLWtleS1vZi10aGUtYWNjb3VudC13aGljaC1pcy1sb25nLWVub3VnaC10by1iZS1hLWtleS0tLS0tLQ=="
 
 

@@ -242,8 +242,21 @@ def test_names_that_cannot_be(node: Node, name: str) -> None:
 
 @pytest.mark.parametrize("target", ["nothing", "/dev/loop4095", "acct/disks/nothing"])
 def test_what_is_not_attached(node: Node, target: str) -> None:
-    for verb in ("detach", "get", "status"):
+    for verb in ("detach", "status"):
         refused(node, node.dyskctl(verb, target), f"{target} is not attached here", "dyskctl list")
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("nothing", "nothing is not attached here: dyskctl list shows what is"),
+        ("/dev/loop4095", "/dev/loop4095 is not attached here"),
+        ("acct/disks/nothing", "no credential for account acct"),
+    ],
+)
+def test_what_there_is_nothing_to_show_of(node: Node, target: str, says: str) -> None:
+    """A disk that is not attached here is looked up in its account."""
+    refused(node, node.dyskctl("get", target), says)
 
 
 def test_a_busy_device_is_not_detached(node: Node) -> None:

@@ -90,7 +90,7 @@ async def test_a_holders_name_in_other_letters_is_ours_and_what_is_the_users_kee
     """A tool of a language that writes header names its own way may have written the metadata back."""
     blob.metadata = {"costCenter": "7", "Dysk_Node": "old", "DYSK_SINCE": "2026-01-01T00:00:00Z"}
     async with attached(node("1")) as stack:
-        assert blob.metadata.keys() == {"costCenter", "dysk_node", "dysk_since"}
+        assert blob.metadata.keys() == {"costCenter", "dysk_node", "dysk_since", "dysk_tag"}
         assert blob.metadata["dysk_node"] == "here"
         blob.metadata = {"costCenter": "7", "Dysk_Node": "here", "Dysk_Since": "2026-01-01T00:00:00Z"}
         error = await refused(node("2"), LeasedError)

@@ -91,8 +91,10 @@ class Machine:
         self._note("change", target, settings)
         return []
 
-    def reload_credential(self, target: str, credentials: str | None = None) -> dict[str, object]:
-        self._note("reload", target, credentials)
+    def reload_credential(
+        self, target: str, credentials: str | None = None, *, text: str | None = None
+    ) -> dict[str, object]:
+        self._note("reload", target, credentials if text is None else {"text": text})
         return {"what": "SAS from a test", "expires": "2026-01-31T12:00:00Z", "expires_in_s": 3600.0}
 
     def create_disk(

@@ -102,7 +102,7 @@ class Machine:
             return {"TYPE": only} if only in self.signatures else {}
         return self.probed if len(self.signatures) < 2 else None
 
-    def make_file_system(self, fstype: str, device: str, options: Sequence[str]) -> None:
+    def make_file_system(self, fstype: str, device: str, options: Sequence[str], held: Sequence[int] = ()) -> None:
         self._note("mkfs", fstype, device)
         self._after("mkfs")
 

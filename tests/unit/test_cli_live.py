@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -89,6 +90,41 @@ def test_set_changes_what_is_named_and_nothing_else(machine: Machine) -> None:
 def test_set_refuses_what_cannot_be_changed_and_changes_nothing(machine: Machine, word: str, says: str) -> None:
     two(machine)
     result = machine.run("set", "data", word)
+    assert result.code == 2 and says in result.err
+    assert machine.calls == []
+
+
+def test_reload_takes_a_credential_from_a_descriptor(machine: Machine, tmp_path: Path) -> None:
+    two(machine)
+    (tmp_path / "conf").write_text("sas = sig=1\n")
+    with (tmp_path / "conf").open() as file:
+        assert machine.run("reload", "data", "--credentials-fd", str(file.fileno())).code == 0
+    assert machine.calls == [("reload", "data", {"text": "sas = sig=1\n"})]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--credentials-fd", "x"], "'x' is no descriptor: give a number"),
+        (
+            ["--credentials-fd", "987"],
+            "--credentials-fd 987 cannot be read: Bad file descriptor: open it",
+        ),
+        (["--credentials-fd", "9" * 30], "cannot be read"),
+        (["--credentials-fd", "0", "--credentials", "/f"], "give one of them"),
+        (["--credentials-fd", "BINARY"], "is not text"),
+        (["--credentials-fd", "LONG"], "has more than 64 KiB"),
+    ],
+)
+def test_reload_from_what_is_no_credential_changes_nothing(
+    machine: Machine, tmp_path: Path, words: list[str], says: str
+) -> None:
+    two(machine)
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "long").write_bytes(b"#" * (64 << 10) + b"\n")
+    with (tmp_path / "binary").open() as binary, (tmp_path / "long").open() as long:
+        numbers = {"BINARY": str(binary.fileno()), "LONG": str(long.fileno())}
+        result = machine.run("reload", "data", *(numbers.get(word, word) for word in words))
     assert result.code == 2 and says in result.err
     assert machine.calls == []
 

@@ -174,7 +174,11 @@ def test_create_delete_and_get_of_the_original_are_told_by_their_flags(
     assert machine.disks == {"mystore/dysks/blob.vhd": 3 * GIB}
     result = machine.run("delete", "-a", "mystore", "-p", "blob.vhd", "-b", "-i", "abc")
     assert result.err == "Status:\nDeleted page blob mystore/dysks/blob.vhd\n"
-    assert machine.calls[-1] == ("delete", "mystore/dysks/blob.vhd", {"break_lease": True, "lease_id": "abc"})
+    assert machine.calls[-1] == (
+        "delete",
+        "mystore/dysks/blob.vhd",
+        {"break_lease": True, "lease_id": "abc", "snapshots": False},
+    )
     machine.attached["data"] = EXAMPLE
     assert "SizeGB" in machine.run("get", "-d", "data").out
     assert machine.run("get", "data").out.startswith("name:")

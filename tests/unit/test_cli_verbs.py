@@ -88,7 +88,7 @@ def test_delete_with_yes_asks_nobody_and_hands_on_break_lease(machine: Machine) 
     machine.disks[DISK] = GIB
     result = machine.run("delete", DISK, "--yes", "--break-lease", "-o", "json")
     assert json.loads(result.out) == {"disk": DISK, "deleted": True}
-    assert machine.calls == [("delete", DISK, {"break_lease": True, "lease_id": None})]
+    assert machine.calls == [("delete", DISK, {"break_lease": True, "lease_id": None, "snapshots": False})]
 
 
 def test_attach_prints_the_device_and_nothing_else(machine: Machine) -> None:

@@ -92,7 +92,7 @@ def test_a_disk_that_is_attached_here_is_not_deleted(machine: Machine, break_lea
     assert machine.calls == []
     machine.attached["data"] = replace(EXAMPLE, disk="mystore/disks/data2")
     delete_disk(DISK, OPTIONS, break_lease=break_lease)
-    assert machine.calls == [("delete", str(DISK), {"break_lease": break_lease, "lease_id": None})]
+    assert machine.calls == [("delete", str(DISK), {"break_lease": break_lease, "lease_id": None, "snapshots": False})]
 
 
 def test_a_snapshot_is_no_disk_to_create_or_delete(machine: Machine) -> None:

@@ -16,6 +16,7 @@ from blobfuse_dysk.errors import (
     DeviceError,
     DyskError,
     GatewayError,
+    HasSnapshotsError,
     Kind,
     LeasedError,
     NotFoundError,
@@ -33,6 +34,7 @@ ERRORS = [
     TransportError("cut off", sent=True, stale=True),
     GatewayError("not the service's", status=404, retry_after_s=7.0, remedy="see the proxy"),
     *(kind("what", remedy="why") for kind in (AttachedError, BusyError, CredentialError, DeviceError, UsageError)),
+    HasSnapshotsError("has snapshots"),
     DyskError("what"),
 ]
 

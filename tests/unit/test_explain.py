@@ -17,6 +17,7 @@ from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import (
     CredentialError,
     DyskError,
+    HasSnapshotsError,
     Kind,
     LeasedError,
     NotFoundError,
@@ -103,7 +104,7 @@ def test_the_sas_of_one_blob_does_not_list_a_container() -> None:
         (403, "AuthorizationPermissionMismatch", sas("sp=l"), CredentialError, "no read and no write right", "sp=rw"),
         (403, "AuthorizationResourceTypeMismatch", sas("sp=rw"), CredentialError, "does not allow this", "container"),
         (409, "LeaseAlreadyPresent", KEY, LeasedError, "is leased", "--break-lease"),
-        (409, "SnapshotsPresent", KEY, UsageError, "has snapshots", "delete them first"),
+        (409, "SnapshotsPresent", KEY, HasSnapshotsError, "has snapshots", "--snapshots"),
         (401, NO_CREDENTIAL, TOKEN, CredentialError, "no token came", None),
         (403, "AuthenticationFailed", None, CredentialError, "is refused", None),
     ],
@@ -126,7 +127,7 @@ def test_a_snapshot_that_is_not_there() -> None:
     snapshot = DiskAddress.parse("acc/disks/data?snapshot=2026-01-31T12:00:00.0000000Z")
     found = explain(ServiceError("x", status=404, code="BlobNotFound"), snapshot, KEY)
     assert str(found) == "snapshot 2026-01-31T12:00:00.0000000Z of disk acc/disks/data does not exist"
-    assert "--include s" in (found.remedy or "")
+    assert "dyskctl snapshot list" in (found.remedy or "")
 
 
 @pytest.mark.parametrize(

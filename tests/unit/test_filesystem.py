@@ -19,7 +19,7 @@ class Tools:
         self.asked: list[list[str]] = []
         self.answer = (0, "", "")
 
-    def run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    def run(self, arguments: Sequence[str], held: Sequence[int] = ()) -> subprocess.CompletedProcess[str]:
         self.asked.append([arguments[0].rpartition("/")[2], *arguments[1:]])
         return subprocess.CompletedProcess(arguments, *self.answer)
 

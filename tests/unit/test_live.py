@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,8 +23,9 @@ class Control(SimpleNamespace):
     def __exit__(self, *error: object) -> None:
         pass
 
-    def ask(self, op: str, **arguments: object) -> dict[str, object]:
+    def ask(self, op: str, fds: Sequence[int] = (), **arguments: Any) -> dict[str, object]:
         self.asked.append((op, arguments))
+        self.fds, self.sent = fds, [os.pread(fd, 1 << 16, 0) for fd in fds]
         assert self.told is None or self.told.wait(30)
         return {"credential": {}}
 
@@ -58,3 +62,13 @@ def test_a_credential_file_is_named_whole_but_with_its_links(
     monkeypatch.chdir(tmp_path)
     live.reload_credential("data", "acc.conf")
     assert control.asked == [("reload", {"file": f"{tmp_path}/acc.conf"})]
+
+
+def test_a_credential_without_a_file_goes_in_sealed_memory(control: Control) -> None:
+    live.reload_credential("data", text="account_key = c2VjcmV0\n")
+    ((op, arguments),) = control.asked
+    (fd,) = control.fds
+    assert (op, arguments) == ("reload", {"file": None, "descriptor": True})
+    assert control.sent == [b"account_key = c2VjcmV0\n"]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from blobfuse_dysk.device.kernel import loop, mountinfo
 from blobfuse_dysk.errors import DeviceError
 
 GET_FREE, CONFIGURE, CLR_FD = loop._LOOP_CTL_GET_FREE, loop._LOOP_CONFIGURE, loop._LOOP_CLR_FD
+ROSET = loop._BLKROSET
 
 
 class Driver:
@@ -25,6 +27,7 @@ class Driver:
         self.answers = [0]
         self.configs: list[tuple[Any, ...]] = []
         self.modes: list[int] = []
+        self.refusals: list[bool] = []
         self.opened_at_clear = 0
         self.clear_answer = 0
         patch.setattr(fcntl, "ioctl", self.ioctl)
@@ -39,6 +42,9 @@ class Driver:
     def ioctl(self, fd: int, request: int, argument: Any = 0) -> int:
         if request == GET_FREE:
             return len(self.configs)
+        if request == ROSET:
+            self.refusals.append(bool(struct.unpack("=i", argument)[0]))
+            return 0
         if request == CONFIGURE:
             self.configs.append(loop._CONFIG.unpack(argument))
             answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -74,6 +80,8 @@ def test_a_device_has_direct_io_and_what_was_asked_for(driver: Driver, option: s
     assert config[10] == 16 | flag, "lo_flags"
     assert config[11].rstrip(b"\0") == b"account/disk"
     assert driver.modes == [os.O_RDONLY if option == "read_only" else os.O_RDWR]
+    taken_back = [] if option == "read_only" else [False]
+    assert driver.refusals == taken_back, "who had the device before may have left it read-only (blockdev --setro)"
 
 
 def test_a_device_that_somebody_else_took_is_not_the_last(driver: Driver) -> None:

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from blobfuse_dysk.cli import frame
-from blobfuse_dysk.cli.frame import SECTIONS
+from blobfuse_dysk.cli.frame import SECTIONS, Verbs
 from blobfuse_dysk.cli.main import root
 from blobfuse_dysk.device.ipc import shapes, statefile
 from blobfuse_dysk.mount.options import MOUNT_USAGE, UMOUNT_USAGE
@@ -27,7 +27,7 @@ STATES = shapes.values_of(statefile.StateSeen)
 NOT_OURS = {"ro", "remount", "helper"}  # options of mount(8) that the page mentions
 
 
-@pytest.mark.parametrize("page", ["dyskctl.8", "mount.dysk.8", "dysk@.service.8"])
+@pytest.mark.parametrize("page", ["dyskctl.8", "mount.dysk.8", "dysk@.service.8", "dysk-csi.8"])
 def test_a_page_is_well_formed(page: str) -> None:
     need(shutil.which("mandoc"), "mandoc is not installed")
     done = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", MAN / page], capture_output=True, text=True)
@@ -35,8 +35,11 @@ def test_a_page_is_well_formed(page: str) -> None:
 
 
 def options_of(command: click.Command | None) -> list[str]:
+    """With those of the verbs below it."""
     assert command
-    return [name for parameter in command.params if isinstance(parameter, click.Option) for name in parameter.opts]
+    below = command.commands.values() if isinstance(command, Verbs) else []
+    parameters = [parameter for each in (command, *below) for parameter in each.params]
+    return [name for parameter in parameters if isinstance(parameter, click.Option) for name in parameter.opts]
 
 
 def missing(options: list[str]) -> list[str]:

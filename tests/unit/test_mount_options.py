@@ -73,6 +73,13 @@ def test_every_option_of_ours_reaches_its_place() -> None:
     assert request.options == ()
 
 
+def test_a_file_system_grows_if_that_is_asked_for() -> None:
+    assert not options("").grow
+    assert options("grow").grow and options("grow").options == ()
+    with pytest.raises(UsageError, match="another namespace"):
+        options("grow", flags=("-N", "/proc/7/ns/mnt"))
+
+
 def test_options_of_mkfs_may_be_none_at_all() -> None:
     assert options('mkfs.options=""').mkfs_options == ()
 
@@ -159,6 +166,9 @@ def test_sloppy_passes_it_on_instead() -> None:
         ("sector-size=1024", "use 512 or 4096"),
         ("partition=0", "number"),
         ("partition=x", "number"),
+        ("grow=yes", "takes no value"),
+        ("grow,partition=2", "a partition, which keeps its size: leave grow out"),
+        ("ro,grow", "what is mounted read-only"),
         ("lease=5", "15 to 60"),
         ("lease=soon", "lease 'soon'"),
         ("io-timeout=0", "at least 1"),

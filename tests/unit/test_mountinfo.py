@@ -44,6 +44,11 @@ def test_the_fields_behind_any_number_of_optional_ones(proc: Proc) -> None:
         ("0:40", "/tmp", "tmpfs", "none"),
     ]
     assert "/dev/loop1p2 (xfs, 7:1) on /mnt" in repr(mountinfo.mounts()[1])
+    assert [(mount.root, mount.read_only) for mount in mountinfo.mounts()] == [
+        ("/", False),
+        ("/sub", True),
+        ("/", False),
+    ]
 
 
 @pytest.mark.parametrize(

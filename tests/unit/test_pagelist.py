@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobfuse_dysk.azure.pagelist import parse_page_list
+from blobfuse_dysk.azure.pagelist import ChangedList, parse_changed_list, parse_page_list
 from blobfuse_dysk.azure.wire import DamagedAnswerError, PageList
 from blobfuse_dysk.disk import MAX_SIZE
 
@@ -107,3 +107,65 @@ def test_what_is_more_or_less_than_a_page_list_is_damaged(body: bytes) -> None:
 )
 def test_an_empty_page_list(body: bytes) -> None:
     assert parse_page_list(body) == PageList([], None)
+
+
+# Lists of changes.
+
+PAGE = "<PageRange><Start>%d</Start><End>%d</End></PageRange>"
+CLEAR = "<ClearRange><Start>%d</Start><End>%d</End></ClearRange>"
+
+
+def changed_list(items: list[str], marker: str = "<NextMarker/>") -> bytes:
+    return f'<?xml version="1.0"?><PageList>{"".join(items)}{marker}</PageList>'.encode()
+
+
+@given(st.lists(st.tuples(st.integers(0, 100), st.integers(1, 100), st.booleans()), max_size=30), st.booleans())
+def test_a_list_of_changes_is_read_in_order_whether_or_not_the_kinds_come_apart(
+    gaps: list[tuple[int, int, bool]], apart: bool
+) -> None:
+    at, ranges = 0, []
+    for gap, pages, cleared in gaps:
+        ranges.append((at + gap * 512, pages * 512, cleared))
+        at += (gap + pages) * 512
+    sent = sorted(ranges, key=lambda each: each[2]) if apart else ranges
+    items = [(CLEAR if cleared else PAGE) % (offset, offset + length - 1) for offset, length, cleared in sent]
+    found = parse_changed_list(changed_list(items, "<NextMarker>more</NextMarker>"))
+    assert (found.ranges, found.marker) == (ranges, "more")
+
+
+def test_an_empty_list_of_changes() -> None:
+    assert parse_changed_list(b"<PageList/>") == ChangedList([], None)
+    assert parse_changed_list(changed_list([])) == ChangedList([], None)
+
+
+@given(st.integers(1, 200))
+def test_a_cut_list_of_changes_is_never_taken_for_a_shorter_one(cut: int) -> None:
+    whole = changed_list([PAGE % (0, 511), CLEAR % (512, 1023), PAGE % (1024, 2047)])
+    with pytest.raises(DamagedAnswerError):
+        parse_changed_list(whole[: len(whole) - cut])
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [PAGE % (1024, 1535), PAGE % (0, 511)],  # not sorted
+        [CLEAR % (1024, 1535), CLEAR % (0, 511)],
+        [PAGE % (0, 1023), PAGE % (512, 1023)],  # twice
+        [PAGE % (0, 1023), CLEAR % (512, 1023)],  # both written and cleared
+        [CLEAR % (0, 511), PAGE % (0, 511)],
+        [PAGE % (1024, 2047), CLEAR % (0, 1535)],
+        [PAGE % (0, 100)],  # no whole page
+        [CLEAR % (100, 511)],
+        [PAGE % (512, 511)],  # nothing in it
+        [CLEAR % (1024, 511)],
+        [CLEAR % (MAX_SIZE, MAX_SIZE + 511)],
+        ["<PageRange><Start>0</Start><End>511</End></ClearRange>"],
+        ["<ClearRange><Start>0</Start></ClearRange>"],
+        ["<Range><Start>0</Start><End>511</End></Range>"],
+        ["<NextMarker>a</NextMarker>", PAGE % (0, 511)],
+        [PAGE % (0, 511), "<!-- -->"],
+    ],
+)
+def test_an_impossible_list_of_changes_is_damaged(items: list[str]) -> None:
+    with pytest.raises(DamagedAnswerError):
+        parse_changed_list(changed_list(items))

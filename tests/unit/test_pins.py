@@ -9,7 +9,7 @@ import pytest
 
 from tools.sbom import ROOT, components, document
 
-PARTS = ["build", "run", "entra", "demo", "test"]
+PARTS = ["build", "run", "entra", "csi", "demo", "test"]
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -29,6 +29,7 @@ def test_a_part_has_what_the_project_asks_for() -> None:
     for parts, wanted in (
         (["run"], project["dependencies"]),
         (["run", "entra"], extras["entra"]),
+        (["run", "csi"], extras["csi"]),
         (["demo"], extras["demo"]),
         (PARTS, extras["test"]),
     ):
@@ -38,5 +39,5 @@ def test_a_part_has_what_the_project_asks_for() -> None:
 
 def test_the_bill_of_materials_is_of_what_the_package_holds() -> None:
     names = {each["name"] for each in document(components())["components"]}
-    assert {"trio", "pyfuse3", "azure-identity"} <= names
+    assert {"trio", "pyfuse3", "azure-identity", "grpcio"} <= names
     assert not {"pytest", "setuptools"} & names

@@ -180,7 +180,9 @@ class FakeWorker(SimpleNamespace):
         async def reload(path: str) -> None:
             pass
 
-        credential = SimpleNamespace(expires_at=None, problem=None, describe=lambda: "a key", reload=reload)
+        credential = SimpleNamespace(
+            expires_at=None, problem=None, left_out="", describe=lambda: "a key", reload=reload
+        )
         super().__init__(stack=FakeStack(), geometry=None, credential=credential, open_by=0.0, opening_error=None)
         self.events: list[Any] = []
         self.send_event = self.events.append

@@ -126,7 +126,7 @@ def _package(work: Path, say: object) -> Path:
     assert callable(say)
     say("building the package")
     subprocess.run([ROOT / "packaging" / "deb" / "build", work / "package"], check=True, stdout=subprocess.DEVNULL)
-    return next((work / "package").glob("*.deb"))
+    return next((work / "package").glob("blobfuse-dysk_*.deb"))
 
 
 def _summary(place: Place, results: dict[str, str], seen: dict[str, object]) -> None:

@@ -49,7 +49,7 @@ def test_a_header_that_is_not_honoured_is_refused_by_name(rest: Rest, path: str,
 @pytest.mark.parametrize(
     ("method", "query", "name"),
     [
-        ("PUT", "", "x-ms-tags"),
+        ("PUT", "comp=metadata", "x-ms-tags"),
         ("PUT", "comp=snapshot", "x-ms-range"),
         ("PUT", "comp=metadata", "x-ms-if-sequence-number-eq"),
         ("HEAD", "", "x-ms-range"),
@@ -62,7 +62,7 @@ def test_a_header_of_another_operation_is_refused(rest: Rest, path: str, method:
     assert rest(method, path, query, {**more, name: "bytes=0-511"}).status == 501
 
 
-@pytest.mark.parametrize("query", ["versionid=2026-01-01T00:00:00.0000000Z", "deletetype=permanent", "comp=tags"])
+@pytest.mark.parametrize("query", ["versionid=2026-01-01T00:00:00.0000000Z", "deletetype=permanent", "comp=block"])
 def test_a_parameter_that_is_not_honoured_is_refused(rest: Rest, path: str, query: str) -> None:
     assert rest("GET", path, query).code == "NotImplemented"
 

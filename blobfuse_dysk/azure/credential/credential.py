@@ -18,14 +18,14 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blobfuse_dysk.azure.credential.file import Conf, read_conf
+from blobfuse_dysk.azure.credential.file import Conf, parse_conf, read_conf
 from blobfuse_dysk.azure.credential.proof import Proof, check_scope
 from blobfuse_dysk.azure.credential.sas import Sas
-from blobfuse_dysk.azure.credential.tokencommand import Token, fetch_token
+from blobfuse_dysk.azure.credential.tokencommand import Token, fetch_token, own_command
 from blobfuse_dysk.azure.signing import AnonymousSigner, BearerSigner, SasSigner, ServiceClock, SharedKeySigner, Signer
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import CredentialError, DyskError, UsageError
@@ -47,11 +47,13 @@ log = logging.getLogger(__name__)
 
 NO_CREDENTIAL = "CredentialUnavailable"
 """ServiceError.code when no request was sent because the credential could not be had (no token)."""
+_DESCRIPTOR = Path("the descriptor")  # how messages name the text of a credential file that came without a file
 _SOON_S = 86400.0
 _SPARE_S = 300.0  # a SAS from a file is read again when this little of it is left
 _AGAIN_S = 60.0  # and then, as after a failed renewal, this often
 _REFUSED_S = 5.0  # a refusal by the service causes a renewal at most this often
 
+_Find = Callable[[], Awaitable[Proof]]
 Trial = Callable[["Credential"], Awaitable[None]]
 """Asks the service whether it takes a credential. Raises CredentialError if not, another DyskError if nobody knows."""
 
@@ -159,7 +161,7 @@ class Credential:
         asked_at = time.monotonic()
         async with self._renewal():
             if self._renewed_at < asked_at and (force or self.renew_at <= time.time()):
-                await self._renew(self._proof.file)
+                await self._renew(lambda: self._in_file(self._proof.file))
 
     async def reload(self, file: str = "") -> bool:
         """Read the file again, or from now on another one; return whether what is in use has changed, or was in doubt.
@@ -170,9 +172,19 @@ class Credential:
             raise CredentialError(
                 f"the {self.describe()} cannot be read again", remedy="name a file with the new one: --credentials FILE"
             )
+        return await self._reload(lambda: self._in_file(file or self.file))
+
+    async def take(self, text: str) -> bool:
+        """From now on use what this says, which is the text of a credential file; return what `reload` does.
+
+        Then no file is read again. Raises CredentialError, and all is as it was before.
+        """
+        return await self._reload(lambda: self._in_text(text))
+
+    async def _reload(self, find: _Find) -> bool:
         async with self._renewal():
             doubted, proof = self.problem is not None, self._proof
-            await self._renew(file or self.file)
+            await self._renew(find)
             return doubted or proof != self._proof
 
     def _renewal(self) -> trio.Lock:
@@ -183,11 +195,12 @@ class Credential:
             self._lock = trio.Lock()
         return self._lock
 
-    async def _renew(self, file: str) -> None:
-        """Take what is in `file` now ('': no file, the same as before) and a new token. Raises CredentialError."""
+    async def _renew(self, find: _Find) -> None:
+        """Take what `find` returns, and a new token. Raises CredentialError."""
         before = self.problem
         try:
-            proof, token = await self._found(file)
+            proof = await find()
+            token = await fetch_token(proof.token_command) if proof.kind == "token" else None
             if (proof, token) != (self._proof, self._token):
                 await self._try(proof, token)
                 switched = proof != self._proof
@@ -209,21 +222,34 @@ class Credential:
             if self.renew_at <= time.time():
                 self.renew_at = time.time() + (_AGAIN_S if self._usable else _REFUSED_S)
 
-    async def _found(self, file: str) -> tuple[Proof, Token | None]:
-        """What there is to be used now."""
+    async def _in_file(self, file: str) -> Proof:
+        """What is in `file` now; the same as before if there is no file."""
         import trio
 
-        proof: Proof | None = self._proof
-        if file:
-            conf = await trio.to_thread.run_sync(read_conf, Path(file))
-            if self.endpoint:
-                check_scope(conf, self.account, self.endpoint)
-            proof = Proof.from_conf(conf)
-            if proof is None:
-                raise CredentialError(f"{file} has no credential any more")
-            self._leave_out(conf)
-        assert proof
-        return proof, await fetch_token(proof.token_command) if proof.kind == "token" else None
+        if not file:
+            return self._proof
+        conf = await trio.to_thread.run_sync(read_conf, Path(file))
+        proof = self._in_conf(conf)
+        self._leave_out(conf)
+        return proof
+
+    async def _in_text(self, text: str) -> Proof:
+        """What a text says that came without a file. It can name no program: root's files alone say what root runs."""
+        proof = replace(self._in_conf(parse_conf(_DESCRIPTOR, text)), file="")
+        if proof.kind == "token" and proof.token_command != own_command():
+            raise CredentialError(
+                f"{_DESCRIPTOR} names a login of its own (token_command, client_id)",
+                remedy="write that into a credential file, and name the file",
+            )
+        return proof
+
+    def _in_conf(self, conf: Conf) -> Proof:
+        if self.endpoint:
+            check_scope(conf, self.account, self.endpoint)
+        proof = Proof.from_conf(conf)
+        if proof is None:
+            raise CredentialError(f"{conf.path} has no credential{'' if conf.path == _DESCRIPTOR else ' any more'}")
+        return proof
 
     def _leave_out(self, conf: Conf) -> None:
         """Notice what the connections were made by; an allow_http that is gone may have been the option's."""

@@ -14,7 +14,7 @@ from blobfuse_dysk.errors import CredentialError
 __all__ = ["RIGHTS", "Sas"]
 
 _NO_BLANKS = frozenset(("sig", "se", "st", "ske", "skt"))  # base64 and times, in which '+' means itself
-RIGHTS = {"r": "read", "w": "write", "c": "create", "d": "delete", "l": "list"}
+RIGHTS = {"r": "read", "w": "write", "c": "create", "d": "delete", "l": "list", "t": "tag"}
 
 
 @dataclass(frozen=True, slots=True)

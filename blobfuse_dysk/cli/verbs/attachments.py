@@ -12,7 +12,7 @@ import click
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import attachment_json, print_error, print_json
 from blobfuse_dysk.cli.types import DISK, SIZE, attach_options, complete_attachment
-from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.disk import DiskAddress, check_snapshot
 from blobfuse_dysk.errors import DyskError, UsageError
 from blobfuse_dysk.options import AttachOptions
 
@@ -24,10 +24,19 @@ _log = logging.getLogger(__name__)
 @click.command(cls=Verb)
 @click.argument("disk", type=DISK)
 @attach_options
+@click.option("--snapshot", metavar="TIME", help="Attach this snapshot of the disk, as ?snapshot=TIME does.")
 @click.option("--create", is_flag=True, help="Create the disk first if it does not exist; needs --size.")
 @click.option("--size", type=SIZE, help="Size for --create, for example 32GiB.")
 @click.pass_context
-def attach(context: click.Context, /, disk: DiskAddress, create: bool, size: int | None, **given: Any) -> None:
+def attach(
+    context: click.Context,
+    /,
+    disk: DiskAddress,
+    snapshot: str | None,
+    create: bool,
+    size: int | None,
+    **given: Any,
+) -> None:
     """Attach a disk to this machine and print its device.
 
     /dev/dysk/by-blob/ACCOUNT/CONTAINER/BLOB and /dev/dysk/NAME point to the device; the first is the same wherever,
@@ -40,10 +49,15 @@ def attach(context: click.Context, /, disk: DiskAddress, create: bool, size: int
       dyskctl attach mystore/disks/data
       dyskctl attach mystore/disks/data --name db --io-timeout never
       dyskctl attach mystore/disks/new --create --size 100GiB
-      dyskctl attach 'mystore/disks/data?snapshot=2026-01-31T12:00:00.0000000Z'
+      dyskctl attach mystore/disks/data --snapshot 2026-01-31T12:00:00.0000000Z
       dyskctl -o json attach mystore/vhds/vm.vhd --partscan --read-only
     """
     options = AttachOptions(**given)
+    if snapshot is not None:
+        check_snapshot(snapshot)
+        if disk.snapshot not in (None, snapshot):
+            raise UsageError("--snapshot and ?snapshot= name two snapshots", remedy="leave one out")
+        disk = replace(disk, snapshot=snapshot)
     if create and size is None:
         raise UsageError("--create needs a size", remedy="add for example --size 32GiB")
     if size is not None and not create:

@@ -1,10 +1,10 @@
-"""dyskctl convert-pv."""
+"""dyskctl convert-pv and install-flexvolume."""
 
 from __future__ import annotations
 
 import click
 
-from blobfuse_dysk.cli.frame import Verb
+from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.original.style import flag, read_dysk, read_text
 from blobfuse_dysk.cli.output import print_json
 from blobfuse_dysk.cli.types import DISK, SIZE, connection_options
@@ -19,7 +19,7 @@ from blobfuse_dysk.kubernetes.convert_pv import (
 )
 from blobfuse_dysk.options import AttachOptions
 
-__all__ = ["convert_pv"]
+__all__ = ["convert_pv", "install_flexvolume"]
 
 
 @click.command("convert-pv", cls=Verb)
@@ -105,3 +105,30 @@ def _labels(text: str) -> dict[str, str]:
             raise UsageError(f"label {piece!r} is not KEY=VALUE", remedy="write for example --labels app=web,tier=db")
         labels[key] = value
     return labels
+
+
+@click.command("install-flexvolume", cls=Verb)
+@click.option(
+    "--directory",
+    "directories",
+    multiple=True,
+    metavar="DIR",
+    help="The kubelet's --volume-plugin-dir. Default: those of AKS and of the kubelet itself that are there.",
+)
+@click.pass_context
+def install_flexvolume(context: click.Context, directories: tuple[str, ...]) -> None:
+    """Put the FlexVolume driver azure/dysk where this node's kubelet looks for it, for volumes of the original dysk.
+
+    \b
+    Examples:
+      dyskctl install-flexvolume
+      dyskctl install-flexvolume --directory /var/lib/kubelet/volumeplugins
+    """
+    from blobfuse_dysk.kubernetes.flexinstall import install
+
+    written = install(directories)
+    if settings(context).json:
+        print_json(written)
+    else:
+        for path in written:
+            print(path)

@@ -16,6 +16,8 @@ from blobfuse_dysk.options import ATTACH_OPTIONS, LIVE_OPTIONS
 
 __all__ = ["reload", "set_", "upgrade"]
 
+_MOST_TEXT = 64 << 10  # bytes; a worker takes no more (device/worker/controlserver.py)
+
 
 def _targets(target: str | None, everything: bool) -> list[str]:
     """One name, or those of all attachments that live."""
@@ -99,29 +101,63 @@ def set_(context: click.Context, target: str, words: tuple[str, ...]) -> None:
 @click.argument("target", metavar="[NAME|DEVICE|DISK]", required=False, shell_complete=complete_attachment)
 @click.option("--all", "everything", is_flag=True, help="All attachments of this machine.")
 @credentials_option("From now on use this credential file.")
+@click.option(
+    "--credentials-fd",
+    "descriptor",
+    metavar="N|-",
+    help="From now on use what this descriptor has, in the form of a credential file; -: standard input.",
+)
 @click.pass_context
-def reload(context: click.Context, target: str | None, everything: bool, credentials: str | None) -> None:
+def reload(
+    context: click.Context, target: str | None, everything: bool, credentials: str | None, descriptor: str | None
+) -> None:
     """Read the credential file of an attachment again, while the disk is in use.
 
     A file that changes is read again within seconds without this; here you see at once whether it can be taken. If it
-    cannot, the old credential stays in use.
+    cannot, the old credential stays in use. What comes by a descriptor is kept in memory alone, and no file is looked
+    at from then on.
 
     \b
     Examples:
       dyskctl reload data
       dyskctl reload data --credentials /etc/dysk/new.conf
+      fetch-secret | dyskctl reload data --credentials-fd -
       dyskctl reload --all
     """
     from blobfuse_dysk import live
 
+    if credentials is not None and descriptor is not None:
+        raise UsageError("--credentials and --credentials-fd are given", remedy="give one of them")
+    text = None if descriptor is None else _read_descriptor(descriptor)
+
     def one(name: str) -> dict[str, object]:
-        return {"name": name, **live.reload_credential(name, credentials)}
+        return {"name": name, **live.reload_credential(name, credentials, text=text)}
 
     def line(row: dict[str, object]) -> str:
         expires = f", expires {row['expires']}" if row["expires"] else ""
         return f"{row['name']}: {row['what']}{expires}"
 
     _each(context, _targets(target, everything), everything, one, line)
+
+
+def _read_descriptor(word: str) -> str:
+    if word != "-" and not (word.isascii() and word.isdigit()):
+        raise UsageError(f"--credentials-fd {word!r} is no descriptor", remedy="give a number, or - for standard input")
+    try:
+        with open(0 if word == "-" else int(word), "rb", closefd=False) as file:
+            data = file.read(_MOST_TEXT + 1)
+            if len(data) > _MOST_TEXT:
+                raise UsageError(
+                    f"--credentials-fd {word} has more than {_MOST_TEXT >> 10} KiB", remedy="it is no credential file"
+                )
+            return data.decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"what --credentials-fd {word} has is not text", remedy="write lines key = value") from None
+    except (OSError, OverflowError, TypeError) as error:  # of a number that is none that open(3) takes
+        why = error.strerror if isinstance(error, OSError) else "there is no such descriptor"
+        raise UsageError(
+            f"--credentials-fd {word} cannot be read: {why}", remedy="open it for the command: 3<FILE"
+        ) from None
 
 
 @click.command(cls=Verb)

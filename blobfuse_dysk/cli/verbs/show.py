@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import click
 
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import attachment_json, print_json, print_pairs, print_table, size_text, warn
-from blobfuse_dysk.cli.types import complete_attachment, connection_options
+from blobfuse_dysk.cli.types import complete_attachment, connection_options, parse_disk
 from blobfuse_dysk.disk import DiskAddress, format_size
-from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.errors import NotFoundError, UsageError
 from blobfuse_dysk.options import AttachOptions
 
-if TYPE_CHECKING:
-    from blobfuse_dysk.attachment import Attachment
-
 __all__ = ["get", "list_"]
+
+_SIZES = ("size", "blob_size", "allocated")
 
 
 @click.command("list", cls=Verb)
@@ -122,26 +120,46 @@ def container_address(text: str) -> DiskAddress:
 
 @click.command(cls=Verb)
 @click.argument("target", metavar="NAME|DEVICE|DISK", shell_complete=complete_attachment)
+@click.option("--in-account", is_flag=True, help="What the service says of the DISK, though it is attached here.")
+@click.option("--allocated", is_flag=True, help="Of a disk of the account: also what is allocated of it.")
+@connection_options
 @click.pass_context
-def get(context: click.Context, target: str) -> None:
-    """Show one attachment.
+def get(context: click.Context, target: str, in_account: bool, allocated: bool, connection: AttachOptions) -> None:
+    """Show one attachment. A DISK that is not attached here is looked up in the account: size, tier, who has it.
 
     \b
     Examples:
       dyskctl get data
       dyskctl -o json get /dev/loop0
+      dyskctl get mystore/disks/data --in-account
     """
     from blobfuse_dysk import attachment
 
-    found = attachment.get(target)
+    found = None
+    if not in_account:
+        try:
+            found = attachment.get(target)
+        except NotFoundError:
+            if "/" not in target or target.startswith("/"):
+                raise
+    shown = attachment_json(found) if found else _remote_disk(target, connection, allocated=allocated)
     if settings(context).json:
-        print_json(attachment_json(found))
+        print_json(shown)
     else:
-        print_pairs(_readable(found))
+        print_pairs(_readable(shown))
 
 
-def _readable(attachment: Attachment) -> dict[str, object]:
-    shown = {**attachment_json(attachment), "size": size_text(attachment.size)}
-    if attachment.lease and attachment.lease.get("seconds", 0) is None:
-        shown["lease"] = {**attachment.lease, "seconds": "infinite"}
+def _remote_disk(target: str, options: AttachOptions, *, allocated: bool) -> dict[str, object]:
+    from blobfuse_dysk.disks.look import get_disk
+
+    found = get_disk(parse_disk(target), options, allocated=allocated)
+    return {**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)}, "disk": str(found.disk)}
+
+
+def _readable(found: dict[str, object]) -> dict[str, object]:
+    sizes = {name: size_text(size) for name in _SIZES if isinstance(size := found.get(name), int)}
+    shown = {**found, **sizes}
+    lease = found.get("lease")
+    if isinstance(lease, dict) and lease and lease.get("seconds", 0) is None:
+        shown["lease"] = {**lease, "seconds": "infinite"}
     return shown

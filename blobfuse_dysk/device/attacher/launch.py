@@ -13,6 +13,7 @@ from blobfuse_dysk.device.ipc import door, message
 from blobfuse_dysk.device.ipc.messages import Abandon, Begin, Command, Commit, Committed, Ready
 from blobfuse_dysk.device.ipc.statefile import FirstState, StateFile
 from blobfuse_dysk.device.kernel.memfd import sealed
+from blobfuse_dysk.environment import leaves_cgroup
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = ["HOLDER", "WORKER", "Launch", "worker_command", "worker_path"]
@@ -61,10 +62,11 @@ class Launch:
 
     def _start_process(self, environment: dict[str, str]) -> socket.socket:
         ours, theirs = message.channel()
+        leave = ["--leave-cgroup"] if leaves_cgroup() else []
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", HOLDER, "--name", self._name],
+                    [sys.executable, "-I", "-S", HOLDER, "--name", self._name, *leave],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,

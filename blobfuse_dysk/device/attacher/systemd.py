@@ -4,9 +4,10 @@ A holder that the attaching process starts is in that process's control group. F
 the mount unit's, for a command that of the login session: it would be killed with them, at shutdown before the last
 unmounting. A service of its own is not.
 
-The unit may belong to another installation than the one that runs (a clone beside a package), and this process may see
-other mounts or another network than systemd does (containers, `ip netns exec`); then the holder is started as anywhere
-else. Sources: systemd.service(5), sd_booted(3).
+A tree of a Kubernetes driver (installed.py) has a unit of its own, dysk-holder-ID@.service, since several of them are
+in use side by side. The unit may belong to another installation than the one that runs (a clone beside a package), and
+this process may see other mounts or another network than systemd does (containers, `ip netns exec`); then the holder is
+started as anywhere else. Sources: systemd.service(5), sd_booted(3).
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from contextlib import contextmanager
 
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.errors import AttachedError, DeviceError
+from blobfuse_dysk.installed import own_tree
 
-__all__ = ["name_of", "start", "usable"]
+__all__ = ["SERVICE", "name_of", "start", "template", "usable"]
 
 SERVICE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "holder", "systemd.py")
 RUN = "/run/dysk"
 _DIRECTORIES = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
-_TEMPLATE = "dysk-holder@.service"
 _SYSTEMCTL = "/usr/bin/systemctl"
 _AGAIN_S = 0.5  # the last holder of that name may be ending just now, in systemd's eyes; then it has to be asked again
 _LIMIT_S = 30.0
@@ -36,7 +37,13 @@ _LIMIT_S = 30.0
 
 def name_of(name: str) -> str:
     """The unit of an attachment."""
-    return _TEMPLATE.replace("@", f"@{name}")
+    return template().replace("@", f"@{name}")
+
+
+def template() -> str:
+    """The unit of all of this installation's attachments."""
+    tree = own_tree()
+    return f"dysk-holder-{tree}@.service" if tree else "dysk-holder@.service"
 
 
 def usable(run: str) -> bool:
@@ -114,7 +121,7 @@ def _is_ours() -> bool:
     """Whether the unit that is in force starts this very program."""
     for directory in _DIRECTORIES:
         try:
-            with open(os.path.join(directory, _TEMPLATE)) as file:
+            with open(os.path.join(directory, template())) as file:
                 return SERVICE in file.read()
         except OSError:
             continue

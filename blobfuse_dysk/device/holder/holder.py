@@ -50,12 +50,12 @@ from blobfuse_dysk.device.holder.reservation import Reservation, explain
 from blobfuse_dysk.device.holder.workers import Crew, WorkerProcess
 from blobfuse_dysk.device.ipc import door, message, state
 from blobfuse_dysk.device.ipc.log import ERROR, WARNING, Log
-from blobfuse_dysk.device.kernel import fuse, hardening
+from blobfuse_dysk.device.kernel import cgroup, fuse, hardening
 from blobfuse_dysk.errors import DyskError
 
 TYPE_CHECKING = False  # importing typing would cost half a MiB
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from blobfuse_dysk.device.ipc.messages import Begin, Program, StateChanged, WorkerReady
@@ -90,6 +90,7 @@ class Holder:
         device = self._has.state.fields["device"]
         if self._follows and device:  # what the kernel said meanwhile went unheard
             self._has.place.follow_partitions(device, self._has.state.fields["disk"])
+            self._has.place.guard_freeze(device)
         if self._lifecycle.phase != "gone":
             for warning in hardening.harden("dysk-holder"):
                 self._has.log(warning, WARNING)
@@ -197,6 +198,8 @@ class Holder:
             self._replace_config(received.fds[0])
         elif event["event"] == "drain":
             self._feed("drained", event["id"], event["drained"])
+        elif event["event"] == "freezing":
+            self._has.place.guard_freeze(self._has.state.fields["device"])
         elif event["event"] == "error":
             self._feed("error", event["error"])
         elif event["event"] == "ended":
@@ -266,8 +269,13 @@ def _fields(event: WorkerReady | StateChanged) -> dict[str, object]:
     return {name: value for name, value in event.items() if name != "event"}
 
 
-def first_holder(attacher: socket.socket, keeper: Callable[[Begin, Reservation], NoKeeper]) -> Holder | None:
-    """The holder of what the attaching process orders, whose worker is started already; None if it orders nothing."""
+def first_holder(
+    attacher: socket.socket, keeper: Callable[[Begin, Reservation], NoKeeper], warnings: Iterable[str] = ()
+) -> Holder | None:
+    """The holder of what the attaching process orders, whose worker is started already; None if it orders nothing.
+
+    warnings: for the attachment's log.
+    """
     refused: list[str] = []  # an attaching process of another version; it sees that this one ends
     command = door.receive(attacher, door.ATTACHER_TO_HOLDER, refused.append).message
     if command is None or command["op"] != "command":
@@ -280,6 +288,8 @@ def first_holder(attacher: socket.socket, keeper: Callable[[Begin, Reservation],
         worker.kill()
         return None
     log = Log("dysk-holder", order["name"], order["log"])
+    for warning in warnings:
+        log(warning, WARNING)
     record = Record(order["run"], order["name"], order["state"], log)
     record.fields["worker"] = state.identity(worker.pid)
     place = Reservation(order["run"], order["dev"], order["name"])
@@ -291,6 +301,7 @@ def first_holder(attacher: socket.socket, keeper: Callable[[Begin, Reservation],
 
 def main() -> int:
     """Become a daemon, take the order from standard input's channel, and hold."""
+    warnings = cgroup.join() if "--leave-cgroup" in sys.argv else []  # before there is a worker
     if os.fork():
         os._exit(0)  # so that nobody has to wait for us but init
     os.setsid()
@@ -301,7 +312,7 @@ def main() -> int:
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     os.close(null)
-    holder = first_holder(attacher, lambda order, place: NoKeeper())
+    holder = first_holder(attacher, lambda order, place: NoKeeper(), warnings)
     return holder.run() if holder else 1
 
 

@@ -3,8 +3,10 @@
 A worker takes bytes from the network, and has no rights but those that serving takes (device/worker/privileges.py). Its
 holder has more. So what a worker says of the program that is to take its place is believed as far as it can be checked:
 the interpreter is the holder's own, the arguments are those of a worker, and nobody but root could have written the
-program, the modules that it finds, or a directory on the way there. What belongs to the installation that the holder is
-of itself is as good as the holder is, whoever owns it. Standard library only, as the holder.
+program, the modules that it finds, or a directory on the way there. (A tree of a Kubernetes driver has an interpreter
+of its own, installed.py: a holder that is of a tree starts a worker of another tree with that tree's.) What belongs to
+the installation that the holder is of itself is as good as the holder is, whoever owns it. Standard library only, as
+the holder.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import json
 import os
 import stat
 import sys
+
+from blobfuse_dysk.installed import interpreter_of, tree_of
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
 if TYPE_CHECKING:
@@ -35,7 +39,7 @@ def check(command: Program, name: str) -> None:
     program = rest[3]
     if not program.endswith(f"/{_WORKER}"):
         raise PermissionError(0, f"{program} is no worker")
-    if os.path.realpath(interpreter) != os.path.realpath(sys.executable):
+    if os.path.realpath(interpreter) != os.path.realpath(sys.executable) and not _is_of_tree(interpreter, program):
         raise PermissionError(0, f"{interpreter} is another interpreter than the holder's, {sys.executable}")
     for path in (interpreter, program, *command["environment"].get("PYTHONPATH", "").split(os.pathsep)):
         if not os.path.isabs(path):
@@ -54,6 +58,12 @@ def has_same_variables(before: int, after: int) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return bool(old == new)
+
+
+def _is_of_tree(interpreter: str, program: str) -> bool:
+    """Whether a tree's interpreter is to run the worker of the same tree, for a holder that is of a tree as well."""
+    tree = tree_of(program)
+    return bool(tree and tree_of(OWN + os.sep) and interpreter == interpreter_of(tree))
 
 
 def _is_own(path: str) -> bool:

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 
+from blobfuse_dysk.device.holder import freezeguard
 from blobfuse_dysk.device.holder.workers import run_apart
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.kernel import devlink, fuse, loop
@@ -107,6 +108,10 @@ class Reservation:
         """Link the partitions that the kernel knows by now."""
         loop.make_partition_nodes(device)
         devlink.Links(self._dev, self._name, disk).follow(device)
+
+    def guard_freeze(self, device: str | None) -> None:
+        """See to it that what is frozen, or going to be, is thawed; nothing if there is no record of such a thing."""
+        freezeguard.start(self._run, self._name, device)
 
     def _take_name(self, mine: StateFile) -> None:
         state.make_run(self._run)

@@ -4,7 +4,11 @@
     {"op": "blank"}                     -> {"ok": true, "blank": bool}
     {"op": "set", "io_timeout_s": 60, "iops": 500, "mbps": null} -> {"ok": true}: those that are given; null: no limit
     {"op": "grow", "size": 2199023255552} -> {"ok": true}: the file has so many bytes now, the device not yet
+    {"op": "guard"}                     -> {"ok": true}: the holder is told of a freeze (freezerecord.py)
+    {"op": "barrier", "timeout_s": 10}  -> {"ok": true, "etag": "..."}: what was written is at the service, as of this
+    {"op": "snapshot", "metadata": {...}, "etag": "...", "timeout_s": 10} -> {"ok": true, "time": "...", "size": 512}
     {"op": "reload", "file": "..."}     -> {"ok": true, "credential": {...}}; file: null for the one it came from
+    {"op": "reload", "file": null, "descriptor": true}, with a memfd beside it that has the text of a credential file
     {"op": "upgrade", "id": "...", "worker": [...], "path": "..."} -> {"ok": true}: begun; state.json says how it ends
     {"op": "stop"}                      -> {"ok": true}: ends the attachment if no loop device is on it any more
     {"op": "watch"}                     -> {"ok": true} when the disk's end was clean, which may be long after
@@ -22,11 +26,12 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Sequence
 
 from blobfuse_dysk.device.ipc import shapes
 from blobfuse_dysk.device.ipc.message import message_to_error
 from blobfuse_dysk.device.ipc.messages import Argument, Argv, RequestId
-from blobfuse_dysk.device.ipc.statefile import Failure
+from blobfuse_dysk.device.ipc.statefile import Failure, Seconds
 from blobfuse_dysk.errors import DeviceError, DyskError
 
 TYPE_CHECKING = False
@@ -37,6 +42,8 @@ else:
 
 __all__ = [
     "QUESTIONS",
+    "BarrierAnswer",
+    "BarrierQuestion",
     "BlankAnswer",
     "Control",
     "CredentialAnswer",
@@ -47,6 +54,8 @@ __all__ = [
     "ReloadQuestion",
     "SetQuestion",
     "SimpleQuestion",
+    "SnapshotAnswer",
+    "SnapshotQuestion",
     "StatusAnswer",
     "UpgradeQuestion",
 ]
@@ -55,7 +64,7 @@ __all__ = [
 class SimpleQuestion(TypedDict):
     """One without arguments."""
 
-    op: Literal["status", "blank", "stop", "watch"]
+    op: Literal["status", "blank", "guard", "stop", "watch"]
 
 
 class SetQuestion(TypedDict):
@@ -75,11 +84,31 @@ class GrowQuestion(TypedDict):
     size: int
 
 
+class BarrierQuestion(TypedDict):
+    """Flush, for timeout_s at most."""
+
+    op: Literal["barrier"]
+    timeout_s: Seconds
+
+
+class SnapshotQuestion(TypedDict):
+    """Have the service make a snapshot, in one request. See store/snapshot.py, and there for `etag`."""
+
+    op: Literal["snapshot"]
+    metadata: dict[str, str]
+    etag: str | None
+    timeout_s: Seconds
+
+
 class ReloadQuestion(TypedDict):
-    """file: the credential file from now on; None for the one it came from."""
+    """file: the credential file from now on; None for the one it came from.
+
+    descriptor: it is in the memfd that comes beside the question, so that no file ever has it.
+    """
 
     op: Literal["reload"]
     file: Argument | None
+    descriptor: NotRequired[bool]
 
 
 class UpgradeQuestion(TypedDict):
@@ -107,6 +136,19 @@ class BlankAnswer(Done):
     """blank: no page of the device is allocated, and none that was read has a byte set."""
 
     blank: bool
+
+
+class BarrierAnswer(Done):
+    """etag: what the blob had after the flush."""
+
+    etag: str
+
+
+class SnapshotAnswer(Done):
+    """time: names it. size: of the blob, in bytes. A failure of which `unknown` is true may have made one."""
+
+    time: str
+    size: int
 
 
 class CredentialSeen(TypedDict):
@@ -146,6 +188,9 @@ QUESTIONS = {
     "set": Question(SetQuestion, Done),
     "reload": Question(ReloadQuestion, CredentialAnswer),
     "grow": Question(GrowQuestion, Done),
+    "guard": Question(SimpleQuestion, Done),
+    "barrier": Question(BarrierQuestion, BarrierAnswer),
+    "snapshot": Question(SnapshotQuestion, SnapshotAnswer),
     "upgrade": Question(UpgradeQuestion, Done),
     "stop": Question(SimpleQuestion, Done),
     "watch": Question(SimpleQuestion, Done),
@@ -174,15 +219,21 @@ class Control:
         self._answers.close()
         self._socket.close()
 
-    def ask(self, op: str, **arguments: object) -> dict[str, Any]:
-        """Ask and wait for the answer. Raises the error that the worker answered with, or DeviceError."""
-        self.send(op, **arguments)
+    def ask(self, op: str, fds: Sequence[int] = (), /, **arguments: object) -> dict[str, Any]:
+        """Ask and wait for the answer. Raises the error that the worker answered with, or DeviceError.
+
+        fds: descriptors that go along.
+        """
+        self.send(op, fds, **arguments)
         return self.answer()
 
-    def send(self, op: str, **arguments: object) -> None:
+    def send(self, op: str, fds: Sequence[int] = (), /, **arguments: object) -> None:
         """Ask without waiting."""
+        line = json.dumps({"op": op, **arguments}).encode() + b"\n"
         try:
-            self._socket.sendall(json.dumps({"op": op, **arguments}).encode() + b"\n")
+            # With its first bytes, so that none of them can come without the other.
+            sent = socket.send_fds(self._socket, [line], list(fds)) if fds else 0
+            self._socket.sendall(line[sent:])
         except OSError as error:
             raise self._silent(error) from None
         self._asked.append(op)

@@ -42,6 +42,7 @@ __all__ = [
     "Environment",
     "Failed",
     "Flush",
+    "Freezing",
     "Go",
     "HolderEvent",
     "HolderOrder",
@@ -246,6 +247,12 @@ class Drained(TypedDict):
     drained: bool
 
 
+class Freezing(TypedDict):
+    """What is mounted on the disk is going to be frozen: see to it that it is thawed (ipc/freezerecord.py)."""
+
+    event: Literal["freezing"]
+
+
 class Ended(TypedDict):
     """Flushed, released, about to exit. aborted: the FUSE connection ended first."""
 
@@ -257,7 +264,16 @@ AttacherOrder = Command | Begin | Commit | Abandon
 HolderEvent = Ready | Committed | Failed
 HolderOrder = Briefing | Go | Drain | Resume | Flush | End
 WorkerEvent = (
-    StandingBy | WorkerReady | StateChanged | Released | UpgradeAsked | ConfigChanged | Drained | Failed | Ended
+    StandingBy
+    | WorkerReady
+    | StateChanged
+    | Released
+    | UpgradeAsked
+    | ConfigChanged
+    | Drained
+    | Freezing
+    | Failed
+    | Ended
 )
 
 ATTACHER, HOLDER, WORKER = "the attaching process", "the holder", "the worker"
@@ -301,6 +317,7 @@ TABLE = (
     Message(WORKER, HOLDER, UpgradeAsked),
     Message(WORKER, HOLDER, ConfigChanged, fds=1),
     Message(WORKER, HOLDER, Drained, since=2),
+    Message(WORKER, HOLDER, Freezing, since=2),
     Message(WORKER, HOLDER, Failed),
     Message(WORKER, HOLDER, Ended),
 )

@@ -1,10 +1,11 @@
 """The state of this node's attachments under /run/dysk, and who of their processes is alive.
 
 /run/dysk/NAME/ (0700) belongs to the attachment NAME: state.json (0600; see statefile.py), control.sock (its
-worker answers there), fs/ (the FUSE mount with the one file `disk`). The holder makes it, is the only one to write
-state.json, and takes it away as its last act. A directory whose holder is gone is *dead*: whoever attaches or detaches
-next clears it away. Making and clearing happen under a lock: flock of /run/dysk/.lock, a file of root's (0600), since
-who can open what is locked can hold everybody up.
+worker answers there), fs/ (the FUSE mount with the one file `disk`), freeze (while its file systems are frozen, see
+freezerecord.py). The holder makes it, is the only one to write state.json, and takes it away as its last act. A
+directory whose holder is gone is *dead*: whoever attaches or detaches next clears it away. Making and clearing happen
+under a lock: flock of /run/dysk/.lock, a file of root's (0600), since who can open what is locked can hold everybody
+up.
 
 A process is named by its id and its start time, since ids are used again. Source: proc_pid_stat(5), field 22.
 """
@@ -36,6 +37,7 @@ __all__ = [
     "directory",
     "disk_path",
     "exists",
+    "freeze_path",
     "has_ended",
     "identity",
     "launch_path",
@@ -51,6 +53,7 @@ __all__ = [
 
 VERSION = 1  # of state.json; a program refuses what a later version wrote
 _STATE = "state.json"
+_FREEZE = "freeze"
 _LOCK = ".lock"
 LOCK_S = 30.0  # to wait for it; it is held for as long as a mount or a loop device takes to be let go
 _LOCK_LOOK_S = 0.01
@@ -75,6 +78,11 @@ def disk_path(run: str, name: str) -> str:
 def control_path(run: str, name: str) -> str:
     """The worker's control socket."""
     return os.path.join(run, name, "control.sock")
+
+
+def freeze_path(run: str, name: str) -> str:
+    """The record of a freeze of what is mounted on it; see ipc/freezerecord.py."""
+    return os.path.join(run, name, _FREEZE)
 
 
 def launch_path(run: str, name: str) -> str:
@@ -187,7 +195,8 @@ def write(run: str, name: str, state: StateFile) -> None:
 
 def remove(run: str, name: str) -> None:
     """Take an attachment's directory away; what is not there is fine. The mount must be gone. Needs no space."""
-    for path in (f"{_STATE}.new", "control.sock", _STATE):  # state.json last: while it is there the name says whose
+    # state.json last: while it is there the name says whose.
+    for path in (f"{_STATE}.new", "control.sock", _FREEZE, _STATE):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(directory(run, name), path))
     for path in (mount_path(run, name), directory(run, name)):

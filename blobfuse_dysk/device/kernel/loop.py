@@ -26,8 +26,10 @@ __all__ = [
     "ensure_partition_nodes",
     "follow_size",
     "has_behind",
+    "is_read_only",
     "make_partition_nodes",
     "partitions",
+    "set_read_only",
     "tune",
 ]
 
@@ -36,6 +38,7 @@ _SYSFS = "/sys/block"
 _DEV = "/dev"
 _LOOP_CLR_FD, _LOOP_GET_STATUS64, _LOOP_CONFIGURE, _LOOP_CTL_GET_FREE = 0x4C01, 0x4C05, 0x4C0A, 0x4C82
 _LOOP_SET_CAPACITY = 0x4C07
+_BLKROSET, _BLKROGET = 0x125D, 0x125E  # linux/fs.h
 _READ_ONLY, _AUTOCLEAR, _PARTSCAN, _DIRECT_IO = 1, 4, 8, 16
 # struct loop_config: fd, block_size; struct loop_info64: device, inode, rdevice, offset, sizelimit, number,
 # encrypt_type, encrypt_key_size, flags, file_name, crypt_name, encrypt_key, init; reserved
@@ -73,11 +76,29 @@ def configure(
                     remedy = "the loop driver needs Linux 5.8 or later" if error.errno == errno.EINVAL else None
                     raise DeviceError(f"cannot set up {device}: {error.strerror}", remedy=remedy) from None
             else:
+                if not read_only:
+                    set_read_only(loop, False)
                 return device, loop
             time.sleep(0.001 * attempt)  # somebody else took it; the next GET_FREE names another one
     finally:
         os.close(control)
     raise DeviceError(f"no loop device could be had in {_TRIES} tries", remedy="losetup -l shows who has them")
+
+
+def set_read_only(fd: int, read_only: bool) -> None:
+    """Have a device refuse writes, or take them again. Raises OSError.
+
+    It stays so when the device lets its file go, and is then so for whoever is given that device next.
+    Source: block/ioctl.c, blkdev_roset(): the flag is the block device's, not the disk's that LOOP_CONFIGURE sets.
+    """
+    fcntl.ioctl(fd, _BLKROSET, struct.pack("=i", read_only))
+
+
+def is_read_only(fd: int) -> bool:
+    """Whether a device refuses writes. Raises OSError."""
+    flag = bytearray(4)
+    fcntl.ioctl(fd, _BLKROGET, flag)
+    return bool(struct.unpack("=i", flag)[0])
 
 
 def clear(device: str) -> bool:

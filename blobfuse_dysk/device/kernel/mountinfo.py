@@ -1,8 +1,8 @@
 """The kernel's table of mounts, as a process sees it. Source: proc_pid_mountinfo(5).
 
     22 1 7:1 /sub /mnt/a\\040b ro,noatime master:2 shared:3 - xfs /dev/loop1 rw,attr2
-         |         |                                      |   |
-    device   directory                               fstype   source
+         |   |     |          |                           |   |
+    device root  directory  options                  fstype   source
 
 The holder reads it too, so no more of the standard library is loaded for it than the holder has anyway.
 """
@@ -22,15 +22,32 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 class Mount:
-    """One mount. device: `major:minor`, which for FUSE is 0:N, N being the connection's number in fusectl."""
+    """One mount. device: `major:minor`, which for FUSE is 0:N, N being the connection's number in fusectl.
 
-    __slots__ = ("device", "directory", "fstype", "source")
+    root: what of the file system is shown. read_only: whether nothing can be written by this mount of it. id: what
+    `/proc/PID/fdinfo` calls it.
+    """
 
-    def __init__(self, device: str, directory: str, fstype: str, source: str) -> None:
+    __slots__ = ("device", "directory", "fstype", "id", "read_only", "root", "source")
+
+    def __init__(
+        self,
+        device: str,
+        directory: str,
+        fstype: str,
+        source: str,
+        *,
+        root: str = "/",
+        options: str = "rw",
+        id: str = "",
+    ) -> None:
         self.device = device
         self.directory = directory
         self.fstype = fstype
         self.source = source
+        self.root = root
+        self.read_only = "ro" in options.split(",")
+        self.id = id
 
     def __repr__(self) -> str:
         return f"<Mount of {self.source} ({self.fstype}, {self.device}) on {self.directory}>"
@@ -50,7 +67,8 @@ def _read(path: str) -> Iterator[Mount]:
         for line in file:
             before, _, after = line.rstrip("\n").partition(" - ")  # behind a changing number of optional fields
             fields, tail = before.split(" "), after.split(" ")
-            yield Mount(fields[2], _unescape(fields[4]), tail[0], _unescape(tail[1]))
+            directory, source, root = _unescape(fields[4]), _unescape(tail[1]), _unescape(fields[3])
+            yield Mount(fields[2], directory, tail[0], source, root=root, options=fields[5], id=fields[0])
 
 
 def _unescape(text: str) -> str:

@@ -3,7 +3,8 @@
 A worker needs one capability while it serves: CAP_IPC_LOCK, for what it maps must be in memory at once
 (hardening.py). All else that takes root it does before, or has others do. With root's user id alone it could still
 write every file of root's, /etc/shadow included; so it takes the user id of a user who owns nothing, if there is one.
-The package and tools/setup make that user. Parts of the program are loaded later, so where that user cannot read all of
+The package and tools/setup make that user; a tree of a Kubernetes driver (installed.py), which changes no file of its
+machine's, has a number for it of its own. Parts of the program are loaded later, so where that user cannot read all of
 it (a clone, or its Python, in somebody's home) CAP_DAC_READ_SEARCH stays as well.
 
 Sources: capabilities(7), PR_SET_NO_NEW_PRIVS(2const), PR_CAPBSET_DROP(2const), PR_SET_KEEPCAPS(2const), setresuid(2).
@@ -20,6 +21,8 @@ import stat
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from blobfuse_dysk.installed import TREES, own_tree
 
 __all__ = ["USER", "User", "drop", "find_user", "seclude", "unreadable"]
 
@@ -41,17 +44,26 @@ class User:
     gid: int
 
 
-def find_user(name: str = USER, path: str = _PASSWD) -> User | None:
-    """A user of this machine; one that owns nothing, so never root. Not by the name service, which may wait."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                fields = line.rstrip("\n").split(":")
-                if fields[0] == name and len(fields) == 7 and fields[2].isdecimal() and fields[3].isdecimal():
-                    return User(int(fields[2]), int(fields[3])) if int(fields[2]) and int(fields[3]) else None
-    except OSError:
-        pass
+def find_user(name: str = USER, path: str | None = None) -> User | None:
+    """A user of this machine, or of this program's tree; one that owns nothing, so never root.
+
+    path: the file to look into. Not by the name service, which may wait.
+    """
+    for each in (path,) if path else _passwd_files():
+        try:
+            with open(each, encoding="utf-8", errors="replace") as file:
+                for line in file:
+                    fields = line.rstrip("\n").split(":")
+                    if fields[0] == name and len(fields) == 7 and fields[2].isdecimal() and fields[3].isdecimal():
+                        return User(int(fields[2]), int(fields[3])) if int(fields[2]) and int(fields[3]) else None
+        except OSError:
+            pass
     return None
+
+
+def _passwd_files() -> tuple[str, ...]:
+    tree = own_tree()
+    return (_PASSWD, f"{TREES}/{tree}{_PASSWD}") if tree else (_PASSWD,)
 
 
 def unreadable(paths: Iterable[str]) -> str | None:

@@ -10,7 +10,7 @@ from blobfuse_dysk.store.contract import Extent, Store
 from blobfuse_dysk.store.layers.sparse import is_zero
 from blobfuse_dysk.vhd import FOOTER_SIZE, parse_footer
 
-__all__ = ["Geometry", "is_blank", "measure"]
+__all__ = ["Geometry", "is_blank", "is_empty", "measure"]
 
 _HEAD = 64 << 20  # bytes; file systems and partition tables write here, so one short list tells of most used disks
 _END = 1 << 20  # bytes that are read at each end of a disk that seems blank
@@ -47,33 +47,40 @@ async def measure(store: Store, options: AttachOptions) -> Geometry:
 
 
 async def is_blank(store: Store, beneath: Store, geometry: Geometry) -> bool:
-    """Whether nothing is on the device: no page of it is allocated by the service's page map, and none has a byte set.
+    """Whether nothing is on the device; see is_empty."""
+    return await is_empty(store, beneath, 0, geometry.size)
+
+
+async def is_empty(store: Store, beneath: Store, start: int, end: int) -> bool:
+    """Whether nothing is there: no page is allocated by the service's page map, and none has a byte set.
 
     beneath: the same disk, read without a map. The map is one answer of many that were believed; so before a disk is
-    formatted, the places are read where file systems, partition tables and volume managers keep their first blocks and
-    the copies of them. Raises StoreError: also if the two disagree.
+    formatted, or cut off, the places are read where file systems, partition tables and volume managers keep their first
+    blocks and the copies of them. Raises StoreError: also if the two disagree.
     """
-    if await store.extents(0, min(_HEAD, geometry.size)):
+    if await store.extents(start, min(_HEAD, end - start)):
         return False
-    if await store.extents(0, geometry.size):
+    if await store.extents(start, end - start):
         return False
-    for offset, length in _samples(geometry.size):
+    for offset, length in _samples(start, end):
         data = await beneath.read(offset, length)
         if not is_zero(data):
             at = offset + length - len(bytes(data).lstrip(b"\0"))
             raise StoreError(
                 f"the page map of the disk shows no page of it, but there is data at {at}",
                 Kind.CORRUPT,
-                remedy="nothing was formatted; find out what is between this machine and the service, then try again",
+                remedy="nothing was changed; find out what is between this machine and the service, then try again",
             )
     return True
 
 
-def _samples(size: int) -> list[Extent]:
-    """What is read of a blank disk: its ends, the known places of copies, and pieces at equal distances.
+def _samples(start: int, end: int) -> list[Extent]:
+    """What is read of what seems blank: its ends, the known places of copies, and pieces at equal distances.
 
     Copies: ext4's second block group at 128 MiB, btrfs's at 64 MiB and 256 GiB, xfs's groups at quarters of the disk.
     """
-    ends = [(0, min(_END, size)), (max(0, size - _END), min(_END, size))]
-    places = {64 << 20, 128 << 20, 256 << 30, *(size // _PIECES * index // _PIECE * _PIECE for index in range(_PIECES))}
-    return ends + [(at, _PIECE) for at in sorted(places) if at >= _END and at + _PIECE <= size - _END]
+    size = end - start
+    ends = [(start, min(_END, size)), (max(start, end - _END), min(_END, size))]
+    pieces = (start + size // _PIECES * index // _PIECE * _PIECE for index in range(_PIECES))
+    places = {64 << 20, 128 << 20, 256 << 30, *pieces}
+    return ends + [(at, _PIECE) for at in sorted(places) if at >= start + _END and at + _PIECE <= end - _END]

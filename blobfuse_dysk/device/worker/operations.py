@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol
 
 import trio
 
 from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.device.ipc.control import (
+    BarrierQuestion,
     CredentialSeen,
     GrowQuestion,
     ReloadQuestion,
     SetQuestion,
     SimpleQuestion,
+    SnapshotQuestion,
     UpgradeQuestion,
 )
 from blobfuse_dysk.device.ipc.messages import StateChanged, UpgradeAsked, WorkerEvent
 from blobfuse_dysk.device.worker.controlserver import Answer
 from blobfuse_dysk.device.worker.geometry import Geometry, is_blank
 from blobfuse_dysk.device.worker.growth import grow
+from blobfuse_dysk.device.worker.snapshots import barrier, take
 from blobfuse_dysk.errors import DyskError
 from blobfuse_dysk.options import LIVE_OPTIONS
 from blobfuse_dysk.store.stack import Stack
@@ -29,6 +32,12 @@ from blobfuse_dysk.timestamp import utc_text
 __all__ = ["Asked", "Questions"]
 
 GROW_S = 30.0  # what is written meanwhile waits for it (store/layers/order.py)
+
+
+class Reload(ReloadQuestion):
+    """text: what came in the descriptor, if one did."""
+
+    text: NotRequired[str]
 
 
 class Asked(Protocol):
@@ -64,6 +73,9 @@ class Questions:
             "blank": self._blank,
             "set": self._set,
             "grow": self._grow,
+            "guard": self._guard,
+            "barrier": self._barrier,
+            "snapshot": self._snapshot,
             "reload": self._reload,
             "upgrade": self._upgrade,
             "stop": self._stop,
@@ -96,9 +108,7 @@ class Questions:
         for option in LIVE_OPTIONS.values():
             if option.field in question:
                 option.check(question.get(option.field))
-        stack = self._worker.stack
-        if not stack:
-            raise DyskError("the disk is not open now", remedy="try again in a moment")
+        stack = self._open_stack()
         event: StateChanged = {"event": "state"}
         limits = {**stack.limits}
         if "io_timeout_s" in question:
@@ -127,9 +137,28 @@ class Questions:
                 raise DyskError(f"the disk did not grow within {GROW_S:g} s", remedy="see dyskctl status; try again")
         return {}
 
-    async def _reload(self, question: ReloadQuestion) -> dict[str, Any]:
+    async def _guard(self, question: SimpleQuestion) -> dict[str, Any]:
+        self._worker.send_event({"event": "freezing"})
+        return {}
+
+    async def _barrier(self, question: BarrierQuestion) -> dict[str, Any]:
+        return {"etag": await barrier(self._open_stack(), question["timeout_s"])}
+
+    async def _snapshot(self, question: SnapshotQuestion) -> dict[str, Any]:
+        time, size = await take(self._open_stack(), question["metadata"], question["etag"], question["timeout_s"])
+        return {"time": time, "size": size}
+
+    def _open_stack(self) -> Stack:
+        if not self._worker.stack:
+            raise DyskError("the disk is not open now", remedy="try again in a moment")
+        return self._worker.stack
+
+    async def _reload(self, question: Reload) -> dict[str, Any]:
         credential = self._worker.credential
-        await credential.reload(question["file"] or "")
+        if "text" in question:
+            await credential.take(question["text"])
+        else:
+            await credential.reload(question["file"] or "")
         return {"credential": _describe(credential)}
 
     async def _upgrade(self, question: UpgradeQuestion) -> dict[str, Any]:

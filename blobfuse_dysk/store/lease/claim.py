@@ -61,7 +61,7 @@ from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import Kind, LeasedError, StoreError
 from blobfuse_dysk.store.lease import contentmd5, epoch
 from blobfuse_dysk.store.lease.attempts import Attempts
-from blobfuse_dysk.store.lease.holdername import sign
+from blobfuse_dysk.store.lease.holdername import is_signed, sign
 from blobfuse_dysk.store.lease.ownership import check_own, lost, not_as_set, taken
 from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.store.lease.token import Guard, lease_time
@@ -136,13 +136,16 @@ class Claiming:
         self._resuming = False
         self._raised_to: int | None = None  # the number last asked for
 
-    async def take(self, *, break_lease: bool, node: str) -> Claim:
+    async def take(self, *, break_lease: bool, node: str | None, only_from: str | None = None) -> Claim:
         """Take lease and epoch for a new attachment. Raises LeasedError or StoreError; see release.take_back then.
 
-        StoreError(FENCED): another attachment was taken at the same time. node: who we are, for other nodes to read.
+        StoreError(FENCED): another attachment was taken at the same time. node: who we are, for other nodes to read;
+        None: nothing is written but the number. only_from: the one node that may lose the disk by this.
         """
         own_tag = self.own_tag = epoch.draw_tag(self._found, self._random)
         while True:
+            if only_from is not None and not is_signed(self._blob, only_from):
+                raise self._leased()
             if await self._acquire(break_lease):
                 term_s = FIRST_TERM_S if self._lease_s is None else self._lease_s
                 claim = await self._raise(own_tag, term_s)
@@ -153,8 +156,11 @@ class Claiming:
             await self._look()
         if self._lease_s is None or claim.guard.valid_until == -math.inf:
             claim = await self._set_term(claim)
-        etag = await contentmd5.take_off(self._lease, claim.guard.lease_id, claim.blob, claim.etag)
-        claim = replace(claim, etag=await sign(self._lease, claim.guard.lease_id, claim.blob.metadata, etag, node))
+        if node is not None:
+            guard = claim.guard
+            etag = await contentmd5.take_off(self._lease, guard.lease_id, claim.blob, claim.etag)
+            etag = await sign(self._lease, guard.lease_id, claim.blob.metadata, etag, node, guard.epoch)
+            claim = replace(claim, etag=etag)
         return await self._make_certain(claim)
 
     async def resume(self, held_epoch: int) -> Claim:

@@ -94,6 +94,13 @@ class BlobLease:
             self._client.set_content(content, lease_id=lease_id, condition=condition, timeout_s=self._timeout_s),
         )
 
+    async def snapshot(self, metadata: Mapping[str, str], lease_id: str | None, condition: Condition | None) -> str:
+        """Make a snapshot of the blob, with this metadata; returns its time. lease_id: None for whoever has it."""
+        return await self._call(
+            "making a snapshot",
+            self._client.snapshot(metadata, lease_id=lease_id, condition=condition, timeout_s=self._timeout_s),
+        )
+
     async def _call(self, what: str, attempt: Awaitable[T], *, modifies: bool = True) -> T:
         limit_s = self._timeout_s * GRACE
         with trio.move_on_after(limit_s):

@@ -42,7 +42,7 @@ def authorize(config: Config, state: State, request: Request, permissions: str, 
     given = request.headers.get(b"authorization")
     if given is not None and given.startswith(b"SharedKey "):
         _check_shared_key(request, given, keys, config.max_skew_s, now)
-        return "rwdlc"
+        return "rwdlct"
     if given is not None and given.startswith(b"Bearer "):
         return _check_token(config, request, given[7:].decode("latin-1"), permissions, now)
     if given is not None:

@@ -14,6 +14,7 @@ from .leases import parse_lease_id
 from .page_operations import read_headers
 from .pages import PAGE
 from .state import CONTENT_HEADERS, Blob
+from .tags import tags_of_new
 from .tiers import set_tier_of_new, tier_headers
 
 __all__ = [
@@ -46,6 +47,7 @@ def put_blob(context: Context) -> Answer:
     else:
         raise Refusal("InvalidHeaderValue" if kind != "AppendBlob" else "NotImplemented")
     blob.metadata = metadata
+    blob.tags = tags_of_new(context)
     blob.content_headers.update(_content_headers(context))
     set_tier_of_new(context.config, request, blob, context.now)
     return put(context, blob, old, 201)
@@ -60,6 +62,8 @@ def get_blob_properties(context: Context) -> Answer:
     headers["x-ms-creation-time"] = http_date(blob.created)
     headers["x-ms-server-encrypted"] = "true"
     headers.update(tier_headers(context.config, blob))
+    if blob.tags:
+        headers["x-ms-tag-count"] = str(len(blob.tags))
     return Answer(200, headers)
 
 

@@ -171,7 +171,7 @@ def _list_options(query: dict[str, str]) -> tuple[str, str, int, set[str]]:
     if not include <= _INCLUDED:
         raise Refusal("NotImplemented", f"This test server does not list {min(include - _INCLUDED)}.")
     try:
-        marker = base64.urlsafe_b64decode(query.get("marker", "")).decode()
+        marker = base64.b64decode(query.get("marker", ""), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         raise Refusal("OutOfRangeInput") from None
     return query.get("prefix", ""), marker, min(limit, MAX_RESULTS), include

@@ -12,6 +12,7 @@ from . import (
     copy_operations,
     lease_operations,
     page_operations,
+    tags,
     tiers,
 )
 from .answers import Answer, Refusal
@@ -68,6 +69,7 @@ _TABLE: dict[tuple[str, str, str, str], Operation] = {
     ("PUT", "blob", "", "metadata"): _operation(blob_operations.set_blob_metadata, "w", "o"),
     ("PUT", "blob", "", "properties"): _operation(blob_operations.set_blob_properties, "w", "o"),
     ("PUT", "blob", "", "tier"): _operation(tiers.set_blob_tier, "w", "o"),
+    ("GET", "blob", "", "tags"): _operation(tags.get_blob_tags, "t", "o"),
     ("PUT", "blob", "", "copy"): _operation(copy_operations.abort_copy_blob, "w", "o"),
     ("PUT", "blob", "", "incrementalcopy"): _operation(copy_operations.incremental_copy_blob, "wc", "o"),
     ("PUT", "blob", "", "snapshot"): _operation(blob_operations.snapshot_blob, "wc", "o"),

@@ -40,6 +40,7 @@ class Blob:
         self.content = content
         self.sequence_number = 0
         self.metadata: dict[str, str] = {}
+        self.tags: dict[str, str] = {}
         self.content_headers: dict[str, str] = {"Content-Type": "application/octet-stream"}
         self.copy: dict[str, str] = {}  # x-ms-copy-* of the copy that made it, or is to
         self.copied_from: Blob | None = None  # what a pending copy brings; gone when the server ends
@@ -151,6 +152,7 @@ class State:
         twin = Blob(blob.name, blob.kind, now, pages, blob.content)
         twin.sequence_number = blob.sequence_number
         twin.metadata = metadata or dict(blob.metadata)
+        twin.tags = dict(blob.tags)
         twin.content_headers = dict(blob.content_headers)
         twin.created, twin.modified, twin.etag = blob.created, blob.modified, blob.etag
         twin.generation = blob.generation
@@ -241,6 +243,7 @@ _PLAIN = (
     "kind",
     "sequence_number",
     "metadata",
+    "tags",
     "content_headers",
     "copy",
     "incremental",

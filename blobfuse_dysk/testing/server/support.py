@@ -57,7 +57,7 @@ _HEADERS = {
     "clear_page": _names(_COMMON, _LEASE, _NUMBER_CONDITIONS, "range page-write"),
     "get_page_ranges": _names(_COMMON, _LEASE, "range"),
     "put_blob": _names(
-        _COMMON, _LEASE, _CONTENT, "blob-type blob-content-length blob-sequence-number access-tier meta-"
+        _COMMON, _LEASE, _CONTENT, "blob-type blob-content-length blob-sequence-number access-tier tags meta-"
     ),
     "copy_blob": _names(_COMMON, _LEASE, _SOURCE_CONDITIONS, "copy-source copy-source-authorization access-tier meta-"),
     "incremental_copy_blob": _names(_COMMON, "copy-source"),

@@ -1,0 +1,1 @@
+"""A node's driver outside its container: on the machine, where attachments outlive it."""
