@@ -74,7 +74,7 @@ def test_a_certificate_is_signed_by_the_clusters_authority_and_has_the_names_of_
     assert certificate.public_key() == load_pem_public_key((tmp_path / "server.pub").read_bytes())
 
 
-def test_results_of_the_suite_are_x(tmp_path: Path) -> None:
+def test_results_of_the_suite_are_passed_failed_and_skipped_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "junit_01.xml").write_text(
         """<testsuites><testsuite>
         <testcase name="[It] External Storage a"/>

@@ -38,7 +38,7 @@ def _definition(driver: Driver) -> dict[str, object]:
 
 
 def run(driver: Driver, focus: str = "") -> None:
-    """Runs what applies to the driver (whose names match `focus`), and prints passed, failed, and skipped with the reasons.
+    """Runs what applies to the driver (and matches `focus`), and prints what passed, failed and was skipped why.
 
     ClusterError if a test failed, or if none ran. The full output is in the cluster's logs, with a JUnit report beside.
     """
