@@ -74,16 +74,17 @@ def test_a_certificate_is_signed_by_the_clusters_authority_and_has_the_names_of_
     assert certificate.public_key() == load_pem_public_key((tmp_path / "server.pub").read_bytes())
 
 
-def test_results_of_the_suite_are_read_as_passed_failed_and_left_out(tmp_path: Path) -> None:
+def test_results_of_the_suite_are_passed_failed_and_skipped_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "junit_01.xml").write_text(
         """<testsuites><testsuite>
         <testcase name="[It] External Storage a"/>
-        <testcase name="[It] External Storage b"><skipped/></testcase>
+        <testcase name="[It] External Storage b"><skipped message="skipped"/></testcase>
+        <testcase name="[It] External Storage d"><skipped message="skipped - no blocks - skipping"/></testcase>
         <testcase name="[It] External Storage c"><failure>no</failure></testcase>
         <testcase name="[SynchronizedBeforeSuite]"/>
         </testsuite></testsuites>"""
     )
-    assert suite.results(tmp_path) == (1, ["[It] External Storage c"])
+    assert suite.results(tmp_path) == (1, ["[It] External Storage c"], {"no blocks": 1})
 
 
 def test_a_cgroup_that_holds_a_cgroup_is_removed_from_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

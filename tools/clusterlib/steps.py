@@ -212,8 +212,13 @@ def _restart_kubelet(node: Node) -> None:
 
 def _writes_on(after: str) -> None:
     """The writer is the same as before, and its number goes up."""
-    last = _number()
-    api.wait_until(f"after {after}, the writer goes on", lambda: _number() > last, _WAIT_S)
+    seen: list[int] = []
+
+    def goes_on() -> bool:
+        seen.append(_number())  # which the kubelet tells, so not at once after its start
+        return seen[-1] > seen[0]
+
+    api.wait_until(f"after {after}, the writer goes on", goes_on, _WAIT_S)
     status = api.get("pod", WRITER)["status"]
     restarts = sum(container["restartCount"] for container in status["containerStatuses"])
     if status["phase"] != "Running" or restarts:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
 
 from tools.clusterlib import binaries, cluster, imagelist
@@ -37,7 +38,7 @@ def _definition(driver: Driver) -> dict[str, object]:
 
 
 def run(driver: Driver, focus: str = "") -> None:
-    """Runs what applies to the driver (whose names match `focus`), and prints passed, failed and skipped.
+    """Runs what applies to the driver (and matches `focus`), and prints what passed, failed and was skipped why.
 
     ClusterError if a test failed, or if none ran. The full output is in the cluster's logs, with a JUnit report beside.
     """
@@ -68,21 +69,31 @@ def run(driver: Driver, focus: str = "") -> None:
     log = reports / "output.log"
     with log.open("wb") as output:
         subprocess.run(command, cwd=reports, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    passed, failed = results(reports)
+    passed, failed, skipped = results(reports)
+    for reason, times in skipped.most_common():
+        print(f"skipped {times}: {reason}")
     for name in failed:
         print(f"failed: {name}")
-    print(f"External.Storage {driver.name}: {passed} passed, {len(failed)} failed; {log}", flush=True)
+    print(
+        f"External.Storage {driver.name}: {passed} passed, {len(failed)} failed, {skipped.total()} skipped; {log}",
+        flush=True,
+    )
     if failed or not passed:
         raise ClusterError(f"External.Storage does not pass with {driver.name}: {log} has each test's steps")
 
 
-def results(reports: Path) -> tuple[int, list[str]]:
-    """How many tests passed, and the names of those that failed."""
-    passed, failed = 0, []
+def results(reports: Path) -> tuple[int, list[str], Counter[str]]:
+    """How many tests passed, the names of those that failed, and why the suite skipped tests that were chosen."""
+    passed, failed, skipped = 0, [], Counter[str]()
     for report in reports.glob("junit*.xml"):
         for case in ElementTree.parse(report).iter("testcase"):
+            name, skip = case.get("name", "?"), case.find("skipped")
             if case.find("failure") is not None or case.find("error") is not None:
-                failed.append(case.get("name", "?"))
-            elif case.find("skipped") is None and "External Storage" in case.get("name", ""):
+                failed.append(name)
+            elif skip is not None:
+                _, dash, reason = skip.get("message", "").partition(" - ")
+                if dash:  # one that was not chosen has none
+                    skipped[reason.removesuffix(" - skipping").removesuffix(" -- skipping")] += 1
+            elif "External Storage" in name:
                 passed += 1
-    return passed, failed
+    return passed, failed, skipped
