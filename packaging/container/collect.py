@@ -1,6 +1,7 @@
 """Collects a tree's native part out of an unpacked Debian root: programs, the libraries that they need, Python's own.
 
-    collect.py ROOT LAUNCHER TREE
+    collect.py ROOT LAUNCHER TREE       programs, standard library, certificates
+    collect.py --libraries ROOT TREE    at the end: what all that is in the tree by now needs, Python's packages too
 
     TREE/bin/NAME           the launcher (launcher.c), once for each program
     TREE/native/bin/NAME    the program
@@ -18,7 +19,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 # What Python modules leave out of it: tests, editors, what makes windows, and the installer of packages.
@@ -41,6 +41,9 @@ _PASSWD = f"_dysk:x:{_UID}:{_UID}:Azure page blob disks:/nonexistent:/usr/sbin/n
 
 
 def main() -> None:
+    if sys.argv[1] == "--libraries":
+        _libraries(*(Path(word).resolve() for word in sys.argv[2:4]))
+        return
     root, launcher, tree = (Path(word).resolve() for word in sys.argv[1:4])
     for directory in ("bin", "native/bin", "native/lib", "lib", "etc", "share/doc"):
         (tree / directory).mkdir(parents=True)
@@ -55,7 +58,7 @@ def main() -> None:
             shutil.copyfile(_find(root, name), tree / "native/bin" / name)
             (tree / "native/bin" / name).chmod(0o755)
     shutil.copytree(root / "usr/lib" / python, tree / "lib" / python, ignore=_LEFT_OUT, symlinks=False)
-    _libraries(root, tree)
+    _libraries(root, tree)  # Python is to run from here on
     authorities = sorted((root / "usr/share/ca-certificates").rglob("*.crt"))
     (tree / "etc/ca-certificates.crt").write_bytes(b"".join(path.read_bytes() for path in authorities))
     (tree / "etc/passwd").write_text(_PASSWD)
@@ -71,12 +74,13 @@ def _find(root: Path, name: str) -> Path:
 
 
 def _libraries(root: Path, tree: Path) -> None:
-    """Those that programs and Python's modules need, and libfuse, which comes with pyfuse3 only later."""
+    """Those that programs and Python's modules need. The loader searches the root, the tree, and no other place."""
     where = [path for path in root.glob("**/*-linux-gnu") if path.is_dir() and path.parent.name == "lib"]
     loader = next(path for directory in where for path in directory.glob("ld-linux-*.so.*"))
     searched = ":".join(map(str, where))
-    wanted = [*(tree / "native/bin").iterdir(), *(tree / "lib").rglob("*.so"), *_libfuse(where)]
-    found: dict[str, Path] = {path.name: path for path in _libfuse(where)}
+    programs = (path for path in (tree / "native/bin").iterdir() if path.suffix != ".py")
+    wanted = [*programs, *(path for path in (tree / "lib").rglob("*.so*") if path.is_file())]
+    found: dict[str, Path] = {}
     for path in wanted:
         listed = subprocess.run(
             [loader, "--library-path", searched, "--list", path], capture_output=True, text=True, check=True
@@ -87,18 +91,14 @@ def _libraries(root: Path, tree: Path) -> None:
                 raise SystemExit(f"collect.py: {path} needs {name}, which the root does not have")
             if arrow and not Path(name).name.startswith("ld-linux"):
                 found[Path(name).name] = path_found = Path(rest.rpartition(" (")[0])
-                if not path_found.is_relative_to(root):
+                if not (path_found.is_relative_to(root) or path_found.is_relative_to(tree)):
                     raise SystemExit(f"collect.py: {path} needs {name}, which the root does not have")
     for name, path in sorted(found.items()):
-        shutil.copy(path, tree / "native/lib" / name)
+        if path.is_relative_to(root):  # else a wheel brought it along, and its modules find it there
+            shutil.copy(path, tree / "native/lib" / name)
     target = tree / "native/lib/ld.so"
     shutil.copy(loader, target)
     target.chmod(0o755)
-
-
-def _libfuse(where: list[Path]) -> Iterator[Path]:
-    for directory in where:
-        yield from directory.glob("libfuse3.so.3")
 
 
 main()
