@@ -111,13 +111,14 @@ def test_a_list_has_size_allocation_and_holder_of_each_disk(service: Service, co
     create_disk(address_of(service, container, "sub/other"), credential, 2 * MIB)
     with sdk_blob(service, container) as blob:
         blob.upload_page(b"x" * 1024, offset=4096, length=1024)
-        blob.set_blob_metadata({"dysk_node": "n1", "dysk_since": "2026-01-01T00:00:00Z"})
+        written = {"dysk_node": "n1", "dysk_since": "2026-01-01T00:00:00Z"}
+        blob.set_blob_metadata(written)
         blob.acquire_lease(-1)
     if not isinstance(service, PageBlobServer):
         with sdk_blob(service, container, "block") as blob:
             blob.upload_blob(b"not a page blob")
     name = f"{service.account}/{container}"
-    first = DiskRow(f"{name}/data", MIB, 1024, "leased", "n1", "2026-01-01T00:00:00Z")
+    first = DiskRow(f"{name}/data", MIB, 1024, "leased", "n1", "2026-01-01T00:00:00Z", written)
     second = DiskRow(f"{name}/sub/other", 2 * MIB, 0, "available", None, None)
     assert list_disks(address, credential, allocated=True) == [first, second]
     assert list_disks(address, credential) == [replace(row, allocated=None) for row in (first, second)]

@@ -21,7 +21,7 @@ from blobfuse_dysk.disks.snapshot import (
     list_snapshots,
     list_snapshots_page,
 )
-from blobfuse_dysk.errors import CredentialError, NotFoundError, ServiceError, TransportError, UsageError
+from blobfuse_dysk.errors import CredentialError, DyskError, NotFoundError, ServiceError, TransportError, UsageError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.testing import PageBlobServer
 from tests.conftest import Service
@@ -164,7 +164,7 @@ def test_what_cannot_have_a_snapshot(service: Service, container: str, disk: Dis
             await client.set_metadata({"Dysk_Incomplete": "1"}, lease_id=None, timeout_s=T)
 
     trio.run(begin_to_clone)
-    with pytest.raises(UsageError, match="incomplete clone"):
+    with pytest.raises(DyskError, match="unfinished clone"):
         create_snapshot(disk, OPTIONS)
     assert list_snapshots(disk, OPTIONS) == [made]
 
