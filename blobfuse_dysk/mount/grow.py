@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from blobfuse_dysk.device.kernel.usage import mountpoints
 from blobfuse_dysk.errors import DeviceError, DyskError, UsageError
 from blobfuse_dysk.mount.tools import find_tool, run_tool
 
@@ -60,9 +61,10 @@ def grow_file_system(device: str, mount_point: str | None, fstype: str) -> bool:
 def growing_with(device: str, directory: str, fstype: str) -> Iterator[None]:
     """Around the mount of a device on a directory: the file system grows before or after it, as it can.
 
-    That it did not is a warning, for it can be used as it is.
+    That it did not is a warning, for it can be used as it is. One that is mounted in another place already is not checked
+    and grown beneath that: it grows as a mounted one does, or is told.
     """
-    before = grows_unmounted(fstype)
+    before = grows_unmounted(fstype) and not mountpoints(device)
     if before:
         _try_to_grow(device, None, fstype)
     yield

@@ -71,6 +71,16 @@ def test_what_does_not_grow_is_mounted_with_a_warning(
     )
 
 
+def test_one_that_is_mounted_already_is_not_checked_as_if_it_were_not(
+    steps: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grow, "_has_capability", lambda: False)
+    monkeypatch.setattr(grow, "mountpoints", lambda device: ["/srv/first"])
+    with growing_with("/dev/loop7", "/mnt", "ext4"):
+        steps.append("mount")
+    assert steps == ["mount", "grow ext4 mounted"]
+
+
 def test_a_mount_that_fails_is_not_grown(steps: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grow, "_has_capability", lambda: True)
     with pytest.raises(DeviceError), growing_with("/dev/loop7", "/mnt", "ext4"):
