@@ -181,6 +181,9 @@ class Pacer:
             return False
         at = self._gate.open(now)
         refuted = self._remember(now, at)
+        given_up = refuted and self._calm_s > self._most_calm_s
+        if given_up:
+            self._forget()
         unknown = self.operations.learned == inf and self.bytes.learned == inf
         settled = self.operations.settled or self.bytes.settled
         reopened = self._gate.open(self._gate.resumed_at)
@@ -204,7 +207,11 @@ class Pacer:
             else:
                 got = self._most(got, at)
             self._cut(got, (now, at), STEP_DOWN if after_pause else 1.0)
-        elif not self._noise.explains(self._requests) and not refuted:
+        elif self._noise.explains(self._requests):
+            pass
+        elif given_up:
+            self._cut(self._most(got, at), (now, at), 1.0)
+        elif not refuted:
             self._sporadic(calm, (now, at), got)
         return much
 
@@ -225,8 +232,6 @@ class Pacer:
         if now - self._caught_up_at < LONG_S:
             self._calm_s *= 2
             self._caught_up_at = -inf
-            if self._calm_s > self._most_calm_s:
-                self._forget()
             return True
         if now - since >= CALM_S:
             best = self._through.since(at - CALM_S, at).rates((0, 0))
@@ -260,7 +265,10 @@ class Pacer:
         trial = self._trial
         if trial is not None and trial.holds(self._requests):
             self._heard(trial, times, got)
-        elif self._curve_s == CURVE_S and self._rare(times[1]):
+            return
+        if trial is not None and trial.certain:
+            self._forget()  # nothing was refused at the lower rate: it was the limit
+        if self._curve_s == CURVE_S and self._rare(times[1]):
             return
         elif any(rate.searching and rate.learned > FAR * rate.borne for rate, _ in self._blamed(*got)):
             if times[0] - self._cut_at >= WINDOW_S:
@@ -304,9 +312,10 @@ class Pacer:
         blamed = self._blamed(*got)
         borne = share <= MOST_SHARE and all(0 < achieved <= rate.borne * NEW for rate, achieved in blamed)
         if waited:
+            clear = MOST_CLEAR_WAITING
             if share > SURELY_NOT:
                 self._forget()
-            clear = min(MOST_CLEAR_WAITING, max(LEAST_CLEAR_WAITING, CLEAR / share))
+                clear = LEAST_CLEAR_WAITING
             for rate, _ in blamed:
                 index = int(rate is self.bytes)
                 rate.step_down((totals[index] - trial.done[index]) / (times[0] - trial.since_s))
