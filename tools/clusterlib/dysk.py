@@ -40,7 +40,12 @@ def _install() -> None:
             "kind": "Secret",
             "type": "azure/dysk",
             "metadata": _SECRET,
-            "stringData": {"accountname": _ACCOUNT, "accountkey": _KEY, "endpoint": _ENDPOINT},
+            "stringData": {
+                "accountname": _ACCOUNT,
+                "accountkey": _KEY,
+                "endpoint": _ENDPOINT,
+                "allowhttp": "yes",
+            },
         },
     )
     values = RUN / "values.json"
