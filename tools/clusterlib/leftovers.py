@@ -6,8 +6,6 @@ import contextlib
 import subprocess
 from pathlib import Path
 
-from tools.clusterlib.places import RUN
-
 
 def devices_of(pid: int) -> set[str]:
     """The device numbers (MAJ:MIN) of all FUSE file systems mounted in the PID namespace whose first process is `pid`.
@@ -27,8 +25,8 @@ def devices_of(pid: int) -> set[str]:
     return found
 
 
-def detach_loops(devices: set[str]) -> None:
-    """Detaches the loop devices over files on these file systems, and those over files of the cluster's own folder."""
+def detach_loops(devices: set[str], folder: Path) -> None:
+    """Detaches the loop devices over files on these file systems, and those over files in a folder."""
     answer = subprocess.run(
         ["losetup", "--list", "--noheadings", "--raw", "--output", "NAME,BACK-MAJ:MIN,BACK-FILE"],
         check=True,
@@ -37,7 +35,7 @@ def detach_loops(devices: set[str]) -> None:
     )
     for line in answer.stdout.splitlines():
         device, backing, *file = line.split(maxsplit=2)
-        if backing in devices or (file and file[0].startswith(str(RUN))):
+        if backing in devices or (file and file[0].startswith(f"{folder}/")):
             subprocess.run(["losetup", "--detach", device], check=True)
 
 

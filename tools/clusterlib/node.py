@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.clusterlib import cgroups, control, network
+from tools.clusterlib import cgroups, control, leftovers, network
 from tools.clusterlib.places import BIN, KEYS, LOGS, RUN, ClusterError
 from tools.clusterlib.space import Space
 
@@ -78,9 +78,12 @@ class Node:
         )
 
     def kill(self) -> None:
-        """As a loss of power: nothing is unmounted, detached or told. Cgroups go, as with a kernel."""
+        """As a loss of power: nothing is unmounted or told. Cgroups and loop devices go, as with a kernel."""
+        pid = self.space.pid
+        devices = leftovers.devices_of(pid) if pid else set()
         self.space.kill()
         cgroups.remove(self.cgroup)
+        leftovers.detach_loops(devices, self.disk)
 
     def ctr(self, *words: str | Path) -> list[str]:
         """The command for ctr on this node, in the kubelet's namespace of containerd."""
