@@ -12,6 +12,7 @@ from tools.clusterlib import api, network
 from tools.clusterlib.control import CONTROL
 from tools.clusterlib.driver import COMMON, Driver
 from tools.clusterlib.imagelist import REGISTRY, SIDECARS
+from tools.clusterlib.node import PLUGINS
 from tools.clusterlib.places import BIN, KUBECONFIG, ROOT, RUN, ClusterError
 
 __all__ = ["DYSK"]
@@ -73,6 +74,7 @@ def _values() -> dict[str, object]:
     return {
         "image": {"repository": f"{REGISTRY}/csi-dysk", "tag": "1"},
         "sidecars": {"registry": REGISTRY} | {key: image for key, image in named.items() if key},
+        "node": {"flexVolume": {"enabled": True, "pluginDir": PLUGINS}},
         "storageClasses": [volumes | {"allowVolumeExpansion": True}],
         "volumeSnapshotClass": {"create": True, "name": _NAME, "deletionPolicy": "Delete", "secret": _SECRET},
     }
@@ -85,7 +87,8 @@ DYSK = Driver(
     controller=f"deployment/{_RELEASE}-controller",
     node=f"daemonset/{_RELEASE}-node",
     install=_install,
-    capabilities=COMMON | {"block": True, "capReadOnlyMany": True},
+    capabilities=COMMON | {"block": True, "capReadOnlyMany": True, "multiplePVsSameID": True},
     own_filesystems=True,
     minimum_size="1Gi",
+    flex_volume={"driver": "azure/dysk", "fsType": "xfs", "secretRef": _SECRET},
 )

@@ -23,6 +23,7 @@ FOLDERS = {
     "links": "/var/log/containers",
     "dysk": "/var/lib/dysk",
 }
+PLUGINS = "/var/lib/kubelet/volumeplugins"  # where the kubelet looks for FlexVolume drivers
 SHARED = "/var/lib/shared"  # one folder that all nodes see: what the stand-in driver has for a storage service
 
 
@@ -124,7 +125,7 @@ class Node:
             "failSwapOn": False,
             "oomScoreAdj": 0,  # to lower it takes CAP_SYS_RESOURCE, which this machine does not give
             "resolvConf": str(self.disk / "resolv.conf"),
-            "volumePluginDir": "/var/lib/kubelet/volumeplugins",
+            "volumePluginDir": PLUGINS,
             # The machine's disk is shared with whatever else is on it: how full it is says nothing about this node.
             "evictionHard": {"memory.available": "100Mi"},
             "imageGCHighThresholdPercent": 100,

@@ -12,6 +12,7 @@ from typing import Any
 
 from tools.clusterlib import api, cluster, workloads
 from tools.clusterlib.driver import Driver
+from tools.clusterlib.flexvolume import flex_volume
 from tools.clusterlib.measure import measure
 from tools.clusterlib.node import Node
 from tools.clusterlib.objects import snapshot_controller
@@ -152,7 +153,7 @@ def clean_up(driver: Driver) -> None:
 
 STEPS: dict[str, Callable[[Driver], None]] = {
     step.__name__.replace("_", "-"): step
-    for step in (install, walk_through, disturb, drain, expand, restore, lose_power, clean_up, measure)
+    for step in (install, walk_through, disturb, drain, expand, restore, lose_power, clean_up, flex_volume, measure)
 }
 
 
