@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from blobfuse_dysk.azure.credential.file import ConnectionString
 from blobfuse_dysk.disk import DiskAddress, Endpoint
@@ -49,9 +49,11 @@ _SECRET_KEYS = {
     "connectionstring": "connection",
     "azurestorageconnectionstring": "connection",
     "endpoint": "endpoint",
+    "allowhttp": "allow_http",
 }
+_SWITCH = {"yes": True, "no": False}
 _WHERE = "the volume's secret"
-_REMEDY = "it takes accountname with accountkey or accountsas, or connectionstring; endpoint beside them"
+_REMEDY = "it takes accountname with accountkey or accountsas, or connectionstring; endpoint and allowhttp beside them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Secret:
     key: str = field(default="", repr=False)
     sas: str = field(default="", repr=False)
     endpoint: Endpoint | None = None
+    allow_http: bool = False  # plain HTTP to another machine
 
     @classmethod
     def parse(cls, secrets: Mapping[str, str]) -> Secret:
@@ -92,7 +95,10 @@ class Secret:
             raise CredentialError(f"{_WHERE} has no accountname", remedy=_REMEDY)
         if endpoint and not (key or sas):
             raise CredentialError(f"{_WHERE} has an endpoint without a credential", remedy=_REMEDY)
-        return cls(account, key, sas, endpoint)
+        switch = found.get("allow_http", "no").lower()
+        if switch not in _SWITCH:
+            raise CredentialError(f"{_WHERE}: allowhttp is neither yes nor no", remedy="write one of the two")
+        return cls(account, key, sas, endpoint, _SWITCH[switch])
 
 
 def volume_address(volume_id: str) -> DiskAddress:
@@ -143,7 +149,7 @@ def with_secret(
         sas=secret.sas or None,
         account_key=secret.key or None,
     )
-    return reached, options
+    return reached, replace(options, allow_http=options.allow_http or secret.allow_http)
 
 
 def new_volume(name: str, parameters: Parameters, secrets: Mapping[str, str]) -> tuple[DiskAddress, AttachOptions]:

@@ -146,3 +146,19 @@ def test_a_call_is_one_line_of_the_log_without_its_secrets(drivers: Stack, name:
     assert f"CreateVolume {name}-large OUT_OF_RANGE" in lines[1]
     assert "\x1b" not in driver.log.read_text()
     assert drivers.server.key not in driver.log.read_text()
+
+
+def test_a_probe_that_is_well_is_no_line_of_the_log(drivers: Stack) -> None:
+    driver = drivers.start("controller")
+    client = driver.client()
+    assert client.Probe(pb.ProbeRequest()).ready.value
+    conf = drivers.dirs.config / f"{drivers.server.account}.conf"
+    conf.chmod(0o644)
+    try:
+        refusal(lambda: client.Probe(pb.ProbeRequest()))
+    finally:
+        conf.chmod(0o600)
+    client.close()
+    assert driver.end() == 0
+    lines = [line for line in driver.log.read_text().splitlines() if " Probe " in line]
+    assert ["FAILED_PRECONDITION" in line for line in lines] == [True]

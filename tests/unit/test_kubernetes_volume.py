@@ -6,6 +6,7 @@ import base64
 
 import pytest
 
+from blobfuse_dysk.azure.credential.resolve import resolve
 from blobfuse_dysk.errors import CredentialError, DyskError, NotFoundError, UsageError
 from blobfuse_dysk.kubernetes.marks import VOLUME, encoded, mark
 from blobfuse_dysk.kubernetes.parameters import Parameters, check_snapshot_parameters
@@ -146,6 +147,7 @@ def test_secrets_of_all_kinds_are_understood(secrets: dict[str, str], expected: 
         ({**SECRET, "azurestorageaccountname": "other"}, "has two different values"),
         ({"accountname": "other", "connectionstring": f"AccountName=mystore;AccountKey={KEY}"}, "of two accounts"),
         ({"accountname": "mystore", "endpoint": "https://mystore.blob.core.windows.net"}, "without a credential"),
+        ({**SECRET, "allowhttp": "please"}, "allowhttp is neither yes nor no"),
     ],
 )
 def test_a_secret_that_cannot_be_is_refused_without_showing_it(secrets: dict[str, str], told: str) -> None:
@@ -170,6 +172,18 @@ def test_the_endpoint_of_a_class_alone_is_no_place_to_send_a_credential() -> Non
     disk, _ = with_secret(volume_address("mystore/disks/a"), named, evil)
     assert str(disk.endpoint) == "https://mystore.example.org"
     assert disk.account_key == KEY
+
+
+def test_plain_http_to_another_machine_is_for_the_secret_to_allow() -> None:
+    volume = volume_address("mystore/disks/a")
+    plain = {**SECRET, "endpoint": "http://10.0.0.1:10000/mystore"}
+    with pytest.raises(UsageError) as caught:
+        resolve(*with_secret(volume, plain))
+    assert 'in Kubernetes: allowhttp: "yes" in the Secret' in caught.value.line()
+    with pytest.raises(UsageError, match="is plain HTTP"):
+        resolve(*with_secret(volume, {**plain, "allowhttp": "no"}))
+    disk, _ = resolve(*with_secret(volume, {**plain, "allowhttp": "Yes"}))
+    assert str(disk.endpoint) == "http://10.0.0.1:10000/mystore"
 
 
 @pytest.mark.parametrize("volume_id", ["fake-vol-id", "a/b", "", "https://h/c/b", "mystore/disks/../x"])

@@ -11,6 +11,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from tools.clusterlib import binaries, cluster, steps, suite
@@ -36,6 +37,9 @@ def _arguments() -> argparse.ArgumentParser:
     test.add_argument("--driver", choices=sorted(_DRIVERS), default="csi-dysk", help="(default: csi-dysk)")
     test.add_argument(
         "--image", type=Path, metavar="ARCHIVE", help="the driver's OCI archive (csi-dysk has no default)"
+    )
+    test.add_argument(
+        "--next-image", type=Path, metavar="ARCHIVE", help="another build, to which the driver is upgraded under load"
     )
     test.add_argument("--step", action="append", choices=list(steps.STEPS), help="only this; may be repeated")
     test.add_argument("--suite", choices=("only", "no"), help="only External.Storage, or all but it")
@@ -66,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _test(arguments: argparse.Namespace) -> None:
-    driver = _DRIVERS[arguments.driver]
+    driver = replace(_DRIVERS[arguments.driver], next_image=arguments.next_image)
     if arguments.image:
         for node in cluster.nodes():
             cluster.load_images(node, arguments.image, driver.image)

@@ -8,7 +8,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from tools.clusterlib import api, binaries, control, imagelist, leftovers
+from tools.clusterlib import api, binaries, control, imagelist
 from tools.clusterlib.node import FOLDERS, SHARED, Node
 from tools.clusterlib.places import BIN, KUBECONFIG, LOGS, RUN, ClusterError
 
@@ -61,16 +61,12 @@ def up(count: int) -> None:
 
 def down() -> None:
     """Ends everything and removes what is left of it on this machine; also what an `up` left half made."""
-    made = nodes()
-    for node in made:
-        pid = node.space.pid
-        devices = leftovers.devices_of(pid) if pid else set()
+    for node in nodes():
         node.kill()
-        leftovers.detach_loops(devices)
     control.CONTROL.kill()
     if RUN.exists():
         shutil.rmtree(RUN)
-    for folder in (*FOLDERS.values(), SHARED, control.ETCD_FOLDER):
+    for folder in (*FOLDERS.values(), SHARED, control.ETCD_FOLDER, "/dev/dysk"):
         with suppress(OSError):
             Path(folder).rmdir()  # the empty folder that was mounted upon; another's is not empty
 

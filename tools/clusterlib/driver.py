@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 __all__ = ["COMMON", "Driver"]
 
@@ -40,3 +41,5 @@ class Driver:
     capabilities: Mapping[str, bool]
     own_filesystems: bool  # a volume is a device with a file system, which has a size
     minimum_size: str = "1Mi"
+    flex_volume: Mapping[str, object] | None = None  # how a volume names its FlexVolume driver, and with which secret
+    next_image: Path | None = None  # the OCI archive of another build, which the driver is upgraded to under load

@@ -12,6 +12,7 @@ from tools.clusterlib import api, network
 from tools.clusterlib.control import CONTROL
 from tools.clusterlib.driver import COMMON, Driver
 from tools.clusterlib.imagelist import REGISTRY, SIDECARS
+from tools.clusterlib.node import PLUGINS
 from tools.clusterlib.places import BIN, KUBECONFIG, ROOT, RUN, ClusterError
 
 __all__ = ["DYSK"]
@@ -22,6 +23,7 @@ _TIMEOUT_S = 300
 _PORT = 10000
 _ACCOUNT = "clusteraccount"
 _KEY = base64.b64encode(b"the key of an account that is nowhere but here, 64 bytes long...").decode()
+_ENDPOINT = f"http://{network.CONTROL_ADDRESS}:{_PORT}/{_ACCOUNT}"
 _SECRET = {"name": "dysk-account", "namespace": _NAMESPACE}
 # How the chart calls the sidecars that are not called as their programs are.
 _IN_CHART = {"livenessprobe": "livenessProbe", "node-driver-registrar": "registrar", "snapshot-controller": None}
@@ -39,7 +41,12 @@ def _install() -> None:
             "kind": "Secret",
             "type": "azure/dysk",
             "metadata": _SECRET,
-            "stringData": {"accountname": _ACCOUNT, "accountkey": _KEY},
+            "stringData": {
+                "accountname": _ACCOUNT,
+                "accountkey": _KEY,
+                "endpoint": _ENDPOINT,
+                "allowhttp": "yes",
+            },
         },
     )
     values = RUN / "values.json"
@@ -61,11 +68,13 @@ def _start_server() -> None:
 def _values() -> dict[str, object]:
     """The chart's values: images of ours, one class for volumes and one for snapshots."""
     named = {_IN_CHART.get(name, name.removeprefix("csi-")): f"{name}:1" for name in SIDECARS}
-    parameters = {"container": "volumes", "endpoint": f"http://{network.CONTROL_ADDRESS}:{_PORT}/{_ACCOUNT}"}
+    # The key that a test which wants another file system replaces; ext4 does not grow in use without CAP_SYS_RESOURCE.
+    parameters = {"container": "volumes", "endpoint": _ENDPOINT, "csi.storage.k8s.io/fstype": "xfs"}
     volumes = {"name": _NAME, "volumeBindingMode": "Immediate", "secret": _SECRET, "parameters": parameters}
     return {
         "image": {"repository": f"{REGISTRY}/csi-dysk", "tag": "1"},
         "sidecars": {"registry": REGISTRY} | {key: image for key, image in named.items() if key},
+        "node": {"flexVolume": {"enabled": True, "pluginDir": PLUGINS}},
         "storageClasses": [volumes | {"allowVolumeExpansion": True}],
         "volumeSnapshotClass": {"create": True, "name": _NAME, "deletionPolicy": "Delete", "secret": _SECRET},
     }
@@ -78,7 +87,8 @@ DYSK = Driver(
     controller=f"deployment/{_RELEASE}-controller",
     node=f"daemonset/{_RELEASE}-node",
     install=_install,
-    capabilities=COMMON | {"block": True, "capReadOnlyMany": True},
+    capabilities=COMMON | {"block": True, "capReadOnlyMany": True, "multiplePVsSameID": True},
     own_filesystems=True,
     minimum_size="1Gi",
+    flex_volume={"driver": "azure/dysk", "fsType": "xfs", "secretRef": _SECRET},
 )

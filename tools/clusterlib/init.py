@@ -34,9 +34,11 @@ def _mount(*words: str) -> None:
 
 def _prepare(orders: dict[str, Any]) -> None:
     """Everything that the space sees of its own: /proc, /run, its folders, its host name, its loopback."""
+    _leave_disks()
     _mount("--make-rshared", "/")  # the kubelet's and a driver's mounts are to be seen in containers, and the reverse
     _mount("-t", "proc", "proc", "/proc")
-    _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
+    for folder in orders["volatile"]:
+        _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", folder)
     for source, target in orders["binds"]:
         _mount("--bind", source, target)
         # Out of the peer group of the source's file system: what is mounted below one is not to appear below the other.
@@ -50,6 +52,16 @@ def _prepare(orders: dict[str, Any]) -> None:
     socket.sethostname(orders["name"])
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n")
+
+
+def _leave_disks() -> None:
+    """Unmounts here what is mounted on the machine of FUSE and loop devices: a copy would keep their owners waiting."""
+    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+        fields, _, kind = line.partition(" - ")
+        fstype, source = kind.split()[:2]
+        if fstype.startswith("fuse.") or source.startswith("/dev/loop"):
+            where = fields.split()[4].encode().decode("unicode_escape")
+            subprocess.run(["umount", "--lazy", where], check=True)
 
 
 def _reap() -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 from pathlib import Path
-
-from tools.clusterlib.places import RUN
 
 
 def devices_of(pid: int) -> set[str]:
@@ -27,18 +26,18 @@ def devices_of(pid: int) -> set[str]:
     return found
 
 
-def detach_loops(devices: set[str]) -> None:
-    """Detaches the loop devices over files on these file systems, and those over files of the cluster's own folder."""
+def detach_loops(devices: set[str], folder: Path) -> None:
+    """Detaches the loop devices over files on these file systems, and those over files in a folder."""
     answer = subprocess.run(
-        ["losetup", "--list", "--noheadings", "--raw", "--output", "NAME,BACK-MAJ:MIN,BACK-FILE"],
+        ["losetup", "--list", "--json", "--output", "NAME,BACK-MAJ:MIN,BACK-FILE"],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
     )
-    for line in answer.stdout.splitlines():
-        device, backing, *file = line.split(maxsplit=2)
-        if backing in devices or (file and file[0].startswith(str(RUN))):
-            subprocess.run(["losetup", "--detach", device], check=True)
+    for found in json.loads(answer.stdout or "{}").get("loopdevices", ()):
+        backing, file = found["back-maj:min"] or "", found["back-file"] or ""
+        if backing.strip() in devices or file.startswith(f"{folder}/"):  # the numbers come padded with blanks
+            subprocess.run(["losetup", "--detach", found["name"]], check=True)
 
 
 def _link(path: Path) -> Path | None:

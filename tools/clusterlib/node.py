@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.clusterlib import cgroups, control, network
+from tools.clusterlib import cgroups, control, leftovers, network
 from tools.clusterlib.places import BIN, KEYS, LOGS, RUN, ClusterError
 from tools.clusterlib.space import Space
 
@@ -23,6 +23,7 @@ FOLDERS = {
     "links": "/var/log/containers",
     "dysk": "/var/lib/dysk",
 }
+PLUGINS = "/var/lib/kubelet/volumeplugins"  # where the kubelet looks for FlexVolume drivers
 SHARED = "/var/lib/shared"  # one folder that all nodes see: what the stand-in driver has for a storage service
 
 
@@ -78,9 +79,12 @@ class Node:
         )
 
     def kill(self) -> None:
-        """As a loss of power: nothing is unmounted, detached or told. Cgroups go, as with a kernel."""
+        """As a loss of power: nothing is unmounted or told. Cgroups and loop devices go, as with a kernel."""
+        pid = self.space.pid
+        devices = leftovers.devices_of(pid) if pid else set()
         self.space.kill()
         cgroups.remove(self.cgroup)
+        leftovers.detach_loops(devices, self.disk)
 
     def ctr(self, *words: str | Path) -> list[str]:
         """The command for ctr on this node, in the kubelet's namespace of containerd."""
@@ -121,7 +125,7 @@ class Node:
             "failSwapOn": False,
             "oomScoreAdj": 0,  # to lower it takes CAP_SYS_RESOURCE, which this machine does not give
             "resolvConf": str(self.disk / "resolv.conf"),
-            "volumePluginDir": "/var/lib/kubelet/volumeplugins",
+            "volumePluginDir": PLUGINS,
             # The machine's disk is shared with whatever else is on it: how full it is says nothing about this node.
             "evictionHard": {"memory.available": "100Mi"},
             "imageGCHighThresholdPercent": 100,

@@ -21,6 +21,9 @@ from tools.clusterlib import init
 from tools.clusterlib.places import LOGS, RUN, ClusterError
 
 _NAMESPACES = ("-m", "-n", "-p", "-u", "-i")
+# What a space has of its own until it ends: sockets and process ids, and the names that csi-dysk gives to devices. The
+# rest of /dev is the machine's.
+VOLATILE = ("/run", "/dev/dysk")
 _INIT = b"clusterlib/init.py"  # of whatever tree: a machine has one cluster
 _DEADLINE_S = 30.0
 
@@ -60,9 +63,12 @@ class Space:
         for source, target in binds.items():
             source.mkdir(parents=True, exist_ok=True)
             Path(target).mkdir(parents=True, exist_ok=True)
+        for folder in VOLATILE:
+            Path(folder).mkdir(exist_ok=True)
         orders = {
             "name": self.name,
             "pid_file": str(self.pid_file),
+            "volatile": VOLATILE,
             "binds": [(str(source), target) for source, target in binds.items()],
             "listen_fd": listener.fileno() if listener else None,
             "forward_to": forward_to,

@@ -1,6 +1,7 @@
 """What `tools/cluster test` does with a driver, step by step; a step that does not come to its end is a ClusterError.
 
-Each leaves the cluster as the next expects it, in the order of STEPS: install first, clean_up last.
+Each leaves the cluster as the next expects it, in the order of STEPS: install first, clean_up
+after those that it cleans up after.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 from tools.clusterlib import api, cluster, workloads
 from tools.clusterlib.driver import Driver
+from tools.clusterlib.flexvolume import flex_volume
+from tools.clusterlib.measure import measure
 from tools.clusterlib.node import Node
 from tools.clusterlib.objects import snapshot_controller
 from tools.clusterlib.places import ClusterError
@@ -62,6 +65,8 @@ def disturb(driver: Driver) -> None:
         "the driver is rolled out anew": lambda: _restart(driver.namespace, *parts),
         "the kubelet starts anew": lambda: _restart_kubelet(node),
     }
+    if driver.next_image:
+        disturbances["the driver is upgraded"] = lambda: _upgrade(driver)
     for what, disturbance in disturbances.items():
         disturbance()
         _rolled_out(driver.namespace, *parts)
@@ -148,7 +153,7 @@ def clean_up(driver: Driver) -> None:
 
 STEPS: dict[str, Callable[[Driver], None]] = {
     step.__name__.replace("_", "-"): step
-    for step in (install, walk_through, disturb, drain, expand, restore, lose_power, clean_up)
+    for step in (install, walk_through, disturb, drain, expand, restore, lose_power, clean_up, flex_volume, measure)
 }
 
 
@@ -203,6 +208,13 @@ def _restart(namespace: str, *workloads_: str) -> None:
 
 def _delete_pods(namespace: str) -> None:
     api.kubectl("delete", "pods", "--all", "-n", namespace, "--grace-period=1")
+
+
+def _upgrade(driver: Driver) -> None:
+    assert driver.next_image
+    for node in cluster.nodes():
+        cluster.load_images(node, driver.next_image, driver.image)
+    _restart(driver.namespace, driver.controller, driver.node)
 
 
 def _restart_kubelet(node: Node) -> None:

@@ -6,7 +6,7 @@ from tools.clusterlib.api import Manifest
 from tools.clusterlib.imagelist import REGISTRY
 from tools.clusterlib.network import POD_RANGE
 
-__all__ = ["DATABASE", "WRITER", "claim", "database", "service", "snapshot", "writer"]
+__all__ = ["DATABASE", "WRITER", "claim", "database", "service", "sleeper", "snapshot", "writer"]
 
 DATABASE, WRITER = "database", "writer"
 
@@ -108,6 +108,27 @@ def writer(of_claim: str) -> Manifest:
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 1,
+            "containers": [container],
+            "volumes": [_volume(of_claim)],
+        },
+    }
+
+
+def sleeper(name: str, of_claim: str, node: str) -> Manifest:
+    """A pod on this node that has the volume and does nothing: what is measured is the volume."""
+    container = {
+        "name": "sleeper",
+        "image": f"{REGISTRY}/tools:1",
+        "command": ["/bin/bash", "-c", "touch /data/there && exec sleep infinity"],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": "measured"}},
+        "spec": {
+            "nodeSelector": {"kubernetes.io/hostname": node},
+            "terminationGracePeriodSeconds": 0,
             "containers": [container],
             "volumes": [_volume(of_claim)],
         },

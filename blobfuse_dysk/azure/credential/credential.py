@@ -389,5 +389,6 @@ def check_transport(endpoint: Endpoint, credential: Credential) -> None:
     if endpoint.scheme == "http" and not endpoint.is_loopback and not credential.allow_http:
         raise UsageError(
             f"{endpoint} is plain HTTP: the disk's data and the {credential.describe()} could be read on the way",
-            remedy="use https://, or, on a network that you trust, allow_http = yes in the credential file",
+            remedy="use https://, or, on a network that you trust, allow_http = yes in the credential file (in "
+            'Kubernetes: allowhttp: "yes" in the Secret)',
         )

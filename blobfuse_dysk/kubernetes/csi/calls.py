@@ -77,7 +77,9 @@ def _watched(method: MethodDescriptor, request: Message, context: Context, locks
     counted = method.containing_service.name != "Identity"
 
     def tell(code: StatusCode, line: str = "") -> None:
-        level = logging.INFO if code is StatusCode.OK else logging.WARNING
+        level = logging.WARNING
+        if code is StatusCode.OK:  # a cluster probes each driver every few seconds
+            level = logging.INFO if counted else logging.DEBUG
         log.log(level, "%s %s %s %.0f ms%s", method.name, subject, code.name, 1000 * (time.monotonic() - began), line)
 
     try:
