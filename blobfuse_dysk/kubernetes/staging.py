@@ -159,7 +159,7 @@ class Staging:
             attached = self._attach(wanted.address, replace(options, read_only=True))
         if wanted.unwritten and wanted.address.snapshot is None and (writer := attachment.writer_of(name)):
             _take_back(name, wanted.path, None)
-            raise LeasedError(
+            raise UnsuitableError(
                 f"{wanted.disk} is {writer}, which writes to it",
                 remedy="to read it on several nodes take a snapshot of it, or end its use there",
             )
