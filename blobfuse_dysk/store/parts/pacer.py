@@ -311,7 +311,7 @@ class Pacer:
         blamed = self._blamed(*got)
         borne = share <= MOST_SHARE and all(0 < achieved <= rate.borne * NEW for rate, achieved in blamed)
         if waited:
-            clear = MOST_CLEAR_WAITING
+            clear: float = MOST_CLEAR_WAITING
             if share > SURELY_NOT:
                 self._forget()
                 clear = LEAST_CLEAR_WAITING
