@@ -127,8 +127,9 @@ def test_what_fails_again_and_again_is_given_up(driven: Driven) -> None:
 def test_what_got_through_while_the_last_attempt_failed_is_the_limit(driven: Driven) -> None:
     wait_s = CALM_S
     while wait_s <= MOST_CALM_S:
-        driven.lose(100.0)
-        driven.run(wait_s + 0.5, 100)
+        driven.run(wait_s - 1, 100)
+        driven.lose(100.0)  # whatever it grew by itself meanwhile
+        driven.run(1.5, 100)
         before = driven.pacer.operations.learned
         driven.refuse()
         wait_s *= 2
