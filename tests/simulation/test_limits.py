@@ -141,7 +141,7 @@ async def test_a_limit_is_found_though_each_refusal_means_a_pause(
     assert seen.refused < 0.01
 
 
-@pytest.mark.parametrize(("fallen", "depth"), [(300.0, 1), (300.0, 4), (300.0, 32), (50.0, 1), (50.0, 32)])
+@pytest.mark.parametrize(("fallen", "depth"), [(300.0, 1), (300.0, 4), (300.0, 16), (300.0, 32), (50.0, 1), (50.0, 32)])
 async def test_a_limit_that_falls_is_found_though_each_refusal_means_a_pause(
     jumping_clock: JumpingClock, fallen: float, depth: int
 ) -> None:

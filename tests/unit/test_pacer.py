@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from blobfuse_dysk.store.parts.noise import SEEN
+from blobfuse_dysk.store.parts.noise import MOST_CLEAR_WAITING, SEEN
 from blobfuse_dysk.store.parts.pacer import CALM_S, MOST_CALM_S, Pacer
 from blobfuse_dysk.store.parts.rate import SEARCH_S, SURE, Rate
 
@@ -124,6 +124,19 @@ def test_what_fails_again_and_again_is_given_up(driven: Driven) -> None:
     assert not driven.pacer.operations.behind
 
 
+def test_what_got_through_while_the_last_attempt_failed_is_the_limit(driven: Driven) -> None:
+    wait_s = CALM_S
+    while wait_s <= MOST_CALM_S:
+        driven.run(wait_s - 1, 100)
+        driven.lose(100.0)  # whatever it grew by itself meanwhile
+        driven.run(1.5, 100)
+        before = driven.pacer.operations.learned
+        driven.refuse()
+        wait_s *= 2
+    assert before > 400
+    assert driven.pacer.operations.learned == pytest.approx(100, rel=0.1)
+
+
 def test_much_refused_is_the_limit(driven: Driven) -> None:
     driven.run(1, 100)
     for _ in range(100):
@@ -136,10 +149,10 @@ def test_much_refused_is_the_limit(driven: Driven) -> None:
     assert driven.pacer.operations.learned < 60
 
 
-def pausing(driven: Driven, times: int) -> None:
-    """Each refusal stops the whole disk for a second, and five requests get through between two of them."""
+def pausing(driven: Driven, times: int, requests: int = 5) -> None:
+    """Each refusal stops the whole disk for a second, and so many requests get through between two of them."""
     for _ in range(times):
-        driven.run(0.1, 50)
+        driven.run(requests / 50, 50)
         driven.refuse()
         driven.pacer.asked(1.0, driven.now, much=False, last=True)
         driven.now += 1.0
@@ -164,3 +177,14 @@ def test_many_of_few_requests_refused_are_no_noise_whatever_was_borne(driven: Dr
     assert driven.pacer.operations.borne > 0
     pausing(driven, 2)
     assert driven.pacer.operations.borne == 0
+
+
+@pytest.mark.parametrize(("requests", "believed"), [(MOST_CLEAR_WAITING - 50, True), (MOST_CLEAR_WAITING + 1, False)])
+def test_an_experiment_that_pauses_led_to_lasts_long_and_then_shows_that_a_limit_fell(
+    driven: Driven, requests: int, believed: bool
+) -> None:
+    pausing(driven, 2 + SEEN, 20)  # the first two begin an experiment
+    assert driven.pacer.operations.borne > 400
+    driven.run(requests / 500, 500)
+    driven.refuse()
+    assert (driven.pacer.operations.borne > 400) is believed

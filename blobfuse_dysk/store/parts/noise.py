@@ -9,7 +9,9 @@ and that share is believed (Noise) until FORGET times the requests went by in wh
 Where refusals stop the whole disk, and for so long that most of the time is spent waiting, a bucket of the service's
 fills up meanwhile, and what gets through between two pauses says little about its limit. What got through with the
 pauses counted in is borne for certain, so it is that rate at which the experiment is made. That is slow, so it ends
-with the first refusal if the rate before was borne in calm time, too: a limit fell, or there is noise, hardly both.
+with the first refusal if the rate before was borne in calm time, too: a limit fell, or there is noise, hardly both. If
+nothing is refused, what was borne before is not any more; the count of requests for that is the longest one, as a share
+that was seen while many callers waited for their repeats may be that of a few moments.
 """
 
 from __future__ import annotations

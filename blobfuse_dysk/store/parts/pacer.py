@@ -16,8 +16,8 @@ learns nothing. Where nothing gets through at all the service is out of order, a
 Refusals that do not depend on the rate (a busy service that turns away one request in a hundred, whoever sends it)
 must not pull it down. Where little is refused, a small cut is an experiment: noise.py. What got through in calm time
 is remembered as borne. Once nothing is refused for CALM_S, a rate below that comes back to it in large steps, however
-it was lost; an attempt that is refused at once is made after twice that time the next time, and at last not any more.
-Much refused is the limit: what was borne is forgotten.
+was lost; an attempt that is refused at once is made after twice that time the next time, and at last not any more; what
+got through then is the limit. Much refused is the limit, too: what was borne is forgotten.
 
 A refusal does not say which limit it is about. The mean size of what got through does, but for those between
 SMALL and LARGE: there the one that was nearly used up is meant, or both.
@@ -207,12 +207,11 @@ class Pacer:
             else:
                 got = self._most(got, at)
             self._cut(got, (now, at), STEP_DOWN if after_pause else 1.0)
-        elif self._noise.explains(self._requests):
-            pass
-        elif given_up:
-            self._cut(self._most(got, at), (now, at), 1.0)
-        elif not refuted:
-            self._sporadic(calm, (now, at), got)
+        elif not self._noise.explains(self._requests):
+            if given_up:
+                self._cut(self._most(got, at), (now, at), 1.0)
+            elif not refuted:
+                self._sporadic(calm, (now, at), got)
         return much
 
     def _is_echo(self, now: float) -> bool:
@@ -267,10 +266,10 @@ class Pacer:
             self._heard(trial, times, got)
             return
         if trial is not None and trial.certain:
-            self._forget()  # nothing was refused at the lower rate: it was the limit
+            self._forget()  # nothing was refused at that rate, so it was the limit that refused at the one before
         if self._curve_s == CURVE_S and self._rare(times[1]):
             return
-        elif any(rate.searching and rate.learned > FAR * rate.borne for rate, _ in self._blamed(*got)):
+        if any(rate.searching and rate.learned > FAR * rate.borne for rate, _ in self._blamed(*got)):
             if times[0] - self._cut_at >= WINDOW_S:
                 before = self._before if self._again else None
                 self._cut(self._most(got, times[1]), times, 1.0)
@@ -312,7 +311,7 @@ class Pacer:
         blamed = self._blamed(*got)
         borne = share <= MOST_SHARE and all(0 < achieved <= rate.borne * NEW for rate, achieved in blamed)
         if waited:
-            clear = MOST_CLEAR_WAITING
+            clear: float = MOST_CLEAR_WAITING
             if share > SURELY_NOT:
                 self._forget()
                 clear = LEAST_CLEAR_WAITING
