@@ -123,21 +123,30 @@ def not_a_page_blob(address: DiskAddress, blob_type: str) -> UsageError:
     )
 
 
-def not_copied(address: DiskAddress, copy: CopyState) -> DyskError:
-    """The error for a blob that is the destination of a copy which has not been completed."""
+def not_copied(address: DiskAddress, copy: CopyState, source: str = "") -> DyskError:
+    """The error for a blob that is the destination of a copy which has not been completed.
+
+    source: of what dyskctl clones it; '' for a copy that others make.
+    """
+    clone = f"dyskctl clone {source} {address}"
     came = ""
     if copy.done is not None and copy.total:
         percent = f" ({copy.done * 100 // copy.total} %)" if copy.total else ""
         came = f": {format_size(copy.done)} of {format_size(copy.total)}{percent} have come"
     if copy.status == "pending":
+        tells = "az storage blob show --query properties.copy tells how far it is"
         return DyskError(
             f"{address} is still being copied to{came}",
-            remedy="wait for the end of the copy: az storage blob show --query properties.copy tells how far it is",
+            remedy=f"wait for it with {clone}, or give it up with --abort added to that"
+            if source
+            else f"wait for the end of the copy: {tells}",
         )
     how = f"the copy to {address} was not completed, it is {copy.status}{came}"
     return DyskError(
         f"{how} ({copy.description})" if copy.description else how,
-        remedy="copy it again; if the blob is right as it is, az storage blob update takes the mark off",
+        remedy=f"give it up with {clone} --abort, then clone again"
+        if source
+        else "copy it again; if the blob is right as it is, az storage blob update takes the mark off",
     )
 
 
@@ -355,7 +364,7 @@ _SIMPLE: Mapping[str, tuple[Callable[..., DyskError], str, str]] = {
     "PendingCopyOperation": (
         DyskError,
         "disk {disk} is still being copied to",
-        "wait for the end of the copy, or abort it: az storage blob copy cancel",
+        "wait for the end of the copy, or end it: dyskctl clone --abort, or az storage blob copy cancel",
     ),
     **dict.fromkeys(("SnapshotOperationRateExceeded", "SnaphotOperationRateExceeded"), _TOO_SOON),
     "SnapshotCountExceeded": (

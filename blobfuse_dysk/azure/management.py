@@ -35,6 +35,7 @@ _CONNECT_S = 4.0
 _READ_S = 30.0
 _RETRIES = 1  # a dead endpoint is to be an error within seconds: somebody is waiting at a terminal
 _PAGE = 512  # bytes
+_NEW = 0  # the sequence number of a blob that nobody has attached
 _AT_ONCE = 8  # requests
 _NO_MARKER = frozenset({"OutOfRangeInput", "InvalidQueryParameterValue", "OutOfRangeQueryParameterValue"})
 
@@ -122,7 +123,8 @@ def _create_empty(
 
 def _write_footer(blob: BlobClient, address: DiskAddress, size: int, footer: bytes, etag: str) -> None:
     try:
-        blob.upload_page(footer, offset=size - _PAGE, length=_PAGE)
+        # Tried again if no answer comes, and the first attempt may come late: to a disk that was in use and grew since.
+        blob.upload_page(footer, offset=size - _PAGE, length=_PAGE, if_sequence_number_lte=_NEW)
     except BaseException:
         try:
             _take_back(blob, etag)

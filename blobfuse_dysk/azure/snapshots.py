@@ -36,7 +36,7 @@ def list_snapshots(address: DiskAddress, credential: Credential) -> list[Snapsho
     from azure.storage.blob import BlobType
 
     found = []
-    with sdk(address, credential, "list the snapshots of", needs="rl") as service:
+    with sdk(address, credential, "list of the snapshots", needs="rl") as service:
         container = service.get_container_client(address.container)
         for item in container.list_blobs(name_starts_with=address.blob, include=["metadata", "snapshots"]):
             if item.name != address.blob:
@@ -63,7 +63,7 @@ def list_snapshots_page(
     from azure.storage.blob import BlobType
 
     listed = replace(address, blob="*")  # in messages
-    with sdk(listed, credential, "list the snapshots of", needs="rl") as service:
+    with sdk(listed, credential, "list of the snapshots", needs="rl") as service:
         container = service.get_container_client(address.container)
         pages: Any = container.list_blobs(
             name_starts_with=prefix or None,

@@ -45,14 +45,17 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def print_pairs(pairs: dict[str, object], indent: str = "") -> None:
-    """A value a line, with the names in a column; a dictionary is indented below its name."""
+def print_pairs(pairs: dict[str, object], indent: str = "", *, as_given: bool = False) -> None:
+    """A value a line, with the names in a column; a dictionary is indented below its name.
+
+    as_given: the names are not ours: a blob's metadata, which is searched for as it is spelled.
+    """
     width = max((len(name) for name, value in pairs.items() if not isinstance(value, dict) or not value), default=0)
     for name, value in pairs.items():
-        label = name.replace("_", " ")
+        label = printable(name) if as_given else name.replace("_", " ")
         if isinstance(value, dict) and value:
             print(f"{indent}{label}:")
-            print_pairs(value, indent + "  ")
+            print_pairs(value, indent + "  ", as_given=as_given or name == "metadata")
         else:
             print(f"{indent}{(label + ':').ljust(width + 1)} {printable(_plain(value))}")
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from blobfuse_dysk.azure.explain import HOLDER_NODE, HOLDER_SINCE, HOLDER_TAG
+from blobfuse_dysk.azure.marks import without_mark
 from blobfuse_dysk.errors import UsageError
 
 __all__ = ["check_metadata", "check_tags", "parse_pairs"]
@@ -36,7 +37,10 @@ def parse_pairs(words: Iterable[str], what: str) -> dict[str, str]:
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:
-    """Raise UsageError for what the service would refuse, or silently change, and for the names of a holder."""
+    """Raise UsageError for what the service would refuse, or silently change, and for the names of a holder or a clone.
+
+    A disk that only looks like an unfinished clone could be neither attached nor given up.
+    """
     seen = set()
     for name, value in metadata.items():
         if not _NAME.match(name):
@@ -47,6 +51,8 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
             raise UsageError(f"metadata: {name!r} is there twice", remedy="upper and lower case are the same")
         if name.lower() in _HOLDER:
             raise UsageError(f"metadata: {name} is written by whoever attaches the disk", remedy="use another name")
+        if not without_mark({name: value}):
+            raise UsageError(f"metadata: {name} marks an unfinished clone", remedy="use another name")
         if not (value.isascii() and value.isprintable()) or value != value.strip() or not value:
             raise UsageError(
                 f"metadata: {name} cannot be {value!r}", remedy="use printable ASCII, with no blank at either end"

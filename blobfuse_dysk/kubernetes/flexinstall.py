@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from blobfuse_dysk.errors import DeviceError, NotFoundError
+from blobfuse_dysk.errors import DeviceError, NotFoundError, UsageError
 
 __all__ = ["DIRECTORIES", "install"]
 
@@ -24,6 +24,8 @@ _PLACES = ("/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin")
 
 def install(directories: Sequence[str] = ()) -> list[str]:
     """Install it into these, or into those of DIRECTORIES that there are; return the paths. Raises DyskError."""
+    if "" in directories:  # of a variable that is not set; it would be the current directory
+        raise UsageError("--directory is empty", remedy="name the kubelet's --volume-plugin-dir")
     wanted = list(directories) or [each for each in DIRECTORIES if Path(each).is_dir()]
     if not wanted:
         raise NotFoundError(

@@ -61,8 +61,8 @@ def grow_file_system(device: str, mount_point: str | None, fstype: str) -> bool:
 def growing_with(device: str, directory: str, fstype: str) -> Iterator[None]:
     """Around the mount of a device on a directory: the file system grows before or after it, as it can.
 
-    That it did not is a warning, for it can be used as it is. One that is mounted in another place already is not checked
-    and grown beneath that: it grows as a mounted one does, or is told.
+    That it did not is a warning, for it can be used as it is. One that is mounted in another place already is not
+    checked and grown beneath that: it grows as a mounted one does, or it is told why not.
     """
     before = grows_unmounted(fstype) and not mountpoints(device)
     if before:

@@ -15,7 +15,7 @@ import trio
 
 from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.explain import explain, holder_in, leased_by, not_a_page_blob, not_copied
-from blobfuse_dysk.azure.marks import incomplete, not_complete
+from blobfuse_dysk.azure.marks import found_in, incomplete, not_complete
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.disk import MAX_SIZE, DiskAddress
 from blobfuse_dysk.errors import Kind, StoreError, UsageError
@@ -128,7 +128,8 @@ def check_blob(blob: BlobProperties, address: DiskAddress) -> None:
     if source is not None:
         raise not_complete(address, source)
     if blob.copy is not None and blob.copy.status != "success":
-        raise not_copied(address, blob.copy)
+        mark = found_in(blob.metadata)
+        raise not_copied(address, blob.copy, mark.source if mark else "")
     if blob.copy is not None and blob.copy.incremental and not address.snapshot:
         raise UsageError(
             f"{address} is the destination of an incremental copy, which cannot be read or written itself",

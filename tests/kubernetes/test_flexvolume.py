@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.kubernetes import flexinstall
 from blobfuse_dysk.testing import PageBlobServer
 from tests.kubernetes.conftest import MIB, Cluster, mounts_below, take_down
@@ -181,6 +182,15 @@ def test_what_another_has_mounted_there_is_left_alone(kubelet: Kubelet) -> None:
     answer, _ = kubelet.run("unmount", str(kubelet.pod()))
     assert "is no volume of azure/dysk" in answer["message"]
     subprocess.run(["umount", kubelet.pod()], check=True)
+
+
+def test_a_directory_without_a_name_is_not_the_one_that_we_are_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="--directory is empty"):
+        flexinstall.install(["aks", ""])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_installed_driver_is_what_the_kubelet_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

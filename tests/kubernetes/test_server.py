@@ -103,7 +103,11 @@ def test_calls_under_way_are_finished_at_the_end(drivers: Stack, name: str) -> N
         (("--endpoint", "tcp://0.0.0.0:1"), "write unix:///csi/csi.sock"),
         (("--endpoint", "unix:///nowhere/at/all/csi.sock"), "cannot be made"),
         (("--endpoint", "unix:///tmp/x.sock", "--name", "x" * 64), "not 1 to 63 characters"),
-        (("--endpoint", "unix:///tmp/x.sock", "--container", "disks"), "container 'disks' is not complete"),
+        (("--endpoint", "unix:///tmp/x.sock", "--name", "my driver"), "letters, digits, - and ."),
+        (("--endpoint", "unix:///tmp/x.sock", "--name", "csi-"), "letters, digits, - and ."),
+        (("--endpoint", "unix:///tmp/x.sock", "--mode", "both"), "invalid choice: 'both'"),
+        ((), "--endpoint: see dysk-csi --help"),
+        (("--endpoint", "unix:///tmp/x.sock", "--container", "disks"), "'disks' is not complete: write --container"),
     ],
 )
 def test_a_command_line_that_cannot_be_is_refused_in_one_line(arguments: tuple[str, ...], told: str) -> None:

@@ -157,6 +157,13 @@ def test_checks_of_disks(server: PageBlobServer, account: str) -> None:
     assert "disk" not in found and "container" not in found
 
 
+def test_what_attach_refuses_is_no_good_disk_to_the_doctor(server: PageBlobServer, account: str) -> None:
+    server.create("disks", "clone", 1 << 20, metadata={"dysk_incomplete": "mystore/disks/data"})
+    found = found_by(f"{account}/disks/clone")["disk"]
+    assert found.level == "fail" and "is an unfinished clone of mystore/disks/data" in found.found
+    assert "--abort" in str(found.remedy)
+
+
 @pytest.mark.parametrize("target", ["", "/disks", "/disks/data"])
 def test_a_wrong_key_is_found_by_every_check_and_its_rights_are_not_praised(
     server: PageBlobServer, account: str, monkeypatch: pytest.MonkeyPatch, target: str

@@ -272,6 +272,11 @@ def in_use(name: str) -> None:
     raise BusyError(f"{name} is busy", remedy="unmount it")
 
 
+def test_names_that_others_gave_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_pairs({"blob_size": 1, "metadata": {"dysk_node": "vm7", "my_team": "blue"}})
+    assert capsys.readouterr().out == "blob size: 1\nmetadata:\n  dysk_node: vm7\n  my_team:   blue\n"
+
+
 def test_numbers_are_shown_with_three_decimals(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_pairs({"a": 59.78227006, "b": 60.0, "c": {}, "d": [1, None]})
     assert capsys.readouterr().out == "a: 59.782\nb: 60\nc: -\nd: 1, -\n"

@@ -42,6 +42,8 @@ def test_what_the_service_takes_is_taken() -> None:
         {"dysk_node": "me"},
         {"Dysk_Tag": "1"},
         {"dysk_since": "now"},
+        {"Dysk_Incomplete": "x"},
+        {"dysk_clone": "x"},
     ],
 )
 def test_metadata_that_the_service_or_a_holder_would_not_keep_is_refused(metadata: dict[str, str]) -> None:

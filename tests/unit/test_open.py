@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from blobfuse_dysk.azure.marks import CloneMark
 from blobfuse_dysk.azure.properties import BlobProperties, CopyState
 from blobfuse_dysk.disk import MAX_SIZE, DiskAddress
 from blobfuse_dysk.errors import DyskError, Kind, NotFoundError, ServiceError, StoreError, UsageError
@@ -90,3 +91,13 @@ def test_what_nobody_knows_better_stays_as_it_is() -> None:
 def test_that_another_node_has_the_disk_is_not_said_as_the_refusal_that_brought_it_to_light() -> None:
     error = StoreError("another node has it", Kind.FENCED)
     assert said(error, ServiceError("no", status=404, code="BlobNotFound")) is error
+
+
+@pytest.mark.parametrize("status", ["pending", "failed"])
+def test_a_clone_that_the_service_copies_names_the_command_for_it(status: str) -> None:
+    mark = CloneMark("mystore/disks/source", False, "0" * 32, 1 << 20, 1 << 20, False)
+    found = replace(blob(1 << 20), copy=CopyState(status, 0, 1 << 20, ""), metadata=mark.origin())
+    with pytest.raises(DyskError, match="have come") as caught:
+        check_blob(found, DISK)
+    assert "dyskctl clone mystore/disks/source mystore/disks/data" in caught.value.line()
+    assert "az " not in caught.value.line()

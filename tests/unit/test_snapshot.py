@@ -14,9 +14,10 @@ from blobfuse_dysk.device.holder import freezeguard
 from blobfuse_dysk.device.ipc.freezerecord import FreezeRecord
 from blobfuse_dysk.device.kernel import freeze
 from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.disks import look
 from blobfuse_dysk.disks import snapshot as snapshots
 from blobfuse_dysk.disks.snapshot import NAME, Snapshot, check_metadata
-from blobfuse_dysk.errors import UsageError
+from blobfuse_dysk.errors import NotFoundError, UsageError
 from blobfuse_dysk.options import AttachOptions
 from tests.unit.cli_fakes import Machine, machine
 
@@ -81,6 +82,18 @@ def test_one_as_after_a_power_cut_is_told_with_the_reason(machine: Machine, monk
         "dyskctl: warning: it is as after a power cut: not attached here\n"
     )
     assert machine.run("snapshot", "create", str(DISK), "--no-freeze").err == ""
+
+
+def test_a_disk_that_is_not_there_has_no_empty_list(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(disk: DiskAddress, options: AttachOptions) -> None:
+        raise NotFoundError(f"disk {disk} does not exist", missing="disk", remedy="create it")
+
+    monkeypatch.setattr(snapshots, "list_snapshots", lambda disk, options: [])
+    monkeypatch.setattr(look, "get_disk", missing)
+    done = machine.run("snapshot", "list", str(DISK))
+    assert (done.code, done.out, done.err) == (1, "", f"dyskctl: disk {DISK} does not exist: create it\n")
+    monkeypatch.setattr(look, "get_disk", lambda disk, options: None)
+    assert machine.run("snapshot", "list", str(DISK), "-o", "json").out == "[]\n"
 
 
 def test_lists_for_people_and_for_programs(machine: Machine, asked: list[tuple[object, ...]]) -> None:

@@ -24,6 +24,7 @@ from blobfuse_dysk.errors import CredentialError, DyskError, LeasedError, NotFou
 from blobfuse_dysk.testing import PageBlobServer
 from blobfuse_dysk.testing.server.certificates import make_certificates
 from tests.conftest import Service
+from tests.polling import eventually
 from tests.wire.clients import LEASE, address_of, by_key, by_sas, by_token
 from tests.wire.sas import account_sas, blob_sas, container_sas
 
@@ -56,6 +57,22 @@ def test_an_existing_blob_is_refused_and_not_touched(service: Service, container
         with pytest.raises(DyskError, match="exists already"):
             create_disk(address, by_key(service), 2 * MIB, bytes(512))
         assert blob.download_blob().readall() == b"x" * 512 + bytes(MIB - 512)
+
+
+def test_a_footer_that_comes_late_overwrites_nothing_of_a_disk_that_was_used(
+    server: PageBlobServer, container: str
+) -> None:
+    """The disk grew meanwhile, so what was its footer's place is one of data."""
+    server.fault("late", operation="put_page", times=1, status=500, code="OperationTimedOut")
+    create_disk(address_of(server, container), by_key(server), MIB + 512, bytes([1]) * 512)
+    with sdk_blob(server, container) as blob:
+        assert blob.download_blob(MIB, 512).readall() == bytes([1]) * 512  # the second attempt
+        blob.set_sequence_number("max", "7")  # type: ignore[arg-type]  # as each attach raises it
+        blob.resize_blob(2 * MIB + 512)
+        blob.upload_page(bytes([2]) * 512, offset=MIB, length=512)
+        assert server.release() == 1
+        eventually(lambda: server.stats()["held"] == 0)
+        assert blob.download_blob(MIB, 512).readall() == bytes([2]) * 512
 
 
 def test_the_footer_is_the_last_page(service: Service, container: str) -> None:

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 
 from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.credential.resolve import Credential, resolve
-from blobfuse_dysk.azure.explain import explain, leased, leased_by, not_a_page_blob, not_copied
+from blobfuse_dysk.azure.explain import explain, leased, leased_by
 from blobfuse_dysk.azure.tls import tls_context, untrusted
 from blobfuse_dysk.cli.doctor.content import content
 from blobfuse_dysk.cli.doctor.findings import Finding, fail, ok, warn
@@ -23,6 +23,7 @@ from blobfuse_dysk.disks.look import blob_properties
 from blobfuse_dysk.errors import CredentialError, DyskError, NotFoundError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.proxies import Proxy
+from blobfuse_dysk.store.open import check_blob
 from blobfuse_dysk.timestamp import utc_text
 
 __all__ = ["account_checks", "parse_target"]
@@ -193,10 +194,7 @@ def _account(address: DiskAddress, credential: Credential) -> Finding:
 def _blob(address: DiskAddress, credential: Credential) -> Finding:
     """The disk is a page blob that can be read, and who has it."""
     found = blob_properties(address, credential)
-    if found.blob_type != "PageBlob":
-        raise not_a_page_blob(address, found.blob_type)
-    if found.copy is not None and found.copy.status != "success":
-        raise not_copied(address, found.copy)
+    check_blob(found, address)
     what = f"{address}, {size_text(found.size)}"
     if found.lease_state not in ("leased", "breaking"):
         return ok("disk", f"{what}, not leased")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -114,9 +115,12 @@ def list_(context: click.Context, disk: DiskAddress, connection: AttachOptions) 
       dyskctl snapshot list mystore/disks/data
       dyskctl snapshot list mystore/disks/data -o json
     """
+    from blobfuse_dysk.disks.look import get_disk
     from blobfuse_dysk.disks.snapshot import list_snapshots
 
     found = list_snapshots(disk, connection)
+    if not found:
+        get_disk(replace(disk, snapshot=None), connection)  # raises if there is no such disk: its name may be mistyped
     if settings(context).json:
         print_json([_row(each) for each in found])
         return

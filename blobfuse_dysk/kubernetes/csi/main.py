@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
+from typing import NoReturn
 
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError, UsageError
@@ -29,11 +31,16 @@ from blobfuse_dysk.kubernetes.csi.socketpath import parse_endpoint
 __all__ = ["main"]
 
 DEFAULT_NAME = "csi-dysk"
+_NAME = re.compile("[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")  # CSI specification, GetPluginInfo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    try:
+        options = _parser().parse_args(arguments)
+    except UsageError as error:
+        print(f"dysk-csi: {error.line()}", file=sys.stderr)
+        return error.exit_code
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr, force=True
     )
@@ -67,8 +74,15 @@ def _end() -> Callable[[], None]:
     return wait
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose errors are a line, as all others of ours: a container's log shows the last one."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, remedy="see dysk-csi --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="dysk-csi",
         description="The CSI driver for disks in Azure page blobs. It serves until SIGTERM, and logs to stderr.",
     )
@@ -87,11 +101,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _container(text: str) -> DiskAddress:
+    try:
+        return DiskAddress.parse(f"{text.rstrip('/')}/*", what=f"container {text!r}")
+    except UsageError as error:
+        raise UsageError(str(error), remedy="write --container ACCOUNT/CONTAINER") from None
+
+
 def _services(options: argparse.Namespace) -> dict[str, object]:
     """What a mode serves, by the names of the services."""
     name: str = options.name
     if not name or len(name) > 63:
         raise UsageError(f"the driver's name {name!r} is not 1 to 63 characters", remedy=f"use {DEFAULT_NAME}")
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"the driver cannot be called {name!r}",
+            remedy=f"use letters, digits, - and ., with neither - nor . at an end: {DEFAULT_NAME}",
+        )
     checks: list[Check] = [check_credentials]
     services: dict[str, object] = {}
     if options.mode in ("controller", "all"):
@@ -99,9 +125,7 @@ def _services(options: argparse.Namespace) -> dict[str, object]:
         from blobfuse_dysk.kubernetes.csi.controller import ControllerService
         from blobfuse_dysk.kubernetes.csi.snapshotmetadata import SnapshotMetadataService
 
-        containers = [
-            DiskAddress.parse(f"{text.rstrip('/')}/*", what=f"container {text!r}") for text in options.container
-        ]
+        containers = [_container(text) for text in options.container]
         management.load()
         checks += [partial(check_account, each) for each in containers]
         services["Controller"] = ControllerService(containers, alpha=options.alpha)
