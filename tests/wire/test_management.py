@@ -67,7 +67,7 @@ def test_a_footer_that_comes_late_overwrites_nothing_of_a_disk_that_was_used(
     create_disk(address_of(server, container), by_key(server), MIB + 512, bytes([1]) * 512)
     with sdk_blob(server, container) as blob:
         assert blob.download_blob(MIB, 512).readall() == bytes([1]) * 512  # the second attempt
-        blob.set_sequence_number("max", "7")  # type: ignore[arg-type]  # as each attach raises it
+        blob.set_sequence_number("max", "7")  # as each attach raises it
         blob.resize_blob(2 * MIB + 512)
         blob.upload_page(bytes([2]) * 512, offset=MIB, length=512)
         assert server.release() == 1
