@@ -27,7 +27,7 @@ from blobfuse_dysk.proxies import UNREACHED
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, BlobServiceClient
 
-__all__ = ["DiskRow", "create_disk", "delete_disk", "list_disks", "list_page", "load", "sdk", "set_tier"]
+__all__ = ["DiskRow", "code_of", "create_disk", "list_disks", "list_page", "load", "sdk", "set_tier"]
 
 log = logging.getLogger(__name__)
 
@@ -108,13 +108,13 @@ def _create_empty(
         try:
             return create()
         except HttpResponseError as error:
-            if _code(error) != "ContainerNotFound" or not create_container:
+            if code_of(error) != "ContainerNotFound" or not create_container:
                 raise
             with contextlib.suppress(ResourceExistsError):
                 service.create_container(address.container)
             return create()
     except HttpResponseError as error:
-        if _code(error) in ("BlobAlreadyExists", "ConditionNotMet"):
+        if code_of(error) in ("BlobAlreadyExists", "ConditionNotMet"):
             raise DyskError(
                 f"disk {address} exists already", remedy="attach it as it is, or choose another name"
             ) from error
@@ -155,38 +155,6 @@ def set_tier(address: DiskAddress, credential: Credential, tier: str) -> None:
         blob.set_premium_page_blob_tier(tier)  # type: ignore[arg-type]  # the enumeration lacks some, and text will do
 
 
-def delete_disk(
-    address: DiskAddress,
-    credential: Credential,
-    *,
-    break_lease: bool = False,
-    lease_id: str | None = None,
-    snapshots: bool = False,
-) -> None:
-    """Delete a page blob. A leased one only with its lease_id or with break_lease.
-
-    snapshots: with those that it has; else HasSnapshotsError if it has any.
-    """
-    from azure.core.exceptions import HttpResponseError
-    from azure.storage.blob import BlobLeaseClient
-
-    with sdk(address, credential, "delete", needs="d") as service:
-        blob = service.get_blob_client(address.container, address.blob, snapshot=address.snapshot)
-        words: dict[str, Any] = {"delete_snapshots": "include"} if snapshots else {}
-        lease: Any = {"lease": lease_id} if lease_id else {}
-        try:
-            blob.delete_blob(**words, **lease)
-        except HttpResponseError as error:
-            if _code(error) not in ("LeaseIdMissing", "LeaseIdMismatchWithBlobOperation"):
-                raise
-            if not break_lease:
-                found = blob.get_blob_properties()
-                raise explain.leased(address, found.metadata or {}, found.lease.state or "") from error
-            with contextlib.suppress(HttpResponseError):  # it may have ended meanwhile
-                BlobLeaseClient(blob).break_lease(lease_break_period=0)
-            blob.delete_blob(**words)
-
-
 def list_disks(address: DiskAddress, credential: Credential, *, allocated: bool = False) -> list[DiskRow]:
     """List the page blobs of the address's container (its blob is not used), in one request for up to 5,000 blobs.
 
@@ -223,7 +191,7 @@ def list_page(
         try:
             rows = _rows(address, next(pages, ()))
         except HttpResponseError as error:
-            if marker and _code(error) in _NO_MARKER:
+            if marker and code_of(error) in _NO_MARKER:
                 raise UsageError(f"{marker!r} is no marker of a list", remedy="begin the list anew") from error
             raise
         return rows, str(pages.continuation_token or "")  # type: ignore[attr-defined]  # ItemPaged says Iterator
@@ -348,7 +316,7 @@ class _Token:
         return AccessToken(token["text"], int(token["expires_at"]))
 
 
-def _code(error: Any) -> str:
+def code_of(error: Any) -> str:
     """The service's error code of an SDK error, or ''."""
     code = getattr(error, "error_code", None)
     return str(getattr(code, "value", code) or "")
@@ -363,7 +331,7 @@ def _refusal(error: Any, address: DiskAddress, credential: Credential, what: str
     if status < 300:
         return TransportError(f"{what} of {address}: damaged answer of {address.endpoint} (HTTP {status})", sent=True)
     return ServiceError(
-        f"{what} of {address}: {_code(error) or 'refused'} (HTTP {status})", status=status, code=_code(error)
+        f"{what} of {address}: {code_of(error) or 'refused'} (HTTP {status})", status=status, code=code_of(error)
     )
 
 

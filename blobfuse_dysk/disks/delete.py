@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blobfuse_dysk import attachment
-from blobfuse_dysk.azure import management
+from blobfuse_dysk.azure import deletion
 from blobfuse_dysk.azure.credential import resolve
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import AttachedError, UsageError
@@ -42,4 +42,4 @@ def delete_disk(
     check_deletable(disk)
     address, credential = resolve.resolve(disk, options)
     address.refuse_secondary("")
-    management.delete_disk(address, credential, break_lease=break_lease, lease_id=lease_id, snapshots=snapshots)
+    deletion.delete_disk(address, credential, break_lease=break_lease, lease_id=lease_id, snapshots=snapshots)

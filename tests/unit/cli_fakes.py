@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from blobfuse_dysk import attachment, live
-from blobfuse_dysk.azure import management
+from blobfuse_dysk.azure import deletion, management
 from blobfuse_dysk.azure.credential import resolve
 from blobfuse_dysk.azure.credential.credential import Credential, Proof
 from blobfuse_dysk.azure.wire import BlobProperties
@@ -163,8 +163,9 @@ def machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         monkeypatch.setattr(attachment, name, getattr(fake, name))
     for name in ("upgrade", "change", "reload_credential"):
         monkeypatch.setattr(live, name, getattr(fake, name))
-    for name in ("create_disk", "delete_disk", "list_disks"):
+    for name in ("create_disk", "list_disks"):
         monkeypatch.setattr(management, name, getattr(fake, name))
+    monkeypatch.setattr(deletion, "delete_disk", fake.delete_disk)
     monkeypatch.setattr(look, "blob_properties", fake.blob_properties)
     monkeypatch.setattr(resolve, "resolve", fake.resolve)
     return fake

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from blobfuse_dysk.azure import management
+from blobfuse_dysk.azure import deletion, management
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks import look
 from blobfuse_dysk.disks import resize as resizing
@@ -89,7 +89,7 @@ def test_delete_asks_about_snapshots(machine: Machine, monkeypatch: pytest.Monke
         if not snapshots:
             raise HasSnapshotsError(f"disk {DISK} has snapshots", remedy="--snapshots")
 
-    monkeypatch.setattr(management, "delete_disk", delete)
+    monkeypatch.setattr(deletion, "delete_disk", delete)
     monkeypatch.setattr(sys, "stdin", Terminal("y\n", "y\n" if agrees else "n\n"))
     result = machine.run("delete", DISK)
     assert "has snapshots. Delete them, too?" in result.err
@@ -103,7 +103,7 @@ def test_a_script_that_did_not_agree_keeps_disk_and_snapshots(
         assert not snapshots
         raise HasSnapshotsError(f"disk {DISK} has snapshots", remedy="--snapshots")
 
-    monkeypatch.setattr(management, "delete_disk", delete)
+    monkeypatch.setattr(deletion, "delete_disk", delete)
     result = machine.run("delete", DISK, "--yes")
     assert result.code == 2 and "has snapshots: --snapshots" in result.err
 

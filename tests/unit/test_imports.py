@@ -72,7 +72,7 @@ WALLS = {
 }
 # Third-party packages that only some places may import, since they are slow to load: path prefixes inside the package.
 ONLY_IN = {
-    "azure": ("azure/management.py", "azure/snapshots.py", "azure/credential/token.py"),
+    "azure": ("azure/management.py", "azure/deletion.py", "azure/snapshots.py", "azure/credential/token.py"),
     "click": ("cli/",),
     "google": ("kubernetes/csi/",),
     "grpc": ("kubernetes/csi/",),

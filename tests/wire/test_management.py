@@ -16,9 +16,10 @@ import pytest
 from azure.storage.blob import BlobClient as SdkBlobClient
 from azure.storage.blob import BlobServiceClient
 
-from blobfuse_dysk.azure import management
+from blobfuse_dysk.azure import deletion, management
 from blobfuse_dysk.azure.credential.credential import Credential, Proof
-from blobfuse_dysk.azure.management import DiskRow, create_disk, delete_disk, list_disks
+from blobfuse_dysk.azure.deletion import delete_disk
+from blobfuse_dysk.azure.management import DiskRow, create_disk, list_disks
 from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.errors import CredentialError, DyskError, LeasedError, NotFoundError, TransportError, UsageError
 from blobfuse_dysk.testing import PageBlobServer
@@ -109,6 +110,70 @@ def test_a_leased_disk_is_deleted_by_its_holder_or_by_force(service: Service, co
         delete_disk(address, credential, **how)
         with sdk_blob(service, container) as blob:
             assert not blob.exists()
+
+
+def test_a_deletion_that_comes_late_deletes_no_later_disk_of_that_name(server: PageBlobServer, container: str) -> None:
+    address, credential = address_of(server, container), by_key(server)
+    create_disk(address, credential, MIB)
+    server.fault("late", operation="delete_blob", times=1, status=500, code="OperationTimedOut")
+    delete_disk(address, credential)
+    create_disk(address, credential, MIB)
+    assert server.release() == 1
+    eventually(lambda: server.stats()["held"] == 0)
+    with sdk_blob(server, container) as blob:
+        assert blob.exists()
+
+
+def test_who_may_delete_and_not_look_deletes(service: Service, container: str) -> None:
+    address = address_of(service, container)
+    create_disk(address, by_key(service), MIB)
+    delete_disk(address, by_sas(service, blob_sas(service.account, service.key, f"{container}/data", "d")))
+    with sdk_blob(service, container) as blob:
+        assert not blob.exists()
+
+
+def test_a_disk_that_changes_while_it_is_deleted_is_looked_at_again(
+    service: Service, container: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, credential = address_of(service, container), by_key(service)
+    create_disk(address, credential, MIB)
+    look, looked = deletion._look, []
+
+    def look_and_write(blob: Any) -> Any:
+        found = look(blob)
+        looked.append(found)
+        if len(looked) == 1:
+            blob.upload_page(b"x" * 512, offset=0, length=512)
+        return found
+
+    monkeypatch.setattr(deletion, "_look", look_and_write)
+    delete_disk(address, credential)
+    assert len(looked) == 2
+    with sdk_blob(service, container) as blob:
+        assert not blob.exists()
+
+
+def test_another_disk_in_the_place_of_the_one_that_was_seen_is_not_deleted(
+    service: Service, container: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, credential = address_of(service, container), by_key(service)
+    create_disk(address, credential, MIB)
+    look, looked = deletion._look, []
+
+    def look_and_replace(blob: Any) -> Any:
+        found = look(blob)
+        looked.append(found)
+        if len(looked) == 1:
+            blob.delete_blob()
+            time.sleep(1.1)  # creation times are whole seconds
+            create_disk(address, credential, MIB)
+        return found
+
+    monkeypatch.setattr(deletion, "_look", look_and_replace)
+    with pytest.raises(DyskError, match="there is another one of that name now"):
+        delete_disk(address, credential)
+    with sdk_blob(service, container) as blob:
+        assert blob.exists()
 
 
 def test_a_disk_with_snapshots_is_not_deleted(service: Service, container: str) -> None:

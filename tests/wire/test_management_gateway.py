@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from blobfuse_dysk.azure.management import create_disk, delete_disk, list_disks
+from blobfuse_dysk.azure.deletion import delete_disk
+from blobfuse_dysk.azure.management import create_disk, list_disks
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import TransportError
 from blobfuse_dysk.testing import PageBlobServer

@@ -308,10 +308,10 @@ def _lease_and_write(probe: DiskAddress, credential: Credential) -> None:
 
 def _delete(probe: DiskAddress, credential: Credential) -> str | None:
     """None when it is deleted, else why it is not."""
-    from blobfuse_dysk.azure import management
+    from blobfuse_dysk.azure import deletion
 
     try:
-        management.delete_disk(probe, credential, break_lease=True)
+        deletion.delete_disk(probe, credential, break_lease=True)
     except DyskError as error:
         return str(error)
     return None
