@@ -15,6 +15,7 @@ from blobfuse_dysk.store.layers import retry
 from blobfuse_dysk.store.lease.epoch import TAGS, next_number
 from blobfuse_dysk.store.parts.ring import MIN_CAPACITY, Ring
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
+from blobfuse_dysk.testing.fates import refuse
 from tests.simulation.stacks import DATA, SIZE, attached
 
 RENEWAL_S = 20.0
@@ -199,6 +200,21 @@ async def test_a_disk_that_failed_does_not_wait_for_a_service_that_is_away_again
         assert bytes(await stack.store.read(512, 512)) == DATA, "what is there still can be read"
         client.fate = lambda name: Fate(after_s=20.0) if name == "get" else Fate()
         assert bytes(await stack.store.read(512, 512)) == DATA, "a slow answer is an answer"
+
+
+async def test_a_service_that_only_refuses_is_there_so_reads_succeed_when_it_has_ended(
+    client: SimClient, ring: Ring, autojump_clock: MockClock
+) -> None:
+    async with attached(client, ring=ring, cache="readwrite", io_timeout_s=30.0) as stack:
+        await stack.store.write(512, DATA)
+        await stack.store.flush()
+        await stack.store.write(1024, DATA)
+        client.fate = lambda name: Fate(error=refuse(503, "ServerBusy")) if name in ("put", "get") else Fate()
+        await took_s(stack.store.flush())
+        assert stack.state == "failed"
+        await took_s(stack.store.read(512, 512))
+        client.fate = lambda name: Fate()
+        assert bytes(await stack.store.read(512, 512)) == DATA
 
 
 async def test_what_is_on_its_way_when_a_disk_fails_has_its_whole_time(

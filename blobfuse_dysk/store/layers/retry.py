@@ -20,7 +20,8 @@ When the budget is used up: StoreError(TIMEOUT), which names the last error.
 Once nothing can be written any more (`end_writes`), a budget is there to have the disk's users told, and no longer to
 spare them an error: an umount reads one block after the other, and would wait for each as long as a write may. So while
 the service is known to be away, by the budget that was used up last and no answer since, a read has LAST_S; and once
-that was in vain, those of the next AGAIN_S fail at once. While it answers, reads have their whole budget as before.
+that was in vain, those of the next AGAIN_S fail at once. While it answers, if only to refuse, reads have their whole
+budget as before.
 
 A call that has taken STALL_S, whether it fails again and again, hangs in one attempt or is held at Fence's gate, is
 *stalled*; what is known of those is in `waiting`, for people. Finding them costs the others an entry in a dict: one
@@ -232,12 +233,14 @@ class Retry(Store):
                 if not error.kind.retryable:
                     error.unknown = unknown
                     raise error
+                if error.kind is not Kind.UNREACHABLE:
+                    self._away = False  # it refuses, so it is there
                 of.last, error = error, None
                 if backoff is None:
                     backoff = Backoff(self._random)
                 await trio.sleep(backoff.next_s(of.last))
                 self.retries += 1
-        if self._ended and not modifies:
+        if self._ended and not modifies and (of.last is None or of.last.kind is Kind.UNREACHABLE):
             self._away, self._again_at = True, trio.current_time() + AGAIN_S
         raise self._gave_up(of, what, modifies, *args) from of.last
 
