@@ -49,7 +49,10 @@ def kill_holder(cluster: Cluster) -> None:
     until(lambda: not state.alive(found["holder"]), "the holder's death")
 
 
-@pytest.mark.parametrize("at_publish", [False, True], ids=["stage", "publish"])
+@pytest.mark.parametrize(
+    "at_publish",
+    [pytest.param(False, id="stage"), pytest.param(True, id="publish", marks=pytest.mark.long)],  # a lease each
+)
 def test_a_disk_that_died_is_staged_again_and_the_pods_directory_is_never_the_nodes(
     cluster: Cluster, at_publish: bool
 ) -> None:
