@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import trio
 
 from blobfuse_dysk.azure.diskclient import DiskClient
-from blobfuse_dysk.azure.marks import INCOMPLETE, CloneMark, found_in, without_mark
+from blobfuse_dysk.azure.marks import CloneMark, found_in, incomplete, without_mark
 from blobfuse_dysk.azure.properties import BlobProperties, Condition
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks.asking import PATIENCE_S, REQUEST_S, again, read_footer
@@ -46,6 +47,7 @@ __all__ = [
     "unmark",
 ]
 
+_T = TypeVar("_T")
 _FIRST_PAUSE_S, _MOST_PAUSE_S = 0.05, 2.0  # between looks at a copy
 _MOST_LOOKS = 20  # at a blob that changes under our hands
 _THERE = frozenset(
@@ -160,24 +162,17 @@ async def follow(client: DiskClient, mark: CloneMark, *, wait: bool, progress: C
 
 async def fence(client: DiskClient, mark: CloneMark) -> int:
     """Begin a new epoch: nothing of an earlier one is carried out any more. Returns its number."""
+
+    async def raise_number(found: BlobProperties, condition: Condition) -> int:
+        number = (found.sequence_number or 0) + 1
+        raised = await client.raise_sequence_number(number, lease_id=None, condition=condition, timeout_s=REQUEST_S)
+        return raised.number
+
     for _ in range(_MOST_LOOKS):
         found = await _still(client, mark)
-        number = (found.sequence_number or 0) + 1
-        condition = Condition(if_match=found.etag)
-        try:
-            raised = await again(
-                lambda number=number, condition=condition: client.raise_sequence_number(  # type: ignore[misc]
-                    number, lease_id=None, condition=condition, timeout_s=REQUEST_S
-                ),
-                "beginning an epoch of the clone",
-                modifies=True,
-                conditional=True,
-            )
-        except StoreError as error:
-            if error.kind is not Kind.CHANGED:
-                raise
-            continue
-        return raised.number
+        number = await _as_seen(found, raise_number, "beginning an epoch of the clone")
+        if number is not None:
+            return number
     raise _changes(client)
 
 
@@ -186,23 +181,15 @@ async def fill(client: DiskClient, mark: CloneMark, epoch: int | None) -> None:
 
     epoch: the one to write in; None: a new one, if anything is to be written.
     """
+
+    async def grow(found: BlobProperties, condition: Condition) -> None:
+        await client.resize(mark.size, lease_id=None, condition=condition, timeout_s=REQUEST_S)
+
     for _ in range(_MOST_LOOKS):
         found = await _still(client, mark)
         if found.size >= mark.size:
             break
-        condition = Condition(if_match=found.etag)
-        try:
-            await again(
-                lambda condition=condition: client.resize(  # type: ignore[misc]
-                    mark.size, lease_id=None, condition=condition, timeout_s=REQUEST_S
-                ),
-                "growing the clone",
-                modifies=True,
-                conditional=True,
-            )
-        except StoreError as error:
-            if error.kind is not Kind.CHANGED:
-                raise
+        await _as_seen(found, grow, "growing the clone")
     else:
         raise _changes(client)
     if mark.vhd and mark.size != mark.source_size:
@@ -250,24 +237,29 @@ async def _rewrite(
     until: Mapping[str, str],
 ) -> None:
     """Change the clone's metadata until `until` is in it, or the mark is gone."""
+
+    async def write(found: BlobProperties, condition: Condition) -> None:
+        await client.set_metadata(change(found.metadata), lease_id=None, condition=condition, timeout_s=REQUEST_S)
+
     for _ in range(_MOST_LOOKS):
         found = await look(client)
         if found is None or not is_marked(found, mark) or (until and until.items() <= found.metadata.items()):
             return
-        wanted, condition = change(found.metadata), Condition(if_match=found.etag)
-        try:
-            await again(
-                lambda wanted=wanted, condition=condition: client.set_metadata(  # type: ignore[misc]
-                    wanted, lease_id=None, condition=condition, timeout_s=REQUEST_S
-                ),
-                "writing how far the clone is",
-                modifies=True,
-                conditional=True,
-            )
-        except StoreError as error:
-            if error.kind is not Kind.CHANGED:
-                raise
+        await _as_seen(found, write, "writing how far the clone is")
     raise _changes(client)
+
+
+async def _as_seen(
+    found: BlobProperties, send: Callable[[BlobProperties, Condition], Awaitable[_T]], what: str
+) -> _T | None:
+    """Change the clone by a request that holds for it as it was seen; None if it is another one by then."""
+    condition = Condition(if_match=found.etag)
+    try:
+        return await again(lambda: send(found, condition), what, modifies=True, conditional=True)
+    except StoreError as error:
+        if error.kind is not Kind.CHANGED:
+            raise
+        return None
 
 
 async def undo(client: DiskClient, mark: CloneMark) -> None:
@@ -289,8 +281,7 @@ async def undo(client: DiskClient, mark: CloneMark) -> None:
 
 def _may_delete(found: BlobProperties) -> bool:
     """Not a clone without a mark, which is complete when the service has copied it."""
-    names = {name.lower() for name in found.metadata}
-    return INCOMPLETE in names or (found.copy is not None and found.copy.status != "success")
+    return incomplete(found.metadata) is not None or (found.copy is not None and found.copy.status != "success")
 
 
 def of_source(error: ServiceError, source: DiskAddress, target: DiskAddress) -> DyskError | None:
