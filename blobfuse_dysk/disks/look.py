@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from blobfuse_dysk.azure import management
 from blobfuse_dysk.azure.credential import resolve
 from blobfuse_dysk.azure.credential.credential import Credential
-from blobfuse_dysk.azure.explain import explain, holder_in, not_a_page_blob
+from blobfuse_dysk.azure.explain import holder_in, not_a_page_blob
 from blobfuse_dysk.azure.management import DiskRow
 from blobfuse_dysk.azure.marks import incomplete
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import DyskError, UsageError
+from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import FOOTER_SIZE, parse_footer
 
@@ -63,10 +63,16 @@ def get_disk(disk: DiskAddress, options: AttachOptions, *, allocated: bool = Fal
     allocated: with what is allocated of it, for which its page map is read.
     """
     address, credential = resolve.resolve(disk, options)
-    return _ask(address, credential, partial(_look, disk, allocated))
+    found = _ask(address, credential, partial(_look, disk))
+    if not allocated:
+        return found
+    from blobfuse_dysk.disks.ranges import blob_ranges
+
+    total = sum(length for _, length, _ in blob_ranges(address, credential, 0, found.blob_size))
+    return replace(found, allocated=total)
 
 
-async def _look(disk: DiskAddress, with_map: bool, client: BlobClient) -> Disk:
+async def _look(disk: DiskAddress, client: BlobClient) -> Disk:
     found = await client.properties(timeout_s=_TIMEOUT_S)
     if found.blob_type != "PageBlob":
         raise not_a_page_blob(disk, found.blob_type)
@@ -91,19 +97,8 @@ async def _look(disk: DiskAddress, with_map: bool, client: BlobClient) -> Disk:
         etag=found.etag,
         copy_status=found.copy.status if found.copy else None,
         incomplete=marked or (found.copy is not None and found.copy.status != "success"),
-        allocated=await _allocated(client, found.size) if with_map else None,
+        allocated=None,
     )
-
-
-async def _allocated(client: BlobClient, size: int) -> int:
-    """Bytes in allocated pages, by the whole page map."""
-    total, marker = 0, None
-    while True:
-        page = await client.page_ranges(0, size, marker=marker, timeout_s=_TIMEOUT_S)
-        total += sum(length for _, length in page.ranges)
-        if page.marker is None or page.marker == marker:
-            return total
-        marker = page.marker
 
 
 def list_disks(container: DiskAddress, options: AttachOptions, *, allocated: bool = False) -> list[DiskRow]:
@@ -145,16 +140,12 @@ def blob_properties(address: DiskAddress, credential: Credential) -> BlobPropert
 
 
 def _ask(address: DiskAddress, credential: Credential, question: Callable[[BlobClient], Awaitable[T]]) -> T:
-    """Ask the blob; what goes wrong is said in words for people."""
-    import trio
-
+    """Ask the blob, once; what goes wrong is said in words for people."""
     from blobfuse_dysk.azure.blob import BlobClient
+    from blobfuse_dysk.disks.asking import run
 
     async def ask() -> T:
         async with BlobClient(address, credential) as client:
             return await question(client)
 
-    try:
-        return trio.run(ask)
-    except DyskError as error:
-        raise explain(error, address, credential, needs="r") from error
+    return run(address, credential, ask)

@@ -25,7 +25,7 @@ from typing import Literal
 from blobfuse_dysk import environment
 from blobfuse_dysk.azure import snapshots
 from blobfuse_dysk.azure.credential.credential import Credential
-from blobfuse_dysk.azure.explain import explain, holder_in
+from blobfuse_dysk.azure.explain import holder_in
 from blobfuse_dysk.azure.properties import BlobProperties
 from blobfuse_dysk.azure.snapshots import SnapshotRow
 from blobfuse_dysk.device.attacher.freezing import Freezing, NotFrozenError, frozen
@@ -104,7 +104,7 @@ def of_the_service(account: Account, metadata: Mapping[str, str], why: str | Non
 
     from blobfuse_dysk.azure.blob import BlobClient
     from blobfuse_dysk.store.lease.requests import BlobLease
-    from blobfuse_dysk.store.open import check_blob
+    from blobfuse_dysk.store.open import check_blob, errors_for_people
 
     marks = _marks("crash", why or "")
 
@@ -117,10 +117,8 @@ def of_the_service(account: Account, metadata: Mapping[str, str], why: str | Non
                 marks[making.WHY] = _why_not_here(blob)
             return await making.take(blob, requests, {**metadata, **marks}), blob.size
 
-    try:
+    with errors_for_people(account.address, account.credential, read_only=False):
         taken, size = once(lambda: trio.run(take), marks[making.REQUEST], account)
-    except StoreError as error:
-        raise explain(error, account.address, account.credential, needs="rw") from error
     return Made(taken, size, "crash", marks[making.WHY])
 
 
