@@ -120,7 +120,7 @@ class Manager:
 def manager(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
     manager = Manager(node, tmp_path)
     monkeypatch.setattr(systemd, "usable", lambda run: True)
-    monkeypatch.setattr(systemd, "_systemctl", manager.systemctl)
+    monkeypatch.setattr(systemd, "systemctl", manager.systemctl)
     yield manager
     node.detach_all()
     manager.close()

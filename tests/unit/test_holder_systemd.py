@@ -92,7 +92,7 @@ def test_systemd_is_asked_again_while_the_last_holder_of_that_name_ends(
         if len(asked) == 2:
             holder.connect(str(tmp_path / ".data.launch"))
 
-    monkeypatch.setattr(systemd, "_systemctl", systemctl)
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
     monkeypatch.setattr(systemd, "_AGAIN_S", 0.05)
     with holder, systemd.start("data", str(tmp_path)) as channel:
         channel.sendall(b"order")
@@ -107,7 +107,7 @@ def test_a_name_that_is_being_attached_is_taken(monkeypatch: pytest.MonkeyPatch,
             systemd.start("data", str(tmp_path))
         raise AttachedError("enough")
 
-    monkeypatch.setattr(systemd, "_systemctl", systemctl)
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
     with pytest.raises(AttachedError, match="enough"):
         systemd.start("data", str(tmp_path))
 
@@ -119,6 +119,6 @@ def test_a_socket_that_a_killed_process_left_is_in_nobodys_way(monkeypatch: pyte
     def systemctl(*arguments: str) -> None:
         raise AttachedError("got that far")
 
-    monkeypatch.setattr(systemd, "_systemctl", systemctl)
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
     with pytest.raises(AttachedError, match="got that far"):
         systemd.start("data", str(tmp_path))

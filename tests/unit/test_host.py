@@ -67,7 +67,7 @@ class TestUnits:
         """The root of one that systemd runs; what systemctl is called for is in self.asked."""
         (tmp_path / "run/systemd/system").mkdir(parents=True)
         asked: list[tuple[str, ...]] = []
-        monkeypatch.setattr(units, "_systemctl", lambda *words: asked.append(words))
+        monkeypatch.setattr(systemd, "systemctl", lambda *words: asked.append(words))
         self.asked = asked
         monkeypatch.setattr(units, "_version", lambda: 255)
         monkeypatch.setattr(systemd, "own_tree", lambda: "0.1.0-abc")

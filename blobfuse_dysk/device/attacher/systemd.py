@@ -25,7 +25,7 @@ from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.errors import AttachedError, DeviceError
 from blobfuse_dysk.installed import own_tree
 
-__all__ = ["SERVICE", "name_of", "start", "template", "usable"]
+__all__ = ["SERVICE", "name_of", "start", "systemctl", "template", "usable"]
 
 SERVICE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "holder", "systemd.py")
 RUN = "/run/dysk"
@@ -56,7 +56,7 @@ def start(name: str, run: str) -> socket.socket:
     with _listening(name, run) as listener:
         deadline = time.monotonic() + _LIMIT_S
         while time.monotonic() < deadline:
-            _systemctl("start", "--no-block", name_of(name))
+            systemctl("start", "--no-block", name_of(name))
             try:
                 channel, _ = listener.accept()
             except TimeoutError:
@@ -135,7 +135,8 @@ def _sees_what_systemd_sees() -> bool:
         return False
 
 
-def _systemctl(*arguments: str) -> None:
+def systemctl(*arguments: str) -> None:
+    """Have systemctl do it. Raises DeviceError with its own words."""
     try:
         done = subprocess.run(
             [_SYSTEMCTL, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False

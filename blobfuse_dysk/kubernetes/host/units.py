@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 from blobfuse_dysk.device.attacher import systemd
@@ -47,8 +46,8 @@ def install_units(tree: Path, root: Path = Path("/")) -> None:
                 _write(units / _MOUNTS / part.name, part.read_text(), words)
     except OSError as error:
         raise DeviceError(f"cannot make the units: {error.strerror}: {error.filename}") from None
-    _systemctl("daemon-reload")
-    _systemctl("start", _SHUTDOWN)
+    systemd.systemctl("daemon-reload")
+    systemd.systemctl("start", _SHUTDOWN)
 
 
 def remove_units(tree: str, root: Path = Path("/")) -> None:
@@ -68,10 +67,3 @@ def _write(path: Path, text: str, words: dict[str, str]) -> None:
 def _version() -> int:
     found = re.match(r"systemd (\d+)", run_tool([find_tool("systemctl"), "--version"]).stdout)
     return int(found[1]) if found else 0
-
-
-def _systemctl(*words: str) -> None:
-    done: subprocess.CompletedProcess[str] = run_tool([find_tool("systemctl"), *words])
-    if done.returncode:
-        said = done.stderr.strip().partition("\n")[0] or f"exit code {done.returncode}"
-        raise DeviceError(f"systemctl {' '.join(words)} failed: {said}", remedy="see journalctl on the node")
