@@ -12,16 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, cast, get_args
 
+from blobfuse_dysk.azure.tiers import TIERS
 from blobfuse_dysk.disk import DiskAddress, Endpoint
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.keyvalue import suggest
 from blobfuse_dysk.options import ATTACH_OPTIONS, MOUNT_OPTIONS, AttachOptions, Cache, FileSystem, MountOptions
 
-__all__ = ["METADATA_PREFIX", "TIERS", "Parameters", "check_snapshot_parameters"]
+__all__ = ["METADATA_PREFIX", "Parameters", "check_snapshot_parameters"]
 
 METADATA_PREFIX = "dysk_set_"  # of what a VolumeAttributesClass has set, in the blob's metadata
-# Source: https://learn.microsoft.com/azure/virtual-machines/disks-types#premium-ssd-size; page blobs end with P80
-TIERS = ("P4", "P6", "P10", "P15", "P20", "P30", "P40", "P50", "P60", "P70", "P80")
 _FILE_SYSTEMS = tuple(name for name in get_args(FileSystem) if name != "auto")
 _CACHING: dict[str, Cache] = {"none": "none", "readonly": "readonly", "readwrite": "readwrite"}
 # csi.storage.k8s.io/... and storage.kubernetes.io/... are Kubernetes' own; the names of secrets without a prefix are
