@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,21 +132,26 @@ def test_who_may_delete_and_not_look_deletes(service: Service, container: str) -
         assert not blob.exists()
 
 
+def after_the_first_look(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], None]) -> list[Any]:
+    """Have the blob changed between the first look and the request to delete it; returns what was seen by each look."""
+    look, looked = deletion._look, []
+
+    def look_and_change(blob: Any) -> Any:
+        looked.append(look(blob))
+        if len(looked) == 1:
+            change(blob)
+        return looked[-1]
+
+    monkeypatch.setattr(deletion, "_look", look_and_change)
+    return looked
+
+
 def test_a_disk_that_changes_while_it_is_deleted_is_looked_at_again(
     service: Service, container: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, credential = address_of(service, container), by_key(service)
     create_disk(address, credential, MIB)
-    look, looked = deletion._look, []
-
-    def look_and_write(blob: Any) -> Any:
-        found = look(blob)
-        looked.append(found)
-        if len(looked) == 1:
-            blob.upload_page(b"x" * 512, offset=0, length=512)
-        return found
-
-    monkeypatch.setattr(deletion, "_look", look_and_write)
+    looked = after_the_first_look(monkeypatch, lambda blob: blob.upload_page(b"x" * 512, offset=0, length=512))
     delete_disk(address, credential)
     assert len(looked) == 2
     with sdk_blob(service, container) as blob:
@@ -158,18 +163,13 @@ def test_another_disk_in_the_place_of_the_one_that_was_seen_is_not_deleted(
 ) -> None:
     address, credential = address_of(service, container), by_key(service)
     create_disk(address, credential, MIB)
-    look, looked = deletion._look, []
 
-    def look_and_replace(blob: Any) -> Any:
-        found = look(blob)
-        looked.append(found)
-        if len(looked) == 1:
-            blob.delete_blob()
-            time.sleep(1.1)  # creation times are whole seconds
-            create_disk(address, credential, MIB)
-        return found
+    def replace_it(blob: Any) -> None:
+        blob.delete_blob()
+        time.sleep(1.1)  # creation times are whole seconds
+        create_disk(address, credential, MIB)
 
-    monkeypatch.setattr(deletion, "_look", look_and_replace)
+    after_the_first_look(monkeypatch, replace_it)
     with pytest.raises(DyskError, match="there is another one of that name now"):
         delete_disk(address, credential)
     with sdk_blob(service, container) as blob:
