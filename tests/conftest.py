@@ -23,6 +23,7 @@ import trio
 from blobfuse_dysk.testing import PageBlobServer
 from blobfuse_dysk.testing.azurite import Azurite
 from tests.leaks import RunDirs, find_leaks, remove_leaks, wait_for_leaks
+from tests.namespaces import separate_mounts
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts jobs in the background like this, and what tests start, and then interrupt, would inherit it.
@@ -48,6 +49,12 @@ class Service(Protocol):
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`tools/test --long` runs everything."""
     parser.addoption("--long", action="store_true", help="also run the tests that take long")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the mounts of tests that run side by side apart."""
+    if hasattr(config, "workerinput"):
+        separate_mounts()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

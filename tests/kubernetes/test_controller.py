@@ -8,7 +8,9 @@ from typing import Any
 
 import grpc
 import pytest
+from azure.storage.blob import BlobClient
 
+from blobfuse_dysk.azure.marks import INCOMPLETE
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks.create import create_disk
 from blobfuse_dysk.disks.look import get_disk
@@ -294,7 +296,9 @@ def test_the_health_of_a_volume(drivers: Stack, controller: Client, name: str) -
     assert not controller.ControllerGetVolumeHealth(asked).volume_health.health_statuses
     half = DiskAddress.parse(f"{drivers.server.account}/volumes/{name}-half")
     disk, options = with_secret(half, drivers.secrets)
-    create_disk(disk, MIB, options, metadata={"dysk_incomplete": "2026-01-31T12:00:00Z"})
+    create_disk(disk, MIB, options)
+    with BlobClient.from_connection_string(drivers.server.connection_string, "volumes", f"{name}-half") as blob:
+        blob.set_blob_metadata({INCOMPLETE: "mystore/disks/data"})
     entries = controller.ControllerListVolumeHealth(pb.ControllerListVolumeHealthRequest()).entries
     assert [(each.volume_id, each.health_statuses[0].reason) for each in entries] == [(half.key, "CloneIncomplete")]
     got = controller.ControllerGetVolume(pb.ControllerGetVolumeRequest(volume_id=half.key))
