@@ -21,9 +21,10 @@ def separate_mounts() -> None:
     devices busy that a test beside it unmounts. Source: mount_namespaces(7).
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    if os.geteuid() == 0 and _is_mount_point() and libc.unshare(_CLONE_NEWNS) == 0:
-        if libc.mount(None, b"/", None, _MS_PRIVATE, None):
-            raise OSError(ctypes.get_errno(), "the mounts cannot be made private")
+    if os.geteuid() != 0 or not _is_mount_point() or libc.unshare(_CLONE_NEWNS):
+        return
+    if libc.mount(None, b"/", None, _MS_PRIVATE, None):
+        raise OSError(ctypes.get_errno(), "the mounts cannot be made private")
 
 
 def _is_mount_point() -> bool:
