@@ -1,8 +1,11 @@
-"""An experiment on whether refusals depend on the rate: Trial. Its use: tests/simulation/test_sporadic.py."""
+"""An experiment on whether refusals depend on the rate: Trial; and what is believed since: Noise.
+
+Their use: tests/simulation/test_sporadic.py.
+"""
 
 from __future__ import annotations
 
-from blobfuse_dysk.store.parts.noise import MOST_SHARE, SEEN, Trial
+from blobfuse_dysk.store.parts.noise import MOST_SHARE, SEEN, Noise, Trial
 
 
 def trial(*, before: float = 0.0, certain: bool = False, borne: bool = False) -> Trial:
@@ -37,3 +40,18 @@ def test_an_experiment_goes_on_until_so_many_requests_went_well() -> None:
     one.share(1200)
     assert one.holds(1499)
     assert not one.holds(1500)
+
+
+def refusals_explained(believed: float, share: float, most: int = 500) -> int:
+    """How many refusals in a row, evenly `share` of the requests, are taken for noise."""
+    noise = Noise()
+    noise.believe(believed, 1000)
+    return next((index for index in range(most) if not noise.explains(1000 + round((index + 1) / share))), most)
+
+
+def test_the_share_that_is_believed_may_double_but_what_stays_at_more_is_something_else() -> None:
+    assert refusals_explained(0.02, 0.02) == 500
+    assert refusals_explained(0.02, 0.038) == 500
+    assert refusals_explained(0.05, 0.06) == 500
+    assert refusals_explained(0.05, 0.11) < 20  # as a limit refuses to one caller at twice its rate
+    assert refusals_explained(0.02, 0.07) < 20

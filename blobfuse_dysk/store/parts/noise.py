@@ -30,6 +30,7 @@ LEAST_CLEAR = 150  # requests
 MOST_CLEAR = 300
 MOST_CLEAR_PAUSING = 3000  # a limit mistaken for noise, or noise for one, costs more where each refusal is a pause
 FORGET = 10.0
+MORE = 1.5  # times the most that may be believed, of 4 * SEEN refusals: chance shows it once in a thousand times
 SLACK = 3.0  # times the share that is believed, and as many refusals: still the same
 
 
@@ -125,6 +126,10 @@ class Noise:
             self._share = 0.0
             return False
         if self._seen >= 4 * SEEN:
-            self._share = min(self._most, self._seen / count)
+            share = self._seen / count
+            if share > MORE * self._most:
+                self._share = 0.0
+                return False
+            self._share = min(self._most, share)
             self._from, self._seen = requests, 0
         return True
