@@ -121,7 +121,7 @@ class DiskAddress:
     endpoint: None when the short form was used; `azure/credential/resolve.py` then decides it.
     proxy: the way to the endpoint, which `resolve` finds as well; None for a direct one.
     sas, account_key: a credential given with the address, in memory only; `resolve` takes them out. No text form has
-    an account_key.
+    an account_key. given_by: for messages, where a credential came from that is not in the disk's own text.
     """
 
     account: str
@@ -132,6 +132,7 @@ class DiskAddress:
     sas: str | None = field(default=None, repr=False)
     account_key: str | None = field(default=None, repr=False)
     proxy: Proxy | None = None
+    given_by: str = field(default="", compare=False)
 
     @classmethod
     def parse(cls, text: str, *, what: str = "") -> DiskAddress:

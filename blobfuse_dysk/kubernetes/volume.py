@@ -148,6 +148,7 @@ def with_secret(
         endpoint=secret.endpoint,
         sas=secret.sas or None,
         account_key=secret.key or None,
+        given_by=_WHERE,
     )
     return reached, replace(options, allow_http=options.allow_http or secret.allow_http)
 

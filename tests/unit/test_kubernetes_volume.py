@@ -164,6 +164,17 @@ def test_a_volume_gets_no_credential_of_another_account() -> None:
         new_volume("pvc-1", Parameters.read({"account": "other"}), SECRET)
 
 
+@pytest.mark.parametrize(
+    ("secret", "named"),
+    [
+        (SECRET, "account key from the volume's secret"),
+        ({"accountname": "mystore", "accountsas": SAS}, "SAS from the volume's secret"),
+    ],
+)
+def test_a_credential_is_named_by_where_it_came_from(secret: dict[str, str], named: str) -> None:
+    assert resolve(*with_secret(volume_address("mystore/disks/a"), secret))[1].describe() == named
+
+
 def test_the_endpoint_of_a_class_alone_is_no_place_to_send_a_credential() -> None:
     evil = Parameters.read({"endpoint": "https://mystore.example.org"})
     with pytest.raises(UsageError, match="is not that of the volume's secret"):

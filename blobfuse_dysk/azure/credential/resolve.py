@@ -86,10 +86,10 @@ def _find(address: DiskAddress, options: AttachOptions, conf: Conf | None) -> tu
     if options.credentials is not None and conf and from_conf:
         return from_conf, conf.connection
     if address.account_key is not None:
-        source = "the command line"
+        source = address.given_by or "the command line"
         return Proof("key", source, account_key=check_key(address.account_key.strip(), source)), None
     if address.sas is not None:
-        source = "the disk's URL"
+        source = address.given_by or "the disk's URL"
         return Proof("sas", source, sas=Sas.parse(address.sas, source).text), None
     if conf and from_conf:
         return from_conf, conf.connection
