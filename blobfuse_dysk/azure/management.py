@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from blobfuse_dysk.azure import explain
+from blobfuse_dysk.azure import explain, marks
 from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.azure.tls import check_ca_file
 from blobfuse_dysk.azure.wire import API_VERSION
@@ -37,6 +37,7 @@ _RETRIES = 1  # a dead endpoint is to be an error within seconds: somebody is wa
 _PAGE = 512  # bytes
 _NEW = 0  # the sequence number of a blob that nobody has attached
 _AT_ONCE = 8  # requests
+_WITH = ["metadata", "copy"]  # asked for beside the properties of each blob
 _NO_MARKER = frozenset({"OutOfRangeInput", "InvalidQueryParameterValue", "OutOfRangeQueryParameterValue"})
 
 
@@ -44,7 +45,7 @@ _NO_MARKER = frozenset({"OutOfRangeInput", "InvalidQueryParameterValue", "OutOfR
 class DiskRow:
     """One page blob of a container. size, allocated: bytes. holder, since: from the metadata, None if not there.
 
-    allocated: None where it was not asked for.
+    allocated: None where it was not asked for. incomplete: a copy to it has not been completed, so it is no disk yet.
     """
 
     disk: str
@@ -54,6 +55,7 @@ class DiskRow:
     holder: str | None
     since: str | None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    incomplete: bool = False
 
 
 def load() -> None:
@@ -163,7 +165,7 @@ def list_disks(address: DiskAddress, credential: Credential, *, allocated: bool 
     listed = replace(address, blob="*")  # in messages
     with sdk(listed, credential, "list", needs="rl") as service:
         container = service.get_container_client(address.container)
-        rows = _rows(address, container.list_blobs(include=["metadata"]))
+        rows = _rows(address, container.list_blobs(include=_WITH))
         if not allocated:
             return rows
         blobs = [container.get_blob_client(row.disk.split("/", 2)[2]) for row in rows]
@@ -186,7 +188,7 @@ def list_page(
     listed = replace(address, blob="*")
     with sdk(listed, credential, "list", needs="rl") as service:
         container = service.get_container_client(address.container)
-        found = container.list_blobs(name_starts_with=prefix or None, include=["metadata"], results_per_page=most)
+        found = container.list_blobs(name_starts_with=prefix or None, include=_WITH, results_per_page=most)
         pages = found.by_page(continuation_token=marker or None)
         try:
             rows = _rows(address, next(pages, ()))
@@ -207,7 +209,9 @@ def _rows(address: DiskAddress, items: Iterable[Any]) -> list[DiskRow]:
             continue
         holder, since = explain.holder_in(item.metadata or {})
         name = f"{address.account}/{address.container}/{item.name}"
-        rows.append(DiskRow(name, item.size, None, item.lease.state or "", holder, since, item.metadata or {}))
+        metadata, lease = item.metadata or {}, item.lease.state or ""
+        unfinished = marks.incomplete(metadata) is not None or (item.copy.status or "success") != "success"
+        rows.append(DiskRow(name, item.size, None, lease, holder, since, metadata, unfinished))
     return rows
 
 

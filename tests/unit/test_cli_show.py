@@ -67,7 +67,12 @@ def test_list_remote_shows_the_disks_of_a_container(machine: Machine) -> None:
     )
     assert [call[2] for call in machine.calls] == [False, True], "a request a disk only when it is asked for"
     found = json.loads(machine.run("list", "--remote", "mystore/disks/", "-o", "json").out)
-    assert found[0]["allocated"] is None and found[1]["holder"] is None
+    assert found[0]["allocated"] is None and found[1]["holder"] is None and not found[0]["incomplete"]
+
+
+def test_list_remote_tells_disks_from_what_is_to_become_one(machine: Machine) -> None:
+    machine.rows = [DiskRow(DISK, GIB, None, "available", None, None, incomplete=True)]
+    assert machine.run("list", "--remote", "mystore/disks").out.endswith(f"  {DISK} (unfinished clone)\n")
 
 
 @pytest.mark.parametrize("text", ["mystore", "", "UPPER/case", "https://x", "mystore/disks/data", "mystore/disks/a/b"])

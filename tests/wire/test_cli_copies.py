@@ -69,6 +69,9 @@ def test_a_clone_that_is_not_waited_for_and_given_up(
     two.configure(copies="pending")
     assert main(["clone", DATA, COPY, "--no-wait"]) == 0
     assert "the service copies" in capsys.readouterr().out
+    assert main(["list", "--remote", f"{DEVELOPMENT_ACCOUNT}/disks"]) == 0
+    listed = [line.partition(f"  {DEVELOPMENT_ACCOUNT}/")[2] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert listed == ["disks/copy (unfinished clone)", "disks/data"]
     assert main(["clone", DATA, COPY, "--abort"]) == 0
     assert capsys.readouterr().out == f"gave up the clone {COPY}; nothing of it is left\n"
     assert rest("HEAD", "disks/copy").status == 404

@@ -14,7 +14,7 @@ from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks.create import create_disk
 from blobfuse_dysk.disks.delete import delete_disk
 from blobfuse_dysk.disks.fence import fence
-from blobfuse_dysk.disks.look import get_disk, list_disks_page
+from blobfuse_dysk.disks.look import get_disk, list_disks, list_disks_page
 from blobfuse_dysk.disks.tier import set_tier
 from blobfuse_dysk.errors import (
     CredentialError,
@@ -101,6 +101,7 @@ def test_who_has_it_is_told(service: Service, disk: DiskAddress) -> None:
     found = get_disk(disk, OPTIONS)
     assert (found.lease_state, found.holder, found.since) == ("leased", "n1", "2026-01-01T00:00:00Z")
     assert found.incomplete
+    assert [(row.disk, row.incomplete) for row in list_disks(replace(disk, blob="*"), OPTIONS)] == [(disk.key, True)]
     of_then = get_disk(replace(disk, snapshot=taken), OPTIONS)
     assert (of_then.snapshot, of_then.metadata, of_then.holder) == (taken, {"a": "b"}, None)
 

@@ -97,7 +97,7 @@ def _list_remote(remote: str, options: AttachOptions, as_json: bool, allocated: 
                 *([format_size(row.allocated or 0)] if allocated else []),
                 row.lease_state,
                 row.holder,
-                row.disk,
+                f"{row.disk} (unfinished clone)" if row.incomplete else row.disk,
             ]
             for row in rows
         ],

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from blobfuse_dysk.azure.management import DiskRow
-from blobfuse_dysk.azure.marks import incomplete
 from blobfuse_dysk.disks.look import Disk
 from blobfuse_dysk.kubernetes.csi.proto import csi_pb2 as pb
 
@@ -36,7 +35,7 @@ def condition(found: Disk | DiskRow) -> pb.VolumeCondition:
 
 
 def _faults(found: Disk | DiskRow) -> list[_Fault]:
-    if found.incomplete if isinstance(found, Disk) else incomplete(found.metadata) is not None:
+    if found.incomplete:
         return [
             _Fault(
                 pb.INACCESSIBLE,
