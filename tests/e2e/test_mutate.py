@@ -33,6 +33,12 @@ def test_slow():
 """
 
 
+GREEDY = """\
+def test_greedy():
+    bytearray(5 << 30)
+"""
+
+
 @pytest.fixture
 def runnable(project: Project) -> Project:
     need(os.geteuid() == 0, "it mounts the copy over the tree, which takes root")
@@ -78,6 +84,13 @@ def test_tests_that_fail_without_a_mutant_tell_nothing(runnable: Project, capsys
     runnable.write(KILLED)
     assert runnable.run() == 2
     assert "tests/test_thing.py does not pass without a mutant" in capsys.readouterr().err
+
+
+def test_memory_has_a_bound(runnable: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    runnable.test.write_text(GREEDY)
+    runnable.write(KILLED)
+    assert runnable.run() == 2
+    assert "MemoryError" in capsys.readouterr().err
 
 
 def test_what_is_stopped_leaves_nothing_behind(runnable: Project, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ __all__ = ["Place", "Run"]
 
 _SHARED = (".venv", ".cache")  # too large to copy, and nothing in them is the project's own
 _LEFT_OUT = (*_SHARED, ".git", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info", "build", "dist", f"*{SUFFIX}")
+_MOST_KIB = 4 << 20  # memory of one process: a loop without an end that collects something would take the machine's
 _GRACE_S = 30.0  # for the fixtures of tests that are stopped
 _FIRST_MTIME = 1_000_000_000  # seconds since the epoch; no file of the tree is as old
 
@@ -42,6 +43,7 @@ for name in mount.dysk umount.dysk; do ln -s "{root}/.venv/bin/$name" /run/mutat
 mount -t overlay overlay -o "lowerdir=$sbin,upperdir=/run/mutate/upper,workdir=/run/mutate/work" "$sbin"
 mount --rbind "{tree}" "{root}"
 cd "{root}"
+ulimit -d {most_kib}
 set +e
 "$@"
 exit $?
@@ -100,7 +102,8 @@ class Place:
         shutil.rmtree(self._tmp, ignore_errors=True)
         self._tmp.mkdir()
         shutil.rmtree(self._tree / ".hypothesis", ignore_errors=True)
-        setup = _SETUP.format(root=self._root, tree=self._tree, shared=shlex.join(self._shared))
+        shared = shlex.join(self._shared)
+        setup = _SETUP.format(root=self._root, tree=self._tree, shared=shared, most_kib=_MOST_KIB)
         words = ["setpriv", "--pdeathsig", "KILL"]
         words += ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
         words += ["bash", "-c", setup, "mutate", *command]
