@@ -279,7 +279,8 @@ async def test_the_piece_at_the_old_end_is_read_again(when: str, autojump_clock:
             await cache.grow(5 * CHUNK)
         assert service.size == cache.size == 5 * CHUNK
         await cache.write(5 * CHUNK - PAGE, DATA)
-        await trio.sleep(10)
+        await trio.sleep(1)
+        assert (size in [piece.end for piece in cache._pieces.values()]) == (when != "filled meanwhile")
         assert bytes(await cache.read(size - PAGE, 8192)) == bytes(8192)
         assert bytes(await cache.read(3 * CHUNK, 2 * CHUNK)) == bytes(2 * CHUNK - PAGE) + DATA
         nursery.cancel_scope.cancel()

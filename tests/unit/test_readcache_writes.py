@@ -85,6 +85,8 @@ RANGES = [
     pytest.param(0, 4 * CHUNK, id="more than there are, up to the last of them"),
     pytest.param(2 * CHUNK, 8 * CHUNK, id="more than there are, from the second of them"),
     pytest.param(0, 3 * CHUNK, id="as many as there are"),
+    pytest.param(0, CHUNK, id="what is in front of them"),
+    pytest.param(4 * CHUNK, PAGE, id="what is behind them"),
     pytest.param(0, SIZE, id="all"),
     pytest.param(12 * CHUNK, 8 * PAGE, id="the small chunk at the end"),
 ]
@@ -213,6 +215,8 @@ async def test_who_waits_for_a_fill_that_fails_reads_himself(autojump_clock: Moc
         nursery.start_soon(read)
         await wait_all_tasks_blocked()
         service.gate.set()
+        await wait_all_tasks_blocked()
+        assert not cache._pieces and not cache._bytes
     assert service.reads == [(0, CHUNK), (PAGE, PAGE)]
 
 
