@@ -7,7 +7,7 @@ import random
 import pytest
 
 from blobfuse_dysk.store.contract import PAGE
-from blobfuse_dysk.store.parts.readahead import CROWD, CROWDED_READS, IDLE_READS, LARGE, Streams, unit_of
+from blobfuse_dysk.store.parts.readahead import CROWD, CROWDED_READS, IDLE_READS, LARGE, UNIT, Streams, unit_of
 
 MIB = 1 << 20
 
@@ -209,8 +209,8 @@ def test_ahead_of_small_reads_no_small_rest_is_fetched(readers: int, length: int
     for offset in range(0, 24 * MIB, length):
         for reader in range(readers):
             found = streams.on_read((reader << 30) + offset, (reader << 30) + offset + length)
-            if found and found[1] - found[0] > MIB:
-                assert (found[1] - found[0]) % MIB == 0
+            if found and found[1] - found[0] > UNIT:
+                assert (found[1] - found[0]) % UNIT == 0
 
 
 def test_reads_larger_than_may_be_fetched_are_not_read_ahead_of() -> None:

@@ -13,8 +13,11 @@ import trio.testing
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import Buffer, Store
 from blobfuse_dysk.store.layers.readcache import UNUSED_S, ReadCache
-from blobfuse_dysk.store.parts.readahead import CROWD, UNIT
+from blobfuse_dysk.store.parts.readahead import CROWD
+from blobfuse_dysk.store.parts.readahead import UNIT as SMALL_UNIT
 from tests.slowservice import SIZE, SlowService
+
+UNIT = 1 << 20  # bytes of a large read
 
 
 @asynccontextmanager
@@ -43,7 +46,7 @@ async def test_a_sequential_reader_is_ahead_of_its_requests(autojump_clock: trio
     async with opened(service) as cache:
         for offset in range(0, SIZE, 65536):
             assert await cache.read(offset, 65536) == service.image[offset : offset + 65536]
-    assert len(service.reads) <= SIZE // UNIT + 5  # two reads and the first windows
+    assert len(service.reads) <= SIZE // SMALL_UNIT + 5  # two reads and the first windows
     assert sum(length for _, length in service.reads) <= SIZE + 2 * 65536
     assert cache.hits >= SIZE // 65536 - 2
 
@@ -130,7 +133,7 @@ async def test_memory_is_bounded(autojump_clock: trio.testing.MockClock) -> None
         for offset in range(0, SIZE, 65536):
             await cache.read(offset, 65536)
             assert sum(piece.end - piece.start for piece in cache._pieces.values()) == cache._bytes <= 1 << 20
-    assert len(service.reads) <= 2 + 2 * SIZE // (512 << 10), "what was fetched was evicted before it was read"
+    assert len(service.reads) <= 2 + SIZE // SMALL_UNIT + 3, "what was fetched was evicted before it was read"
 
 
 async def test_what_was_read_ahead_and_is_not_read_is_given_back(autojump_clock: trio.testing.MockClock) -> None:
