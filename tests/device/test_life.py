@@ -88,6 +88,7 @@ def test_queue_and_connection_are_set(node: Node) -> None:
     queue = Path("/sys/block", Path(attached.device).name, "queue")
     assert "[none]" in (queue / "scheduler").read_text()
     assert int((queue / "read_ahead_kb").read_text()) == 4096
+    assert int((queue / "max_sectors_kb").read_text()) == 1024
     assert int((queue / "discard_max_bytes").read_text()) == 0
     number = fuse.connection(str(node.dirs.run / "data" / "fs"))
     background = Path(f"/sys/fs/fuse/connections/{number}/max_background")

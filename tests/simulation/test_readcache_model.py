@@ -18,7 +18,7 @@ SIZE = PAGES * PAGE
 pauses = st.sampled_from([0.0, 0.001, 0.004])
 writers = programs(pauses, calls=("write", "write", "zero"), pages=PAGES, most=16, tasks=3, steps=15)
 streams = st.lists(
-    st.tuples(st.integers(0, PAGES - 1), st.sampled_from([8, 64, 256]), st.integers(1, 12), pauses),
+    st.tuples(st.integers(0, PAGES - 1), st.sampled_from([8, 64, 256, 1024]), st.integers(1, 12), pauses),
     min_size=1,
     max_size=4,
 )
@@ -42,5 +42,5 @@ def test_no_read_is_older_than_a_write_that_had_returned(
 
 
 async def _read_and_write(program: Program, seed: int) -> None:
-    async with opened(SlowService(seed, size=SIZE), capacity=1 << 20, window=512 << 10) as cache:
+    async with opened(SlowService(seed, size=SIZE), capacity=2 << 20, window=1 << 20) as cache:
         await Run(cache, model_of(), set(), pages=PAGES, apart=True).tasks(program)

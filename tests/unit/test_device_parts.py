@@ -231,10 +231,13 @@ def test_queue_settings_that_are_refused_are_warnings(tmp_path: Path, monkeypatc
     queue.mkdir(parents=True)
     (queue / "scheduler").write_text("[mq-deadline] none")
     (queue / "read_ahead_kb").write_text("128")
+    (queue / "max_sectors_kb").write_text("1280")
+    (queue / "max_hw_sectors_kb").write_text("1280")
     monkeypatch.setattr(loop, "_SYSFS", str(tmp_path))
     assert loop.tune("/dev/loop3", read_ahead_kb=512) == []
     assert (queue / "scheduler").read_text() == "none"
     assert (queue / "read_ahead_kb").read_text() == "512"
+    assert (queue / "max_sectors_kb").read_text() == "1024"
     (queue / "discard_max_bytes").symlink_to("/proc/version")
     assert len(loop.tune("/dev/loop3", read_ahead_kb=512)) == 1
     assert "cannot set discard_max_bytes of /dev/loop3 to 0" in loop.tune("/dev/loop3", read_ahead_kb=512)[0]

@@ -162,3 +162,33 @@ def test_nodes_of_partitions_are_those_that_the_kernel_has_now(
     loop.make_partition_nodes("/dev/loop1")
     assert sorted(path.name for path in dev.iterdir()) == ["loop11p3", "loop1p4"]
     assert made == {"loop1p1": "259:1", **({} if fstype == "devtmpfs" else {"loop1p2": "259:2"})}
+
+
+@pytest.mark.parametrize(
+    ("hardware", "before", "after"),
+    [
+        ("1280", "1280", "1024"),
+        ("1280", "512", "1024"),
+        ("512", "512", "512"),
+        ("4096", "4096", "1024"),
+        (None, "9", "1024"),
+    ],
+)
+def test_requests_are_as_large_as_fuse_takes_them_if_the_driver_can(
+    hardware: str | None, before: str, after: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = tmp_path / "loop3" / "queue"
+    queue.mkdir(parents=True)
+    (queue / "max_sectors_kb").write_text(before)
+    if hardware:
+        (queue / "max_hw_sectors_kb").write_text(hardware)
+    monkeypatch.setattr(loop, "_SYSFS", str(tmp_path))
+    assert loop.tune("/dev/loop3") == []
+    assert (queue / "max_sectors_kb").read_text() == after
+
+
+def test_a_queue_without_the_settings_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loop3" / "queue").mkdir(parents=True)
+    monkeypatch.setattr(loop, "_SYSFS", str(tmp_path))
+    assert loop.tune("/dev/loop3") == loop.tune("/dev/loop4") == []
+    assert list((tmp_path / "loop3" / "queue").iterdir()) == []

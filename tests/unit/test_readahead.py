@@ -6,20 +6,20 @@ import random
 
 import pytest
 
-from blobfuse_dysk.store.layers.readcache import CHUNK
-from blobfuse_dysk.store.parts.readahead import IDLE_READS, Streams
+from blobfuse_dysk.store.contract import PAGE
+from blobfuse_dysk.store.parts.readahead import CROWD, CROWDED_READS, IDLE_READS, LARGE, UNIT, Streams, unit_of
 
 MIB = 1 << 20
 
 
 def fetched(streams: Streams, reads: list[tuple[int, int]]) -> int:
-    """Bytes fetched for these reads (offset, length), in whole chunks and each chunk once."""
-    chunks: set[int] = set()
+    """Bytes fetched for these reads (offset, length), each once."""
+    blocks: set[int] = set()
     for offset, length in reads:
         ahead = streams.on_read(offset, offset + length)
         if ahead:
-            chunks.update(range(ahead[0] // CHUNK, -(-ahead[1] // CHUNK)))
-    return len(chunks) * CHUNK
+            blocks.update(range(ahead[0] // 4096, -(-ahead[1] // 4096)))
+    return len(blocks) * 4096
 
 
 @pytest.mark.parametrize(("size", "most"), [(256 * MIB, 0.001), (16 * MIB, 0.05)])
@@ -46,7 +46,7 @@ def test_a_stream_is_recognised_soon(length: int, reads: int) -> None:
     streams = Streams(256 * MIB, 8 * MIB)
     answers = [streams.on_read(number * length, (number + 1) * length) for number in range(reads)]
     assert answers[:-1] == [None] * (reads - 1)
-    assert answers[-1] == (reads * length, reads * length + (128 << 10))
+    assert answers[-1] == (reads * length, reads * length + max(length, 128 << 10))
 
 
 def test_a_stream_among_random_reads_is_kept() -> None:
@@ -187,3 +187,62 @@ def test_a_request_that_comes_late_does_not_take_the_stream_back(back: int) -> N
     expected = again.on_read(3 * 65536, 4 * 65536)
     assert expected is not None
     assert late.on_read((3 - back) * 65536, (4 - back) * 65536) == expected
+
+
+@pytest.mark.parametrize("length", [LARGE, 640 << 10, MIB, 2 * MIB])
+def test_ahead_of_large_reads_whole_ones_are_fetched(length: int) -> None:
+    """So that each is answered by what one request brought: at any place, also where the window is no multiple."""
+    streams = Streams(1 << 40, 8 * MIB)
+    place, ahead = 192 << 10, 0
+    for number in range(64):
+        found = streams.on_read(place + number * length, place + (number + 1) * length)
+        if found:
+            assert [(border - place) % unit_of(length) for border in found] == [0, 0]
+            ahead = found[1] - place - (number + 1) * length
+    assert 4 * MIB <= ahead <= 8 * MIB
+
+
+@pytest.mark.parametrize("length", [PAGE, 3 * PAGE, 65536, LARGE - PAGE])
+@pytest.mark.parametrize("readers", [1, 3])
+def test_ahead_of_small_reads_no_small_rest_is_fetched(readers: int, length: int) -> None:
+    streams = Streams(1 << 40, 8 * MIB)
+    for offset in range(0, 24 * MIB, length):
+        for reader in range(readers):
+            found = streams.on_read((reader << 30) + offset, (reader << 30) + offset + length)
+            if found and found[1] - found[0] > UNIT:
+                assert (found[1] - found[0]) % UNIT == 0
+
+
+def test_reads_larger_than_may_be_fetched_are_not_read_ahead_of() -> None:
+    streams = Streams(256 * MIB, MIB // 2)
+    assert fetched(streams, [(offset, MIB) for offset in range(0, 64 * MIB, MIB)]) == 0
+    assert fetched(streams, [(offset, MIB // 2) for offset in range(64 * MIB, 128 * MIB, MIB // 2)]) >= 62 * MIB
+
+
+@pytest.mark.parametrize("at_once", [1, CROWD - 1, CROWD, 8])
+def test_who_has_several_large_reads_in_progress_fetches_ahead_himself(at_once: int) -> None:
+    streams = Streams(256 * MIB, 8 * MIB)
+    found = [streams.on_read(offset, offset + MIB, at_once) for offset in range(0, 64 * MIB, MIB)]
+    assert any(found) == (at_once < CROWD)
+    assert len(streams) == 1
+
+
+def test_a_crowd_that_is_over_is_read_ahead_of_again() -> None:
+    streams = Streams(256 * MIB, 8 * MIB)
+    for offset in range(0, 4 * MIB, MIB):
+        streams.on_read(offset, offset + MIB, 1 + offset // MIB)
+    found = [streams.on_read(offset, offset + MIB) for offset in range(4 * MIB, 64 * MIB, MIB)]
+    place = (4 + CROWDED_READS) * MIB
+    assert found[: CROWDED_READS - 1] == [None] * (CROWDED_READS - 1), "the kernel's next ones may come at once again"
+    assert (found[CROWDED_READS - 1] or (0, 0))[0] == place
+
+
+@pytest.mark.parametrize("most", [8 * MIB, 8 * MIB - 1, 5_000_001])
+@pytest.mark.parametrize("length", [PAGE, 65536, MIB])
+def test_pages_are_fetched(length: int, most: int) -> None:
+    """However many streams share what may be fetched, and however much that is."""
+    streams = Streams(1 << 40, most)
+    for offset in range(0, 64 * length, length):
+        for reader in range(7):
+            found = streams.on_read((reader << 30) + offset, (reader << 30) + offset + length)
+            assert not found or [border % PAGE for border in found] == [0, 0]

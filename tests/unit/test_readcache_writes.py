@@ -11,11 +11,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.contract import PAGE, Buffer
-from blobfuse_dysk.store.layers.readcache import CHUNK, ReadCache
+from blobfuse_dysk.store.layers.readcache import ReadCache
 from blobfuse_dysk.store.parts.priority import Priority, current_priority, priority
 from tests.slowservice import SlowService
 from tests.unit.test_readcache import opened
 
+CHUNK = 65536  # bytes of a piece here
 SIZE = 12 * CHUNK + 8 * PAGE  # the last chunk is a small one
 IMAGE = b"".join(number.to_bytes(8, "little") * (PAGE // 8) for number in range(SIZE // PAGE))  # no page like another
 
@@ -57,18 +58,21 @@ class Gated(SlowService):
         self.closed += 1
 
 
+def kept(cache: ReadCache, *, present: bool) -> set[int]:
+    """The chunks that are pieces, there or on their way."""
+    return {start // CHUNK for start, piece in cache._pieces.items() if (piece.data is not None) == present}
+
+
 async def fetch(cache: ReadCache, service: Gated, chunks: set[int], *, present: bool) -> None:
     """Have these chunks in the cache, or on their way there."""
     for index in chunks:
-        cache._fetch(index * CHUNK, min((index + 1) * CHUNK, SIZE))
+        cache._fetch(index * CHUNK, min((index + 1) * CHUNK, SIZE), CHUNK, 0)
     await wait_all_tasks_blocked()
     if present:
         service.gate.set()
         await wait_all_tasks_blocked()
-        assert set(cache._chunks.keys()) == chunks and not cache._fills
         service.gate = trio.Event()
-    else:
-        assert set(cache._fills) == chunks and not cache._chunks
+    assert kept(cache, present=present) == chunks and not kept(cache, present=not present)
 
 
 RANGES = [
@@ -81,6 +85,8 @@ RANGES = [
     pytest.param(0, 4 * CHUNK, id="more than there are, up to the last of them"),
     pytest.param(2 * CHUNK, 8 * CHUNK, id="more than there are, from the second of them"),
     pytest.param(0, 3 * CHUNK, id="as many as there are"),
+    pytest.param(0, CHUNK, id="what is in front of them"),
+    pytest.param(4 * CHUNK, PAGE, id="what is behind them"),
     pytest.param(0, SIZE, id="all"),
     pytest.param(12 * CHUNK, 8 * PAGE, id="the small chunk at the end"),
 ]
@@ -117,7 +123,7 @@ async def test_what_was_there_before_a_write_is_not_read_after_it(
         service.gate.set()
         await wait_all_tasks_blocked()
         touched = set(range(offset // CHUNK, (offset + length - 1) // CHUNK + 1))
-        assert set(cache._chunks.keys()) == chunks - touched, "dropped too little, or too much"
+        assert kept(cache, present=True) == chunks - touched, "dropped too little, or too much"
         for at in {index * CHUNK for index in range(13)} | {offset - PAGE, offset, offset + length - PAGE}:
             for place in (at - PAGE, at, at + PAGE):
                 if 0 <= place < SIZE:
@@ -134,11 +140,11 @@ async def test_a_write_that_ends_in_the_step_in_which_a_fill_comes(autojump_cloc
         service = Together()
         async with opened(service) as cache, trio.open_nursery() as nursery:
             await fetch(cache, service, {0}, present=False)
-            nursery.start_soon(cache.write, 65536, b"n" * PAGE)
+            nursery.start_soon(cache.write, CHUNK // 2, b"n" * PAGE)
             await wait_all_tasks_blocked()
             service.gate.set()
             await wait_all_tasks_blocked()
-            assert await cache.read(65536, PAGE) == b"n" * PAGE
+            assert await cache.read(CHUNK // 2, PAGE) == b"n" * PAGE
 
 
 async def test_a_read_after_a_write_does_not_wait_for_a_fill_from_before_it(autojump_clock: MockClock) -> None:
@@ -190,8 +196,8 @@ async def test_the_end_of_a_disk_that_is_no_whole_number_of_chunks(autojump_cloc
 async def test_a_chunk_on_its_way_is_asked_for_once(autojump_clock: MockClock) -> None:
     service = Gated()
     async with opened(service) as cache:
-        cache._fetch(0, 2 * CHUNK)
-        cache._fetch(0, 3 * CHUNK)
+        cache._fetch(0, 2 * CHUNK, CHUNK, 0)
+        cache._fetch(0, 3 * CHUNK, CHUNK, 0)
         await wait_all_tasks_blocked()
         assert sorted(service.reads) == [(0, CHUNK), (CHUNK, CHUNK), (2 * CHUNK, CHUNK)]
 
@@ -209,6 +215,8 @@ async def test_who_waits_for_a_fill_that_fails_reads_himself(autojump_clock: Moc
         nursery.start_soon(read)
         await wait_all_tasks_blocked()
         service.gate.set()
+        await wait_all_tasks_blocked()
+        assert not cache._pieces and not cache._bytes
     assert service.reads == [(0, CHUNK), (PAGE, PAGE)]
 
 

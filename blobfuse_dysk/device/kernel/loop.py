@@ -45,6 +45,7 @@ _READ_ONLY, _AUTOCLEAR, _PARTSCAN, _DIRECT_IO = 1, 4, 8, 16
 _CONFIG = struct.Struct("=II" + "QQQQQIIII64s64s32s16x" + "64x")
 _TRIES = 64  # of GET_FREE and CONFIGURE: others take devices at the same time
 _READ_AHEAD_KB = 4096
+_MAX_SECTORS_KB = 1024  # as much as one FUSE request takes; of the driver's own 1280 every second one is a small rest
 _FOLLOW_S = 10.0
 _NUMBER = re.compile(r"(?:/dev/)?loop(\d+)\Z")
 
@@ -204,11 +205,18 @@ def _device_behind(device: str) -> int | None:
 def tune(device: str, *, read_ahead_kb: int = _READ_AHEAD_KB) -> list[str]:
     """Set the device's queue for a disk behind a network; return a warning for each setting that was refused.
 
-    No scheduler, since order means nothing there; more read-ahead; no discard, which FUSE here could not carry out.
+    No scheduler, since order means nothing there; requests that FUSE need not split, and more read-ahead, a multiple of
+    them; no discard, which FUSE here could not carry out.
     """
     warnings = []
     queue = f"{_SYSFS}/{os.path.basename(device)}/queue"
-    for setting, value in (("scheduler", "none"), ("read_ahead_kb", str(read_ahead_kb)), ("discard_max_bytes", "0")):
+    settings = {
+        "scheduler": "none",
+        "max_sectors_kb": str(min(_MAX_SECTORS_KB, int(_read(f"{queue}/max_hw_sectors_kb") or _MAX_SECTORS_KB))),
+        "read_ahead_kb": str(read_ahead_kb),
+        "discard_max_bytes": "0",
+    }
+    for setting, value in settings.items():
         present = _read(f"{queue}/{setting}")
         if present is None or present == value or f"[{value}]" in present:
             continue  # every write to a queue's settings freezes it for some milliseconds

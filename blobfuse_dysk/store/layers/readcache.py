@@ -1,59 +1,69 @@
-"""ReadCache: read-ahead for sequential streams, into a bounded cache of chunks. Random reads pass straight through.
+"""ReadCache: read-ahead for sequential streams, into a bounded cache of pieces. Random reads pass straight through.
 
 The kernel above has a page cache, so keeping what was read once would be keeping it twice. What this layer adds is the
 kernel's missing knowledge that one large request takes hardly longer than a small one: it fetches ahead of sequential
-streams (readahead.py recognises them), several chunks at a time.
+streams (readahead.py recognises them), several pieces at a time. A piece is what one request brings. It begins where
+the stream's next read will begin and, if the reads are large, ends where that read will end: then it is the answer, as
+it came. What a stream has read of a piece is not read again, so a piece goes when all of it was read, and its memory is
+the next one's, while it is in the processor's caches still.
 
-States of a chunk (CHUNK bytes, aligned): absent, filling, present.
+States of a piece: absent, filling, present. `_pieces` has those that are not absent; no two of them overlap.
 
-    demand or read-ahead    absent -> filling                 no await between the look-up and the entry in `_fills`
-    filled                  filling -> present                unless the fill is stale: then absent
-    write, zero     present -> absent, filling -> filling and stale, when the call below has ended
+    read-ahead      absent -> filling                 no await between the look-up and the entry in `_pieces`
+    filled          filling -> present
+    failed          filling -> absent
+    write, zero     filling or present -> absent      when the call below has ended
+    read, evicted   present -> absent
 
 Invariants
-1. A chunk in the cache holds what the layer below would return, or a write that changes it is still in progress, so
-   that a reader may be given either. A write drops its chunks when it ended, however it ended, with no await in
-   between: a fill that began before or during it may hold the old content, and must not become present.
-2. Nobody begins to wait for a stale fill; who began before it went stale read at the same time as the write.
-3. No chunk is shorter than the store lets it be: growing drops the one at the old end, or makes its fill stale.
+1. A present piece holds what the layer below would return, or a write that changes it is still in progress, so that a
+   reader may be given either. A write drops its pieces when it ended, however it ended, with no await in between: a
+   fill that began before or during it may hold the old content. It goes on, and what it brings is nobody's but theirs
+   who waited for it before.
+2. No read that begins after the drop is given any of such a fill; who began before read at the same time as the write.
+3. No piece reaches beyond the store. What comes with growing is in no piece, and a read across the old end in none.
 4. Random reads cost exactly one read of their own length below, and fill nothing.
-5. Chunks of which none was read or filled for UNUSED_S are given back, all of them: the streams have ended, and memory
+5. Pieces, those on their way and those dropped on their way included, have `capacity` bytes at most. For a new one the
+   oldest present ones go: they were fetched for streams that did not go on. If that does not do, it is not fetched.
+6. Pieces of which none was read or filled for UNUSED_S are given back, all of them: the streams have ended, and memory
    of this process is locked.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import trio
-from lru import LRU
 
 from blobfuse_dysk.errors import StoreError
-from blobfuse_dysk.store.contract import PAGE, Buffer, Extent, Store
-from blobfuse_dysk.store.parts.readahead import Streams
+from blobfuse_dysk.store.contract import Buffer, Extent, Store
+from blobfuse_dysk.store.parts.readahead import LARGE, Streams, unit_of
 
-__all__ = ["CHUNK", "ReadCache"]
+__all__ = ["ReadCache"]
 
-CHUNK = 256 << 10  # bytes
+NEAR = 8 << 20  # bytes between two reads that may be one stream's
 UNUSED_S = 12.0  # so they are gone after twice that, at the latest
 
 
-class _Fill:
-    """A chunk on its way."""
+class _Piece:
+    """[start, end) of the store. data: once it is present. unread: bytes that nobody was given yet."""
 
-    __slots__ = ("data", "done", "stale")
+    __slots__ = ("data", "done", "end", "start", "unread")
 
-    def __init__(self) -> None:
+    def __init__(self, start: int, end: int) -> None:
+        self.start = start
+        self.end = end
+        self.unread = end - start
         self.done = trio.Event()
-        self.stale = False
         self.data: Buffer | None = None
 
 
 class ReadCache(Store):
     """See the module's text.
 
-    capacity: bytes of chunks kept. window: the most bytes that are read ahead of one stream. read_ahead: a context
+    capacity: bytes of pieces kept. window: the most bytes that are read ahead of one stream. read_ahead: a context
     in which requests count as read-ahead for the layers below.
     """
 
@@ -69,12 +79,15 @@ class ReadCache(Store):
         self._inner = inner
         self._nursery = nursery
         self._read_ahead = read_ahead
-        self._chunks: LRU[int, memoryview] = LRU(max(1, capacity // CHUNK))
+        self._capacity = capacity
         # What is fetched ahead must not be evicted before it is read: all streams together keep to half the cache.
-        self._streams = Streams(self.size, max(CHUNK, min(window, capacity // 2)))
-        self._fills: dict[int, _Fill] = {}
-        self._filled_chunks = 0
+        self._streams = Streams(self.size, min(window, capacity // 2))
+        self._pieces: dict[int, _Piece] = {}  # by start, the oldest first
+        self._starts: list[int] = []  # the same, sorted
+        self._bytes = 0  # of pieces, and of fills whose piece was dropped
+        self._filled = 0  # pieces
         self._aging = False  # whether `_age` runs
+        self._large: list[int] = []  # offsets of large reads in progress
         self.hits = 0
         self.misses = 0
 
@@ -84,31 +97,42 @@ class ReadCache(Store):
 
     async def read(self, offset: int, length: int) -> Buffer:
         end = offset + length
-        ahead = self._streams.on_read(offset, end)
-        if ahead is not None:
-            self._fetch(*ahead)
-        first, last = offset // CHUNK, (end - 1) // CHUNK
-        data = self._present(first, last, offset, end)
-        if data is None and self._fills:
-            data = await self._filled(first, last, offset, end)
-        if data is not None:
-            self.hits += 1
-            return data
+        if length < LARGE:
+            ahead = self._streams.on_read(offset, end)
+            if ahead is not None:
+                self._fetch(*ahead, unit_of(length), ahead[0])
+            return await self._read(offset, end)
+        self._large.append(offset)
+        try:
+            near = sum(abs(offset - other) <= NEAR for other in self._large)
+            ahead = self._streams.on_read(offset, end, near)
+            if ahead is not None:
+                self._fetch(*ahead, unit_of(length), end)
+            return await self._read(offset, end)
+        finally:
+            self._large.remove(offset)
+
+    async def _read(self, offset: int, end: int) -> Buffer:
+        if self._starts and (pieces := self._covering(offset, end)):
+            data = await self._given(pieces, offset, end)
+            if data is not None:
+                self.hits += 1
+                return data
         self.misses += 1
-        return await self._inner.read(offset, length)
+        return await self._inner.read(offset, end - offset)
 
     async def write(self, offset: int, data: Buffer) -> None:
         length = len(data)
         try:
             await self._inner.write(offset, data)
         finally:
-            self._drop(offset, length)
+            self._drop(offset, offset + length)
 
     async def zero(self, offset: int, length: int) -> None:
         try:
             await self._inner.zero(offset, length)
         finally:
-            self._drop(offset, length)
+            self._drop(offset, offset + length)
 
     async def flush(self) -> None:
         await self._inner.flush()
@@ -117,102 +141,123 @@ class ReadCache(Store):
         return await self._inner.extents(offset, length)
 
     async def grow(self, size: int) -> None:
-        before = self.size
         await self._inner.grow(size)
-        if before % CHUNK:
-            self._drop(before, PAGE)
         self._streams.size = size
 
     async def aclose(self) -> None:
-        self._chunks.clear()
+        self._forget_present()
         await self._inner.aclose()
 
     def status(self) -> dict[str, object]:
         """JSON-able: reads answered from the cache, reads passed on, bytes kept."""
-        kept = sum(map(len, self._chunks.values()))
+        kept = sum(piece.end - piece.start for piece in self._pieces.values() if piece.data is not None)
         return {"read_hits": self.hits, "read_misses": self.misses, "read_bytes": kept, "streams": len(self._streams)}
 
-    # -- what is there: no await in any of these but `_filled` and `_fill` -------------------------------------------
+    # -- what is there: no await in any of these but `_given` and `_fill` --------------------------------------------
 
-    def _present(self, first: int, last: int, offset: int, end: int) -> Buffer | None:
-        """The range out of chunks that are all in the cache, or None."""
-        if first == last:
-            chunk = self._chunks.get(first)
-            return None if chunk is None else chunk[offset - first * CHUNK : end - first * CHUNK]
-        pieces = []
-        for index in range(first, last + 1):
-            chunk = self._chunks.get(index)
-            if chunk is None:
-                return None
-            base = index * CHUNK
-            pieces.append(chunk[max(offset - base, 0) : end - base])
-        return b"".join(pieces)
+    def _covering(self, offset: int, end: int) -> list[_Piece]:
+        """The pieces that have all of the range, there or on their way; none if any of it is in no piece."""
+        found = []
+        at = bisect_right(self._starts, offset) - 1
+        while 0 <= at < len(self._starts):
+            piece = self._pieces[self._starts[at]]
+            if not piece.start <= offset < piece.end:
+                break
+            found.append(piece)
+            if piece.end >= end:
+                return found
+            offset = piece.end
+            at += 1
+        return []
 
-    async def _filled(self, first: int, last: int, offset: int, end: int) -> Buffer | None:
-        """The range, waiting for chunks on their way; None if one is neither there nor on its way, or went stale."""
-        pieces = []
-        for index in range(first, last + 1):
-            if index not in self._chunks and index not in self._fills:
-                return None
-        for index in range(first, last + 1):
-            chunk = self._chunks.get(index)
-            if chunk is None:
-                fill = self._fills.get(index)
-                if fill is None or fill.stale:
+    async def _given(self, pieces: list[_Piece], offset: int, end: int) -> Buffer | None:
+        """The range, waiting for pieces on their way; None if one of them fails."""
+        parts: list[Buffer] = []
+        for piece in pieces:
+            if piece.data is None:
+                await piece.done.wait()
+                if piece.data is None:
                     return None
-                await fill.done.wait()
-                if fill.data is None:
-                    return None
-                chunk = memoryview(fill.data)
-            base = index * CHUNK
-            pieces.append(chunk[max(offset - base, 0) : end - base])
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            first, last = max(offset, piece.start), min(end, piece.end)
+            whole = last - first == piece.end - piece.start
+            parts.append(piece.data if whole else memoryview(piece.data)[first - piece.start : last - piece.start])
+        for piece in pieces:
+            piece.unread -= min(end, piece.end) - max(offset, piece.start)
+            if piece.unread <= 0 and self._pieces.get(piece.start) is piece:
+                self._forget(piece)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _drop(self, offset: int, length: int) -> None:
-        if not self._chunks and not self._fills:
-            return
-        first, last = offset // CHUNK, (offset + length - 1) // CHUNK
-        if last - first >= len(self._chunks) + len(self._fills):
-            for index in [i for i in self._chunks.keys() if first <= i <= last]:  # noqa: SIM118 (LRU has no __iter__)
-                del self._chunks[index]
-            for index, fill in self._fills.items():
-                if first <= index <= last:
-                    fill.stale = True
-            return
-        for index in range(first, last + 1):
-            self._chunks.pop(index, None)
-            if index in self._fills:
-                self._fills[index].stale = True
+    def _forget(self, piece: _Piece) -> None:
+        del self._pieces[piece.start]
+        del self._starts[bisect_right(self._starts, piece.start) - 1]
+        if piece.data is not None:
+            self._bytes -= piece.end - piece.start
 
-    def _fetch(self, start: int, end: int) -> None:
-        """Have the chunks of [start, end) filled that are neither there nor on their way."""
-        for index in range(start // CHUNK, -(-end // CHUNK)):
-            if index not in self._chunks and index not in self._fills:
-                fill = self._fills[index] = _Fill()
-                self._nursery.start_soon(self._fill, index, fill)
+    def _forget_present(self) -> None:
+        for piece in [piece for piece in self._pieces.values() if piece.data is not None]:
+            self._forget(piece)
 
-    async def _fill(self, index: int, fill: _Fill) -> None:
-        offset = index * CHUNK
+    def _drop(self, offset: int, end: int) -> None:
+        """Forget the pieces that have any of the range."""
+        at = max(0, bisect_right(self._starts, offset) - 1)
+        while at < len(self._starts) and self._starts[at] < end:
+            piece = self._pieces[self._starts[at]]
+            if piece.end > offset:
+                self._forget(piece)
+            else:
+                at += 1
+
+    def _fetch(self, start: int, end: int, unit: int, border: int) -> None:
+        """Have pieces filled for what of [start, end) is in none: of `unit` bytes, counted from the border."""
+        while start < end:
+            at = bisect_right(self._starts, start)
+            if at and self._pieces[self._starts[at - 1]].end > start:
+                start = self._pieces[self._starts[at - 1]].end
+                continue
+            stop = min(end, start + ((border - start) % unit or unit))
+            if at < len(self._starts):
+                stop = min(stop, self._starts[at])
+            if not self._make_room(stop - start):
+                return
+            piece = self._pieces[start] = _Piece(start, stop)
+            insort(self._starts, start)
+            self._bytes += stop - start
+            self._nursery.start_soon(self._fill, piece)
+            start = stop
+
+    def _make_room(self, length: int) -> bool:
+        """Have no more than the capacity with `length` bytes more; False if what is on its way leaves no room."""
+        if self._bytes + length > self._capacity:
+            for piece in [piece for piece in self._pieces.values() if piece.data is not None]:
+                self._forget(piece)
+                if self._bytes + length <= self._capacity:
+                    break
+        return self._bytes + length <= self._capacity
+
+    async def _fill(self, piece: _Piece) -> None:
         try:
             with self._read_ahead():
-                fill.data = await self._inner.read(offset, min(CHUNK, self.size - offset))
-            if not fill.stale:
-                self._chunks[index] = memoryview(fill.data)
-                self._filled_chunks += 1
-                if not self._aging:
-                    self._aging = True
-                    self._nursery.start_soon(self._age)
+                piece.data = await self._inner.read(piece.start, piece.end - piece.start)
         except StoreError:
-            fill.data = None  # who needs the range reads it himself and gets the error as his own
+            pass  # who needs the range reads it himself and gets the error as his own
         finally:
-            del self._fills[index]
-            fill.done.set()
+            wanted = self._pieces.get(piece.start) is piece
+            if not wanted or piece.data is None:
+                if wanted:
+                    self._forget(piece)
+                self._bytes -= piece.end - piece.start
+            piece.done.set()
+        if wanted:
+            self._filled += 1
+            if not self._aging:
+                self._aging = True
+                self._nursery.start_soon(self._age)
 
     async def _age(self) -> None:
-        """Give the chunks back once they are not used any more."""
-        while self._chunks:
-            before = self.hits, self._filled_chunks
+        """Give the pieces back once they are not used any more."""
+        while self._pieces:
+            before = self.hits, self._filled
             await trio.sleep(UNUSED_S)
-            if before == (self.hits, self._filled_chunks):
-                self._chunks.clear()
+            if before == (self.hits, self._filled):
+                self._forget_present()
         self._aging = False

@@ -68,11 +68,17 @@ def _stream(bench: Bench, place: Place, disk: str, cache: str, kernel: bool) -> 
 
 
 def _direct(bench: Bench, place: Place, disk: str) -> None:
-    """Without the kernel's page cache: a stream at depth 1, and random reads, which nothing should read ahead of."""
+    """Without the kernel's page cache: a stream at depth 1; one of large reads, several at once, which need none;
+    and random reads, which nothing should read ahead of.
+    """
     seconds = bench.plan.stream_s
     for cache, jobs in {
-        "readwrite": (Job("read", 1, seconds, block="128k"), Job("randread", 32, seconds)),
-        "none": (Job("read", 1, seconds, block="128k"),),
+        "readwrite": (
+            Job("read", 1, seconds, block="128k"),
+            Job("read", 8, seconds, block="1m"),
+            Job("randread", 32, seconds),
+        ),
+        "none": (Job("read", 1, seconds, block="128k"), Job("read", 8, seconds, block="1m")),
     }.items():
         for job in jobs:
             with place.attached(disk, "--cache", cache) as device, ext4.mounted(device, place.root) as point:
