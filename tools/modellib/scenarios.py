@@ -120,6 +120,11 @@ SCENARIOS: dict[str, Scenario] = {
             nodes=2, versions=2, faults=1, attached=True, time=False, force=SECOND, sparse=True, clears=True, pages=2
         ),
     ),
+    "beside": Scenario(
+        "an attach reads the map of pages beside its claim, and tells its name beside what it serves",
+        Scope(nodes=2, versions=2, lossy=_kinds("put", "raise", "metadata"), time=False, sparse=True, sign=True),
+        Scope(nodes=2, versions=2, faults=2, attached=True, force=SECOND, sparse=True, sign=True, failures=True),
+    ),
     "suspended": Scenario(
         "a machine is suspended for longer than the lease's term",
         Scope(nodes=1, versions=1, suspends=2, lossy=_kinds("put"), attached=True, detach=False),
