@@ -13,7 +13,7 @@ from blobfuse_dysk.store.stack import Stack
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 from blobfuse_dysk.testing.fates import refuse
 from blobfuse_dysk.vhd import footer
-from tests.simulation.stacks import DATA, LEASE, SIZE, attached, refused
+from tests.simulation.stacks import DATA, LEASE, SIZE, Node, attached, held, refused
 
 SECOND = Fate(before_s=0.5, after_s=0.5)  # each request takes a second, and is done in the middle of it
 
@@ -103,6 +103,37 @@ async def test_a_disk_that_was_looked_at_twice_is_read_when_it_is_ours(
         assert client.sent.count("properties") == 2
         assert stack.last_page is None
         assert await ready(stack) == SIZE - 512
+
+
+async def test_a_raise_that_rests_on_a_last_moment_makes_what_was_read_worthless(
+    blob: SimBlob, node: Node, autojump_clock: MockClock
+) -> None:
+    """The blob may change up to that moment, though each look before showed the same ETag."""
+    client = node("late", acquire=[Fate(error=refuse(409, "LeaseAlreadyPresent"))] * 5)
+    before = client.fate
+
+    def straggle(name: str) -> Fate:
+        if name == "raise" and not blob.allocated:
+            blob.put("before", SIZE - 512, footer(SIZE - 512), 512, blob.lease_id, None)
+        return before(name)
+
+    client.fate = straggle
+    async with attached(client, named=False, break_lease=True) as stack:
+        assert client.sent.count("properties") > 4
+        assert stack.last_page is None
+        assert await ready(stack) == SIZE - 512
+
+
+async def test_a_new_worker_writes_at_once_and_no_name(
+    blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    async with attached(client) as stack:
+        resume = held(stack)
+    client.sent.clear()
+    async with attached(client, named=False, resume=resume) as stack:
+        await stack.store.write(0, DATA)
+        await trio.sleep(5)
+        assert "metadata" not in client.sent
 
 
 async def test_after_a_lapse_the_disk_is_read_again(

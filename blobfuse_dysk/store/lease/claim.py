@@ -322,7 +322,7 @@ class Claiming:
                 await self._look()
                 number, etag = self._found, self._blob.etag
                 if number == claim.guard.epoch:
-                    continue  # the holder's name came late, or a raise of the last holder's
+                    continue  # a raise of the last holder's came late
             if number != wanted:
                 raise not_as_set(number, wanted)
             claim.guard.epoch = number
