@@ -59,6 +59,28 @@ async def test_a_first_read_and_a_first_write_wait_for_no_map_and_one_name(
         assert blob.metadata["dysk_node"] == "here"
 
 
+async def test_a_flush_right_after_the_attach_is_proved_by_the_raise(
+    blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    """Setting up a loop device flushes."""
+    async with attached(client, named=False) as stack:
+        await stack.store.flush()
+        assert "renew" not in client.sent
+        await trio.sleep(6)
+        await stack.store.flush()
+        assert "renew" in client.sent
+
+
+async def test_a_raise_whose_answer_was_lost_proves_nothing(
+    blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    client.fate = lambda name: Fate(lost_s=0.0) if name == "raise" and client.sent.count("raise") == 1 else Fate()
+    async with attached(client, named=False) as stack:
+        assert client.sent.count("raise") == 2
+        await stack.store.flush()
+        assert "renew" in client.sent
+
+
 async def test_what_was_read_beside_the_claim_is_the_disk_that_was_claimed(
     blob: SimBlob, client: SimClient, autojump_clock: MockClock
 ) -> None:

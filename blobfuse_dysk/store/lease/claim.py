@@ -139,6 +139,7 @@ class Claiming:
         self._may_land = False  # a request with a last moment whose end is not known
         self._resuming = False
         self._raised_to: int | None = None  # the number last asked for
+        self._raise_sent_at = -math.inf
 
     async def take(self, *, break_lease: bool, only_from: str | None = None) -> Claim:
         """Take lease and epoch for a new attachment. Raises LeasedError or StoreError; see release.take_back then.
@@ -279,14 +280,14 @@ class Claiming:
             wanted = self._raised_to = epoch.claim_number(self._found, own_tag, self._random)
             try:
                 raised = await self._conditional(self._raise_once)
-                number, etag = raised.number, raised.etag
+                number, etag, proved_at = raised.number, raised.etag, self._raise_sent_at
             except StoreError as error:
                 if error.kind is Kind.LEASE:
                     return None
                 if error.kind is not Kind.CHANGED:
                     raise
                 await self._look()
-                number, etag = self._found, self._blob.etag
+                number, etag, proved_at = self._found, self._blob.etag, -math.inf
                 if held_epoch is not None:
                     check_own(self._found, held_epoch)
                     await trio.sleep(backoff.next_s())
@@ -295,7 +296,8 @@ class Claiming:
                     continue  # what changed it is of somebody who had the disk before, or of our own, from before
             if number != wanted:
                 raise not_as_set(number, wanted)
-            return Claim(Guard(self.lease_id, number, self._sent_at + term_s), blob, etag, self._lease_s, basis)
+            guard = Guard(self.lease_id, number, self._sent_at + term_s, proved_at)
+            return Claim(guard, blob, etag, self._lease_s, basis)
 
     async def _outlast(self, claim: Claim) -> Claim | None:
         """Wait until the last moment of what was sent is over, and make it void; None if it ended our own lease."""
@@ -330,6 +332,7 @@ class Claiming:
 
     async def _raise_once(self, condition: Condition) -> SequenceNumber:
         assert self._raised_to is not None
+        self._raise_sent_at = trio.current_time()
         return await self._lease.raise_epoch(self._raised_to, self.lease_id, condition)
 
     async def _set_term(self, claim: Claim) -> Claim:
