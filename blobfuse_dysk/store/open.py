@@ -24,6 +24,7 @@ from blobfuse_dysk.store.blobapi import BlobApi
 from blobfuse_dysk.store.contract import PAGE, Store
 from blobfuse_dysk.store.lease.attempts import Attempts
 from blobfuse_dysk.store.lease.claim import Claim, Claiming
+from blobfuse_dysk.store.lease.holdername import is_signed
 from blobfuse_dysk.store.lease.release import take_back
 from blobfuse_dysk.store.lease.requests import CALL_TIMEOUT_S, BlobLease
 from blobfuse_dysk.store.lease.telling import tell
@@ -93,10 +94,12 @@ async def open_stack(
     try:
         with errors_for_people(address, credential, read_only=read_only):
             blob = await _look(lease, address, resume, options, random)
-            held, known = None, None
+            held, known, tells = None, None, None
             if not read_only:
                 preview = Preview(client, start=_last_region(blob.size), size=blob.size, timeout_s=call_s)
                 held, known = await _claim(lease, blob, address, resume, options, random, preview)
+                if resume is None or not is_signed(held.blob, options.node):  # it was not written, or not yet
+                    tells = partial(tell, lease, held, options.node)
         async with _open_nursery() as nursery:
             stack = Stack(
                 held.blob if held else blob,
@@ -110,7 +113,7 @@ async def open_stack(
                 on_state=on_state,
                 random=random,
                 known=known,
-                first=partial(tell, lease, held, options.node) if held and not resume else None,
+                first=tells,
             )
             if held is None and address.snapshot is None and blob.lease_state == "leased":
                 stack.writer = leased_by(*holder_in(blob.metadata))

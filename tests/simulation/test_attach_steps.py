@@ -9,6 +9,7 @@ from trio.testing import MockClock
 from blobfuse_dysk.device.worker.geometry import measure
 from blobfuse_dysk.errors import LeasedError
 from blobfuse_dysk.options import AttachOptions
+from blobfuse_dysk.store.lease.holdername import is_signed
 from blobfuse_dysk.store.stack import Stack
 from blobfuse_dysk.testing import Fate, SimBlob, SimClient
 from blobfuse_dysk.testing.fates import refuse
@@ -158,6 +159,21 @@ async def test_a_new_worker_writes_at_once_and_no_name(
         assert "metadata" not in client.sent
 
 
+async def test_a_new_worker_writes_the_name_that_is_not_there(
+    blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    """The worker before it was killed when the disk was attached and the name on its way."""
+    client.fate = lambda name: Fate(unsent=True) if name == "metadata" else Fate()
+    async with attached(client) as stack:
+        resume = held(stack)
+    assert "dysk_node" not in blob.metadata
+    client.fate = lambda name: Fate()
+    async with attached(client, named=False, resume=resume) as stack:
+        await stack.store.write(0, DATA)
+        assert blob.metadata["dysk_node"] == "here"
+        assert client.sent[-2:] == ["metadata", "put"]
+
+
 async def test_after_a_lapse_the_disk_is_read_again(
     blob: SimBlob, client: SimClient, autojump_clock: MockClock
 ) -> None:
@@ -253,3 +269,14 @@ async def test_refused_is_refused_at_once(blob: SimBlob, client: SimClient, auto
     await refused(client, LeasedError)
     assert "acquire" not in client.sent
     assert trio.current_time() < 1
+
+
+async def test_the_name_of_this_nodes_last_life_is_written_anew(
+    blob: SimBlob, client: SimClient, autojump_clock: MockClock
+) -> None:
+    """Beside it stands the tag of the numbers, by which it is told whether the name is the holder's."""
+    async with attached(client):
+        pass
+    await trio.sleep(61)
+    async with attached(client, seed=2):
+        assert is_signed(blob.properties(), "here")

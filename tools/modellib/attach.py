@@ -368,9 +368,7 @@ class Attach(Failing):
         elif not s[base + LEFT] and not self.no_certainty:
             return self._renew(s, base)
         else:
-            if self.scope.sign:  # nobody waits for it but what is written (writes.py)
-                self.network.ask(s, base + SIGN, METADATA, cond=s[base + FRESH])
-            return self.serve(s, node, base)
+            return self.serve(s, node, base, sign=self.scope.sign)
         return ""
 
     def waited(self, s: bytearray, node: int, base: int) -> None:
@@ -378,10 +376,12 @@ class Attach(Failing):
         s[base + EXPIRES] = NEVER
         self.raise_on(s, base)
 
-    def serve(self, s: bytearray, node: int, base: int) -> str:
+    def serve(self, s: bytearray, node: int, base: int, *, sign: bool = False) -> str:
         """The attach is acknowledged, or a new worker goes on: the disk is used from here on."""
         first, epoch = not s[base + SERVED], s[base + EPOCH]
         self.network.free(s, base + CALL)
+        if sign:  # nobody waits for it but what is written (writes.py)
+            self.network.ask(s, base + SIGN, METADATA, cond=s[base + FRESH])
         if not s[base + EARLY] and not self.map_early:  # what was read does not count
             self.network.free(s, base + LIST)
             s[base + LOADED] = s[base + MAP] = 0

@@ -165,7 +165,7 @@ class Live:
 
     def _goes_on(self, s: bytearray, node: int, base: int) -> str:
         if s[base + LEFT] or self.attach.no_certainty:
-            return self.attach.serve(s, node, base)
+            return self.attach.serve(s, node, base, sign=self.scope.sign)
         s[base + PHASE] = RENEWING
         self.network.ask(s, base + CALL, RENEW)
         return ""

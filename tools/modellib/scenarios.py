@@ -36,7 +36,7 @@ SCENARIOS: dict[str, Scenario] = {
     "workers": Scenario(
         "one node, whose worker is killed and replaced",
         Scope(nodes=1, attached=True, versions=2, kills=2, overwrite=True, time=False, detach=False),
-        Scope(nodes=1, attached=True, versions=2, kills=2, faults=2, overwrite=True),
+        Scope(nodes=1, attached=True, versions=2, kills=2, faults=2, overwrite=True, sign=True),
     ),
     "plain": Scenario(
         "two nodes attach, without force",
