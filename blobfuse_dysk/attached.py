@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from blobfuse_dysk import environment
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.statefile import Lease, StateFile, StateSeen
-from blobfuse_dysk.device.kernel import devlink, loop
-from blobfuse_dysk.device.kernel.usage import mountpoints
 
 __all__ = ["Attachment", "describe", "once_detached"]
 
@@ -63,6 +61,9 @@ class Attachment:
 
 def describe(fields: StateFile) -> Attachment:
     """What state.json says, and the machine beside it."""
+    from blobfuse_dysk.device.kernel import devlink, loop
+    from blobfuse_dysk.device.kernel.usage import mountpoints
+
     device = fields["device"] or ""
     clear = f"unmount it, then: dyskctl detach {fields['name']}, and check its file system where it is attached next"
     alive = state.alive(fields["holder"])

@@ -16,28 +16,24 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blobfuse_dysk import environment
 from blobfuse_dysk.attached import Attachment, describe
-from blobfuse_dysk.device.attacher import naming, ramcheck, teardown
-from blobfuse_dysk.device.attacher.force import by_force, refuse_used
+from blobfuse_dysk.device.attacher import naming
 from blobfuse_dysk.device.attacher.launch import Launch
-from blobfuse_dysk.device.attacher.setup import set_up
 from blobfuse_dysk.device.ipc import state
-from blobfuse_dysk.device.ipc.config import Config
-from blobfuse_dysk.device.ipc.control import Control
-from blobfuse_dysk.device.ipc.log import Log
-from blobfuse_dysk.device.ipc.statefile import FirstState, StateFile
-from blobfuse_dysk.device.kernel import fuse, loop
-from blobfuse_dysk.device.kernel.usage import users
+from blobfuse_dysk.device.ipc.statefile import StateFile
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.patience import telling
-from blobfuse_dysk.timestamp import utc_text
+
+if TYPE_CHECKING:  # and in the functions that need them: an attach starts the holder first, then loads the rest
+    from blobfuse_dysk.device.attacher import teardown
+    from blobfuse_dysk.device.ipc.control import Control
+    from blobfuse_dysk.device.ipc.log import Log
 
 __all__ = [
     "Attachment",
@@ -76,8 +72,10 @@ def attach(disk: DiskAddress | str, options: AttachOptions = AttachOptions()) ->
             continue
         launch = Launch(name, _directories())
         try:
-            config = _configure(address, options, dead)
-            launch.begin(_first_state(config), config.encode())
+            from blobfuse_dysk.device.attacher.configuration import configure, first_state
+
+            config = configure(address, options, dead)
+            launch.begin(first_state(config), config.encode())
             return _finish(launch, name, run, dev, config.options)
         except AttachedError:
             launch.take_back()
@@ -106,6 +104,9 @@ def detach(target: str, *, force: bool = False, lose_data: bool = False, timeout
     written still is; DyskError says how much could not be. lose_data: that loss is agreed to, so it is a warning only,
     and a device that is mounted is cut off, too.
     """
+    from blobfuse_dysk.device.attacher import teardown
+    from blobfuse_dysk.device.kernel import loop
+
     run, dev = _run_dir(), _dev_dir()
     if force:
         _detach_by_force(target, run, dev, lose_data=lose_data)
@@ -129,6 +130,9 @@ def detach(target: str, *, force: bool = False, lose_data: bool = False, timeout
 
 
 def _detach_by_force(target: str, run: str, dev: str, *, lose_data: bool) -> None:
+    from blobfuse_dysk.device.attacher import teardown
+    from blobfuse_dysk.device.attacher.force import by_force, refuse_used
+
     found: StateFile | teardown.Unreadable
     try:
         found = find_state(target)
@@ -167,6 +171,8 @@ def status(target: str) -> dict[str, Any]:
 
     Of a disk that failed, and has no worker any more, there is the state, since when it is in it, and why.
     """
+    from blobfuse_dysk.device.ipc.control import Control
+
     found = find_state(target)
     described, answer = describe(found), dict[str, Any]()
     try:
@@ -194,6 +200,8 @@ def is_blank(target: str) -> bool:
 
     Raises StoreError if the two disagree.
     """
+    from blobfuse_dysk.device.ipc.control import Control
+
     found = find_state(target)
     path = state.control_path(_run_dir(), found["name"])
     with Control(path, found["name"], timeout_s=found["io_timeout_s"]) as control:
@@ -207,6 +215,8 @@ def end_of(name: str, timeout_s: float | None = None) -> Iterator[Callable[[], N
     That returns when all is durable and all gone, at once if there is none; it raises BusyError after timeout_s, and
     what went wrong on the way.
     """
+    from blobfuse_dysk.device.attacher import teardown
+
     run = _run_dir()
     found = state.read(run, name)
     watch = teardown.watch(run, name) if found and state.alive(found["holder"]) else None
@@ -221,11 +231,15 @@ def end_of(name: str, timeout_s: float | None = None) -> Iterator[Callable[[], N
 
 def progress(target: str) -> str:
     """One line for people: what of an attachment that is being let go is not written yet, and what it waits for."""
+    from blobfuse_dysk.device.attacher import teardown
+
     return teardown.progress(_run_dir(), find_state(target), None)
 
 
 def _await_end(run: str, found: StateFile, watching: Control | None, timeout_s: float | None) -> None:
     """Wait, and tell for what: whoever sits at the terminal, and the attachment's log."""
+    from blobfuse_dysk.device.attacher import teardown
+
     limit_s = teardown.time_for(found, timeout_s)
     gives_up_at = None if limit_s is None else time.monotonic() + limit_s
     with telling(lambda: teardown.progress(run, found, gives_up_at), log=_log_of(found["name"])):
@@ -234,55 +248,21 @@ def _await_end(run: str, found: StateFile, watching: Control | None, timeout_s: 
 
 def _log_of(name: str) -> Log:
     """The attachment's log, for this process."""
+    from blobfuse_dysk.device.ipc.log import Log
+
     return Log(Path(sys.argv[0]).name or "python", name, str(environment.log_dir()))
-
-
-def _configure(address: DiskAddress, options: AttachOptions, dead: list[StateFile]) -> Config:
-    """Find the credential, and put into the options what follows from the disk and from the machine."""
-    from blobfuse_dysk.azure.credential.resolve import resolve
-
-    address, credential = resolve(address, options)
-    limit_s = fuse.request_timeout_s()
-    if limit_s and (options.io_timeout_s is None or options.io_timeout_s > limit_s):
-        _log.warning("io-timeout is lowered to %g s: the kernel aborts FUSE requests soon after (fs.fuse)", limit_s)
-        options = replace(options, io_timeout_s=limit_s)
-    if address.snapshot:
-        options = replace(options, read_only=True)
-    if not options.read_only:
-        address.refuse_secondary(", or attach it read-only")
-    ramcheck.check(options)
-    variables = environment.login_variables() if credential.kind == "token" else {}
-    leases = [found["lease"] for found in dead if found["endpoint"] == str(address.endpoint)]
-    held = next((lease for lease in leases if lease), None)
-    return Config(address, credential.to_config(), options, environment.node_name(), variables, held)
-
-
-def _first_state(config: Config) -> FirstState:
-    """What others are to know of the attachment from its beginning."""
-    options = config.options
-    return {
-        "disk": config.address.key,
-        "endpoint": str(config.address.endpoint),
-        "size": 0,
-        "blob_size": 0,
-        "vhd": False,
-        "read_only": options.read_only,
-        "sector_size": options.sector_size,
-        "cache": options.cache,
-        "io_timeout_s": options.io_timeout_s,
-        "iops": options.iops,
-        "mbps": options.mbps,
-        "since": utc_text(),
-    }
 
 
 def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str) -> list[StateFile]:
     """Clear away dead attachments that are in the way; return the states of those that had this disk."""
-    dead = []
+    dead: list[StateFile] = []
     for found in _present(run):
         other = found["name"]
         if state.alive(found["holder"]) or (found["disk"] != address.key and other != name):
             continue
+        from blobfuse_dysk.device.attacher import teardown
+        from blobfuse_dysk.device.kernel.usage import users
+
         device = teardown.device_of(run, found)
         if device and (uses := users(device)):
             raise AttachedError(
@@ -297,6 +277,8 @@ def _clear_dead_ones(run: str, dev: str, address: DiskAddress, name: str) -> lis
 
 def _finish(launch: Launch, name: str, run: str, dev: str, options: AttachOptions) -> Attachment:
     """From the worker's readiness to the device. What goes wrong here is taken back by the caller."""
+    from blobfuse_dysk.device.attacher.setup import set_up
+
     what = f"waiting for the service to let {name} be attached; that is given up a minute after it began"
     with telling(lambda: what, log=_log_of(name)):
         fields = launch.wait_ready()

@@ -19,6 +19,11 @@ def dyskctl() -> int:
     """Run dyskctl; returns its exit code."""
 
     def load() -> Callable[[], int]:
+        from blobfuse_dysk.cli.quick import understood
+
+        command = understood(sys.argv[1:])
+        if command is not None:
+            return command
         from blobfuse_dysk.cli.main import main
 
         return main

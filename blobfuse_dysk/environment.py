@@ -18,6 +18,7 @@ __all__ = [
     "AZURE_PREFIX",
     "LOGIN_VARIABLES",
     "azure_variables",
+    "completes",
     "config_dir",
     "dev_dir",
     "leaves_cgroup",
@@ -82,6 +83,11 @@ def node_name() -> str:
 def leaves_cgroup() -> bool:
     """Whether what is attached is to outlive this process's control group, a pod's: DYSK_LEAVE_CGROUP."""
     return bool(os.environ.get("DYSK_LEAVE_CGROUP"))
+
+
+def completes(program: str) -> bool:
+    """Whether a shell asks for what may stand next on the command line. Source: click, shell completion."""
+    return bool(os.environ.get(f"_{program.upper()}_COMPLETE"))
 
 
 def machine_pid() -> int:

@@ -6,28 +6,16 @@ A verb's module is imported when the verb is used, so `dyskctl attach` does not 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import click
 
 from blobfuse_dysk import __version__
+from blobfuse_dysk.cli.session import Settings
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.keyvalue import suggest
 
-__all__ = ["SECTIONS", "Root", "Settings", "Verb", "Verbs", "settings"]
-
-
-@dataclass(slots=True)
-class Settings:
-    """What the options that every verb takes have set."""
-
-    output: Literal["table", "json"] = "table"
-    debug: bool = False
-
-    @property
-    def json(self) -> bool:
-        return self.output == "json"
+__all__ = ["SECTIONS", "Root", "Verb", "Verbs", "settings"]
 
 
 # Heading -> verb -> (module.attribute below blobfuse_dysk.cli, what it does).

@@ -1,28 +1,18 @@
-"""dyskctl: where it starts, and what becomes of an error.
-
-Exit codes: 0 done; 1 it failed; 2 what was typed cannot be taken; 130 interrupted.
-"""
+"""dyskctl as click reads it: all verbs, help, completion, and what is wrong with a command line. See also quick.py."""
 
 from __future__ import annotations
 
-import errno
-import io
 import itertools
-import os
 import sys
 
 import click
 
-from blobfuse_dysk import patience
-from blobfuse_dysk.cli.frame import Root, Settings
-from blobfuse_dysk.cli.output import print_error, show_warnings
-from blobfuse_dysk.errors import DyskError
+from blobfuse_dysk.cli.frame import Root
+from blobfuse_dysk.cli.output import print_error
+from blobfuse_dysk.cli.session import EXIT_USAGE, Settings, run
 from blobfuse_dysk.keyvalue import suggest
 
 __all__ = ["main", "root"]
-
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 _HELP = """Use Azure page blobs as disks of this machine.
 
@@ -60,33 +50,14 @@ def main(arguments: list[str] | None = None) -> int:
     settings = Settings()
     if _asks_for_json(words):
         settings.output = "json"
-    show_warnings()
-    patience.tell_on_terminal("dyskctl")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name of a disk that the terminal's encoding does not have
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        code = _run(words, settings)
-        if sys.stdout:  # None if it was closed
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has left (`dyskctl list | head -1`). What is still buffered must not fail at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print_error(f"the result cannot be written: {error.strerror}", "see where it goes", as_json=settings.json)
-        return 1
-    return code
+    return run(lambda: _read_by_click(words, settings), settings)
 
 
-def _run(words: list[str], settings: Settings) -> int:
+def _read_by_click(words: list[str], settings: Settings) -> int:
+    """Run the verb. What click says of the words is printed here; errors of the verb are for `run`."""
     try:
         result = root.main(words, prog_name="dyskctl", standalone_mode=False, obj=settings)
         return result if isinstance(result, int) else 0
-    except DyskError as error:
-        print_error(str(error), error.remedy, as_json=settings.json)
-        return error.exit_code
     except click.UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # private in some versions of click, missing in others
             print(error.format_message())
@@ -97,23 +68,8 @@ def _run(words: list[str], settings: Settings) -> int:
     except click.ClickException as error:
         print_error(error.format_message(), None, as_json=settings.json)
         return 1
-    except (click.Abort, KeyboardInterrupt):
-        print_error("interrupted", None, as_json=settings.json)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        raise
-    except PermissionError as error:
-        print_error(f"not permitted: {error.strerror}: {error.filename}", "run it as root", as_json=settings.json)
-        return 1
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
-            raise  # what was printed; main() tells
-        if settings.debug:
-            raise
-        what = f"unexpected {type(error).__name__}: {error}"
-        remedy = "run it with --debug and report what it prints to the maintainers of blobfuse-dysk"
-        print_error(what, remedy, as_json=settings.json)
-        return 1
+    except click.Abort:
+        raise KeyboardInterrupt from None
 
 
 def _usage_message(error: click.UsageError) -> tuple[str, str | None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from blobfuse_dysk.cli.attaching import parse_disk
 from blobfuse_dysk.disk import DiskAddress, parse_size
 from blobfuse_dysk.options import ATTACH_OPTIONS, AttachOptions, Option
 
@@ -23,7 +24,6 @@ __all__ = [
     "complete_attachment",
     "connection_options",
     "credentials_option",
-    "parse_disk",
 ]
 
 _CONNECTION = ("credentials", "endpoint", "realm", "proxy", "allow-http")
@@ -84,19 +84,6 @@ class _GoBool(click.ParamType[bool]):
 DISK = _Disk()
 SIZE = _Size()
 GO_BOOL = _GoBool()
-
-
-def parse_disk(text: str) -> DiskAddress:
-    """Read a DISK from the command line; warns of a SAS in it, because others can read command lines."""
-    disk = DiskAddress.parse(text)
-    if disk.sas:
-        from blobfuse_dysk.cli.output import warn
-
-        warn(
-            "other users of this machine can read the SAS in the disk's URL from the process list: "
-            f"put it into /etc/dysk/{disk.account}.conf instead"
-        )
-    return disk
 
 
 def attach_options(function: _Function) -> _Function:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,15 @@ from blobfuse_dysk.store.blobapi import BlobApi
 from blobfuse_dysk.store.contract import PAGE, Store
 from blobfuse_dysk.store.lease.attempts import Attempts
 from blobfuse_dysk.store.lease.claim import Claim, Claiming
+from blobfuse_dysk.store.lease.holdername import is_signed
 from blobfuse_dysk.store.lease.release import take_back
 from blobfuse_dysk.store.lease.requests import CALL_TIMEOUT_S, BlobLease
+from blobfuse_dysk.store.lease.telling import tell
 from blobfuse_dysk.store.lease.token import HoldState
 from blobfuse_dysk.store.lease.trial import Trial
 from blobfuse_dysk.store.parts.ring import Ring
-from blobfuse_dysk.store.stack import Stack, StackOptions
+from blobfuse_dysk.store.preview import Known, Preview
+from blobfuse_dysk.store.stack import MAP_REGION, Stack, StackOptions
 
 if TYPE_CHECKING:
     from blobfuse_dysk.azure.credential.credential import Credential
@@ -90,9 +94,12 @@ async def open_stack(
     try:
         with errors_for_people(address, credential, read_only=read_only):
             blob = await _look(lease, address, resume, options, random)
-            held = None
+            held, known, tells = None, None, None
             if not read_only:
-                held = await _claim(lease, blob, address, resume, options, random)
+                preview = Preview(client, start=_last_region(blob.size), size=blob.size, timeout_s=call_s)
+                held, known = await _claim(lease, blob, address, resume, options, random, preview)
+                if resume is None or not is_signed(held.blob, options.node):  # it was not written, or not yet
+                    tells = partial(tell, lease, held, options.node)
         async with _open_nursery() as nursery:
             stack = Stack(
                 held.blob if held else blob,
@@ -105,6 +112,8 @@ async def open_stack(
                 ring=ring if options.writes_back else None,
                 on_state=on_state,
                 random=random,
+                known=known,
+                first=tells,
             )
             if held is None and address.snapshot is None and blob.lease_state == "leased":
                 stack.writer = leased_by(*holder_in(blob.metadata))
@@ -170,7 +179,8 @@ async def _claim(
     resume: ResumeState | None,
     options: StackOptions,
     random: Random,
-) -> Claim:
+    preview: Preview,
+) -> tuple[Claim, Known | None]:
     claiming = Claiming(
         lease,
         blob,
@@ -181,14 +191,23 @@ async def _claim(
         random=random,
     )
     if resume is not None:
-        return await claiming.resume(resume.epoch)
+        return await claiming.resume(resume.epoch), None
     try:
-        claim = await claiming.take(break_lease=options.break_lease, node=options.node)
-        check_blob(claim.blob, address)  # it may be another one than the one looked at first
-        return claim
+        async with _open_nursery() as nursery:
+            nursery.start_soon(preview.run)
+            claim = await claiming.take(break_lease=options.break_lease)
+            check_blob(claim.blob, address)  # it may be another one than the one looked at first
+            known = await preview.known() if claim.rests_on == blob.etag else None
+            nursery.cancel_scope.cancel()
+        return claim, known
     except BaseException:
         await take_back(lease, claiming)
         raise
+
+
+def _last_region(size: int) -> int:
+    """Where the last of the regions begins by which Sparse loads its map."""
+    return max(0, size - 1) // MAP_REGION * MAP_REGION
 
 
 def _budget_s(resume: ResumeState | None, options: StackOptions) -> float | None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -41,6 +41,7 @@ from blobfuse_dysk.store.layers.order import Order
 from blobfuse_dysk.store.layers.pageblob import ATTEMPT_TIMEOUT_S, PageBlob
 from blobfuse_dysk.store.layers.readcache import ReadCache
 from blobfuse_dysk.store.layers.retry import Retry
+from blobfuse_dysk.store.layers.sparse import REGION as MAP_REGION
 from blobfuse_dysk.store.layers.sparse import Sparse
 from blobfuse_dysk.store.layers.throttle import Throttle
 from blobfuse_dysk.store.layers.trace import Trace
@@ -56,8 +57,9 @@ from blobfuse_dysk.store.parts.meter import Meter
 from blobfuse_dysk.store.parts.pacer import Pacer
 from blobfuse_dysk.store.parts.priority import Priority, priority
 from blobfuse_dysk.store.parts.ring import Ring
+from blobfuse_dysk.store.preview import Known
 
-__all__ = ["Stack", "StackOptions"]
+__all__ = ["MAP_REGION", "Stack", "StackOptions"]
 
 log = logging.getLogger(__name__)
 READ_AHEAD = 8 << 20  # bytes of one stream; 10 ms at 800 MB/s
@@ -126,8 +128,12 @@ class Stack:
         ring: Ring | None,
         on_state: Callable[[HoldState], None],
         random: Random,
+        known: Known | None = None,
+        first: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.blob = blob
+        self.last_page = known.last_page if known else None  # as it was when the disk was opened, if that is known
+        self._first = first  # to be over before the first modifying call
         self._client = client
         self._options = options
         self._lease = lease
@@ -139,8 +145,7 @@ class Stack:
         self._taken: StoreError | None = None  # why it is fenced, in more words
         self._failure: StoreError | None = None
         self._nursery = nursery
-        self._requests = Meter()
-        self._io = Meter()
+        self._requests, self._io = Meter(), Meter()
         self._fence: Fence | None = None
         guard = held.guard if held else None
         self.lease_s = held.lease_s if held else None
@@ -167,7 +172,7 @@ class Stack:
         self._read_cache: ReadCache | None = None
         self._write_back: WriteBack | None = None
         if guard is not None or snapshot:  # nobody else changes what is read
-            store = self._remembering(store, nursery)
+            store = self._remembering(store, nursery, known)
         store = Order(store)
         if guard is not None and ring is not None:
             store = self._write_back = self._writing_back(store, nursery, ring)
@@ -186,13 +191,14 @@ class Stack:
             lease_s=self.lease_s,
             on_state=lambda state: self._changed(),
             random=random,
+            first=self._first,
         )
         self._nursery.start_soon(fence.run)
         return fence
 
-    def _remembering(self, store: Store, nursery: trio.Nursery) -> Store:
+    def _remembering(self, store: Store, nursery: trio.Nursery, known: Known | None) -> Store:
         """The layers that keep what they know of the blob between calls."""
-        store = Sparse(store, nursery)
+        store = Sparse(store, nursery, known=(known.start, known.extents) if known else None)
         if self._options.cache != "none":
             store = self._read_cache = ReadCache(
                 store,
@@ -266,10 +272,8 @@ class Stack:
         """Look whether the blob still is the disk, for as long as that is not known to be over."""
         term_s = self.lease_s if self._held else DEFAULT_PERIOD_S * 3
         period_s = INFINITE_CHECK_S if term_s is None else term_s / 3
-        self.fail(await watch(self._lease, self.blob, period_s=period_s, size=self._size, number=lambda: self.epoch))
-
-    def _size(self) -> int:
-        return self.store.size
+        size, number = (lambda: self.store.size), (lambda: self.epoch)
+        self.fail(await watch(self._lease, self.blob, period_s=period_s, size=size, number=number))
 
     def _learn_holder(self, found: StoreError) -> None:
         log.error("fenced: %s", found.line())

@@ -35,8 +35,10 @@ async def attached(
     ring: Ring | None = None,
     states: list[str] | None = None,
     seed: int = 0,
+    named: bool = True,
     **options: object,
 ) -> AsyncIterator[Stack]:
+    """named: not before the name is on the blob, as far as that can be, and writes pass."""
     async with open_stack(
         address,
         NOBODY,
@@ -47,6 +49,9 @@ async def attached(
         client=client,
         random=Random(seed),
     ) as stack:
+        fence = stack._fence
+        if named and fence is not None:
+            await fence._wait_for(lambda: fence._first is None)
         yield stack
 
 

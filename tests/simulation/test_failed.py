@@ -175,6 +175,7 @@ async def test_a_disk_that_failed_does_not_wait_for_a_service_that_is_away_again
     """umount of ext4 reads one block after the other, and waited io-timeout for each."""
     async with attached(client, ring=ring, cache="readwrite", io_timeout_s=60.0) as stack:
         await stack.store.write(512, DATA)
+        await stack.store.write(2048, DATA * 20)
         await stack.store.flush()
         await stack.store.write(1024, DATA)
         client.down = True

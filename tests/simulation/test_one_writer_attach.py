@@ -136,9 +136,7 @@ async def test_an_attach_that_fails_leaves_a_lease_that_only_expired_to_whom_it_
 def slow_attach(node: Node) -> SimClient:
     """A node to which the answers take so long that a lease of 15 s is over when the last of them comes."""
     lost, slow = Fate(after_s=10.0, lost_s=2.4), Fate(after_s=2.4)
-    return node(
-        "slow", acquire=[slow], properties=[Fate(), lost, lost, lost, slow], metadata=[slow], **{"raise": [lost]}
-    )
+    return node("slow", acquire=[slow], properties=[Fate(), lost, lost, lost, slow], **{"raise": [lost, slow]})
 
 
 @pytest.mark.parametrize("lease_id", [None, LEASE])

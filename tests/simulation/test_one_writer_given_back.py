@@ -24,7 +24,7 @@ async def test_an_attach_that_is_cancelled_gives_an_infinite_lease_back_though_a
 ) -> None:
     """There is no term to end it."""
     looks, releases = [Fate(), Fate(unsent=True)], [Fate(unsent=True), Fate(lost_s=0.0015)]
-    one = node("1", metadata=[Fate(before_s=60.0)], properties=looks, release=releases)
+    one = node("1", acquire=[Fate(), Fate(after_s=60.0)], properties=looks, release=releases)
     with trio.move_on_after(1):
         async with attached(one, lease_s=None, lease_id=lease_id):
             raise AssertionError("attached")
@@ -32,14 +32,14 @@ async def test_an_attach_that_is_cancelled_gives_an_infinite_lease_back_though_a
     assert one.sent.count("release") > 1
 
 
-async def test_an_attach_that_is_cancelled_gives_its_lease_back_though_the_holders_name_comes_late(
+async def test_a_disk_is_given_back_though_the_holders_name_comes_late(
     blob: SimBlob, node: Node, autojump_clock: MockClock
 ) -> None:
     """It changes the blob between the look and the release."""
     one = node("1", metadata=[Fate(before_s=5.0)], release=[Fate(before_s=6.0), Fate()])
-    with trio.move_on_after(1):
-        async with attached(one, lease_s=None, lease_id=LEASE):
-            raise AssertionError("attached")
+    async with attached(one, named=False, lease_s=None, lease_id=LEASE) as stack:
+        await trio.sleep(1)
+        await stack.release()
     assert blob.lease_state == "available"
 
 
@@ -213,7 +213,7 @@ async def test_a_disk_that_is_lost_while_its_lease_is_made_infinite_is_not_attac
     assert error.kind is Kind.FENCED
 
 
-async def test_a_holders_name_that_comes_late_does_not_fail_an_attach_that_lapsed(
+async def test_a_holders_name_that_comes_late_does_not_end_an_attachment_that_lapsed(
     blob: SimBlob, node: Node, suspend: Suspend, autojump_clock: MockClock
 ) -> None:
     one = node("1", metadata=[Fate(before_s=2.0, lost_s=1.0)], **{"raise": [Fate(), Fate(before_s=3.0)]})
@@ -224,7 +224,10 @@ async def test_a_holders_name_that_comes_late_does_not_fail_an_attach_that_lapse
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sleep)
-        async with attached(one) as stack:
-            assert one.sent.count("raise") == 3
+        async with attached(one, named=False) as stack:
+            await stack.store.write(0, DATA)
+            assert one.sent.count("raise") == 2
             assert stack.epoch == blob.number
+            await trio.sleep(3)
+            assert stack.state == "attached"
             await stack.store.write(0, DATA)

@@ -55,6 +55,23 @@ async def test_free_pages_cost_one_list_and_no_read(autojump_clock: MockClock) -
         assert [call.what for call in below.calls] == [("extents", 0, REGION)]
 
 
+async def test_what_is_known_of_the_last_regions_is_not_asked_for(autojump_clock: MockClock) -> None:
+    """S7; what begins in the middle of a region says nothing of the rest of it."""
+    last, allocated = SIZE - REGION, [(SIZE - 8 * K, 4 * K)]
+    memory = MemoryStore(SIZE)
+    for offset in (last - 4 * K, last, SIZE - 8 * K):
+        memory.poke(offset, b"d" * 4 * K)
+    below = RecordingStore(memory)
+    async with trio.open_nursery() as nursery:
+        sparse = Sparse(below, nursery, region=REGION, known=(last - 8 * K, allocated))
+        assert await sparse.extents(last, REGION) == allocated
+        assert bytes(await sparse.read(last, 4 * K)) == bytes(4 * K)  # it is not looked at: the list was believed
+        assert bytes(await sparse.read(SIZE - 8 * K, 4 * K)) == b"d" * 4 * K
+        assert [call.what for call in below.calls] == [("read", SIZE - 8 * K, 4 * K)]
+        assert bytes(await sparse.read(last - 4 * K, 4 * K)) == b"d" * 4 * K
+        nursery.cancel_scope.cancel()
+
+
 async def test_zeros_over_free_pages_cost_nothing(autojump_clock: MockClock) -> None:
     async with opened() as (sparse, below):
         await sparse.zero(0, 8 << 20)

@@ -61,6 +61,7 @@ async def test_an_attach_and_its_end_leave_the_users_metadata_as_it_is(
     async with client_of(service, disk) as client:
         await client.set_metadata(metadata, lease_id=None, timeout_s=T)
         async with open_stack(disk, by_key(service), StackOptions(node="here", cache="none")) as stack:
+            await stack.store.write(0, bytes([1]) * 512)  # which waits for the name
             held = (await client.properties(timeout_s=T)).metadata
             assert {**held, **metadata} == held
             assert held["dysk_node"] == "here"
@@ -84,6 +85,7 @@ async def test_an_attach_takes_the_contents_checksum_off_and_leaves_the_other_he
         await client.set_content(content, lease_id=None, condition=Condition(), timeout_s=T)
         assert (await client.properties(timeout_s=T)).content == content
         async with open_stack(disk, by_key(service), StackOptions(node="here", cache="none")) as stack:
+            await stack.store.write(0, bytes([1]) * 512)  # which waits for both
             held = await client.properties(timeout_s=T)
             assert held.content == kept
             assert held.metadata["dysk_node"] == "here"

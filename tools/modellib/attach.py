@@ -1,4 +1,4 @@
-"""An attach: look, break, acquire, raise, keep for ever, sign, be certain; and how one that fails ends.
+"""An attach: look, break, acquire, raise, keep for ever, be certain, then sign; and how one that fails ends.
 
 Each method draws the conclusion from one answer and sends the next request in the same step: a pause in between is the
 same as a request that takes long.
@@ -14,7 +14,6 @@ from tools.modellib.layout import (
     AGE,
     AIM,
     AIMED,
-    ALLOCATED,
     ASKING,
     AVAILABLE,
     BAD_CONDITION,
@@ -27,6 +26,7 @@ from tools.modellib.layout import (
     COMPARING,
     COND,
     DATED,
+    EARLY,
     EPOCH,
     EXCUSE,
     EXPIRED,
@@ -50,6 +50,8 @@ from tools.modellib.layout import (
     LEASE_SEEN,
     LEASED,
     LEFT,
+    LIST,
+    LIST_PAGES,
     LIVE,
     LOADED,
     LOOKING,
@@ -77,8 +79,9 @@ from tools.modellib.layout import (
     SENT,
     SERVED,
     SHARING,
+    SIGN,
     SIGNED,
-    SIGNING,
+    STALE,
     TAG,
     TAKEN,
     TRIED,
@@ -135,8 +138,9 @@ class Attach(Failing):
             s[base + TAKEN] = 0
         self._found(s, base)
         s[base + WANT] = self._claim(s, base, number)
-        if self.map_early and not s[base + LOADED]:
-            s[base + LOADED], s[base + MAP] = 1, s[ALLOCATED]
+        if self.scope.sparse and not s[base + ROUNDS] and s[base + FRESH] != DATED:
+            s[base + EARLY] = 1
+            self.network.ask(s, base + LIST, LIST_PAGES)
         free = state in self.free
         if leased and not self.scope.shared_id and s[base + TAKEN] != MAYBE and not self.no_refusal:
             if not s[base + FORCE]:
@@ -199,11 +203,11 @@ class Attach(Failing):
         return self._claimed(s, node, base)
 
     def checked(self, s: bytearray, node: int, base: int) -> str:
-        number, want = s[base + CALL + NUM], s[base + WANT]
+        number, want, early = s[base + CALL + NUM], s[base + WANT], s[base + EARLY]
         self._found(s, base)
         s[base + ROUNDS] += 1
         if number == want:
-            s[base + FRESH] = s[base + CALL + COND]
+            s[base + FRESH], s[base + EARLY] = s[base + CALL + COND], early
             return self._claimed(s, node, base)
         if generation(number) >= generation(want) and (self.no_own or tag(number) != s[base + TAG]):
             return self.refuse(s, node, base)
@@ -236,13 +240,7 @@ class Attach(Failing):
     def kept_checked(self, s: bytearray, node: int, base: int) -> str:
         if s[base + CALL + NUM] != s[base + EPOCH]:
             return self.refuse(s, node, base)
-        s[base + FRESH] = s[base + CALL + COND]
-        return self._go_on(s, node, base)
-
-    def signed(self, s: bytearray, node: int, base: int) -> str:
-        s[base + SIGNED] = 1
-        if s[base + CALL] == OK:
-            s[base + FRESH] = s[base + CALL + COND]
+        s[base + FRESH], s[base + EARLY] = s[base + CALL + COND], 0
         return self._go_on(s, node, base)
 
     def renewed(self, s: bytearray, node: int, base: int) -> str:
@@ -275,9 +273,6 @@ class Attach(Failing):
             s[base + TAKEN] = MAYBE
         elif phase == KEEPING:
             s[base + AGAIN] = not self.no_again
-        if phase == SIGNING:
-            self.network.give_up(s, node, base, call)
-            return self.signed(s, node, base)
         num = 0
         if kind == RAISE_TO:
             num = s[base + WANT]
@@ -298,6 +293,8 @@ class Attach(Failing):
 
     def _found(self, s: bytearray, base: int) -> None:
         """What the next requests of the attach rest on: the tag just seen, or after some looks a last moment."""
+        if s[base + FRESH] == STALE or s[base + ROUNDS] >= self.scope.tag_looks:
+            s[base + EARLY] = 0
         if s[base + ROUNDS] < self.scope.tag_looks:
             s[base + FRESH] = s[base + CALL + COND]
         else:
@@ -336,7 +333,7 @@ class Attach(Failing):
 
     def raise_on(self, s: bytearray, base: int) -> None:
         """Once more: no copy of anything that was sent so far can land then."""
-        s[base + PHASE], s[base + WANT] = LATER, s[base + EPOCH] + 1
+        s[base + PHASE], s[base + WANT], s[base + EARLY] = LATER, s[base + EPOCH] + 1, 0
         self._conditional(s, base, RAISE_TO, num=s[base + WANT])
 
     def _claim(self, s: bytearray, base: int, number: int) -> int:
@@ -368,13 +365,10 @@ class Attach(Failing):
             self.network.ask(s, call, ACQUIRE, cond=s[base + FRESH], num=self.scope.terms[node])
         elif s[base + AGAIN]:
             self.raise_on(s, base)
-        elif self.scope.sign and not s[base + SIGNED]:
-            s[base + PHASE] = SIGNING
-            self.network.ask(s, call, METADATA, cond=s[base + FRESH])
         elif not s[base + LEFT] and not self.no_certainty:
             return self._renew(s, base)
         else:
-            return self.serve(s, node, base)
+            return self.serve(s, node, base, sign=self.scope.sign)
         return ""
 
     def waited(self, s: bytearray, node: int, base: int) -> None:
@@ -382,12 +376,17 @@ class Attach(Failing):
         s[base + EXPIRES] = NEVER
         self.raise_on(s, base)
 
-    def serve(self, s: bytearray, node: int, base: int) -> str:
+    def serve(self, s: bytearray, node: int, base: int, *, sign: bool = False) -> str:
         """The attach is acknowledged, or a new worker goes on: the disk is used from here on."""
         first, epoch = not s[base + SERVED], s[base + EPOCH]
         self.network.free(s, base + CALL)
+        if sign:  # nobody waits for it but what is written (writes.py)
+            self.network.ask(s, base + SIGN, METADATA, cond=s[base + FRESH])
+        if not s[base + EARLY] and not self.map_early:  # what was read does not count
+            self.network.free(s, base + LIST)
+            s[base + LOADED] = s[base + MAP] = 0
         s[base + PHASE], s[base + SEEN], s[base + TRIED], s[base + SERVED] = LIVE, epoch, epoch, 1
-        for at in (WANT, FOUND, FORCE, ROUNDS, FRESH, TAKEN, AGAIN, SIGNED, AIMED, UNTIL):
+        for at in (WANT, FOUND, FORCE, ROUNDS, FRESH, TAKEN, AGAIN, SIGNED, AIMED, UNTIL, EARLY):
             s[base + at] = 0
         s[base + LOW] = s[base + EXPIRES] = NEVER
         if not first:

@@ -26,6 +26,7 @@ from tools.modellib.layout import (
     KEEPING,
     KEPT_CHECKING,
     KILLED,
+    LIST,
     LOOK,
     MAYBE,
     NODE,
@@ -65,6 +66,7 @@ class Failing:
         elif phase in (ACQUIRING, SHARING):
             s[base + TAKEN] = MAYBE
         self.network.give_up(s, node, base, base + CALL)
+        self.network.free(s, base + LIST)
         if s[base + TAKEN] != MAYBE:
             self.end(s, base)
         elif self.releases_all or not (self.scope.shared_id or (s[base + AGAIN] and not self.no_raise_of_failed)):

@@ -44,6 +44,7 @@ __all__ = [
     "DOUBT",
     "DUE",
     "D_LOOKING",
+    "EARLY",
     "ENDED",
     "ENDS",
     "EPOCH",
@@ -129,8 +130,8 @@ __all__ = [
     "SENT",
     "SERVED",
     "SHARING",
+    "SIGN",
     "SIGNED",
-    "SIGNING",
     "SLOT",
     "STALE",
     "STATUS",
@@ -187,8 +188,10 @@ NODES_AT = 17
     AIMED,  # whose lease its break is for
     UNTIL,  # ticks until the last moment of a condition that is DATED
     LAPSES,  # a lapse ended while a raise was under way
-) = range(27)
-CALL, RAISE, LIST, DATA = 27, 34, 41, 48  # requests: claim or lease, raise of a live node, page list, data of each page
+    EARLY,  # the page list was asked for after a look whose tag the claim rests on, as far as is known
+) = range(28)
+# requests: claim or lease, raise of a live node, page list, name of the holder, data of each page
+CALL, RAISE, LIST, SIGN, DATA = 28, 35, 42, 49, 56
 RING, CLEAR = 0, 1  # of a page: the version in the ring, whether it is zeros; its request follows
 PAGE = 9
 NODE = DATA + PAGES * PAGE
@@ -236,7 +239,6 @@ PHASES = (
     "waiting",
     "setting-its-term",
     "checking-before-its-term",
-    "signing",
     "renewing",
     "comparing",
     "asking-whose-it-is",
@@ -270,7 +272,6 @@ PHASES = (
     WAITING,  # for the expiry of its own break
     KEEPING,  # acquires for its own term, under its number
     KEPT_CHECKING,
-    SIGNING,
     RENEWING,  # the lease was not certain any more
     COMPARING,
     ASKING,  # whose the lease is, to say so
@@ -290,7 +291,7 @@ PHASES = (
     ENDED,
     KILLED,
     FENCED,
-) = range(32)
+) = range(31)
 OVER = frozenset((ENDED, KILLED, FENCED))
 
 SLOT = 8  # bytes of a late request

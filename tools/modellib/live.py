@@ -54,6 +54,7 @@ from tools.modellib.layout import (
     RENEWING,
     SEEN,
     SERVED,
+    SIGN,
     SIGNED,
     STALE,
     TAG,
@@ -164,7 +165,7 @@ class Live:
 
     def _goes_on(self, s: bytearray, node: int, base: int) -> str:
         if s[base + LEFT] or self.attach.no_certainty:
-            return self.attach.serve(s, node, base)
+            return self.attach.serve(s, node, base, sign=self.scope.sign)
         s[base + PHASE] = RENEWING
         self.network.ask(s, base + CALL, RENEW)
         return ""
@@ -230,7 +231,13 @@ class Live:
 
     def leave(self, s: bytearray, node: int, base: int) -> None:
         """All it had sent is on its own from here."""
-        for call in (base + CALL, base + RAISE, base + LIST, *(base + DATA + p * PAGE + 2 for p in range(PAGES))):
+        for call in (
+            base + CALL,
+            base + RAISE,
+            base + LIST,
+            base + SIGN,
+            *(base + DATA + p * PAGE + 2 for p in range(PAGES)),
+        ):
             if s[call]:
                 self.network.give_up(s, node, base, call)
 

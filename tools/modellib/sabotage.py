@@ -229,9 +229,9 @@ SABOTAGES: dict[str, Sabotage] = {
         Scope(nodes=1, versions=0, faults=0, suspends=1, attached=True),
     ),
     "map-early": Sabotage(
-        "the map of pages is read before the attach",
+        "a map of pages read after the look is believed, though the claim does not rest on that look",
         "P5",
-        16,
+        18,
         TWO._replace(sparse=True, faults=0, force=frozenset((1,))),
     ),
     "freed-early": Sabotage(

@@ -36,7 +36,7 @@ SCENARIOS: dict[str, Scenario] = {
     "workers": Scenario(
         "one node, whose worker is killed and replaced",
         Scope(nodes=1, attached=True, versions=2, kills=2, overwrite=True, time=False, detach=False),
-        Scope(nodes=1, attached=True, versions=2, kills=2, faults=2, overwrite=True),
+        Scope(nodes=1, attached=True, versions=2, kills=2, faults=2, overwrite=True, sign=True),
     ),
     "plain": Scenario(
         "two nodes attach, without force",
@@ -119,6 +119,11 @@ SCENARIOS: dict[str, Scenario] = {
         Scope(
             nodes=2, versions=2, faults=1, attached=True, time=False, force=SECOND, sparse=True, clears=True, pages=2
         ),
+    ),
+    "beside": Scenario(
+        "an attach reads the map of pages beside its claim, and tells its name beside what it serves",
+        Scope(nodes=2, versions=2, lossy=_kinds("put", "raise", "metadata"), time=False, sparse=True, sign=True),
+        Scope(nodes=2, versions=2, faults=2, attached=True, force=SECOND, sparse=True, sign=True, failures=True),
     ),
     "suspended": Scenario(
         "a machine is suspended for longer than the lease's term",

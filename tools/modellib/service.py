@@ -54,6 +54,7 @@ from tools.modellib.layout import (
     RAISE_TO,
     RELEASE,
     RENEW,
+    SIGN,
     SLOT,
     STALE,
     TERM,
@@ -185,6 +186,8 @@ class Service:
             at = base + CALL
             if s[at + COND] and (s[at + COND] != DATED or not s[at + EXTRA]):
                 s[at + COND] = STALE
+            if s[base + SIGN + COND]:
+                s[base + SIGN + COND] = STALE
         for at in range(self.late_at, self.late_end, SLOT):
             if s[at] and s[at + 4] and (s[at + 4] != DATED or not s[at + 5]):
                 s[at + 4] = STALE
@@ -194,8 +197,9 @@ class Service:
         for base in self.bases:
             if s[base + FRESH] == CURRENT:
                 s[base + FRESH] = OVERTAKEN
-            if s[base + CALL + COND] == CURRENT:
-                s[base + CALL + COND] = OVERTAKEN
+            for call in (CALL, SIGN):
+                if s[base + call + COND] == CURRENT:
+                    s[base + call + COND] = OVERTAKEN
         for at in range(self.late_at, self.late_end, SLOT):
             if s[at] and s[at + 4] == CURRENT:
                 s[at + 4] = OVERTAKEN

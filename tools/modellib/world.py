@@ -5,7 +5,7 @@
     ("late", request) ("outsider", what) ("kill", i) ("worker", i) ("force-detach", i) ("detach", i) ("waited", i)
     ("renew", i) ("raise", i) ("list", i) ("accept", i, page, zeros) ("send", i, page) ("zeros", i, page)
 
-call: the offset of the request in the node (CALL, RAISE, LIST, DATA + 2...).
+call: the offset of the request in the node (CALL, RAISE, LIST, SIGN, DATA + 2...).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ from tools.modellib.layout import (
     RENEWING,
     RING,
     SHARING,
-    SIGNING,
+    SIGN,
     SLOT,
     SUSPENDS,
     TERM,
@@ -131,7 +131,6 @@ class World:
             SHARING: a.shared,
             KEEPING: a.kept,
             KEPT_CHECKING: a.kept_checked,
-            SIGNING: a.signed,
             RENEWING: a.renewed,
             COMPARING: a.compared,
             ASKING: a.fail,
@@ -263,7 +262,7 @@ class World:
 
     def _requests(self, state: bytes, out: list[Move], node: int, base: int) -> None:
         """The service does what is under way; answers come in; senders lose patience."""
-        for call in (CALL, RAISE, LIST, *(DATA + p * PAGE + 2 for p in range(self.scope.pages))):
+        for call in (CALL, RAISE, LIST, SIGN, *(DATA + p * PAGE + 2 for p in range(self.scope.pages))):
             at = base + call
             status = state[at]
             if not status:
@@ -297,6 +296,9 @@ class World:
             s[base + MAP] |= s[base + LIST + NUM]
             s[base + LOADED] = 1
             self.network.free(s, base + LIST)
+            return ""
+        if call == SIGN:
+            self.network.free(s, base + SIGN)
             return ""
         return self.writes.answered(s, node, base, (call - DATA) // PAGE)
 

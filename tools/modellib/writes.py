@@ -25,6 +25,7 @@ from tools.modellib.layout import (
     PAGE,
     PUT,
     RING,
+    SIGN,
     TRIED,
     VERSION,
 )
@@ -51,7 +52,7 @@ class Writes:
 
     def is_open(self, s: bytes, base: int) -> bool:
         """Whether a modifying request may leave now."""
-        return bool(self.no_gate or (not s[base + DUE] and s[base + LEFT]))
+        return bool(self.no_gate or (not s[base + DUE] and s[base + LEFT] and not s[base + SIGN]))
 
     def free_in_map(self, s: bytes, base: int, page: int) -> bool:
         """Whether zeros written to this page need no request."""

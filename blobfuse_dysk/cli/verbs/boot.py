@@ -8,10 +8,9 @@ from pathlib import Path
 
 import click
 
+from blobfuse_dysk.cli.attaching import attach_disk, parse_disk
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import attachment_json, print_error, print_json
-from blobfuse_dysk.cli.types import parse_disk
-from blobfuse_dysk.cli.verbs.attachments import attach_disk
 from blobfuse_dysk.errors import AttachedError, BusyError, DyskError, NotFoundError
 
 __all__ = ["attach_file", "shutdown"]
@@ -53,7 +52,7 @@ def attach_file(context: click.Context, file: Path) -> None:
                 )
             print_json(attachment_json(found)) if settings(context).json else print(found.device)
             return
-    attach_disk(context, disk, options)
+    attach_disk(settings(context), disk, options)
 
 
 @click.command(cls=Verb)

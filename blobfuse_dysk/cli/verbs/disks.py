@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from blobfuse_dysk.cli.attaching import parse_disk
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import print_json, size_text
-from blobfuse_dysk.cli.types import DISK, SIZE, complete_attachment, connection_options, parse_disk
+from blobfuse_dysk.cli.types import DISK, SIZE, complete_attachment, connection_options
 from blobfuse_dysk.disk import DiskAddress, parse_size
 from blobfuse_dysk.errors import DyskError, HasSnapshotsError, UsageError
 from blobfuse_dysk.options import AttachOptions

@@ -6,9 +6,10 @@ import dataclasses
 
 import click
 
+from blobfuse_dysk.cli.attaching import parse_disk
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import attachment_json, print_json, print_pairs, print_table, size_text, warn
-from blobfuse_dysk.cli.types import complete_attachment, connection_options, parse_disk
+from blobfuse_dysk.cli.types import complete_attachment, connection_options
 from blobfuse_dysk.disk import DiskAddress, format_size
 from blobfuse_dysk.errors import NotFoundError, UsageError
 from blobfuse_dysk.options import AttachOptions

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from blobfuse_dysk.cli.attaching import parse_disk
 from blobfuse_dysk.cli.frame import Verb, Verbs, settings
 from blobfuse_dysk.cli.output import print_json, print_table, size_text, warn
-from blobfuse_dysk.cli.types import DISK, complete_attachment, connection_options, parse_disk
+from blobfuse_dysk.cli.types import DISK, complete_attachment, connection_options
 from blobfuse_dysk.disk import DiskAddress, parse_duration
 from blobfuse_dysk.errors import DyskError, UsageError
 from blobfuse_dysk.options import AttachOptions

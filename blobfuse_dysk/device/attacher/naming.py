@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 
@@ -35,6 +34,8 @@ def _own_name(address: DiskAddress) -> str:
     if not name[0].isalnum():
         name = f"x{name}"
     if len(name) > _LONGEST:
+        import hashlib
+
         name = f"{name[: _LONGEST - 13]}_{hashlib.sha256(str(address).encode()).hexdigest()[:12]}"
     return name if is_name(name) else f"{name[: _LONGEST - 1]}_"
 

@@ -26,12 +26,17 @@ class Geometry:
     vhd: bool
 
 
-async def measure(store: Store, options: AttachOptions) -> Geometry:
-    """Look for a VHD footer and check the size against the sector size. Raises UsageError or StoreError."""
+async def measure(store: Store, options: AttachOptions, last_page: bytes | None = None) -> Geometry:
+    """Look for a VHD footer and check the size against the sector size. Raises UsageError or StoreError.
+
+    last_page: the blob's last 512 bytes, if they are known.
+    """
     blob_size = store.size
     vhd = False
     if options.vhd != "no" and blob_size >= FOOTER_SIZE:
-        footer = parse_footer(await store.read(blob_size - FOOTER_SIZE, FOOTER_SIZE))
+        if last_page is None:
+            last_page = bytes(await store.read(blob_size - FOOTER_SIZE, FOOTER_SIZE))
+        footer = parse_footer(last_page)
         vhd = footer is not None and (options.vhd == "yes" or footer.layout(blob_size) is not None)
     if options.vhd == "yes" and not vhd:
         raise UsageError("the blob does not end with a VHD footer", remedy="attach it with vhd=auto or vhd=no")

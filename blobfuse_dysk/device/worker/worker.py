@@ -211,7 +211,7 @@ class Worker:
 
     async def _use(self, stack: Stack) -> None:
         try:
-            geometry = self.geometry or await measure(stack.store, self._config.options)
+            geometry = self.geometry or await measure(stack.store, self._config.options, stack.last_page)
         except BaseException:
             with trio.move_on_after(_RELEASE_S, shield=True):
                 await stack.release()

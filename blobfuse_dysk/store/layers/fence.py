@@ -9,28 +9,24 @@ States (`state`; `on_state` is told of each change):
     released    we gave the disk up: modifying calls fail
 
     attached <-> recovering, attached <-> paused <-> recovering;  each of these -> fenced, released;  no way back.
-
 Waiting is bounded by Retry's budget, above. Reads carry no lease and pass in every state but fenced.
 
 **The epoch.** A modifying request whose outcome is unknown may still be applied at any later moment, as long as the
 blob's sequence number is the one it was sent with. Invariants:
 
-E1. `guard.epoch` is a number whose raise was acknowledged; `_tried` is the highest one ever asked for: the same, or the
-    next (epoch.py).
+E1. `guard.epoch` is a number whose raise was acknowledged; `_tried`, the highest ever asked for, is it or the next.
 E2. If a request of the current epoch may still land, `_raise_due` is true. It becomes true in the same step in which
     the call ends (`_judge` has no await), so before Order can let an overlapping call start.
 E3. No modifying call passes while `_raise_due`. `_raise_due` becomes false only in the step in which the raise is
     acknowledged and guard.epoch grows; requests sent in older epochs are dead from then on.
 E4. Between the last check in `_gate` and the call of the layer below there is no await. The layer below may wait (for a
     slot); a raise may become due meanwhile, but only for requests that do not overlap this one, by Order.
-E5. A grow's request is void once the blob has changed since a look that showed guard.epoch (pageblob.py), so at the
-    latest when a higher number is acknowledged: E2 and E3 hold for it, too.
+E5. A grow's request is void once the blob changed since a look that showed guard.epoch (pageblob.py): E2, E3 hold.
 
 How a call ends decides: success, or StoreError with unknown=False: nothing of it is left in flight. StoreError with
 unknown=True, cancellation, any other exception: something may be. The request's epoch, where the error names it, spares
 a raise when that epoch is over. One raise serves all calls that are ambiguous then; a background task makes it, so no
 caller's cancellation takes it away from the others. A lost answer is asked for again with the same number.
-
 412 SequenceNumberConditionNotMet: if we asked for a higher number than the request carried, our own raise overtook it,
 and it is sent again in the new epoch. If not, somebody else raised the number: doubt.
 
@@ -43,8 +39,7 @@ changed the blob since ("Lease Blob", remarks). There is no second acquire: the 
 L4. The number after a lapse or a doubt must lie between the epoch from before that renewal was sent (the answer to the
 look may be older than that to a raise) and `_tried`, and the answer to a raise must be what was asked for. Else another
 attachment raised it, under its own tag, and this one is fenced.
-L5. After a lapse or a doubt a raise is due: with another ETag, no copy of an acquire or a break that somebody sent
-meanwhile, in vain, can land later (claim.py).
+L5. After a lapse or a doubt a raise is due: with another ETag, no acquire or break sent meanwhile can land (claim.py).
 L6. A flush returns when a call, or a renewal and a look, proved lease and epoch a few seconds ago (token.py). Else
 flushes, and zeros over free pages, would succeed; under a lease id that another has, too, for ever.
 """
@@ -53,7 +48,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from random import Random
 
 import trio
@@ -77,7 +72,7 @@ RENEW_AGAIN_S = 3.0  # most time between attempts of a renewal that fails
 class Fence(Store):
     """Passes modifying calls while this node is provably the only writer. `run` must be running beside it.
 
-    guard: lease and epoch as `claim` took them. lease_s: the lease's term, None for infinite.
+    guard: lease and epoch as `claim` took them. lease_s: the lease's term, None for infinite. first: see telling.py.
     """
 
     def __init__(
@@ -89,8 +84,9 @@ class Fence(Store):
         lease_s: float | None,
         on_state: Callable[[HoldState], None] = lambda state: None,
         random: Random | None = None,
+        first: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self.raises = 0
+        self.raises, self._first = 0, first
         self._inner = inner
         self._lease = lease
         self._guard = guard
@@ -199,6 +195,10 @@ class Fence(Store):
             nursery.start_soon(self._keep_lease)
             nursery.start_soon(self._keep_epoch)
             nursery.start_soon(self._watch_clock)
+            if self._first is not None:
+                await self._first()
+                self._first = None
+                self._announce()
 
     def release(self) -> None:
         """Let no modifying call pass any more and stop renewing; whoever calls this gives the lease up next."""
@@ -212,7 +212,7 @@ class Fence(Store):
     @property
     def is_open(self) -> bool:
         """Whether modifying calls pass now."""
-        return not self._raise_due and self._guard.certain
+        return not self._raise_due and self._guard.certain and self._first is None
 
     async def _prove(self) -> None:
         """Return when a renewal that was sent after this call began has succeeded, and a look; raise if one fails."""

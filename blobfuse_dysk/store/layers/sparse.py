@@ -18,6 +18,8 @@ S5. From the look at the map to the answer, or to the call of the layer below, t
     the content at the moment of that look, which lies within the call.
 S6. When the store grows, a region that it now reaches is not loaded (S4). In the region at the old end, loaded or being
     loaded, what is new counts as free: it is, since it came into being just now and only this attachment can write.
+S7. The map of the last regions may be known from the start: one list, which shows the blob as it was at some moment at
+    which it was what it is now, when this layer is made and nobody has written through it (store/preview.py).
 
 Loads run in a nursery of the stack, so that no caller's cancellation ends a load that others wait for. A caller waits
 for the load of its regions only so long from the load's start (S4 then applies): a read READ_PATIENCE_S, zeros
@@ -29,7 +31,7 @@ Memory is bounded by ExtentMap: a map that gets too long closes its smallest gap
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import trio
 
@@ -64,9 +66,19 @@ class _Region:
 
 
 class Sparse(Store):
-    """nursery: where loads run; it must outlive the calls. region: bytes, for tests."""
+    """nursery: where loads run; it must outlive the calls. region: bytes, for tests.
 
-    def __init__(self, inner: Store, nursery: trio.Nursery, *, region: int = REGION) -> None:
+    known: (start, what is allocated from there to the end), see S7.
+    """
+
+    def __init__(
+        self,
+        inner: Store,
+        nursery: trio.Nursery,
+        *,
+        region: int = REGION,
+        known: tuple[int, Sequence[Extent]] | None = None,
+    ) -> None:
         self._inner = inner
         self._nursery = nursery
         self._region = region
@@ -74,6 +86,8 @@ class Sparse(Store):
         self._add_regions()
         self._loads: set[trio.CancelScope] = set()
         self._closed = False
+        if known is not None:
+            self._take(*known)
 
     @property
     def size(self) -> int:
@@ -142,6 +156,12 @@ class Sparse(Store):
         await self._inner.aclose()
 
     # -- the map: no await --
+
+    def _take(self, start: int, extents: Sequence[Extent]) -> None:
+        for region in self._regions[-(-start // self._region) :]:
+            region.loaded = True
+        for offset, length in extents:
+            self._mark(offset, length)
 
     def _add_regions(self) -> None:
         self._regions += [_Region() for _ in range(len(self._regions), -(-self.size // self._region))]

@@ -12,8 +12,13 @@ order:
    look: so the number looked at is the one raised, although it was read before there was a lease. Once this is
    acknowledged, no request of any earlier holder or worker can land, not even one that carries the same lease id; and
    no copy of an acquire or a break that was sent up to now, by us or by anybody, since the ETag is another one.
-5. Only then use the disk. The map of allocated pages, too, is read only now: a straggler could otherwise make a page
-   allocated that the map calls free.
+5. Only then use the disk.
+
+Look, acquire and raise wait for each other: no condition without the look, no raise without the lease, no use without
+the raise. Reading need not: the raise is carried out only while the blob has the ETag of the look, so nothing changed
+it in between, stragglers included, and after it nobody else can. What is read after the look is what the claimed disk
+has, if `Claim.rests_on` is that look's ETag (preview.py). Else the map of allocated pages is read only now: a straggler
+could have made a page allocated that an earlier map calls free. Telling the blob whose it is comes last (telling.py).
 
 Where the condition does not hold, something changed the blob meanwhile: look again. If the number is the one we asked
 for, it was our own raise whose answer was lost; if it is somebody else's of our generation or a later one, another
@@ -33,9 +38,6 @@ on it.
 have our tag and be no lower than the one known; then renew, then raise, likewise. That the lease can be renewed proves
 nothing by itself (epoch.py). The lease keeps the term it was acquired with, whatever the options say now. Whoever had
 the disk in between, the attachment is fenced: the caches above us are about a disk that is not there any more.
-
-Then the blob is told what it is now: its Content-MD5 is taken off and our name written (contentmd5.py, holdername.py),
-each on condition of the ETag of the step before; if one fails, or its end is not known, the disk is ours all the same.
 
 At the end the lease must still be held for certain. Answers that took longer than its term are followed by a renewal, a
 look and another raise, as after any lapse (fence.py).
@@ -59,9 +61,9 @@ from blobfuse_dysk.azure.signing import http_date, parse_http_date
 from blobfuse_dysk.azure.wire import BlobProperties, Condition, SequenceNumber
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import Kind, LeasedError, StoreError
-from blobfuse_dysk.store.lease import contentmd5, epoch
+from blobfuse_dysk.store.lease import epoch
 from blobfuse_dysk.store.lease.attempts import Attempts
-from blobfuse_dysk.store.lease.holdername import is_signed, sign
+from blobfuse_dysk.store.lease.holdername import is_signed
 from blobfuse_dysk.store.lease.ownership import check_own, lost, not_as_set, taken
 from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.store.lease.token import Guard, lease_time
@@ -82,13 +84,15 @@ FIRST_TERM_S = 60.0  # of a lease that is to be infinite
 class Claim:
     """A disk that is ours: what Fence starts from, and the blob as it was when its number was raised.
 
-    etag: the blob's, after the raise. lease_s: the lease's term, None for infinite.
+    etag: the blob's, after the raise. lease_s: the lease's term, None for infinite. rests_on: the ETag that the blob
+    had from the look to the raise, if the lease was never in doubt since; None if that is not certain.
     """
 
     guard: Guard
     blob: BlobProperties
     etag: str
     lease_s: float | None
+    rests_on: str | None = None
 
 
 class Claiming:
@@ -135,12 +139,13 @@ class Claiming:
         self._may_land = False  # a request with a last moment whose end is not known
         self._resuming = False
         self._raised_to: int | None = None  # the number last asked for
+        self._raise_sent_at = -math.inf
 
-    async def take(self, *, break_lease: bool, node: str | None, only_from: str | None = None) -> Claim:
+    async def take(self, *, break_lease: bool, only_from: str | None = None) -> Claim:
         """Take lease and epoch for a new attachment. Raises LeasedError or StoreError; see release.take_back then.
 
-        StoreError(FENCED): another attachment was taken at the same time. node: who we are, for other nodes to read;
-        None: nothing is written but the number. only_from: the one node that may lose the disk by this.
+        StoreError(FENCED): another attachment was taken at the same time. only_from: the one node that may lose the
+        disk by this. Nothing is written but the number.
         """
         own_tag = self.own_tag = epoch.draw_tag(self._found, self._random)
         while True:
@@ -156,11 +161,6 @@ class Claiming:
             await self._look()
         if self._lease_s is None or claim.guard.valid_until == -math.inf:
             claim = await self._set_term(claim)
-        if node is not None:
-            guard = claim.guard
-            etag = await contentmd5.take_off(self._lease, guard.lease_id, claim.blob, claim.etag)
-            etag = await sign(self._lease, guard.lease_id, claim.blob.metadata, etag, node, guard.epoch)
-            claim = replace(claim, etag=etag)
         return await self._make_certain(claim)
 
     async def resume(self, held_epoch: int) -> Claim:
@@ -276,18 +276,18 @@ class Claiming:
         """
         backoff = Backoff(self._random, first_s=0.01, most_s=MOST_PAUSE_S)
         while True:
-            blob = self._blob
+            blob, basis = self._blob, self._condition().if_match
             wanted = self._raised_to = epoch.claim_number(self._found, own_tag, self._random)
             try:
                 raised = await self._conditional(self._raise_once)
-                number, etag = raised.number, raised.etag
+                number, etag, proved_at = raised.number, raised.etag, self._raise_sent_at
             except StoreError as error:
                 if error.kind is Kind.LEASE:
                     return None
                 if error.kind is not Kind.CHANGED:
                     raise
                 await self._look()
-                number, etag = self._found, self._blob.etag
+                number, etag, proved_at = self._found, self._blob.etag, -math.inf
                 if held_epoch is not None:
                     check_own(self._found, held_epoch)
                     await trio.sleep(backoff.next_s())
@@ -296,7 +296,8 @@ class Claiming:
                     continue  # what changed it is of somebody who had the disk before, or of our own, from before
             if number != wanted:
                 raise not_as_set(number, wanted)
-            return Claim(Guard(self.lease_id, number, self._sent_at + term_s), blob, etag, self._lease_s)
+            guard = Guard(self.lease_id, number, self._sent_at + term_s, proved_at)
+            return Claim(guard, blob, etag, self._lease_s, basis)
 
     async def _outlast(self, claim: Claim) -> Claim | None:
         """Wait until the last moment of what was sent is over, and make it void; None if it ended our own lease."""
@@ -323,14 +324,15 @@ class Claiming:
                 await self._look()
                 number, etag = self._found, self._blob.etag
                 if number == claim.guard.epoch:
-                    continue  # the holder's name came late, or a raise of the last holder's
+                    continue  # a raise of the last holder's came late
             if number != wanted:
                 raise not_as_set(number, wanted)
             claim.guard.epoch = number
-            return replace(claim, etag=etag)
+            return replace(claim, etag=etag, rests_on=None)
 
     async def _raise_once(self, condition: Condition) -> SequenceNumber:
         assert self._raised_to is not None
+        self._raise_sent_at = trio.current_time()
         return await self._lease.raise_epoch(self._raised_to, self.lease_id, condition)
 
     async def _set_term(self, claim: Claim) -> Claim:
@@ -352,7 +354,7 @@ class Claiming:
             await self._look()
             if self._found != claim.guard.epoch:
                 raise taken(f"the epoch is {self._found} where {claim.guard.epoch} is ours")
-            claim = replace(claim, etag=self._blob.etag)
+            claim = replace(claim, etag=self._blob.etag, rests_on=None)
         claim.guard.valid_until = self._sent_at + (math.inf if self._lease_s is None else self._lease_s)
         if unknown or self._attempts.unknown:
             raised = await self._raise_on(claim)

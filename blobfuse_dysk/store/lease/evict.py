@@ -56,7 +56,7 @@ async def evict(lease: BlobLease, address: DiskAddress, *, node: str, random: Ra
         return False
     claiming = Claiming(lease, blob, address=address, lease_id=None, lease_s=TERM_S, budget_s=budget_s, random=random)
     try:
-        claim = await claiming.take(break_lease=True, node=None, only_from=node)
+        claim = await claiming.take(break_lease=True, only_from=node)
     except BaseException as error:
         await take_back(lease, claiming)
         if isinstance(error, LeasedError) or (isinstance(error, StoreError) and error.kind is Kind.FENCED):

@@ -9,9 +9,9 @@ the lease is not known to be held, however long it waited for a free slot since 
 - It is a time of `lease_time`, which goes on while this machine is suspended, as the lease does. trio's clock stands
   still then, so a machine that wakes up after an hour would believe in a lease that ended long ago.
 - `epoch` is the highest sequence number whose raise was acknowledged. It only grows.
-- `proved_at` is when a request was sent that the service then carried out under this lease and epoch: a modifying one,
-  or a renewal that was followed by a look at the sequence number. trio's time stands still during a suspension, so what
-  was sent before the first look at `is_proved` after one does not count.
+- `proved_at` is when a request was sent that the service then carried out under this lease and epoch: a modifying one
+  (the claim's raise is the first), or a renewal that was followed by a look at the sequence number. trio's time stands
+  still during a suspension, so what was sent before the first look at `is_proved` after one does not count.
 - `permit()` is called where the request is built. Between the call and the start of the request there is no await.
 """
 
