@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -28,10 +29,13 @@ class Driver:
         self.configs: list[tuple[Any, ...]] = []
         self.modes: list[int] = []
         self.refusals: list[bool] = []
+        self.partitions = directory / "sysfs"
+        self.busy: list[int] = []  # an errno for each attempt to have partitions go
         self.opened_at_clear = 0
         self.clear_answer = 0
         patch.setattr(fcntl, "ioctl", self.ioctl)
         patch.setattr(loop, "_CONTROL", str(self.node))
+        patch.setattr(loop, "_SYSFS", str(self.partitions))
         patch.setattr(loop, "_open_node", self.open)
         patch.setattr(loop.time, "sleep", lambda pause_s: None)  # type: ignore[attr-defined]
 
@@ -45,7 +49,15 @@ class Driver:
         if request == ROSET:
             self.refusals.append(bool(struct.unpack("=i", argument)[0]))
             return 0
-        if request == CONFIGURE:
+        if request in (loop._BLKPG, loop._BLKRRPART):
+            answer = self.busy.pop(0) if self.busy else 0
+            if not answer and request == loop._BLKPG:
+                operation, _, size, address = loop._BLKPG_ARGUMENT.unpack(argument)
+                number = loop._BLKPG_PARTITION.unpack(ctypes.string_at(address, size))[2]
+                assert operation == loop._DEL_PARTITION
+                (found,) = self.partitions.glob(f"*/*p{number}")
+                found.rmdir()
+        elif request == CONFIGURE:
             self.configs.append(loop._CONFIG.unpack(argument))
             answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         else:
@@ -102,6 +114,43 @@ def test_what_the_driver_cannot_do_is_not_tried_again(driver: Driver, number: in
     assert len(driver.configs) == 1
     assert (remedy in str(caught.value.remedy)) if remedy else caught.value.remedy is None
     assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+def test_partitions_of_the_file_before_go(driver: Driver) -> None:
+    for number in (1, 12):
+        (driver.partitions / "loop0" / f"loop0p{number}").mkdir(parents=True)
+    assert configure() == "/dev/loop0"
+    assert not loop.partitions("/dev/loop0")
+
+
+@pytest.mark.parametrize("partscan", [False, True])
+def test_a_device_with_a_partition_in_use_is_given_back(
+    driver: Driver, partscan: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (driver.partitions / "loop0" / "loop0p1").mkdir(parents=True)
+    driver.busy = [errno.EBUSY]
+    cleared: list[str] = []
+    monkeypatch.setattr(loop, "clear", cleared.append)
+    assert configure(partscan=partscan) == "/dev/loop1"
+    assert cleared == ["/dev/loop0"]
+
+
+def test_those_that_the_driver_found_in_the_new_file_stay(driver: Driver) -> None:
+    (driver.partitions / "loop0" / "loop0p1").mkdir(parents=True)
+    assert configure(partscan=True) == "/dev/loop0"
+    assert loop.partitions("/dev/loop0") == ["/dev/loop0p1"]
+
+
+def test_one_that_somebody_else_removed_is_gone_too(driver: Driver) -> None:
+    (driver.partitions / "loop0" / "loop0p1").mkdir(parents=True)
+    driver.busy = [errno.ENXIO]
+    assert configure() == "/dev/loop0"
+
+
+def test_partitions_go_with_the_device(driver: Driver) -> None:
+    (driver.partitions / "node" / "nodep1").mkdir(parents=True)
+    assert loop.clear(str(driver.node))
+    assert not loop.partitions(str(driver.node))
 
 
 def test_to_let_go_is_not_to_cut_off(driver: Driver) -> None:

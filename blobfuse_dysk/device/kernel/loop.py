@@ -5,6 +5,7 @@ Source: linux/loop.h, loop(4), Documentation/block/queue-sysfs.rst.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import fcntl
@@ -38,7 +39,10 @@ _SYSFS = "/sys/block"
 _DEV = "/dev"
 _LOOP_CLR_FD, _LOOP_GET_STATUS64, _LOOP_CONFIGURE, _LOOP_CTL_GET_FREE = 0x4C01, 0x4C05, 0x4C0A, 0x4C82
 _LOOP_SET_CAPACITY = 0x4C07
-_BLKROSET, _BLKROGET = 0x125D, 0x125E  # linux/fs.h
+_BLKROSET, _BLKROGET, _BLKRRPART = 0x125D, 0x125E, 0x125F  # linux/fs.h
+_BLKPG, _DEL_PARTITION = 0x1269, 2
+# linux/blkpg.h: struct blkpg_ioctl_arg: op, flags, datalen, data; struct blkpg_partition: start, length, pno, names
+_BLKPG_ARGUMENT, _BLKPG_PARTITION = struct.Struct("=iii4xQ"), struct.Struct("=qqi128x4x")
 _READ_ONLY, _AUTOCLEAR, _PARTSCAN, _DIRECT_IO = 1, 4, 8, 16
 # struct loop_config: fd, block_size; struct loop_info64: device, inode, rdevice, offset, sizelimit, number,
 # encrypt_type, encrypt_key_size, flags, file_name, crypt_name, encrypt_key, init; reserved
@@ -79,7 +83,10 @@ def configure(
             else:
                 if not read_only:
                     set_read_only(loop, False)
-                return device, loop
+                if _forget_partitions(loop, device, rescan=partscan):
+                    return device, loop
+                os.close(loop)
+                clear(device)
             time.sleep(0.001 * attempt)  # somebody else took it; the next GET_FREE names another one
     finally:
         os.close(control)
@@ -110,6 +117,7 @@ def clear(device: str) -> bool:
     It always is the last close, by us or by others, that lets go. To its only opener LOOP_CLR_FD would cut the device
     off at once, before the close that writes the page cache out: what a program wrote without fsync and left when it
     closed the device beside us would be lost. So we have it open twice. Source: drivers/block/loop.c, loop_clr_fd().
+    Partitions that are not in use go with it: the driver takes them along only where it was told to look for them.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -120,6 +128,7 @@ def clear(device: str) -> bool:
             return False
         except OSError as error:
             raise DeviceError(f"cannot open {device}: {error.strerror}") from None
+        _delete_partitions(fd, device)
         try:
             fcntl.ioctl(fd, _LOOP_CLR_FD)
         except OSError as error:
@@ -238,6 +247,38 @@ def partitions(device: str) -> list[str]:
             if match:
                 found.append((int(match[1]), f"/dev/{entry}"))
     return [path for _, path in sorted(found)]
+
+
+def _forget_partitions(fd: int, device: str, *, rescan: bool) -> bool:
+    """Whether a device that has just got its file has no partitions of the file before; they are made to go.
+
+    The driver keeps them when it lets a file go and when it takes one, unless it is to look for partitions. They would
+    lie somewhere in the new disk, and whoever uses them would write there. rescan: the device's own are there, too.
+    False if one of them is in use, which is for a moment only: somebody looks at it. Source: drivers/block/loop.c,
+    __loop_clr_fd(), loop_configure(); block/partitions/core.c, bdev_disk_changed().
+    """
+    if not partitions(device):
+        return True
+    if not rescan:
+        return _delete_partitions(fd, device)
+    try:
+        fcntl.ioctl(fd, _BLKRRPART)
+    except OSError:
+        return False
+    return True
+
+
+def _delete_partitions(fd: int, device: str) -> bool:
+    """Have the kernel forget all of the device's partitions; False if one is in use."""
+    done = True
+    for path in partitions(device):
+        partition = array.array("B", _BLKPG_PARTITION.pack(0, 0, int(path.rpartition("p")[2])))
+        address, size = partition.buffer_info()
+        try:
+            fcntl.ioctl(fd, _BLKPG, _BLKPG_ARGUMENT.pack(_DEL_PARTITION, 0, size, address))
+        except OSError as error:
+            done = done and error.errno == errno.ENXIO  # somebody else was faster
+    return done
 
 
 def ensure_partition_nodes(device: str) -> None:
