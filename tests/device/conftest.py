@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,15 @@ from tests.conftest import entries
 from tests.leaks import RunDirs, find_leaks
 
 MIB = 1 << 20
+
+
+def flush(device: str) -> None:
+    """Have what the page cache has of this device on the disk; of this one only, as others may be away."""
+    fd = os.open(device, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def wait_for(condition: Callable[[], object], what: str, limit_s: float = 20.0) -> None:

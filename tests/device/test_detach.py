@@ -20,7 +20,7 @@ from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.kernel import fuse, loop
 from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError
 from tests.conftest import entries
-from tests.device.conftest import MIB, Node, fill, wait_end, wait_for
+from tests.device.conftest import MIB, Node, fill, flush, wait_end, wait_for
 from tests.namespaces import need_private_mounts
 
 
@@ -253,7 +253,7 @@ def test_a_killed_holder(node: Node) -> None:
     disk = node.create()
     attached = node.attach(disk)
     written = fill(attached.device, 1, MIB)
-    os.sync()
+    flush(attached.device)
     kill_holder(node)
     assert attachment.get("data").state == "dead"
     with pytest.raises(OSError, match="Input/output error"), Path(attached.device).open("rb", buffering=0) as device:

@@ -21,7 +21,7 @@ from blobfuse_dysk.errors import AttachedError, DeviceError, DyskError, NotFound
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.vhd import footer
 from tests.conftest import entries
-from tests.device.conftest import MIB, Node, fill
+from tests.device.conftest import MIB, Node, fill, flush
 from tests.device.programs import use_worker
 from tests.namespaces import need_private_mounts
 
@@ -165,7 +165,7 @@ def test_run_is_full_while_attached(node: Node) -> None:
             (node.dirs.run / "filler").write_bytes(bytes(MIB))
         os.kill(node.state("data")["worker"]["pid"], 9)
         written = fill(attached.device, 1, MIB)
-        os.sync()
+        flush(attached.device)
         assert Path(attached.device).read_bytes()[:MIB] == written
         assert "cannot write state.json" in node.log("data")
         attachment.detach("data")

@@ -15,7 +15,7 @@ from blobfuse_dysk.device.ipc.state import control_path
 from blobfuse_dysk.errors import BusyError, UsageError
 from blobfuse_dysk.testing.azurite import Azurite
 from blobfuse_dysk.vhd import footer
-from tests.device.conftest import MIB, Node, fill, wait_for
+from tests.device.conftest import MIB, Node, fill, flush, wait_for
 from tests.device.programs import use_worker
 from tests.leaks import RunDirs
 from tools.fiojobs import command
@@ -80,7 +80,7 @@ def test_one_write_of_16_mib(node: Node) -> None:
 def test_reads_of_the_file_itself_need_no_alignment(node: Node) -> None:
     attached = node.attach(node.create(size=MIB))
     written = fill(attached.device, 7, MIB)
-    os.sync()
+    flush(attached.device)
     file = node.dirs.run / "data" / "fs" / "disk"
     assert list(file.parent.iterdir()) == [file]
     assert file.stat().st_size == MIB
@@ -163,7 +163,7 @@ def test_an_error_of_the_service_is_an_i_o_error_and_no_more(node: Node) -> None
     """A blob that was deleted: EIO for each request, and the attachment lives on to be detached."""
     attached = node.attach(node.create(), io_timeout_s=1.0, cache="none")
     fill(attached.device, 9, MIB)
-    os.sync()
+    flush(attached.device)
     node.server.remove(node.container, "data")
     subprocess.run(["blockdev", "--flushbufs", attached.device], check=True)
     with pytest.raises(OSError, match="Input/output error"), Path(attached.device).open("rb", buffering=0) as device:

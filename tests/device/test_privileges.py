@@ -13,7 +13,7 @@ from blobfuse_dysk.device.attacher.launch import worker_path
 from blobfuse_dysk.device.kernel import privileges
 from blobfuse_dysk.options import AttachOptions
 from tests.conftest import need
-from tests.device.conftest import MIB, Node, fill, wait_for
+from tests.device.conftest import MIB, Node, fill, flush, wait_for
 from tests.device.programs import use_worker
 from tests.device.test_worker_death import direct_read
 
@@ -64,7 +64,7 @@ def test_a_worker_is_a_user_who_owns_nothing_and_may_lock_memory(node: Node) -> 
         elif change == "upgraded":
             live.upgrade("data")
         written = fill(attached.device, 1, MIB)
-        os.sync()
+        flush(attached.device)
         assert_powerless(node.state("data")["worker"]["pid"], user.uid, capabilities)
         assert status(node.state("data")["worker"]["pid"])["VmLck"] != "0 kB"
         assert direct_read(attached.device, MIB) == written
@@ -110,7 +110,7 @@ def test_a_worker_serves_on_without_its_monitor(node: Node, tmp_path: Path) -> N
     attached = node.attach(node.create())
     os.kill(monitor_of(node.state("data")["worker"]["pid"]), signal.SIGKILL)
     fill(attached.device, 2, MIB)
-    os.sync()
+    flush(attached.device)
     path = tmp_path / "new.conf"
     path.write_text(f"account_key = {node.server.key}\nendpoint = {node.server.endpoint}\n")
     path.chmod(0o600)

@@ -21,7 +21,7 @@ from blobfuse_dysk import attachment, live
 from blobfuse_dysk.device.attacher import systemd
 from blobfuse_dysk.errors import DyskError
 from tests.conftest import entries
-from tests.device.conftest import MIB, Node, fill, wait_for
+from tests.device.conftest import MIB, Node, fill, flush, wait_for
 from tests.device.test_worker_death import direct_read
 from tests.leaks import find_leaks
 
@@ -149,7 +149,7 @@ def test_the_worker_does_not_notice_the_death_of_its_holder(node: Node, manager:
         assert direct_read(attached.device, MIB) == written[:MIB]
     assert attachment.get("data").restarts == 0
     written = fill(attached.device, 6, 4 * MIB)
-    os.sync()
+    flush(attached.device)
     assert direct_read(attached.device, MIB) == written[:MIB]
     attachment.detach("data")
     node.assert_nothing_left()
@@ -252,7 +252,7 @@ def test_a_holder_is_killed_while_it_goes_over_to_another_worker(
     assert direct_read(attached.device, MIB) == written[:MIB]
     workers = [command for command in find_leaks(node.dirs).processes.values() if "worker" in command]
     assert len(workers) == 1, workers
-    os.sync()
+    flush(attached.device)
     assert node.blob()["allocated"] == 4 * MIB
     assert node.blob()["lease"]["id"] == before["lease"]["id"]
     attachment.detach("data")

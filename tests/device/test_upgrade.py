@@ -17,7 +17,7 @@ from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.statefile import Process, StateFile
 from blobfuse_dysk.errors import BusyError, DeviceError, DyskError, NotFoundError
-from tests.device.conftest import MIB, Node, fill, wait_for
+from tests.device.conftest import MIB, Node, fill, flush, wait_for
 from tests.device.programs import NO_RESEND, use_holder, use_worker
 from tests.device.test_worker_death import direct_read, verifying
 
@@ -44,7 +44,7 @@ def test_the_worker_is_another_one_and_nothing_else(node: Node) -> None:
     assert after["restarts"] == 0
     assert after["lease"]["id"] == before["lease"]["id"]
     assert direct_read(attached.device, MIB) == written[:MIB]
-    os.sync()
+    flush(attached.device)
     assert node.blob()["allocated"] == 4 * MIB
     attachment.detach("data")
     node.assert_nothing_left()
@@ -106,7 +106,7 @@ def test_a_new_worker_that_cannot_start(
             live.upgrade("data")
     assert node.state("data")["worker"] == before
     written = fill(attached.device, 2, MIB)
-    os.sync()
+    flush(attached.device)
     assert direct_read(attached.device, MIB) == written
     live.upgrade("data")
     attachment.detach("data")

@@ -17,7 +17,7 @@ from blobfuse_dysk import attachment
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.kernel import loop
-from tests.device.conftest import MIB, Node, fill, wait_for
+from tests.device.conftest import MIB, Node, fill, flush, wait_for
 from tests.device.programs import use_worker
 from tools.fiojobs import command
 
@@ -58,14 +58,14 @@ def test_killed_while_idle(node: Node) -> None:
     attached = node.attach(node.create())
     holder = node.state("data")["holder"]
     written = fill(attached.device, 3, 4 * MIB)
-    os.sync()
+    flush(attached.device)
     for restarts in (1, 2, 3):
         kill_worker(node)
         assert direct_read(attached.device, MIB) == written[:MIB]
         found = attachment.get("data")
         assert (found.device, found.restarts, found.state) == (attached.device, restarts, "attached")
     written = fill(attached.device, 4, 4 * MIB)
-    os.sync()
+    flush(attached.device)
     assert direct_read(attached.device, MIB) == written[:MIB]
     assert node.state("data")["holder"] == holder
     assert loop.backing_file(attached.device) == state.disk_path(str(node.dirs.run), "data")
@@ -177,7 +177,7 @@ def test_io_waits_for_the_disk_to_open_again(node: Node) -> None:
     """The service is away when the new worker starts; I/O within io-timeout is late, but not failed."""
     attached = node.attach(node.create())
     written = fill(attached.device, 5, MIB)
-    os.sync()
+    flush(attached.device)
     node.server.outage("refuse")
     os.kill(node.state("data")["worker"]["pid"], signal.SIGKILL)
     answers: list[bytes] = []

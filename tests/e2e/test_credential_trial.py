@@ -71,8 +71,10 @@ def test_a_credential_that_the_service_refuses_is_not_taken(
     else:
         assert done.code == 1 and says in done.err, done
         assert done.err.count("\n") == 1
-    problem = shown(node)["credential"]["problem"]  # type: ignore[index]
-    assert says in problem and "old credential stays in use" in (node.dirs.log / "data.log").read_text()
+    log = (node.dirs.log / "data.log").read_text().splitlines()
+    assert any("the old credential stays in use" in line and says in line for line in log)
+    if how != "reload --credentials":  # there the watch finds the file of before, which is right, within seconds
+        assert says in shown(node)["credential"]["problem"]  # type: ignore[index]
     until(checker.progress(100), "I/O with the old one still")
     node.write_credentials()
     assert node.dyskctl("reload", "data").code == 0

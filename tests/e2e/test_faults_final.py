@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,7 +200,7 @@ def test_a_mounted_file_system_when_the_lease_is_lost(node: Node, server: PageBl
     disk = node.create()
     assert node.mount(disk, "io-timeout=6s,lease=15,errors=remount-ro").code == 0
     (node.mountpoint / "before").write_text("content")
-    os.sync()
+    subprocess.run(["sync", "-f", node.mountpoint], check=True)
     with client(node) as blob:
         lease = BlobLeaseClient(blob)
         lease.break_lease(0)

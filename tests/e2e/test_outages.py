@@ -183,7 +183,7 @@ def test_longer_than_io_timeout(far: Far, away: Away) -> None:
     assert far.run("mount", "-t", "dysk", "-o", options, far.disk, str(mountpoint)).code == 0
     kept = os.urandom(MIB)
     (mountpoint / "kept").write_bytes(kept)
-    os.sync()
+    subprocess.run(["sync", "-f", mountpoint], check=True)
     with away(far):
         writer = subprocess.Popen(
             ["dd", "if=/dev/urandom", f"of={mountpoint}/lost", "bs=1M", "count=4", "conv=fsync"],
