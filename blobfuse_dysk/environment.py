@@ -30,6 +30,7 @@ __all__ = [
     "run_dir",
     "service_variables",
     "started_with",
+    "uses_native",
 ]
 
 AZURE_PREFIX = "AZURE_STORAGE_"
@@ -82,6 +83,11 @@ def node_name() -> str:
 def leaves_cgroup() -> bool:
     """Whether what is attached is to outlive this process's control group, a pod's: DYSK_LEAVE_CGROUP."""
     return bool(os.environ.get("DYSK_LEAVE_CGROUP"))
+
+
+def uses_native() -> bool:
+    """Whether what is there in C is used in place of the same in Python: unless DYSK_NATIVE is "no"."""
+    return os.environ.get("DYSK_NATIVE") != "no"
 
 
 def machine_pid() -> int:
