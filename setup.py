@@ -18,7 +18,10 @@ EXCHANGE = Extension(
     f"{NATIVE.replace('/', '.')}._exchange",
     sources=[f"{NATIVE}/exchange.c", f"{NATIVE}/heads.c"],
     depends=[f"{NATIVE}/answer.h", f"{NATIVE}/module.h"],
-    extra_compile_args=["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wno-missing-field-initializers"],
+    extra_compile_args=[
+        *("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wno-missing-field-initializers"),
+        f"-ffile-prefix-map={ROOT}=.",  # the same tree builds the same module, wherever it lies
+    ],
     optional=True,
 )
 

@@ -74,7 +74,7 @@ class BlobClient(trio.abc.AsyncResource):
         self._checksum = checksum
         self._look_at_clock = -math.inf
         self._now = bound_clock()
-        self._way = PlainWay(self._requests, credential, pool, self._lost)
+        self._way = PlainWay(self._requests, credential, pool, self._lost) if pool.plain and not checksum else None
 
     def signed_by(self, credential: Credential) -> BlobClient:
         """A client of the same blob, on the same connections, with another credential."""
@@ -83,7 +83,7 @@ class BlobClient(trio.abc.AsyncResource):
     async def get_range(self, offset: int, length: int, *, timeout_s: float) -> Buffer:
         """Get Blob: return exactly length bytes from offset. The service has checksums of at most 4 MiB only."""
         begun = None
-        if not self._checksum and (now := self._now()) < self._look_at_clock:
+        if self._way and (now := self._now()) < self._look_at_clock:
             answer = await self._way.exchange(offset, length, None, None, None, now + timeout_s)
             if isinstance(answer, bytes):
                 return answer
@@ -106,7 +106,7 @@ class BlobClient(trio.abc.AsyncResource):
     ) -> None:
         """Put Page, update: at most 4 MiB. epoch: done only if the blob's sequence number equals it (else 412)."""
         begun = None
-        if not self._checksum and (now := self._now()) < self._look_at_clock:
+        if self._way and (now := self._now()) < self._look_at_clock:
             answer = await self._way.exchange(offset, len(data), data, lease_id, epoch, now + timeout_s)
             if isinstance(answer, bytes):
                 return

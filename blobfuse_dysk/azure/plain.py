@@ -29,7 +29,7 @@ from blobfuse_dysk.environment import uses_native
 if TYPE_CHECKING:
     from blobfuse_dysk.azure.native import _exchange
 
-__all__ = ["MOST_RANGE", "NATIVE", "PlainConnection", "Pump"]
+__all__ = ["MOST_RANGE", "NATIVE", "PlainConnection", "Pump", "is_there"]
 
 
 def _found() -> ModuleType | None:
@@ -46,6 +46,11 @@ MOST_RANGE = NATIVE.MOST_BODY if NATIVE else 0
 """Bytes of the longest range that is read this way; memory for it is taken at once, when an answer has begun."""
 
 
+def is_there() -> bool:
+    """Whether there is the quick way on this machine, and it is to be used."""
+    return NATIVE is not None and uses_native()
+
+
 class Pump:
     """Wakes those who wait on the connections of one pool, in one trio run."""
 
@@ -55,7 +60,7 @@ class Pump:
 
     def connection(self, sock: socket.socket) -> Connection:
         """A connection on this connected, non-blocking socket; with the quick way if that is to be had."""
-        if NATIVE is None or self._scope.cancel_called or not uses_native():
+        if NATIVE is None or self._scope.cancel_called:
             return Connection(sock)
         try:
             if self._ready is None:
