@@ -1,16 +1,29 @@
 """What pyproject.toml cannot say: Python's form of csi.proto is made when the package is built, also an editable one.
 
 It is written beside the source, where git ignores it, so that mypy finds the types. protoc comes with grpcio-tools.
+
+The module in C is optional: where there is no compiler it is left out, and what it does is done in Python.
 """
 
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PROTO = "blobfuse_dysk/kubernetes/csi/proto/csi.proto"
+NATIVE = "blobfuse_dysk/azure/native"
+EXCHANGE = Extension(
+    f"{NATIVE.replace('/', '.')}._exchange",
+    sources=[f"{NATIVE}/exchange.c", f"{NATIVE}/heads.c"],
+    depends=[f"{NATIVE}/answer.h", f"{NATIVE}/module.h"],
+    extra_compile_args=[
+        *("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wno-missing-field-initializers"),
+        f"-ffile-prefix-map={ROOT}=.",  # the same tree builds the same module, wherever it lies
+    ],
+    optional=True,
+)
 
 
 class BuildWithProtocol(build_py):
@@ -26,4 +39,4 @@ class BuildWithProtocol(build_py):
         super().run()
 
 
-setup(cmdclass={"build_py": BuildWithProtocol})
+setup(ext_modules=[EXCHANGE], cmdclass={"build_py": BuildWithProtocol})

@@ -364,4 +364,5 @@ def _directories() -> dict[str, str]:
         "DYSK_LOG_DIR": str(environment.log_dir()),
         "DYSK_DEV_DIR": _dev_dir(),
         "DYSK_NODE": environment.node_name(),
+        **({} if environment.uses_native() else {"DYSK_NATIVE": "no"}),
     }

@@ -31,6 +31,7 @@ __all__ = [
     "run_dir",
     "service_variables",
     "started_with",
+    "uses_native",
 ]
 
 AZURE_PREFIX = "AZURE_STORAGE_"
@@ -88,6 +89,11 @@ def leaves_cgroup() -> bool:
 def completes(program: str) -> bool:
     """Whether a shell asks for what may stand next on the command line. Source: click, shell completion."""
     return bool(os.environ.get(f"_{program.upper()}_COMPLETE"))
+
+
+def uses_native() -> bool:
+    """Whether what is there in C is used in place of the same in Python: unless DYSK_NATIVE is "no"."""
+    return os.environ.get("DYSK_NATIVE") != "no"
 
 
 def machine_pid() -> int:

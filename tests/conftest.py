@@ -20,6 +20,7 @@ from typing import Protocol, cast
 import pytest
 import trio
 
+from blobfuse_dysk.azure.plain import NATIVE
 from blobfuse_dysk.testing import PageBlobServer
 from blobfuse_dysk.testing.azurite import Azurite
 from tests.leaks import RunDirs, find_leaks, remove_leaks, wait_for_leaks
@@ -106,6 +107,19 @@ def need_mount_helpers() -> None:
     for name in ("mount.dysk", "umount.dysk"):
         own = Path(sys.executable).parent / name
         need(Path("/sbin", name).resolve() == own.resolve(), f"/sbin/{name} is not {own}; tools/setup links it")
+
+
+@pytest.fixture(params=["C", "Python"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test runs twice: with the exchange of data in C (azure/plain.py), and without it; in its processes, too."""
+    choose_way(request.param, monkeypatch)
+    return str(request.param)
+
+
+def choose_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For `way` and for what is like it but of a larger scope."""
+    need(NATIVE or way == "Python", "the module in C is not built; tools/setup builds it")
+    monkeypatch.setenv("DYSK_NATIVE", "yes" if way == "C" else "no")
 
 
 @pytest.fixture(scope="session")

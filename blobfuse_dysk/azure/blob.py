@@ -19,6 +19,7 @@ import trio
 from blobfuse_dysk.azure import wire
 from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential, check_transport
 from blobfuse_dysk.azure.pagelist import ChangedList, parse_changed_list, parse_page_list
+from blobfuse_dysk.azure.plainway import Begun, PlainWay
 from blobfuse_dysk.azure.pool import HttpPool
 from blobfuse_dysk.azure.refusal import gateway_error, is_services_own, service_error
 from blobfuse_dysk.azure.signing import DatedSigner, Signer
@@ -73,6 +74,7 @@ class BlobClient(trio.abc.AsyncResource):
         self._checksum = checksum
         self._look_at_clock = -math.inf
         self._now = bound_clock()
+        self._way = PlainWay(self._requests, credential, pool, self._lost) if pool.plain and not checksum else None
 
     def signed_by(self, credential: Credential) -> BlobClient:
         """A client of the same blob, on the same connections, with another credential."""
@@ -80,9 +82,15 @@ class BlobClient(trio.abc.AsyncResource):
 
     async def get_range(self, offset: int, length: int, *, timeout_s: float) -> Buffer:
         """Get Blob: return exactly length bytes from offset. The service has checksums of at most 4 MiB only."""
+        begun = None
+        if self._way and (now := self._now()) < self._look_at_clock:
+            answer = await self._way.exchange(offset, length, None, None, None, now + timeout_s)
+            if isinstance(answer, bytes):
+                return answer
+            begun = answer
         checksum = self._checksum and length <= wire.MAX_CHECKSUM
         request = self._requests.get_range(offset, length, checksum=checksum)
-        reply = await self._ask(request, 206, "read", timeout_s)
+        reply = await self._ask(request, 206, "read", timeout_s, begun)
         body = reply.body
         span = b"bytes %d-%d/" % (offset, offset + length - 1)
         if len(body) != length or not reply.has(b"\r\ncontent-range: " + span):
@@ -97,8 +105,14 @@ class BlobClient(trio.abc.AsyncResource):
         self, offset: int, data: Buffer, *, lease_id: str | None, epoch: int | None, timeout_s: float
     ) -> None:
         """Put Page, update: at most 4 MiB. epoch: done only if the blob's sequence number equals it (else 412)."""
+        begun = None
+        if self._way and (now := self._now()) < self._look_at_clock:
+            answer = await self._way.exchange(offset, len(data), data, lease_id, epoch, now + timeout_s)
+            if isinstance(answer, bytes):
+                return
+            begun = answer
         request = self._requests.put_pages(offset, data, lease_id=lease_id, epoch=epoch, checksum=self._checksum)
-        await self._ask(request, 201, "write", timeout_s)
+        await self._ask(request, 201, "write", timeout_s, begun)
 
     async def clear_pages(
         self, offset: int, length: int, *, lease_id: str | None, epoch: int | None, timeout_s: float
@@ -255,14 +269,20 @@ class BlobClient(trio.abc.AsyncResource):
         else:
             await trio.lowlevel.checkpoint()
 
-    async def _ask(self, request: Request, success: int, what: str, timeout_s: float) -> Reply:
-        """Send it, return the answer if its status is the one that means success, else raise."""
+    async def _ask(
+        self, request: Request, success: int, what: str, timeout_s: float, begun: Begun | None = None
+    ) -> Reply:
+        """Send it, return the answer if its status is the one that means success, else raise. begun: it was sent."""
         now = self._now()
-        deadline = now + timeout_s
         credential = self.credential
-        signer = credential.ready_signer() or await self._signer(what, deadline)
-        offset_s = credential.clock.offset_s
-        reply = await self._send(request, signer, what, deadline)
+        if begun is None:
+            deadline = now + timeout_s
+            signer = credential.ready_signer() or await self._signer(what, deadline)
+            offset_s = credential.clock.offset_s
+            reply = await self._send(request, signer, what, deadline)
+        else:
+            reply, signer, offset_s, deadline = begun
+            self._check_origin(reply, what)
         if now >= self._look_at_clock or reply.status in _NO_PROOF:
             self._look_at_clock = now + _CLOCK_S
             credential.clock.measure(reply.header("date"))
@@ -323,9 +343,12 @@ class BlobClient(trio.abc.AsyncResource):
             reply = await self._pool.request(request, signer, deadline)
         except Exception as error:
             raise self._lost(error, what) from (error.__cause__ or error)
+        self._check_origin(reply, what)
+        return reply
+
+    def _check_origin(self, reply: Reply, what: str) -> None:
         if not is_services_own(reply):
             raise gateway_error(reply, f"{what} of {self.address}")
-        return reply
 
     async def _signer(self, what: str, deadline: float) -> Signer:
         """The signer to use now; renews the credential first when that is due."""

@@ -108,14 +108,37 @@ class Connection:
         most: bytes that the body of a success may have; of anything else the first 64 KiB are returned.
         Raises TransportError and nothing else. After that, or after cancellation, the connection is not reusable.
         """
+        reused = self._begin()
+        return await self._finish(reused, head, body, None, b"", scratch, no_body, most)
+
+    def _begin(self) -> bool:
+        """Note that an exchange begins; return whether there was one before it."""
         self.reusable = False
         reused = self._used
         self._used = True
         self._sent = self._answered = self._expired = False
+        return reused
+
+    async def _finish(
+        self,
+        reused: bool,
+        head: bytes,
+        body: Buffer | None,
+        done: int | None,
+        begun: bytes,
+        scratch: bytearray,
+        no_body: bool,
+        most: int,
+    ) -> Reply:
+        """Do what is left of an exchange. done: bytes of the request that are sent, None if it was not tried yet.
+
+        begun: what was read of the answer.
+        """
         try:
-            done = self._send_at_once(head, body)
+            if done is None:
+                done = self._send_at_once(head, body)
             whole = done == len(head) + (0 if body is None else len(body)) or await self._send_all(head, body, done)
-            reply, reusable = await self._read_reply(scratch, no_body, most)
+            reply, reusable = await self._read_reply(begun, scratch, no_body, most)
         except (OSError, trio.ClosedResourceError, httptools.HttpParserError, CutError) as error:
             raise self._failure(error, reused) from error
         except Exception as error:  # what nobody thought of: an odd answer must not end the worker
@@ -188,9 +211,13 @@ class Connection:
                 self._answered = True
                 return count
 
-    async def _read_reply(self, scratch: bytearray, no_body: bool, most: int) -> tuple[Reply, bool]:
-        await wait_readable(self._fd)
-        data, count = scratch, await self._receive(scratch)
+    async def _read_reply(self, begun: bytes, scratch: bytearray, no_body: bool, most: int) -> tuple[Reply, bool]:
+        """The answer, and whether the peer goes on. begun: what was read of it already."""
+        if begun:
+            data, count = bytearray(begun), len(begun)
+        else:
+            await wait_readable(self._fd)
+            data, count = scratch, await self._receive(scratch)
         for _ in range(_MOST_INTERIM + 1):
             end = data.find(_HEAD_END, 0, count)
             if end < 0:

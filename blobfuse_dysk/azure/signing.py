@@ -12,15 +12,19 @@ import logging
 import re
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from blobfuse_dysk.azure.wire import Request
 from blobfuse_dysk.errors import CredentialError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 __all__ = [
     "AnonymousSigner",
     "BearerSigner",
     "DatedSigner",
+    "Means",
     "SasSigner",
     "ServiceClock",
     "SharedKeySigner",
@@ -126,11 +130,34 @@ class ServiceClock:
         return self.measured_s if self.measured_s is not None and abs(self.measured_s) > _TOLERATED_S else 0.0
 
 
+class Means(NamedTuple):
+    """What a signer signs with, for native/heads.c, which does the same; secrets are in it.
+
+    account: for the canonicalised resource. authorization: the header's value, up to where a signature goes. sas: to
+    be appended to each query. clock: what requests are dated by, None if they are not. inner, outer: HMAC's hashes,
+    with the pads in them; None if nothing is signed.
+    """
+
+    account: str = ""
+    authorization: str = ""
+    sas: str = ""
+    clock: ServiceClock | None = None
+    inner: _Hash | None = None
+    outer: _Hash | None = None
+
+    def __repr__(self) -> str:
+        return f"<Means {self.account}>"
+
+
 class Signer(Protocol):
     """Makes a request's head: request line, headers, proof of identity, empty line."""
 
     def head(self, request: Request) -> bytes:
         """Return the head as it goes onto the wire, signed for now."""
+        ...
+
+    def means(self) -> Means | None:
+        """What it signs with; None if it has to be asked each time."""
         ...
 
 
@@ -149,6 +176,9 @@ class DatedSigner:
             return self._signer.head(request)
         finally:
             self._clock.offset_s = before
+
+    def means(self) -> None:
+        """See Signer: it is for one request."""
 
 
 class SharedKeySigner:
@@ -178,6 +208,10 @@ class SharedKeySigner:
         """See Signer."""
         date = self._clock.date()
         return request.head(f"SharedKey {self._account}:{self.signature(request, date)}", date)
+
+    def means(self) -> Means:
+        """See Signer."""
+        return Means(self._account, f"SharedKey {self._account}:", "", self._clock, self._inner, self._outer)
 
     def signature(self, request: Request, date: str) -> str:
         """The base64 signature of a request whose x-ms-date is `date`."""
@@ -213,6 +247,10 @@ class SasSigner:
         """See Signer."""
         return request.head(sas=self._sas)
 
+    def means(self) -> Means:
+        """See Signer."""
+        return Means(sas=self._sas)
+
     def __repr__(self) -> str:
         return "<SasSigner>"
 
@@ -228,6 +266,10 @@ class BearerSigner:
         """See Signer. Every authorized request needs an x-ms-date, one with a token as well."""
         return request.head(self._authorization, self._clock.date())
 
+    def means(self) -> Means:
+        """See Signer."""
+        return Means(authorization=self._authorization, clock=self._clock)
+
     def __repr__(self) -> str:
         return "<BearerSigner>"
 
@@ -238,6 +280,10 @@ class AnonymousSigner:
     def head(self, request: Request) -> bytes:
         """See Signer."""
         return request.head()
+
+    def means(self) -> Means:
+        """See Signer."""
+        return Means()
 
     def __repr__(self) -> str:
         return "<AnonymousSigner>"

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from blobfuse_dysk.testing import PageBlobServer
-from tests.conftest import make_run_dirs
+from tests.conftest import choose_way, make_run_dirs
 from tests.e2e.kit import Node, make_node, until
 from tests.e2e.loads import MIB, unsafe_writes
 from tests.wire.rest import Rest
@@ -227,10 +227,11 @@ def steered() -> Iterator[PageBlobServer]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def place(steered: PageBlobServer) -> Iterator[Place]:
-    """One node for the matrix. What it leaves behind fails the last test."""
+@pytest.fixture(params=["C", "Python"], scope="module")
+def place(request: pytest.FixtureRequest, steered: PageBlobServer) -> Iterator[Place]:
+    """One node for the matrix, on each of both ways of exchanging data. What it leaves behind fails the last test."""
     with pytest.MonkeyPatch.context() as monkeypatch:
+        choose_way(request.param, monkeypatch)
         for dirs in make_run_dirs(monkeypatch):
             for node in make_node(dirs, steered, CONTAINER):
                 made = Place(node, steered)

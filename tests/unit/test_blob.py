@@ -20,6 +20,8 @@ from blobfuse_dysk.azure.wire import content_md5
 from blobfuse_dysk.errors import GatewayError, ServiceError, TransportError
 from tests.unit.scripted import Peer, answer, client_to, forever, gateways
 
+pytestmark = pytest.mark.usefixtures("way")
+
 T = 20.0
 LEASE = "11111111-2222-3333-4444-555555555555"
 PAGE = bytes(range(256)) * 2

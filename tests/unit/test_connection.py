@@ -14,6 +14,8 @@ from blobfuse_dysk.azure.connection import Connection
 from blobfuse_dysk.errors import TransportError
 from tests.unit.scripted import Peer, answer, ask, forever, get, pool_to
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 async def test_one_connection_serves_many_requests() -> None:
     async with pool_to(forever(answer(b"one"), answer(b"two", "206 Partial Content", "X-A: b"))) as pool:

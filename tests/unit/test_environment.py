@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from blobfuse_dysk import environment
+from blobfuse_dysk import attachment, environment
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,14 @@ def test_a_node_has_the_name_of_its_host_or_of_the_variable(monkeypatch: pytest.
     assert environment.node_name() == socket.gethostname()
     monkeypatch.setenv("DYSK_NODE", "node-7")
     assert environment.node_name() == "node-7"
+
+
+def test_what_is_written_in_c_is_used_unless_it_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a worker is started with the switch, as it inherits no environment."""
+    for value, used in (("no", False), ("", True), ("yes", True)):
+        monkeypatch.setenv("DYSK_NATIVE", value)
+        assert environment.uses_native() is used
+        assert attachment._directories().get("DYSK_NATIVE") == (None if used else "no")
 
 
 def test_variables_of_azure_that_are_empty_are_none(monkeypatch: pytest.MonkeyPatch) -> None:

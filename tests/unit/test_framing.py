@@ -13,6 +13,8 @@ from blobfuse_dysk.azure import connection as receiving
 from blobfuse_dysk.errors import TransportError
 from tests.unit.scripted import Peer, answer, ask, forever, get, pool_to
 
+pytestmark = pytest.mark.usefixtures("way")
+
 CHUNKED = b"HTTP/1.1 %s\r\nTransfer-Encoding: chunked\r\n\r\n"
 CLOSED = b"HTTP/1.1 %s\r\n\r\n"
 

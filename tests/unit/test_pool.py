@@ -14,6 +14,8 @@ from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import TransportError
 from tests.unit.scripted import Peer, Script, answer, ask, forever, get, pool_to, scripted
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 async def test_refused_and_unknown_names_were_not_sent() -> None:
     with socket.socket() as unused:

@@ -19,6 +19,8 @@ from tests.conftest import Service
 from tests.wire.clients import LEASE, T, address_of, by_key, by_sas, client_of, new_disk
 from tests.wire.sas import account_sas, blob_sas
 
+pytestmark = pytest.mark.usefixtures("way")
+
 MIB = 1 << 20
 
 

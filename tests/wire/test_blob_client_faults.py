@@ -23,6 +23,8 @@ from blobfuse_dysk.testing import PageBlobServer
 from tests.wire.clients import T, address_of, by_key, by_sas, by_token, client_of, new_disk
 from tests.wire.sas import account_sas
 
+pytestmark = pytest.mark.usefixtures("way")
+
 NEW_KEY = "bmV3LWtleS1uZXcta2V5"
 
 

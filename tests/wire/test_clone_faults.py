@@ -28,6 +28,8 @@ from tests.polling import eventually
 from tests.wire.disk_options import named
 from tests.wire.rest import Rest
 
+pytestmark = pytest.mark.usefixtures("way")
+
 PAGE = 512
 MIB = 1 << 20
 SIZE, LARGER = 2 * MIB, 3 * MIB

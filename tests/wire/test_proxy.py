@@ -25,6 +25,8 @@ from tests.conftest import Service
 from tests.connectproxy import ConnectProxy
 from tests.wire.clients import address_of
 
+pytestmark = pytest.mark.usefixtures("way")
+
 LOGIN = "user:secret"
 
 

@@ -25,6 +25,8 @@ from tests.conftest import Service
 from tests.contract.model import PAGES, SIZE, Program, Run, check, model_of
 from tests.wire.clients import address_of, by_key, client_of, new_disk
 
+pytestmark = pytest.mark.usefixtures("way")
+
 DATA = b"x" * 512
 OTHER = "22222222-3333-4444-5555-666666666666"
 

@@ -1,0 +1,13 @@
+/* What the two files of the module share. */
+
+#ifndef DYSK_MODULE_H
+#define DYSK_MODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#define MODULE "blobfuse_dysk.azure.native._exchange"
+
+extern PyTypeObject HeadsType, LineType, ReadyType;
+
+#endif

@@ -1,0 +1,144 @@
+"""The quick way of Get Blob (a range) and Put Page: on a plain socket, in C, as long as the answer is the plain one.
+
+Whatever else happens is done by Connection as if it had begun the exchange: the rest of a request that the socket did
+not take at once, an answer that is not just the expected one (native/answer.h), the end of the stream, an error. So the
+outcome is the same on both ways, which tests/unit/test_plain.py compares. Everything that is not about data, each first
+request of a connection, all of TLS, and all of a machine where the module is missing or DYSK_NATIVE is "no", go the
+way of Python alone.
+
+Waiting. The lines of a pool are in one set (native/exchange.c), for which one task waits, the pump; it reschedules
+those whose exchange has ended. Each is woken once: by the pump, by `expire`, or by trio for a cancellation, whichever
+takes the task out of the line.
+"""
+
+from __future__ import annotations
+
+import socket
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import outcome
+import trio
+from trio.lowlevel import Abort, current_task, reschedule, wait_readable, wait_task_rescheduled
+
+from blobfuse_dysk.azure.connection import Connection
+from blobfuse_dysk.azure.framing import CutError
+from blobfuse_dysk.azure.wire import MOST_PLAIN, Buffer, Reply
+from blobfuse_dysk.environment import uses_native
+
+if TYPE_CHECKING:
+    from blobfuse_dysk.azure.native import _exchange
+
+__all__ = ["MOST_RANGE", "NATIVE", "PlainConnection", "Pump", "is_there"]
+
+
+def _found() -> ModuleType | None:
+    try:
+        from blobfuse_dysk.azure.native import _exchange
+    except ImportError:  # not built: there was no compiler
+        return None
+    return _exchange
+
+
+NATIVE = _found()
+"""The module in C, None where it is missing."""
+MOST_RANGE = NATIVE.MOST_BODY if NATIVE else 0
+"""Bytes of the longest range that is read this way; memory for it is taken at once, when an answer has begun."""
+
+
+def is_there() -> bool:
+    """Whether there is the quick way on this machine, and it is to be used."""
+    return NATIVE is not None and uses_native()
+
+
+class Pump:
+    """Wakes those who wait on the connections of one pool, in one trio run."""
+
+    def __init__(self) -> None:
+        self._ready: _exchange.Ready | None = None
+        self._scope = trio.CancelScope()
+
+    def connection(self, sock: socket.socket) -> Connection:
+        """A connection on this connected, non-blocking socket; with the quick way if that is to be had."""
+        if NATIVE is None or self._scope.cancel_called:
+            return Connection(sock)
+        try:
+            if self._ready is None:
+                self._ready = NATIVE.Ready()
+                trio.lowlevel.spawn_system_task(self._run, self._ready, name="http pool pump")
+            return PlainConnection(sock, NATIVE.Line(self._ready, sock.fileno()))
+        except (OSError, ValueError):  # descriptors or memory are short, or there are very many connections
+            return Connection(sock)
+
+    def close(self) -> None:
+        """End the task. Who still waits is not woken any more."""
+        self._scope.cancel()
+        self._ready = None
+
+    async def _run(self, ready: _exchange.Ready) -> None:
+        fd = ready.fileno()
+        with self._scope:
+            while True:
+                await wait_readable(fd)
+                for task in ready.collect():
+                    reschedule(task)
+
+
+class PlainConnection(Connection):
+    """A Connection that has the quick way as well."""
+
+    __slots__ = ("_abort", "_line")
+
+    def __init__(self, sock: socket.socket, line: _exchange.Line) -> None:
+        """line: of this socket."""
+        super().__init__(sock)
+        self._line = line
+
+        def abort(_: object) -> Abort:
+            line.stop()
+            return Abort.SUCCEEDED
+
+        self._abort = abort  # kept, as making one costs as much as the rest of the wait; it does not know `self`
+
+    def is_quiet(self) -> bool:
+        """See Connection."""
+        return self._line.quiet()
+
+    def expire(self) -> None:
+        """See Connection."""
+        super().expire()
+        task = self._line.stop()
+        if task is not None:
+            reschedule(task, outcome.Error(trio.ClosedResourceError()))
+
+    def close(self) -> None:
+        """See Connection."""
+        self._line.close()
+        super().close()
+
+    async def exchange_plain(
+        self, head: bytes, body: Buffer | None, offset: int, length: int, scratch: bytearray
+    ) -> bytes | Reply:
+        """Send Get Blob of a range, or Put Page; return the body if the answer is the plain one, else the answer.
+
+        body: None for Get Blob. offset, length: of the range, in bytes. Not for the first exchange of a connection, the
+        answer to which says how long it may be idle. Otherwise as `exchange`.
+        """
+        reused = self._begin()
+        line, begun = self._line, b""
+        try:
+            done = line.start(head, body, offset, length, current_task())
+            self._sent = done > 0
+            if done == len(head) + (0 if body is None else len(body)):
+                await wait_task_rescheduled(self._abort)
+                answer = line.take()
+                if answer is not None:
+                    self.reusable = True
+                    return answer
+                begun = line.begun()
+                self._answered = True
+        except (OSError, trio.ClosedResourceError, EOFError) as error:
+            self._answered = line.heard()
+            raise self._failure(CutError.ended() if isinstance(error, EOFError) else error, reused) from error
+        most = length if body is None else MOST_PLAIN
+        return await self._finish(reused, head, body, done, begun, scratch, False, most)

@@ -1,0 +1,1 @@
+"""Fuzzing of what is written in C: see __main__.py."""
