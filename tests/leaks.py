@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Leaks", "RunDirs", "find_leaks", "remove_leaks", "wait_for_leaks"]
+__all__ = ["Leaks", "RunDirs", "end_templates", "find_leaks", "remove_leaks", "wait_for_leaks"]
 
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _LOOKS = 10
@@ -63,6 +63,14 @@ def find_leaks(dirs: RunDirs) -> Leaks:
     """What exists now that belongs to `dirs`: processes by their environment, loops by backing file, mounts by path."""
     loops = _loops_under(dirs.root)
     return Leaks(_processes_of(dirs.root), loops, _mounts_of(dirs.root, loops))
+
+
+def end_templates(dirs: RunDirs) -> None:
+    """End those who would wait for the next attach for a while. What they have forked stays."""
+    for pid, command in _processes_of(dirs.root).items():
+        if command.endswith("/template/template.py"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
 
 def wait_for_leaks(dirs: RunDirs, limit_s: float = 5.0) -> Leaks:
