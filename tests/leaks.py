@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import time
@@ -70,7 +71,10 @@ def end_templates(dirs: RunDirs) -> None:
     for pid, command in _processes_of(dirs.root).items():
         if command.endswith("/template/template.py"):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+                pidfd = os.pidfd_open(pid)
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [], 5.0)
+                os.close(pidfd)
 
 
 def wait_for_leaks(dirs: RunDirs, limit_s: float = 5.0) -> Leaks:
