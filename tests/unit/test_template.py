@@ -16,7 +16,6 @@ import pytest
 from blobfuse_dysk.device.attacher import template
 from blobfuse_dysk.device.ipc import door, message, state
 from blobfuse_dysk.device.kernel.inherited import inherited
-from blobfuse_dysk.device.template import server
 from tests.conftest import need
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +24,8 @@ PLAIN = {"PATH": "/usr/bin", "LANG": "C.UTF-8"}
 # A whole template, but for what it forks: a program that says what it was started as, and stays until it is let go.
 TEMPLATE = """
 import os, signal, socket, sys, time
-sys.path.insert(0, ROOT)
+sys.path[:0] = [ROOT, os.path.dirname(PART)]
+import part
 from blobfuse_dysk import environment
 from blobfuse_dysk.device.kernel import programs
 from blobfuse_dysk.device.template.server import Template
@@ -52,7 +52,11 @@ class Running:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(self.path)
             listener.listen()
-            program = TEMPLATE.replace("ROOT", repr(str(ROOT))).replace("IDLE_S", str(idle_s))
+            self.part = run / "part.py"  # of its program
+            self.part.touch()
+            time.sleep(0.02)  # what was written just now is not taken for what was loaded
+            program = TEMPLATE.replace("ROOT", repr(str(ROOT))).replace("PART", repr(str(self.part)))
+            program = program.replace("IDLE_S", str(idle_s))
             self.process = subprocess.Popen(
                 [sys.executable, "-c", program], stdin=listener.fileno(), env=self.environment, stderr=subprocess.PIPE
             )
@@ -136,15 +140,14 @@ def test_only_root_is_heard(start: Callable[..., Running]) -> None:
     running = start()
     Path(running.path).chmod(0o777)
     running.run.chmod(0o777)
-    for parent in [running.run, *running.run.parents][:3]:
-        parent.chmod(parent.stat().st_mode | 0o055)
     ours, theirs = message.channel()
     asker = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
+        os.chdir(running.run)  # whatever is above is not for everybody
         os.setresuid(65534, 65534, 65534)
         try:
-            asker.connect(running.path)
+            asker.connect(Path(running.path).name)
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
@@ -183,15 +186,12 @@ def test_it_ends_when_its_socket_is_not_its_own_any_more(start: Callable[..., Ru
     channel.close()
 
 
-def test_one_that_is_not_what_is_installed_any_more_ends(
-    start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_is_not_what_is_installed_any_more_ends(start: Callable[..., Running]) -> None:
     running = start()
     forked, channel = running.ask()
     channel.close()
     assert forked
-    path = Path(server.__file__)
-    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    running.part.write_text("another = 1\n")
     time.sleep(0.11)  # for which a look at all files counts
     forked, channel = running.ask()
     channel.close()
@@ -245,13 +245,16 @@ def test_a_template_is_started_once(ask: Callable[..., bool], tmp_path: Path) ->
     assert ask(GOOD)
 
 
+STILL = "if os.fork(): os._exit(0)\nasker, _ = socket.socket(fileno=0).accept()\ntime.sleep(3)"
+
+
 @pytest.mark.parametrize(
     "program",
     [
         "sys.exit(3)",
         "if os.fork(): os._exit(0)\nsocket.socket(fileno=0).accept()",
         "if os.fork(): os._exit(0)\nasker, _ = socket.socket(fileno=0).accept()\nasker.recv(9)\nasker.send(b'odd')",
-        "if os.fork(): os._exit(0)\nasker, _ = socket.socket(fileno=0).accept()\ntime.sleep(3)",
+        STILL,
     ],
     ids=["it cannot start", "it dies at once", "it says something else", "it stands still"],
 )
@@ -259,6 +262,12 @@ def test_without_one_the_caller_is_told_so(ask: Callable[..., bool], program: st
     assert not ask(program)
     assert ask(GOOD), "what is left of the one before is in nobody's way"
     assert ask(GOOD)
+
+
+def test_one_that_stands_still_is_waited_for_once(ask: Callable[..., bool], tmp_path: Path) -> None:
+    """The path goes, so that the next to ask starts another, and it finds out that it is not to be found any more."""
+    assert not ask(STILL)
+    assert not [*(tmp_path / "run").glob(".template-*")]
 
 
 def test_a_run_directory_that_cannot_be_is_no_error_here(ask: Callable[..., bool]) -> None:

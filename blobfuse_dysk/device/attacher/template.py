@@ -103,5 +103,9 @@ def _start(run: str, path: str, environment: Mapping[str, str], leaves: bool) ->
                 env=environment,
             )
             asker = _connect(path)
-        first.wait()  # it forks at once
-        return asker
+    try:
+        first.wait(_LIMIT_S)  # it forks at once
+    except subprocess.TimeoutExpired:
+        first.kill()
+        first.wait()
+    return asker
