@@ -93,7 +93,8 @@ executed = run()
 keep()
 assert programs.fork(argv, environment, (null, null, null)) is not None
 forked = run(programs.fork)
-print(json.dumps([executed, forked, signal.getsignal(signal.SIGTERM) != signal.SIG_DFL, programs.is_fork()]))
+kept = signal.getsignal(signal.SIGTERM) != signal.SIG_DFL and not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+print(json.dumps([executed, forked, kept, programs.is_fork()]))
 """,
     )
     (executed, status), (forked, forked_status), kept, is_fork = both

@@ -66,8 +66,8 @@ class Running:
     def environment(self) -> dict[str, str]:
         return {**PLAIN, "PYTHONPATH": str(ROOT)}
 
-    def ask(self, **changed: Any) -> tuple[bool, socket.socket]:
-        """Whether it forked a holder, and this side of the holder's standard input."""
+    def ask(self, meanwhile: Callable[[], None] = lambda: None, **changed: Any) -> tuple[bool, socket.socket]:
+        """Whether it forked a holder, and this side of the holder's standard input. meanwhile: once it has accepted."""
         ours, theirs = message.channel()
         order = {
             "op": "fork",
@@ -79,6 +79,7 @@ class Running:
         with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asker:
             asker.settimeout(20)
             asker.connect(self.path)
+            meanwhile()
             message.send(asker, order, [theirs.fileno()])
             return door.receive(asker, door.TEMPLATE_TO_ATTACHER, pytest.fail).message is not None, ours
 
@@ -197,6 +198,24 @@ def test_one_that_is_not_what_is_installed_any_more_ends(start: Callable[..., Ru
     channel.close()
     assert not forked
     assert running.ends()
+
+
+def test_it_leaves_the_socket_of_the_next_one_alone(start: Callable[..., Running]) -> None:
+    running = start()
+
+    def replace() -> None:
+        running.part.write_text("another = 1\n")
+        Path(running.path).unlink()
+        Path(running.path).touch()
+
+    forked, channel = running.ask()
+    channel.close()
+    time.sleep(0.11)  # for which a look at all files counts
+    forked, channel = running.ask(replace)
+    channel.close()
+    assert not forked
+    assert running.process.wait(timeout=20) == 0
+    assert Path(running.path).exists()
 
 
 # Who asks.
