@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Leaks", "RunDirs", "end_templates", "find_leaks", "remove_leaks", "wait_for_leaks"]
+__all__ = ["Leaks", "RunDirs", "end_templates", "find_leaks", "is_template", "remove_leaks", "wait_for_leaks"]
 
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _LOOKS = 10
@@ -66,10 +66,15 @@ def find_leaks(dirs: RunDirs) -> Leaks:
     return Leaks(_processes_of(dirs.root), loops, _mounts_of(dirs.root, loops))
 
 
+def is_template(command: bytes) -> bool:
+    """Whether a command line is that of a process which forks holders."""
+    return command.rstrip(b"\0 ").endswith(b"/template/template.py")
+
+
 def end_templates(dirs: RunDirs) -> None:
     """End those who would wait for the next attach for a while. What they have forked stays."""
     for pid, command in _processes_of(dirs.root).items():
-        if command.endswith("/template/template.py"):
+        if is_template(command.encode()):
             with contextlib.suppress(ProcessLookupError):
                 pidfd = os.pidfd_open(pid)
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
