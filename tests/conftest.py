@@ -23,7 +23,7 @@ import trio
 from blobfuse_dysk.azure.plain import NATIVE
 from blobfuse_dysk.testing import PageBlobServer
 from blobfuse_dysk.testing.azurite import Azurite
-from tests.leaks import RunDirs, find_leaks, remove_leaks, wait_for_leaks
+from tests.leaks import RunDirs, end_templates, find_leaks, remove_leaks, wait_for_leaks
 from tests.namespaces import separate_mounts
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -156,8 +156,8 @@ def container() -> str:
 
 
 def entries(run: Path) -> list[Path]:
-    """What is in a run directory but for the file of its lock, which stays."""
-    return sorted(path for path in run.iterdir() if path.name != ".lock")
+    """What is in a run directory but for the file of its lock and the sockets of templates, which stay."""
+    return sorted(path for path in run.iterdir() if path.name != ".lock" and not path.name.startswith(".template-"))
 
 
 @pytest.fixture
@@ -182,6 +182,7 @@ def make_run_dirs(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDirs]:
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(root)  # programs such as fio write to where they are
     yield dirs
+    end_templates(dirs)
     leaks = wait_for_leaks(dirs)
     left = sorted(str(path) for path in (*entries(dirs.run), *dirs.dev.iterdir()))
     if leaks:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Leaks", "RunDirs", "find_leaks", "remove_leaks", "wait_for_leaks"]
+__all__ = ["Leaks", "RunDirs", "end_templates", "find_leaks", "is_template", "remove_leaks", "wait_for_leaks"]
 
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _LOOKS = 10
@@ -63,6 +64,22 @@ def find_leaks(dirs: RunDirs) -> Leaks:
     """What exists now that belongs to `dirs`: processes by their environment, loops by backing file, mounts by path."""
     loops = _loops_under(dirs.root)
     return Leaks(_processes_of(dirs.root), loops, _mounts_of(dirs.root, loops))
+
+
+def is_template(command: bytes) -> bool:
+    """Whether a command line is that of a process which forks holders."""
+    return command.rstrip(b"\0 ").endswith(b"/template/template.py")
+
+
+def end_templates(dirs: RunDirs) -> None:
+    """End those who would wait for the next attach for a while. What they have forked stays."""
+    for pid, command in _processes_of(dirs.root).items():
+        if is_template(command.encode()):
+            with contextlib.suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(pid)
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [], 5.0)
+                os.close(pidfd)
 
 
 def wait_for_leaks(dirs: RunDirs, limit_s: float = 5.0) -> Leaks:

@@ -23,6 +23,7 @@ from blobfuse_dysk.vhd import footer
 from tests.conftest import entries
 from tests.device.conftest import MIB, Node, fill, flush
 from tests.device.programs import use_worker
+from tests.leaks import end_templates
 from tests.namespaces import need_private_mounts
 
 
@@ -130,19 +131,21 @@ def test_two_attaches_of_one_disk_at_once(node: Node) -> None:
 
 
 @contextlib.contextmanager
-def mounted(path: Path, *options: str) -> Iterator[None]:
-    subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(path)], check=True)
+def small(node: Node, *options: str) -> Iterator[None]:
+    """A run directory with a file system of its own, on which a template has its socket."""
+    subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(node.dirs.run)], check=True)
     try:
         yield
     finally:
-        subprocess.run(["umount", str(path)], check=True)
+        end_templates(node.dirs)
+        subprocess.run(["umount", str(node.dirs.run)], check=True)
 
 
-@pytest.mark.parametrize("inodes", range(2, 7))
+@pytest.mark.parametrize("inodes", range(2, 8))
 def test_run_is_full(node: Node, inodes: int) -> None:
-    """With room for so many files in /run/dysk that each step fails in turn. The root takes one."""
+    """With room for so many files in /run/dysk that each step fails in turn. The root takes one, a template another."""
     disk = node.create()
-    with mounted(node.dirs.run, "-o", f"size=64k,nr_inodes={inodes}"):
+    with small(node, "-o", f"size=64k,nr_inodes={inodes}"):
         try:
             node.attach(disk)
         except DeviceError as error:
@@ -151,7 +154,7 @@ def test_run_is_full(node: Node, inodes: int) -> None:
             assert entries(node.dirs.run) == []
         else:
             attachment.detach(disk)
-            assert inodes == 6
+            assert inodes == 7
     assert node.blob()["lease"]["state"] == "available"
     assert list(node.dirs.dev.iterdir()) == []
 
@@ -159,7 +162,7 @@ def test_run_is_full(node: Node, inodes: int) -> None:
 def test_run_is_full_while_attached(node: Node) -> None:
     """State that cannot be written is logged; the disk works on, over a worker's death, too."""
     disk = node.create()
-    with mounted(node.dirs.run, "-o", "size=64k"):
+    with small(node, "-o", "size=64k"):
         attached = node.attach(disk)
         with contextlib.suppress(OSError):
             (node.dirs.run / "filler").write_bytes(bytes(MIB))

@@ -129,7 +129,7 @@ def test_a_partitioned_vhd(node: Node, tmp_path: Path) -> None:
     attachment.detach("data")
     attached = node.attach(disk, partscan=True)
     assert (attached.vhd, attached.size, attached.partitions) == (True, 64 * MIB, [])
-    subprocess.run(["sfdisk", "-q", attached.device], input=layout, text=True, check=True)
+    subprocess.run(["sfdisk", "-q", "--no-tell-kernel", attached.device], input=layout, text=True, check=True)
     assert attachment.is_blank("data") is False
     attachment.detach("data")
     attached = node.attach(disk, partscan=True)

@@ -70,7 +70,7 @@ def test_readers_of_one_disk_share_its_link_and_inherit_it(node: Node, caplog: p
 def test_links_follow_a_partition_table_that_is_made_while_the_disk_is_attached(node: Node, partscan: bool) -> None:
     """Without udev, which is not here: the kernel tells the holder."""
     attached = node.attach(node.create(), name="vm", partscan=partscan)
-    subprocess.run(["sfdisk", "-q", "--no-reread", attached.device], input=b",8M\n,8M\n", check=True)
+    subprocess.run(["sfdisk", "-q", "--no-tell-kernel", attached.device], input=b",8M\n,8M\n", check=True)
     subprocess.run(["partx", "--update", attached.device], check=True)
     parts = {f"{base}-part{n}": f"{attached.device}p{n}" for base in ("data", "vm") for n in (1, 2)}
     wait_for(lambda: links(node) == {"data": attached.device, "vm": attached.device, **parts}, "the links")
@@ -91,7 +91,7 @@ def test_links_follow_a_partition_table_that_is_made_while_the_disk_is_attached(
 def test_partitions_of_one_disk_do_not_lie_in_the_next_one(node: Node) -> None:
     """The loop driver keeps them with the device's number; what is written to one would land in the next disk."""
     attached = node.attach(node.create(), partscan=False)
-    subprocess.run(["sfdisk", "-q", "--no-reread", attached.device], input=b",8M\n,8M\n", check=True)
+    subprocess.run(["sfdisk", "-q", "--no-tell-kernel", attached.device], input=b",8M\n,8M\n", check=True)
     subprocess.run(["partx", "--update", attached.device], check=True)
     assert len(loop.partitions(attached.device)) == 2
     attachment.detach("data")
@@ -102,7 +102,7 @@ def test_partitions_of_one_disk_do_not_lie_in_the_next_one(node: Node) -> None:
 def test_partitions_that_others_left_are_not_in_a_disk(node: Node, partscan: bool) -> None:
     image = node.dirs.root / "image"
     image.write_bytes(bytes(20 * MIB))
-    subprocess.run(["sfdisk", "-q", image], input=b",8M\n", check=True)
+    subprocess.run(["sfdisk", "-q", "--no-tell-kernel", image], input=b",8M\n", check=True)
     found = subprocess.run(["losetup", "--find", "--show", image], check=True, capture_output=True, text=True)
     left = found.stdout.strip()
     subprocess.run(["partx", "--add", left], check=True)

@@ -164,7 +164,7 @@ def test_what_does_not_grow_is_told(node: Node) -> None:
 
 def test_partitions_stay_as_they_are(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     attached = node.attach(node.create(size=64 * MIB))
-    subprocess.run(["sfdisk", "-q", attached.device], input=b"label: dos\n,,L\n", check=True)
+    subprocess.run(["sfdisk", "-q", "--no-tell-kernel", attached.device], input=b"label: dos\n,,L\n", check=True)
     attachment.detach("data")
     attached = node.attach(attached.disk, partscan=True)
     assert len(attached.partitions) == 1

@@ -139,7 +139,7 @@ def test_what_somebody_else_froze_is_used_as_it_is_and_stays_frozen(
 
 def test_a_disk_with_two_file_systems_has_both_frozen(node: Node, tmp_path: Path) -> None:
     attached = node.attach(node.create(size=256 * MIB), partscan=True)
-    subprocess.run(["sfdisk", "-q", attached.device], input="size=100M\n;\n", text=True, check=True)
+    subprocess.run(["sfdisk", "-q", "--no-tell-kernel", attached.device], input="size=100M\n;\n", text=True, check=True)
     wait_for(
         lambda: len(attachment.get("data").partitions) == 2 or not run("partx", "-u", attached.device), "partitions"
     )

@@ -183,13 +183,13 @@ class Kernel:
 
     # Processes.
 
-    def posix_spawn(self, path: str, argv: list[str], environment: dict[str, str], **how: Any) -> int:
+    def start(self, argv: list[str], environment: dict[str, str], stdio: tuple[int, int, int]) -> int:
         self.step()
-        if path == "missing":
+        if argv[0] == "missing":
             raise FileNotFoundError(2, "No such file or directory")
-        process = Process(100 + len(self.processes), path)
+        process = Process(100 + len(self.processes), argv[0])
         self.processes[process.pid] = process
-        ends = {target: self.fds[fd] for _, fd, target in how["file_actions"]}
+        ends = [self.fds[fd] for fd in stdio]
         process.channel = ends[0]
         ends[0].process = ends[2].process = process
         return process.pid

@@ -24,7 +24,7 @@ from blobfuse_dysk.device.holder.reservation import Reservation
 from blobfuse_dysk.device.holder.sdnotify import Notify
 from blobfuse_dysk.device.ipc import door, message, state
 from blobfuse_dysk.device.ipc.messages import Begin
-from blobfuse_dysk.device.kernel import fuse
+from blobfuse_dysk.device.kernel import fuse, programs
 from tests.unit.holderkernel import Kernel, Killed, Over, Poll, Process, Socket, Thing
 from tests.unit.states import a_first_state
 
@@ -66,12 +66,13 @@ class World(Kernel):
         return keeper.SystemdKeeper(cast(Notify, self), order, place) if self.service else keeper.NoKeeper()
 
     def _replace_system_calls(self) -> None:
-        fake_os = Over(os, self, "close", "memfd_create", "pipe2", "pidfd_open", "posix_spawn", "set_blocking")
+        fake_os = Over(os, self, "close", "memfd_create", "pipe2", "pidfd_open", "set_blocking")
         fake_os.add(self, "waitpid", "pwrite", "ftruncate", "pread", "fstat")
         fake_os.open = lambda path, flags: self.open(Thing("null"))
         fake_os.read = lambda fd, size: b""
         for module in (holder_module, workers, reservation, keeper, systemd):
             self.patch.setattr(module, "os", fake_os)
+        self.patch.setattr(programs, "start", self.start)
         sockets = SimpleNamespace(socket=lambda fileno: Socket(self, fileno))
         for module in (reservation, systemd):
             self.patch.setattr(module, "socket", sockets)

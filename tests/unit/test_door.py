@@ -21,6 +21,8 @@ from tests.unit.shaped import Typed
 EXAMPLES = settings(max_examples=120, deadline=None)
 TYPED = Typed()
 DOORS: dict[tuple[str, str], door.Door[Any]] = {
+    (messages.ATTACHER, messages.TEMPLATE): door.ATTACHER_TO_TEMPLATE,
+    (messages.TEMPLATE, messages.ATTACHER): door.TEMPLATE_TO_ATTACHER,
     (messages.ATTACHER, messages.HOLDER): door.ATTACHER_TO_HOLDER,
     (messages.HOLDER, messages.ATTACHER): door.HOLDER_TO_ATTACHER,
     (messages.HOLDER, messages.WORKER): door.HOLDER_TO_WORKER,
@@ -197,13 +199,15 @@ def test_a_time_limit_of_the_channel_is_the_caller_s(channel: Channel) -> None:
 def test_the_types_behind_a_door_are_those_of_the_table(way: tuple[str, str]) -> None:
     """What mypy takes a received message for is a union, which has to name each row."""
     union = {
+        (messages.ATTACHER, messages.TEMPLATE): messages.Fork,
+        (messages.TEMPLATE, messages.ATTACHER): messages.Forked,
         (messages.ATTACHER, messages.HOLDER): messages.AttacherOrder,
         (messages.HOLDER, messages.ATTACHER): messages.HolderEvent,
         (messages.HOLDER, messages.WORKER): messages.HolderOrder,
         (messages.WORKER, messages.HOLDER): messages.WorkerEvent,
     }[way]
     records = [row.record for row in messages.TABLE if (row.sender, row.receiver) == way]
-    assert [*getattr(union, "__args__", ())] == records
+    assert [*getattr(union, "__args__", (union,))] == records
 
 
 @EVERY_ROW

@@ -68,6 +68,7 @@ WALLS = {
     "device/holder": {"device/ipc", "device/kernel"},
     "device/monitor": {"device/ipc", "device/kernel"},
     "device/worker": {"device/ipc", "device/kernel"},
+    "device/template": {"device/holder", "device/ipc", "device/kernel", "device/monitor", "device/worker"},
     "device/attacher": {"device/ipc", "device/kernel"},
 }
 # Third-party packages that only some places may import, since they are slow to load: path prefixes inside the package.

@@ -114,7 +114,7 @@ class Holder:
                 channel.send(data)
         self.launch = Launch.__new__(Launch)
         self.launch._channel = self.launch_end
-        self.launch._process = None
+        self.launch._process, self.launch._is_unit = None, False
         self.launch._name = "data"
 
     def __enter__(self) -> Launch:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 
-from blobfuse_dysk.device.attacher import systemd
+from blobfuse_dysk.device.attacher import systemd, template
 from blobfuse_dysk.device.ipc import door, message
 from blobfuse_dysk.device.ipc.messages import Abandon, Begin, Command, Commit, Committed, Ready
 from blobfuse_dysk.device.ipc.statefile import FirstState, StateFile
@@ -52,7 +52,8 @@ class Launch:
         self._directories = directories
         environment = {"PATH": _PATH, "LANG": "C.UTF-8", **directories}
         self._process: subprocess.Popen[bytes] | None = None
-        if systemd.usable(directories["DYSK_RUN_DIR"]):
+        self._is_unit = systemd.usable(directories["DYSK_RUN_DIR"])
+        if self._is_unit:
             self._channel = systemd.start(name, directories["DYSK_RUN_DIR"])
         else:
             self._channel = self._start_process(environment)
@@ -61,12 +62,20 @@ class Launch:
         message.send(self._channel, command)
 
     def _start_process(self, environment: dict[str, str]) -> socket.socket:
+        leave = [template.LEAVE_CGROUP] if leaves_cgroup() else []
+        argv = [sys.executable, "-I", "-S", HOLDER, "--name", self._name, *leave]
         ours, theirs = message.channel()
-        leave = ["--leave-cgroup"] if leaves_cgroup() else []
+        with theirs:
+            if template.fork_holder(
+                self._directories["DYSK_RUN_DIR"], argv, environment, worker_path(), theirs.fileno()
+            ):
+                return ours
+        ours.close()
+        ours, theirs = message.channel()  # of the one before a template that is late may still have the other end
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", HOLDER, "--name", self._name, *leave],
+                    argv,
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
@@ -138,8 +147,10 @@ class Launch:
 
     def _last_words(self) -> str:
         """What the holder wrote before it became a daemon; it ended, so this does not wait."""
-        if self._process is None:
+        if self._is_unit:
             return f" (see journalctl -u {systemd.name_of(self._name)})"
+        if self._process is None:
+            return ""  # the template's, which was a daemon from its beginning
         assert self._process.stderr
         lines = self._process.stderr.read().decode(errors="replace").splitlines()
         return f": {lines[-1]}" if lines else ""

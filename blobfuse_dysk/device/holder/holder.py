@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
     from blobfuse_dysk.device.ipc.messages import Begin, Program, StateChanged, WorkerReady
 
-__all__ = ["Holder", "first_holder", "main"]
+__all__ = ["Holder", "first_holder", "hold", "main"]
 
 _LONGEST_WAIT_S = 86400.0  # poll takes no more than 2^31 ms, which an io-timeout may be
 
@@ -301,9 +301,14 @@ def first_holder(
 
 def main() -> int:
     """Become a daemon, take the order from standard input's channel, and hold."""
-    warnings = cgroup.join() if "--leave-cgroup" in sys.argv else []  # before there is a worker
     if os.fork():
         os._exit(0)  # so that nobody has to wait for us but init
+    return hold()
+
+
+def hold() -> int:
+    """As `main`, in a process for which nobody who attaches has to wait; the template's children begin here."""
+    warnings = cgroup.join() if "--leave-cgroup" in sys.argv else []  # before there is a worker
     os.setsid()
     os.chdir("/")
     os.umask(0o077)

@@ -14,6 +14,7 @@ import socket
 from blobfuse_dysk.device.holder import program
 from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.log import LOGGED
+from blobfuse_dysk.device.kernel import programs
 from blobfuse_dysk.device.kernel.memfd import locked
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
@@ -81,14 +82,8 @@ class WorkerProcess:
         channel, theirs = message.channel()
         stderr, write_end = os.pipe2(os.O_CLOEXEC)
         null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        actions = [
-            (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
-            (os.POSIX_SPAWN_DUP2, null, 1),
-            (os.POSIX_SPAWN_DUP2, write_end, 2),
-        ]
-        argv = command["worker"]
         try:
-            pid = os.posix_spawn(argv[0], argv, command["environment"], file_actions=actions, setsigdef=[signal.SIGHUP])
+            pid = programs.start(command["worker"], command["environment"], (theirs.fileno(), null, write_end))
         except OSError:
             channel.close()
             os.close(stderr)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import trio
 
-    from blobfuse_dysk.device.ipc.messages import AttacherOrder, HolderEvent, HolderOrder, WorkerEvent
+    from blobfuse_dysk.device.ipc.messages import AttacherOrder, Fork, Forked, HolderEvent, HolderOrder, WorkerEvent
 
     M = TypeVar("M")
 else:
@@ -32,8 +32,10 @@ else:
 
 __all__ = [
     "ATTACHER_TO_HOLDER",
+    "ATTACHER_TO_TEMPLATE",
     "HOLDER_TO_ATTACHER",
     "HOLDER_TO_WORKER",
+    "TEMPLATE_TO_ATTACHER",
     "WORKER_TO_HOLDER",
     "Door",
     "Received",
@@ -125,6 +127,8 @@ def _close(fds: list[int]) -> None:
         os.close(fd)
 
 
+ATTACHER_TO_TEMPLATE: Door[Fork] = Door(messages.ATTACHER, messages.TEMPLATE)
+TEMPLATE_TO_ATTACHER: Door[Forked] = Door(messages.TEMPLATE, messages.ATTACHER)
 ATTACHER_TO_HOLDER: Door[AttacherOrder] = Door(messages.ATTACHER, messages.HOLDER)
 HOLDER_TO_ATTACHER: Door[HolderEvent] = Door(messages.HOLDER, messages.ATTACHER)
 HOLDER_TO_WORKER: Door[HolderOrder] = Door(messages.HOLDER, messages.WORKER)

@@ -26,6 +26,7 @@ __all__ = [
     "ATTACHER",
     "HOLDER",
     "TABLE",
+    "TEMPLATE",
     "WORKER",
     "Abandon",
     "AttacherOrder",
@@ -42,6 +43,8 @@ __all__ = [
     "Environment",
     "Failed",
     "Flush",
+    "Fork",
+    "Forked",
     "Freezing",
     "Go",
     "HolderEvent",
@@ -72,6 +75,24 @@ class Program(TypedDict):
 
     worker: Argv
     environment: Environment
+
+
+# Between the attaching process and the template (device/template), which are of one version.
+
+
+class Fork(TypedDict):
+    """Have this holder, which would be started by this command line, and inherit this. With its standard input."""
+
+    op: Literal["fork"]
+    holder: Argv
+    environment: Environment
+    inherited: str
+
+
+class Forked(TypedDict):
+    """There is one. Whoever is not told so starts it."""
+
+    event: Literal["forked"]
 
 
 # From the attaching process to the holder.
@@ -276,7 +297,7 @@ WorkerEvent = (
     | Ended
 )
 
-ATTACHER, HOLDER, WORKER = "the attaching process", "the holder", "the worker"
+ATTACHER, HOLDER, WORKER, TEMPLATE = "the attaching process", "the holder", "the worker", "the template"
 
 
 class Message:
@@ -297,6 +318,8 @@ class Message:
 
 
 TABLE = (
+    Message(ATTACHER, TEMPLATE, Fork, answer=Forked, fds=1),
+    Message(TEMPLATE, ATTACHER, Forked),
     Message(ATTACHER, HOLDER, Command, since=2),
     Message(ATTACHER, HOLDER, Begin, answer=Ready, since=2, fds=1),
     Message(ATTACHER, HOLDER, Commit, answer=Committed),

@@ -48,6 +48,7 @@ __all__ = [
     "open_process",
     "read",
     "remove",
+    "template_path",
     "write",
 ]
 
@@ -88,6 +89,11 @@ def freeze_path(run: str, name: str) -> str:
 def launch_path(run: str, name: str) -> str:
     """Where a holder that systemd starts finds the process that attaches."""
     return os.path.join(run, f".{name}.launch")
+
+
+def template_path(run: str, key: str) -> str:
+    """Where a template is asked for holders; see device/template."""
+    return os.path.join(run, f".template-{key}")
 
 
 def make_run(run: str) -> None:

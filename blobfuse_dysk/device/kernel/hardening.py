@@ -23,6 +23,12 @@ request: 256 pages to be cleared. So buffers come from the heap, threads share o
 it later comes in as it is touched. So a buffer for requests is written to, as a whole, before the kernel copies the
 first request into it (device/worker/firstread.py). What the kernel copies answers out of has been written to anyway.
 Sources: mallopt(3), malloc_trim(3), mlock(2), madvise(2).
+
+A process that was forked with its program loaded (programs.py) shares what it inherits until it writes to it. So there
+the heap of before is not filled: that writes to every page. What was inherited is in memory all the same, since the
+template keeps it there (`stay`) until it ends, and a child has locked it by then; only the copy of a page is made when
+it is first written to, which is as a new allocation, and waits for no disk (PR_SET_IO_FLUSHER). Sources: fork(2),
+mm/gup.c in the kernel, populate_vma_page_range().
 """
 
 from __future__ import annotations
@@ -33,7 +39,9 @@ import os
 import resource
 from collections.abc import Iterator
 
-__all__ = ["give_memory_back", "harden", "when_touched"]
+from blobfuse_dysk.device.kernel import commandline, programs
+
+__all__ = ["give_memory_back", "harden", "stay", "when_touched"]
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
@@ -50,15 +58,20 @@ _filled_at_once = False  # whether what is mapped from now on comes into memory 
 def harden(title: str) -> list[str]:
     """Do all of it for this process and name it `title` (15 bytes count); return a warning for each that failed."""
     global _filled_at_once
+    _filled_at_once = False  # a process that was forked does not have its parent's locks
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NAME, title.encode()[:15], 0, 0, 0)
     warnings = []
-    _mark_command_line()
+    commandline.mark()
     _keep_heap(libc)
     if not _has_capability(_CAP_IPC_LOCK):
         # Without it, memory beyond RLIMIT_MEMLOCK could not be had at all once future pages are locked.
         warnings.append("memory is not locked: CAP_IPC_LOCK is missing")
-    elif libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) or libc.mlockall(_MCL_FUTURE) or _fill_heap(libc):
+    elif (
+        libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
+        or libc.mlockall(_MCL_FUTURE)
+        or (not programs.is_fork() and _fill_heap(libc))
+    ):
         # ONFAULT for what is mapped already: without it every page of every library would be brought in.
         warnings.append(f"memory is not locked: mlockall: {os.strerror(ctypes.get_errno())}")
     else:
@@ -73,6 +86,11 @@ def harden(title: str) -> list[str]:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     return warnings
+
+
+def stay() -> None:
+    """Keep in memory what this process has, and gets, page by page as it is touched; nothing without CAP_IPC_LOCK."""
+    ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
 
 
 @contextlib.contextmanager
@@ -116,23 +134,10 @@ def _fill_heap(libc: ctypes.CDLL) -> int:
 
 def _heap(libc: ctypes.CDLL) -> tuple[ctypes.c_void_p, ctypes.c_size_t]:
     """Where it begins, and its bytes. Source: proc_pid_stat(5), field 47; sbrk(2)."""
-    start = _own_stat(47)
+    start = commandline.own_stat(47)
     libc.sbrk.restype = ctypes.c_void_p
     end = libc.sbrk(ctypes.c_ssize_t(0)) or 0
     return ctypes.c_void_p(start), ctypes.c_size_t(end - start if 0 < start < end else 0)
-
-
-def _mark_command_line() -> None:
-    """Make the first character of our command line an @, as /proc shows it. Source: proc_pid_stat(5), field 48."""
-    arg_start = _own_stat(48)
-    if arg_start:
-        ctypes.memset(arg_start, ord("@"), 1)
-
-
-def _own_stat(field: int) -> int:
-    """A field of proc_pid_stat(5), by its number there."""
-    with open("/proc/self/stat", "rb") as file:
-        return int(file.read().rpartition(b")")[2].split()[field - 3])
 
 
 def _has_capability(number: int) -> bool:

@@ -32,10 +32,12 @@ def sealed(name: str, data: bytes) -> int:
 def locked(fd: int) -> mmap.mmap | None:
     """Keep what a memfd holds in memory for as long as the result is; None if it is empty or cannot be locked.
 
-    Nothing of it is read. Private and for reading only: a sealed one is mapped in no other way before Linux 6.7, and
-    its pages are those of the memfd all the same.
+    Nothing of it is read, and no child has it. Private and for reading only: a sealed one is mapped in no other way
+    before Linux 6.7, and its pages are those of the memfd all the same.
     """
     try:
-        return mmap.mmap(fd, os.fstat(fd).st_size, flags=mmap.MAP_PRIVATE | _MAP_LOCKED, prot=mmap.PROT_READ)
+        memory = mmap.mmap(fd, os.fstat(fd).st_size, flags=mmap.MAP_PRIVATE | _MAP_LOCKED, prot=mmap.PROT_READ)
+        memory.madvise(mmap.MADV_DONTFORK)
+        return memory
     except (OSError, ValueError):
         return None

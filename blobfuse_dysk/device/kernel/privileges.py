@@ -22,6 +22,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from blobfuse_dysk.device.kernel import commandline, hardening
 from blobfuse_dysk.installed import TREES, own_tree
 
 __all__ = ["USER", "User", "drop", "find_user", "seclude", "unreadable"]
@@ -30,7 +31,6 @@ USER = "_dysk"
 _PASSWD = "/etc/passwd"
 _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_NAME, _PR_CAPBSET_DROP = 4, 8, 15, 24
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
-_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _CAP_DAC_READ_SEARCH, _CAP_SETGID, _CAP_SETUID, _CAP_IPC_LOCK = 2, 6, 7, 14
 _CAPABILITIES = 64
 _CAPABILITY_VERSION = 0x20080522  # linux/capability.h: 64 bits, in two words
@@ -119,15 +119,10 @@ def seclude(title: str, *, name: str) -> None:
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    start, end = int(fields[48 - 3]), int(fields[49 - 3])  # of the command line; source: proc_pid_stat(5)
-    if start < end:
-        ctypes.memset(start, 0, end - start)
-        ctypes.memmove(start, title.encode(), min(len(title), end - start - 1))
+    commandline.show([title])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
+    hardening.stay()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("-1000")
 

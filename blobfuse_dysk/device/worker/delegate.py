@@ -16,6 +16,7 @@ import trio
 from blobfuse_dysk import environment
 from blobfuse_dysk.azure.credential import access
 from blobfuse_dysk.device.ipc import message
+from blobfuse_dysk.device.kernel import programs
 from blobfuse_dysk.errors import CredentialError
 
 __all__ = ["Monitor", "start"]
@@ -116,10 +117,9 @@ def start(name: str, config_fd: int) -> Monitor:
     """
     ours, theirs = message.channel()
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((theirs.fileno(), null, null))]
     argv = [sys.executable, "-S", "-P", "-s", _MONITOR, "--name", name]
     try:
-        os.posix_spawn(argv[0], argv, environment.started_with(), file_actions=actions)
+        programs.start(argv, environment.started_with(), (theirs.fileno(), null, null))
     finally:
         theirs.close()
         os.close(null)

@@ -1,0 +1,1 @@
+"""A process that has holder and worker loaded, and forks holders of them."""

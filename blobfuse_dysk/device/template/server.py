@@ -1,0 +1,148 @@
+"""Forks holders: has loaded once what a holder, its worker and its monitor load, which takes longer than all else.
+
+Started by device/attacher/template.py by way of template.py, with a listening socket. Each connection is one request
+for a holder: its command line, its environment, what it is to inherit, and its standard input. If all of that is what a
+child of this process has anyway (kernel/programs.py, kernel/inherited.py), one is forked, and said to be; else the
+connection ends, and who asked starts the holder as if there were no template. Only root is heard.
+
+It has no secret: those come to a worker in a memfd that goes from the attaching process to the holder. It knows nothing
+of attachments, and its death harms none. It ends when none of its children is left and nobody has asked for IDLE_S;
+when the socket in the run directory is not its own any more; and when it is not what is installed any more. Whoever has
+connected meanwhile sees the connection end, and starts another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+
+from blobfuse_dysk import environment
+from blobfuse_dysk.device.holder import holder
+from blobfuse_dysk.device.ipc import door, message, state
+from blobfuse_dysk.device.ipc.messages import Forked
+from blobfuse_dysk.device.kernel import commandline, hardening, programs
+from blobfuse_dysk.device.kernel.inherited import inherited
+from blobfuse_dysk.device.monitor import monitor
+from blobfuse_dysk.device.worker import worker
+from blobfuse_dysk.errors import DeviceError
+
+__all__ = ["IDLE_S", "Template", "serve"]
+
+IDLE_S = 60.0
+_REQUEST_S = 5.0  # for one who has connected to say what is wanted
+_FLAGS = ("-S", "-P", "-s")
+_LATER = ("encodings.idna",)  # what a worker loads when it comes to use it
+
+
+class Template:
+    """On its socket. idle_s: how often it looks whether it is needed."""
+
+    def __init__(self, listener: socket.socket, idle_s: float = IDLE_S) -> None:
+        self._listener = listener
+        self._idle_s = idle_s
+        self._path: str = listener.getsockname()
+        self._inode = self._present()
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+
+    def serve(self) -> None:
+        """Fork holders until there is a reason to end."""
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        while True:
+            if poll.poll(self._idle_s * 1000):
+                asker, _ = self._listener.accept()
+                with asker, contextlib.suppress(OSError):  # who asked may be gone
+                    self._hear(asker)
+                if not programs.is_installed():
+                    self._leave()
+                    return
+            elif self._present() != self._inode or (not _has_children() and self._retires(poll)):
+                return
+
+    def _hear(self, asker: socket.socket) -> None:
+        if _user_of(asker) != 0:
+            return
+        asker.settimeout(_REQUEST_S)
+        received = door.receive(asker, door.ATTACHER_TO_TEMPLATE, _nobody)
+        order = received.message
+        if order is None:
+            return
+        try:
+            if order["inherited"] == inherited(leaves_cgroup="--leave-cgroup" in order["holder"]):
+                stdio = (received.fds[0], self._null, self._null)
+                if programs.fork(order["holder"], order["environment"], stdio) is not None:
+                    answer: Forked = {"event": "forked"}
+                    message.send(asker, answer, wait=False)
+        finally:
+            os.close(received.fds[0])
+
+    def _retires(self, poll: select.poll) -> bool:
+        """Take the socket away, unless somebody has come meanwhile. Under the lock nobody makes another."""
+        try:
+            with state.lock(os.path.dirname(self._path)):
+                if poll.poll(0):
+                    return False
+                self._leave()
+        except (DeviceError, OSError):
+            return False
+        return True
+
+    def _leave(self) -> None:
+        if self._present() == self._inode:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+
+    def _present(self) -> int | None:
+        """What is at the socket's path, by its number."""
+        try:
+            return os.stat(self._path).st_ino
+        except OSError:
+            return None
+
+
+def _has_children() -> bool:
+    """Whether a holder that was forked here lives. Those that ended are nobody's to wait for (SIGCHLD is ignored)."""
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _nobody(line: str) -> None:
+    """Hear why a request was refused: who asked starts the holder, and has nothing to be told."""
+
+
+def _user_of(asker: socket.socket) -> int:
+    uid: int = struct.unpack("3i", asker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[1]
+    return uid
+
+
+def serve(listener: socket.socket, program: str, began_ns: int) -> None:
+    """Load the rest, and fork until there is a reason to end.
+
+    program, began_ns: what has begun to load this, and when.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for name in _LATER:
+        importlib.import_module(name)
+    commandline.show([sys.executable, *_FLAGS, program])
+    kept = {
+        (sys.executable, "-I", "-S", holder.__file__): holder.hold,
+        (sys.executable, *_FLAGS, worker.__file__): worker.main,
+        (sys.executable, *_FLAGS, monitor.__file__): monitor.main,
+    }
+    programs.keep(kept, environment.started_with(), began_ns)
+    hardening.stay()
+    gc.collect()
+    gc.freeze()  # a collection would write to all that children share
+    Template(listener).serve()
