@@ -11,6 +11,8 @@
 # Consequence: attaching clones or restored snapshots of such disks beside the originals damages both at the next mount.
 # Attach them to another machine, or name all disks with device=, or forget the copies before (btrfs device scan --forget).
 set -euo pipefail
+# In a mount namespace of its own, since one that is made meanwhile would keep copies of these mounts, and the disks busy.
+[ "${1-}" = inside ] || exec unshare --mount "$0" inside
 work=$(mktemp -d)
 devices=()
 cleanup() {

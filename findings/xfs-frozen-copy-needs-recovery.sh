@@ -10,6 +10,8 @@
 # Consequence: a check of snapshots that mounts them read-only needs norecovery for xfs (and nouuid, beside the
 # original); the failure says nothing about the snapshot. On a writable device the same mount writes to it, even with ro.
 set -euo pipefail
+# In a mount namespace of its own, since one that is made meanwhile would keep copies of these mounts, and the disks busy.
+[ "${1-}" = inside ] || exec unshare --mount "$0" inside
 work=$(mktemp -d)
 source='' # the loop devices of the disk and of its copy
 device=''
