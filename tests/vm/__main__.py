@@ -14,10 +14,9 @@ from pathlib import Path
 
 from blobfuse_dysk.testing import PageBlobServer
 from tests.vm.machine import Image, VmError
-from tests.vm.place import ACCOUNT, KEY, Failed, Place
+from tests.vm.place import ACCOUNT, KEY, ROOT, Failed, Place
 from tests.vm.scenarios import SCENARIOS
 
-ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "vm"
 HERE = Path(__file__).parent
 SUITE = "bookworm"
@@ -31,6 +30,7 @@ def main() -> int:
     parser.epilog = f"scenarios:\n{titles}"
     parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help="default: all")
     parser.add_argument("--package", type=Path, help="a package that was built already; default: build one")
+    parser.add_argument("--tree", type=Path, help="the same of packaging/container/build --tree")
     parser.add_argument("--suite", default=SUITE, help=f"Debian's release in the machines; default: {SUITE}")
     parser.add_argument("--cuts", type=int, default=4, help="power cuts of the scenario power; default: 4")
     parser.add_argument("--keep", action="store_true", help="keep the machines' consoles")
@@ -59,7 +59,7 @@ def main() -> int:
             base.await_boot()
             place.install(base)
             base.shut_down()
-            place.base = base
+            place.base, place.tree = base, options.tree
             place.machine("node", base)
             for name in chosen:
                 say(f"{name}: {(SCENARIOS[name].__doc__ or '').splitlines()[0]}")

@@ -8,14 +8,17 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from blobfuse_dysk.testing import PageBlobServer
+from tests.vm.images import Images, make_images
 from tests.vm.machine import Image, Machine, VmError
 
-__all__ = ["ACCOUNT", "DISK", "MIB", "Failed", "Place", "require"]
+__all__ = ["ACCOUNT", "DISK", "MIB", "ROOT", "Failed", "Place", "require"]
 
+ROOT = Path(__file__).resolve().parents[2]
 ACCOUNT = "vmtest"
 CONTAINER, BLOB = "disks", "data"
 DISK = f"{ACCOUNT}/{CONTAINER}/{BLOB}"
@@ -49,6 +52,7 @@ class Place:
     counts: dict[str, int] = field(default_factory=dict)
     machines: list[Machine] = field(default_factory=list)
     base: Machine | None = None  # never runs again once others began as it
+    tree: Path | None = None  # of the Kubernetes drivers, built already
 
     def count(self, what: str, number: int = 1) -> None:
         self.counts[what] = self.counts.get(what, 0) + number
@@ -85,9 +89,19 @@ class Place:
             f"umask 077; printf '{conf}' >/etc/dysk/{ACCOUNT}.conf; mkdir -p /data; echo '{FSTAB}' >>/etc/fstab"
         )
 
-    def boot(self, machine: Machine, *, state: str = "running") -> None:
-        """Power on, and wait until everything is up."""
-        machine.start()
+    @cached_property
+    def images(self) -> Images:
+        """Those of the Kubernetes drivers, made of `tree`, or of what is built now."""
+        if self.tree is None:
+            self.say("building the tree of the Kubernetes drivers")
+            self.tree = self.work / "tree"
+            build = ROOT / "packaging" / "container" / "build"
+            subprocess.run([build, "--tree", self.tree], check=True, stdout=subprocess.DEVNULL)
+        return make_images(self.tree, self.work)
+
+    def boot(self, machine: Machine, *, state: str = "running", payload: Path | None = None) -> None:
+        """Power on, and wait until everything is up. payload: see Machine.start."""
+        machine.start(payload)
         found = machine.await_boot()
         if found != state:
             failed = machine.ask("systemctl --failed --no-legend; journalctl -b -p warning --no-pager | tail -n 40")

@@ -1,0 +1,150 @@
+"""Scenarios of a node's Kubernetes driver, in a machine that has systemd and no package of ours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from blobfuse_dysk.installed import TREES
+from tests.vm.load import Load
+from tests.vm.machine import Machine, VmError
+from tests.vm.nodedriver import NodeDriver
+from tests.vm.place import MIB, Place, require
+from tests.vm.rights import holder_is_confined, worker_only_locks_memory
+
+__all__ = ["driver_replaced", "node_reboots"]
+
+_UID = "60986"  # of the user whom a tree brings along; packaging/container/collect.py
+_RESENDS = (6, 9)  # Linux from which a worker's death fails no request
+
+
+def driver_replaced(place: Place, node: Machine) -> None:
+    """A Kubernetes node under systemd: its driver is killed and replaced by another version, I/O and volumes go on"""
+    with _worker_node(place) as (worker, driver):
+        old, new = place.images.trees
+        driver.start(1)
+        driver.stage_and_publish()
+        unit = _unit(worker, old)
+        holder_is_confined(place, worker, unit)
+        worker_only_locks_memory(worker, _UID)
+        load = Load(place, worker)
+        load.start()
+        serving = worker.ask("pgrep -x dysk-worker")
+        for end in (driver.kill, driver.stop):
+            end()
+            load.more(3)
+            driver.start(1)
+            load.more(3)
+            place.count("ends of the driver")
+        require(worker.ask("pgrep -x dysk-worker") == serving, "the worker was replaced with the driver")
+        _grow(place, worker, driver)
+        load.more(3)
+        driver.stop()
+        driver.start(2)
+        require(new in worker.ask("cat /proc/$(pgrep -x dysk-worker)/cmdline"), "the worker is not the new version's")
+        require(worker.code(f"test -d {TREES}/{old}") == 0, "the tree of a holder that runs was removed")
+        load.more(3)
+        load.stop()
+        load.check(worker)
+        _worker_dies(place, worker, driver)
+        driver.unpublish_and_unstage()
+        require(place.lease() == "available", f"the lease is {place.lease()} after the unstaging")
+        driver.stop()
+        driver.start(2)
+        require(worker.ask(f"ls {TREES}").split() == [new], "the old tree is still there, though nothing runs from it")
+        require(old not in worker.ask("ls /run/systemd/system"), "the old tree's unit is still there")
+        driver.stage_and_publish()
+        load.check(worker)
+        require(unit.replace(old, new) == _unit(worker, new), "the attachment is not of the new tree's unit")
+        driver.unpublish_and_unstage()
+        worker.shut_down()
+
+
+def node_reboots(place: Place, node: Machine) -> None:
+    """A Kubernetes node reboots, then loses its power, with a volume: nothing stale is left, the data is there"""
+    with _worker_node(place) as (worker, driver):
+        driver.start(1)
+        driver.stage_and_publish()
+        for in_order in (True, False):
+            load = Load(place, worker)
+            load.start()
+            load.more(10)
+            if in_order:
+                load.stop()  # as pods are before
+                worker.shut_down("systemctl reboot")
+                require(place.lease() == "available", f"the lease is {place.lease()} after the shutdown")
+            else:
+                worker.cut_power()
+                load.look()
+            place.count("reboots of a Kubernetes node" if in_order else "power cuts")
+            place.boot(worker, payload=place.images.drive)
+            _nothing_is_stale(worker)
+            driver.start(1)
+            place.await_("the volume again", lambda: _is_taken(driver), 90)
+            load.check(worker)
+        driver.unpublish_and_unstage()
+        worker.shut_down()
+
+
+@contextlib.contextmanager
+def _worker_node(place: Place) -> Iterator[tuple[Machine, NodeDriver]]:
+    """A machine without our package, with the images, and a blank disk."""
+    place.new_disk()
+    worker = place.machine("worker")
+    place.boot(worker, payload=place.images.drive)
+    yield worker, NodeDriver(place, worker)
+    place.machines.remove(worker)
+    worker.close()
+
+
+def _unit(worker: Machine, tree: str) -> str:
+    """The unit that holder and worker run in, which must be the tree's own."""
+    groups = worker.ask("cat /proc/$(pgrep -x dysk-holder)/cgroup /proc/$(pgrep -x dysk-worker)/cgroup")
+    units = {line.rpartition("/")[2] for line in groups.split()}
+    require(len(units) == 1, f"holder and worker are in different control groups: {groups}")
+    unit = units.pop()
+    require(unit.startswith(f"dysk-holder-{tree}@csi-"), f"they are in the control group {unit}")
+    return unit
+
+
+def _grow(place: Place, worker: Machine, driver: NodeDriver) -> None:
+    """ext4 in use, which takes CAP_SYS_RESOURCE."""
+    blocks = "stat --file-system --format=%b /data"
+    before = int(worker.ask(blocks))
+    driver.expand(512 * MIB)
+    after = int(worker.ask(blocks))
+    place.say(f"ext4 grew in use from {before} to {after} blocks")
+    require(after > before * 1.8, f"the file system has {after} blocks, it had {before}")
+
+
+def _worker_dies(place: Place, worker: Machine, driver: NodeDriver) -> None:
+    """No request is under way, so nothing is lost; the condition says what it would have meant otherwise."""
+    worker.ask("sync")
+    before = worker.ask("pgrep -x dysk-worker")
+    worker.ask("kill -KILL $(pgrep -x dysk-worker)")
+    now = "pgrep -x dysk-worker; true"
+    place.await_("a new worker", lambda: worker.ask(now).strip() not in ("", before.strip()), 60)
+    worker.ask("echo kept >/data/file && sync")
+    condition = driver.condition()
+    place.say(f"condition: {condition}")
+    require(not condition.get("abnormal") and "worker restarts: 1" in condition["message"], f"it is {condition}")
+    version = tuple(int(word) for word in worker.ask("uname -r").split(".")[:2])
+    said = "requests under way fail if its worker dies" in condition["message"]
+    require(said == (version < _RESENDS), f"of a worker's death on Linux {version} the condition is {condition}")
+
+
+def _nothing_is_stale(worker: Machine) -> None:
+    left = worker.ask(
+        "ls -d /run/dysk /dev/dysk /run/systemd/system/*dysk* 2>/dev/null; losetup --all --noheadings; "
+        "findmnt --noheadings /data; pgrep -l dysk-; true"
+    )
+    require(not left.strip(), f"after the boot there is {left}")
+
+
+def _is_taken(driver: NodeDriver) -> bool:
+    """Whether the volume could be had, as a kubelet asks again and again."""
+    try:
+        driver.stage_and_publish()
+    except VmError:
+        return False
+    return True
