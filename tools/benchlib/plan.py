@@ -22,6 +22,7 @@ class Plan:
     tiers: tuple[str, ...]
     attach_alone: int
     attach_together: int
+    volumes: int  # of the CSI driver, one after the other and then at once
     extents: int
     mkfs_tib: tuple[int, ...]
     file_mib: int  # of sequential reads through ext4
@@ -47,6 +48,7 @@ FULL = Plan(
     tiers=("P10", "P20", "P30", "P40"),
     attach_alone=20,
     attach_together=32,
+    volumes=100,
     extents=100_000,
     mkfs_tib=(1, 8),
     file_mib=512,
@@ -71,6 +73,7 @@ QUICK = Plan(
     tiers=("P20",),
     attach_alone=3,
     attach_together=8,
+    volumes=8,
     extents=10_000,
     mkfs_tib=(1,),
     file_mib=128,
@@ -96,6 +99,7 @@ TINY = Plan(
     tiers=("P20",),
     attach_alone=1,
     attach_together=2,
+    volumes=2,
     extents=50,
     mkfs_tib=(1,),
     file_mib=4,
