@@ -49,6 +49,15 @@ def _install() -> None:
             },
         },
     )
+    api.apply(
+        {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "VolumeAttributesClass",
+            "metadata": {"name": _NAME},
+            "driverName": _NAME,
+            "parameters": {"iops": "4000", "cachingMode": "ReadOnly"},
+        }
+    )
     values = RUN / "values.json"
     values.write_text(json.dumps(_values(), indent=1))
     command: list[str | Path] = [BIN / "helm", "upgrade", "--install", _RELEASE, _CHART, "--kubeconfig", KUBECONFIG]
@@ -90,5 +99,7 @@ DYSK = Driver(
     capabilities=COMMON | {"block": True, "capReadOnlyMany": True, "multiplePVsSameID": True},
     own_filesystems=True,
     minimum_size="1Gi",
+    mount_options=("noatime", "nosuid"),
+    attributes_class=True,
     flex_volume={"driver": "azure/dysk", "fsType": "xfs", "secretRef": _SECRET},
 )
