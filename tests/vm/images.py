@@ -15,7 +15,7 @@ __all__ = ["IN_IMAGE", "Images", "make_images"]
 IN_IMAGE = "opt/dysk"
 _VERSION = "VERSION"
 _MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "var/tmp", "etc")
-_SPARE = 1.3  # of the drive's file system, for what is not files' content
+_SPARE, _SPARE_KIB = 1.3, 8 << 10  # of the drive's file system, for what is not files' content
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def make_images(tree: Path, work: Path) -> Images:
     trees = tree_id(first / IN_IMAGE), seal(second / IN_IMAGE, f"{version}+1")
     used = subprocess.run(["du", "-sk", images], check=True, capture_output=True, text=True).stdout.split()[0]
     drive.touch()
-    os.truncate(drive, int(int(used) * _SPARE) << 10)
+    os.truncate(drive, int(int(used) * _SPARE) + _SPARE_KIB << 10)
     subprocess.run(["mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-d", images, drive], check=True)
     shutil.rmtree(images)
     return Images(drive, trees)
