@@ -18,7 +18,7 @@ _UID = "60986"  # of the user whom a tree brings along; packaging/container/coll
 _RESENDS = (6, 9)  # Linux from which a worker's death fails no request
 
 
-def driver_replaced(place: Place, node: Machine) -> None:
+def driver_replaced(place: Place) -> None:
     """A Kubernetes node under systemd: its driver is killed and replaced by another version, I/O and volumes go on"""
     with _worker_node(place) as (worker, driver):
         old, new = place.images.trees
@@ -60,7 +60,7 @@ def driver_replaced(place: Place, node: Machine) -> None:
         worker.shut_down()
 
 
-def node_reboots(place: Place, node: Machine) -> None:
+def node_reboots(place: Place) -> None:
     """A Kubernetes node reboots, then loses its power, with a volume: nothing stale is left, the data is there"""
     with _worker_node(place) as (worker, driver):
         driver.start(1)

@@ -1,9 +1,11 @@
-"""What is tried in virtual machines. Each scenario is a function over a Place and the machine `node`, which has the
-package installed and the disk in /etc/fstab; it leaves the machine off. The first line of its docstring is its title.
+"""What is tried in virtual machines. A scenario is a function over a Place, most of them over the machine `node`, too,
+which has the package installed and the disk in /etc/fstab; it leaves machines off. The first line of its docstring is
+its title.
 """
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -20,7 +22,7 @@ __all__ = ["SCENARIOS"]
 
 KILLS = 10
 HOLDER = "dysk-holder@data.service"
-Scenario = Callable[[Place, Machine], None]
+Scenario = Callable[[Place], None]
 
 
 def boots_and_reboots(place: Place, node: Machine) -> None:
@@ -348,19 +350,27 @@ def _newer(package: Path, scratch: Path) -> Path:
     return made
 
 
+def _with_package(scenario: Callable[[Place, Machine], None]) -> Scenario:
+    @functools.wraps(scenario)
+    def run(place: Place) -> None:
+        scenario(place, place.node)
+
+    return run
+
+
 SCENARIOS: dict[str, Scenario] = {
-    "reboot": boots_and_reboots,
-    "rights": little_rights,
-    "forced-reboot": forced_reboots,
-    "holder": holder_killed,
-    "power": power_cuts,
-    "back": comes_back,
-    "frozen": frozen_machine,
-    "shutdown": shutdown_without_service,
-    "boot": boot_without_service,
-    "units": disks_without_mount,
-    "upgrade": package_upgrade,
-    "grow": grows_in_use,
+    "reboot": _with_package(boots_and_reboots),
+    "rights": _with_package(little_rights),
+    "forced-reboot": _with_package(forced_reboots),
+    "holder": _with_package(holder_killed),
+    "power": _with_package(power_cuts),
+    "back": _with_package(comes_back),
+    "frozen": _with_package(frozen_machine),
+    "shutdown": _with_package(shutdown_without_service),
+    "boot": _with_package(boot_without_service),
+    "units": _with_package(disks_without_mount),
+    "upgrade": _with_package(package_upgrade),
+    "grow": _with_package(grows_in_use),
     "node-driver": driver_replaced,
     "node-reboot": node_reboots,
 }
