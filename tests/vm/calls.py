@@ -1,8 +1,9 @@
 """A kubelet's calls, in the machine, by the interpreter and the modules of a driver's tree.
 
-`TREE/bin/python3 -I calls.py SOCKET`: each line of the standard input is a method of CSI's Node service, a blank, and
-its request in JSON; each answer is printed as a line of JSON. Waits for a driver that is just being started. The first
-call that is refused ends it with status 1 and a line `CODE: what the driver says`.
+`TREE/bin/python3 -I calls.py SOCKET SECONDS`: each line of the standard input is a method of CSI's Node service, a
+blank, and its request in JSON; each answer is printed as a line of JSON. SECONDS is the limit of each, of waiting for a
+driver that is just being started as well. The first call that is refused ends it with status 1 and a line
+`CODE: what the driver says`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from google.protobuf.message_factory import GetMessageClass
 
 from blobfuse_dysk.kubernetes.csi.proto import csi_pb2 as pb
 
-CALL_S = 110.0  # a kubelet has 120 s
 METHODS = pb.DESCRIPTOR.services_by_name["Node"].methods_by_name
 
 
@@ -33,7 +33,7 @@ def main() -> None:
             )
             request = Parse(text, GetMessageClass(method.input_type)())
             try:
-                answer = call(request, timeout=CALL_S, wait_for_ready=True)
+                answer = call(request, timeout=float(sys.argv[2]), wait_for_ready=True)
             except grpc.RpcError as error:
                 sys.exit(f"{error.code().name}: {error.details()}")
             print(MessageToJson(answer, indent=None))

@@ -21,7 +21,8 @@ _PLUGIN = "/var/lib/kubelet/plugins/csi-dysk"
 _SOCKET = f"{_PLUGIN}/csi.sock"
 _STAGED, _PUBLISHED = "/var/lib/kubelet/staged", "/data"  # where tests/vm/load.py writes
 _IMAGES = "/run/images"
-_START_S = 240.0  # a tree is copied and read, by a processor that is emulated
+_CALL_S = 300.0  # more than a kubelet has: the machine is emulated, and may have little of a processor
+_START_S = 400.0  # a tree is copied and read, too
 
 
 class NodeDriver:
@@ -44,7 +45,7 @@ class NodeDriver:
         program = f"/{IN_IMAGE}/bin/dysk-node --mode=node --endpoint=unix://{_SOCKET}"
         ask(f"systemd-run --quiet --collect --unit=driver {container} {program}")
         self._python = f"{root}/{IN_IMAGE}/bin/python3"
-        self.call(("NodeGetInfo", {}), timeout_s=_START_S)
+        self.call(("NodeGetInfo", {}), limit_s=_START_S)
 
     def stop(self) -> None:
         """SIGTERM, and the rest of the container's processes with it: the pod was deleted."""
@@ -77,13 +78,13 @@ class NodeDriver:
         found: dict[str, Any] = answer["volumeCondition"]
         return found
 
-    def call(self, *calls: tuple[str, dict[str, Any]], timeout_s: float = 240.0) -> list[dict[str, Any]]:
+    def call(self, *calls: tuple[str, dict[str, Any]], limit_s: float = _CALL_S) -> list[dict[str, Any]]:
         """Calls one after the other; VmError with the driver's own line if one is refused."""
         lines = "".join(f"{name} {json.dumps(fields)}\n" for name, fields in calls)
-        program = f"cat >/root/calls.py <<'END_CALLS'\n{_CALLS.read_text()}END_CALLS\n"
-        run = f"{self._python} -I /root/calls.py {_SOCKET} <<'END_LINES'\n{lines}END_LINES"
+        self._machine.ask(f"cat >/root/calls.py <<'END_CALLS'\n{_CALLS.read_text()}END_CALLS")
+        run = f"{self._python} -I /root/calls.py {_SOCKET} {limit_s} <<'END_LINES'\n{lines}END_LINES"
         try:
-            output = self._machine.ask(program + run, timeout_s=timeout_s)
+            output = self._machine.ask(run, timeout_s=limit_s * len(calls) + 60)
         except VmError as error:
             log = self._machine.ask("journalctl -b --no-pager -u driver | tail -n 20", check=False)
             raise VmError(f"{error}\n{log}") from None

@@ -315,22 +315,22 @@ def grows_in_use(place: Place, node: Machine) -> None:
     place.boot(node)
     load = Load(place, node)
     load.start()
-    blocks = "stat --file-system --format=%b /data"
+    bytes_there = "df --block-size=1 --output=size /data | tail -n 1"
     for number, size in enumerate((512, 768), start=1):
-        before = int(node.ask(blocks))
+        before = int(node.ask(bytes_there))
         if number == 1:
             node.ask(f"dyskctl resize data {size}MiB")
             load.more(3)
             load.stop()
         else:
-            node.ask(
-                f"umount /data && dyskctl resize {DISK} {size}MiB && mount -t dysk {DISK} /data -o fstype=ext4,grow"
-            )
-        after = int(node.ask(blocks))
-        place.say(f"ext4 grew from {before} to {after} blocks")
-        require(after - before > 200 * MIB >> 12, f"the file system has {after} blocks, it had {before}")
+            node.ask(f"umount /data && dyskctl resize {DISK} {size}MiB")
+            node.ask(f"mount -t dysk {DISK} /data -o fstype=ext4,grow")
+        after = int(node.ask(bytes_there))
+        place.say(f"ext4 grew from {before} to {after} bytes")
+        require(after - before > 200 * MIB, f"the file system has {after} bytes, it had {before}")
         load.check(node)
-    node.ask(f"umount /data && dyskctl attach {DISK} && e2fsck -fn /dev/dysk/data && dyskctl detach data")
+    node.ask(f"umount /data && dyskctl attach {DISK}")
+    node.ask("e2fsck -fn /dev/dysk/data && dyskctl detach data")
     node.shut_down()
 
 
