@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from blobfuse_dysk.installed import TREES
 from tests.vm.load import Load
@@ -15,7 +16,7 @@ from tests.vm.rights import holder_is_confined, worker_only_locks_memory
 __all__ = ["driver_replaced", "node_reboots"]
 
 _UID = "60986"  # of the user whom a tree brings along; packaging/container/collect.py
-_RESENDS = (6, 9)  # Linux from which a worker's death fails no request
+_RESENDS = (6, 9)  # Linux from which I/O goes on after a worker's death
 
 
 def driver_replaced(place: Place) -> None:
@@ -30,17 +31,17 @@ def driver_replaced(place: Place) -> None:
         load = Load(place, worker)
         load.start()
         serving = worker.ask("pgrep -x dysk-worker")
-        for end in (driver.kill, driver.stop):
-            end()
-            load.more(3)
-            driver.start(1)
-            load.more(3)
-            place.count("ends of the driver")
+        driver.kill()
+        load.more(3)
+        driver.start(1)
+        load.more(3)
         require(worker.ask("pgrep -x dysk-worker") == serving, "the worker was replaced with the driver")
         _grow(place, worker, driver)
         load.more(3)
         driver.stop()
+        load.more(3)
         driver.start(2)
+        place.count("drivers of a node that were killed or replaced", 2)
         require(new in worker.ask("cat /proc/$(pgrep -x dysk-worker)/cmdline"), "the worker is not the new version's")
         require(worker.code(f"test -d {TREES}/{old}") == 0, "the tree of a holder that runs was removed")
         load.more(3)
@@ -118,19 +119,25 @@ def _grow(place: Place, worker: Machine, driver: NodeDriver) -> None:
 
 
 def _worker_dies(place: Place, worker: Machine, driver: NodeDriver) -> None:
-    """No request is under way, so nothing is lost; the condition says what it would have meant otherwise."""
-    worker.ask("sync")
-    before = worker.ask("pgrep -x dysk-worker")
-    worker.ask("kill -KILL $(pgrep -x dysk-worker)")
-    now = "pgrep -x dysk-worker; true"
-    place.await_("a new worker", lambda: worker.ask(now).strip() not in ("", before.strip()), 60)
-    worker.ask("echo kept >/data/file && sync")
-    condition = driver.condition()
-    place.say(f"condition: {condition}")
-    require(not condition.get("abnormal") and "worker restarts: 1" in condition["message"], f"it is {condition}")
+    """I/O goes on where the kernel can send requests again; where not, the pod's next start has the volume again."""
     version = tuple(int(word) for word in worker.ask("uname -r").split(".")[:2])
-    said = "requests under way fail if its worker dies" in condition["message"]
-    require(said == (version < _RESENDS), f"of a worker's death on Linux {version} the condition is {condition}")
+    condition = driver.condition()
+    place.say(f"before its worker dies, on Linux {version}: {condition['message']}")
+    require(not condition.get("abnormal"), f"the condition is {condition}")
+    require(("all its I/O fails" in condition["message"]) == (version < _RESENDS), f"the condition is {condition}")
+    worker.ask("sync && kill -KILL $(pgrep -x dysk-worker)")
+    condition = place.await_("a condition that knows it", lambda: _knows_of_death(driver), 120)
+    place.say(f"after: {condition['message']}")
+    if condition.get("abnormal"):
+        require("delete the pod" in condition["message"], f"the condition is {condition}")
+        driver.unpublish_and_unstage()
+        place.await_("the volume again", lambda: _is_taken(driver), 150)
+    worker.ask("echo kept >/data/file && sync")
+
+
+def _knows_of_death(driver: NodeDriver) -> dict[str, Any] | None:
+    condition = driver.condition()
+    return condition if condition.get("abnormal") or "worker restarts: 1" in condition["message"] else None
 
 
 def _nothing_is_stale(worker: Machine) -> None:
