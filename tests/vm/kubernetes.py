@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from blobfuse_dysk.installed import TREES
@@ -81,7 +81,7 @@ def node_reboots(place: Place) -> None:
             place.boot(worker, payload=place.images.drive)
             _nothing_is_stale(worker)
             driver.start(1)
-            place.await_("the volume again", lambda: _is_taken(driver), 90)
+            place.await_("the volume again", lambda: _works(driver.stage_and_publish), 90)
             load.check(worker)
         driver.unpublish_and_unstage()
         worker.shut_down()
@@ -130,8 +130,9 @@ def _worker_dies(place: Place, worker: Machine, driver: NodeDriver) -> None:
     place.say(f"after: {condition['message']}")
     if condition.get("abnormal"):
         require("delete the pod" in condition["message"], f"the condition is {condition}")
-        driver.unpublish_and_unstage()
-        place.await_("the volume again", lambda: _is_taken(driver), 150)
+        # Of what was lost one call tells, and the next has nothing to do.
+        place.await_("the unstaging", lambda: _works(driver.unpublish_and_unstage), 120)
+        place.await_("the volume again", lambda: _works(driver.stage_and_publish), 150)
     worker.ask("echo kept >/data/file && sync")
 
 
@@ -148,10 +149,10 @@ def _nothing_is_stale(worker: Machine) -> None:
     require(not left.strip(), f"after the boot there is {left}")
 
 
-def _is_taken(driver: NodeDriver) -> bool:
-    """Whether the volume could be had, as a kubelet asks again and again."""
+def _works(call: Callable[[], None]) -> bool:
+    """Whether it is not refused, as a kubelet asks again and again."""
     try:
-        driver.stage_and_publish()
+        call()
     except VmError:
         return False
     return True
