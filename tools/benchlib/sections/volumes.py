@@ -3,8 +3,8 @@
 Controller and node are processes of their own, the service takes 2 ms; each volume is a new, blank disk, on which
 ext4 is made when it is staged. `up` is NodeStageVolume and NodePublishVolume, `down` NodeUnpublishVolume and
 NodeUnstageVolume, in one time. `at once` is a kubelet that has all pods to start at the same moment, and asks again
-where too many file systems are being made: all volumes are in use by the end of it, and memory is measured then; that of
-holders, workers and monitors once more after a rest, when workers have given back what mkfs made them take.
+where too many file systems are being made: all volumes are in use by the end of it, and memory is measured then; that
+of holders, workers and monitors once more after a rest, when workers have given back what mkfs made them take.
 """
 
 from __future__ import annotations
