@@ -11,7 +11,7 @@ from blobfuse_dysk.attached import Attachment
 
 __all__ = ["Condition", "condition_of"]
 
-_RESENDS = (6, 9)  # Linux from which a worker's death fails no request; source: device/kernel/fuse.py
+_RESENDS = (6, 9)  # Linux from which I/O goes on after a worker's death; source: device/kernel/fuse.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def condition_of(attached: Attachment, lost: str | None = None, kernel: str | No
         notes.append(f"worker restarts: {attached.restarts}")
     version = re.match(r"(\d+)\.(\d+)", kernel or os.uname().release)
     if version and (int(version[1]), int(version[2])) < _RESENDS:
-        notes.append("on this kernel, older than 6.9, requests under way fail if its worker dies")
+        notes.append("on this kernel, older than 6.9, all its I/O fails if its worker dies")
     tail = f" ({'; '.join(notes)})" if notes else ""
     if attached.is_lost:
         what = attached.trouble or f"{attached.name} is {attached.state}"

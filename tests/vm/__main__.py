@@ -14,10 +14,9 @@ from pathlib import Path
 
 from blobfuse_dysk.testing import PageBlobServer
 from tests.vm.machine import Image, VmError
-from tests.vm.place import ACCOUNT, KEY, Failed, Place
+from tests.vm.place import ACCOUNT, KEY, LASTING, ROOT, Failed, Place
 from tests.vm.scenarios import SCENARIOS
 
-ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "vm"
 HERE = Path(__file__).parent
 SUITE = "bookworm"
@@ -31,6 +30,7 @@ def main() -> int:
     parser.epilog = f"scenarios:\n{titles}"
     parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help="default: all")
     parser.add_argument("--package", type=Path, help="a package that was built already; default: build one")
+    parser.add_argument("--tree", type=Path, help="the same of packaging/container/build --tree")
     parser.add_argument("--suite", default=SUITE, help=f"Debian's release in the machines; default: {SUITE}")
     parser.add_argument("--cuts", type=int, default=4, help="power cuts of the scenario power; default: 4")
     parser.add_argument("--keep", action="store_true", help="keep the machines' consoles")
@@ -48,19 +48,10 @@ def main() -> int:
 
     image = _image(options.suite, say)
     work = Path(tempfile.mkdtemp(prefix="dysk-vm-"))
-    package = options.package or _package(work, say)
     results: dict[str, str] = {}
     with PageBlobServer({ACCOUNT: KEY}) as server:
-        place = Place(image, work, package, server, say, options.cuts)
+        place = Place(image, work, options.package, options.tree, server, say, options.cuts)
         try:
-            say("installing the package in a machine")
-            base = place.machine("base")
-            base.start(place.payload(package))
-            base.await_boot()
-            place.install(base)
-            base.shut_down()
-            place.base = base
-            place.machine("node", base)
             for name in chosen:
                 say(f"{name}: {(SCENARIOS[name].__doc__ or '').splitlines()[0]}")
                 results[name] = _run(place, name)
@@ -77,7 +68,7 @@ def main() -> int:
 def _run(place: Place, name: str) -> str:
     machines = list(place.machines)
     try:
-        SCENARIOS[name](place, machines[1])
+        SCENARIOS[name](place)
     except Exception as error:
         result = f"FAILED: {error}"
         if not isinstance(error, Failed):
@@ -90,7 +81,8 @@ def _run(place: Place, name: str) -> str:
         place.server.outage(None)
         place.server.release()
         place.server.clear_faults()
-        for machine in [each for each in place.machines if each not in machines]:
+        made = [each for each in place.machines if each not in machines and each.name not in LASTING]
+        for machine in made:
             place.machines.remove(machine)
             machine.close()
         return result
@@ -120,13 +112,6 @@ def _image(suite: str, say: object) -> Image:
         subprocess.run([HERE / "make-image", directory, suite], check=True)
         mark.write_text(stamp)
     return Image(directory)
-
-
-def _package(work: Path, say: object) -> Path:
-    assert callable(say)
-    say("building the package")
-    subprocess.run([ROOT / "packaging" / "deb" / "build", work / "package"], check=True, stdout=subprocess.DEVNULL)
-    return next((work / "package").glob("blobfuse-dysk_*.deb"))
 
 
 def _summary(place: Place, results: dict[str, str], seen: dict[str, object]) -> None:

@@ -8,19 +8,23 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from blobfuse_dysk.testing import PageBlobServer
+from tests.vm.images import Images, make_images
 from tests.vm.machine import Image, Machine, VmError
 
-__all__ = ["ACCOUNT", "DISK", "MIB", "Failed", "Place", "require"]
+__all__ = ["ACCOUNT", "DISK", "LASTING", "MIB", "ROOT", "Failed", "Place", "require"]
 
+ROOT = Path(__file__).resolve().parents[2]
 ACCOUNT = "vmtest"
 CONTAINER, BLOB = "disks", "data"
 DISK = f"{ACCOUNT}/{CONTAINER}/{BLOB}"
 KEY = "dGVzdHMgb2YgdmlydHVhbCBtYWNoaW5lcywgbm90IGEgc2VjcmV0IQ=="
 MIB = 1 << 20
+LASTING = ("base", "node")  # machines that one scenario leaves to the next
 FSTAB = f"{DISK} /data dysk _netdev,nofail,fstype=ext4 0 0"
 # What the journal may not hold, of anybody, about what is ours.
 _OURS = re.compile(r"dysk|\bdata\.mount|loop\d|\bfuse\b|EXT4-fs (error|warning)", re.IGNORECASE)
@@ -42,13 +46,13 @@ class Place:
 
     image: Image
     work: Path
-    package: Path
+    given_package: Path | None  # built already
+    given_tree: Path | None  # of the Kubernetes drivers, built already
     server: PageBlobServer
     say: Callable[[str], None]
     cuts: int  # how often the power scenario cuts it
     counts: dict[str, int] = field(default_factory=dict)
     machines: list[Machine] = field(default_factory=list)
-    base: Machine | None = None  # never runs again once others began as it
 
     def count(self, what: str, number: int = 1) -> None:
         self.counts[what] = self.counts.get(what, 0) + number
@@ -76,6 +80,32 @@ class Place:
         subprocess.run(["tar", "-C", package.parent, "-cf", path, package.name], check=True)
         return path
 
+    @cached_property
+    def package(self) -> Path:
+        """The Debian package."""
+        if self.given_package:
+            return self.given_package
+        self.say("building the package")
+        out = self.work / "package"
+        subprocess.run([ROOT / "packaging" / "deb" / "build", out], check=True, stdout=subprocess.DEVNULL)
+        return next(out.glob("blobfuse-dysk_*.deb"))
+
+    @cached_property
+    def base(self) -> Machine:
+        """A machine with the package installed, which never runs again: others begin as it."""
+        self.say("installing the package in a machine")
+        base = self.machine("base")
+        base.start(self.payload(self.package))
+        base.await_boot()
+        self.install(base)
+        base.shut_down()
+        return base
+
+    @cached_property
+    def node(self) -> Machine:
+        """The machine of the scenarios that want one, with the package; off."""
+        return self.machine("node", self.base)
+
     def install(self, machine: Machine) -> None:
         """The package, a credential and the line in /etc/fstab. The machine runs, with the payload."""
         machine.ask("mkdir -p /root/package && tar -C /root/package -xf /dev/vdb")
@@ -85,9 +115,20 @@ class Place:
             f"umask 077; printf '{conf}' >/etc/dysk/{ACCOUNT}.conf; mkdir -p /data; echo '{FSTAB}' >>/etc/fstab"
         )
 
-    def boot(self, machine: Machine, *, state: str = "running") -> None:
-        """Power on, and wait until everything is up."""
-        machine.start()
+    @cached_property
+    def images(self) -> Images:
+        """Those of the Kubernetes drivers."""
+        tree = self.given_tree
+        if tree is None:
+            self.say("building the tree of the Kubernetes drivers")
+            tree = self.work / "tree"
+            build = ROOT / "packaging" / "container" / "build"
+            subprocess.run([build, "--tree", tree], check=True, stdout=subprocess.DEVNULL)
+        return make_images(tree, self.work)
+
+    def boot(self, machine: Machine, *, state: str = "running", payload: Path | None = None) -> None:
+        """Power on, and wait until everything is up. payload: see Machine.start."""
+        machine.start(payload)
         found = machine.await_boot()
         if found != state:
             failed = machine.ask("systemctl --failed --no-legend; journalctl -b -p warning --no-pager | tail -n 40")

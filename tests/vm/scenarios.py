@@ -1,28 +1,28 @@
-"""What is tried in virtual machines. Each scenario is a function over a Place and the machine `node`, which has the
-package installed and the disk in /etc/fstab; it leaves the machine off. The first line of its docstring is its title.
+"""What is tried in virtual machines. A scenario is a function over a Place, most of them over the machine `node`, too,
+which has the package installed and the disk in /etc/fstab; it leaves machines off. The first line of its docstring is
+its title.
 """
 
 from __future__ import annotations
 
-import re
+import functools
 import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.vm.kubernetes import driver_replaced, node_reboots
 from tests.vm.load import Load
 from tests.vm.machine import Machine
 from tests.vm.place import ACCOUNT, DISK, KEY, MIB, Place, require
+from tests.vm.rights import holder_is_confined, worker_only_locks_memory
 from tests.wire.sas import account_sas
 
 __all__ = ["SCENARIOS"]
 
 KILLS = 10
-MOST_EXPOSED = 4.5  # of 10, by systemd-analyze security; 9.5 is a unit that says nothing
-CAP_IPC_LOCK = 14
-HOLDER_CAPABILITIES = sum(1 << each for each in (2, 5, 6, 7, CAP_IPC_LOCK, 21, 24))  # as in the unit
 HOLDER = "dysk-holder@data.service"
-Scenario = Callable[[Place, Machine], None]
+Scenario = Callable[[Place], None]
 
 
 def boots_and_reboots(place: Place, node: Machine) -> None:
@@ -55,15 +55,10 @@ def little_rights(place: Place, node: Machine) -> None:
     place.new_disk()
     place.server.create("disks", "raw", 64 * MIB)
     place.boot(node)
-    score = node.ask(f"systemd-analyze security --no-pager {HOLDER} | tail -n 1")
-    place.say(score.strip())
-    level = re.search(r": ([0-9.]+) ", score)
-    require(level and float(level[1]) < MOST_EXPOSED, f"the holder's unit is too open: {score}")
-    holder = _status(node, "dysk-holder")
-    require(holder["NoNewPrivs"] == "1" and holder["Seccomp"] == "2", f"the holder may gain rights: {holder}")
-    require(int(holder["CapBnd"], 16) & ~HOLDER_CAPABILITIES == 0, f"the holder's capabilities: {holder['CapBnd']}")
+    holder_is_confined(place, node, HOLDER)
     node.ask("mountpoint -q /run/dysk/data/fs")  # everybody sees it
-    _only_locks_memory(node)
+    uid = node.ask("id -u _dysk").strip()
+    worker_only_locks_memory(node, uid)
     conf, token = f"/etc/dysk/{ACCOUNT}.conf", "/etc/dysk/token.conf"
     node.ask("printf '#!/bin/sh\\nid -u >/root/ran\\nexit 1\\n' >/root/login && chmod 700 /root/login")
     lines = f"grep -v key {conf} | sed s/http:/https:/; echo auth = entra; echo token_command = /root/login"
@@ -78,7 +73,7 @@ def little_rights(place: Place, node: Machine) -> None:
     before = node.ask("pgrep -x dysk-worker")
     node.ask("dyskctl upgrade data")
     require(node.ask("pgrep -x dysk-worker") != before, "the worker was not replaced")
-    _only_locks_memory(node)
+    worker_only_locks_memory(node, uid)
     node.ask("echo more >/data/file && sync && umount /data")
     node.ask(f"dyskctl attach {DISK} && dyskctl detach data")
     node.ask(f"dyskctl attach {DISK} && kill -TERM $(pgrep -x dysk-holder)")  # which lets go of the loop device
@@ -87,25 +82,6 @@ def little_rights(place: Place, node: Machine) -> None:
     place.await_("the end of all processes", lambda: not node.ask(processes).strip(), 60)
     node.shut_down()
     place.server.remove("disks", "raw")
-
-
-def _status(node: Machine, program: str) -> dict[str, str]:
-    """/proc/PID/status of a process."""
-    lines = node.ask(f"cat /proc/$(pgrep -x {program})/status").splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def _only_locks_memory(node: Machine) -> None:
-    """The worker has a user of its own and CAP_IPC_LOCK, and not even that user may look into it."""
-    worker = _status(node, "dysk-worker")
-    uid = node.ask("id -u _dysk").strip()
-    require(uid != "0" and worker["Uid"].split() == [uid] * 4, f"the worker's user ids: {worker['Uid']}")
-    for name in ("CapPrm", "CapEff"):
-        require(int(worker[name], 16) == 1 << CAP_IPC_LOCK, f"{name} of the worker: {worker[name]}")
-    require(worker["NoNewPrivs"] == "1", "the worker may gain rights")
-    owner = node.ask("stat -c %u /proc/$(pgrep -x dysk-worker)/environ").strip()
-    require(owner == "0", "the worker can be traced by its own user")
-    require(node.code("setpriv --reuid _dysk --clear-groups cat /proc/$(pgrep -x dysk-worker)/mem") != 0, "it is read")
 
 
 def forced_reboots(place: Place, node: Machine) -> None:
@@ -333,6 +309,31 @@ def package_upgrade(place: Place, node: Machine) -> None:
     copy.close()
 
 
+def grows_in_use(place: Place, node: Machine) -> None:
+    """ext4 grows under load by dyskctl resize, and at the next mount where the disk was not attached"""
+    place.new_disk()
+    place.boot(node)
+    load = Load(place, node)
+    load.start()
+    bytes_there = "df --block-size=1 --output=size /data | tail -n 1"
+    for number, size in enumerate((512, 768), start=1):
+        before = int(node.ask(bytes_there))
+        if number == 1:
+            node.ask(f"dyskctl resize data {size}MiB")
+            load.more(3)
+            load.stop()
+        else:
+            node.ask(f"umount /data && dyskctl resize {DISK} {size}MiB")
+            node.ask(f"mount -t dysk {DISK} /data -o fstype=ext4,grow")
+        after = int(node.ask(bytes_there))
+        place.say(f"ext4 grew from {before} to {after} bytes")
+        require(after - before > 200 * MIB, f"the file system has {after} bytes, it had {before}")
+        load.check(node)
+    node.ask(f"umount /data && dyskctl attach {DISK}")
+    node.ask("e2fsck -fn /dev/dysk/data && dyskctl detach data")
+    node.shut_down()
+
+
 def _hits(place: Place, fault: int) -> bool:
     return any(found["id"] == fault and found["hits"] for found in place.server.faults())
 
@@ -349,16 +350,27 @@ def _newer(package: Path, scratch: Path) -> Path:
     return made
 
 
+def _with_package(scenario: Callable[[Place, Machine], None]) -> Scenario:
+    @functools.wraps(scenario)
+    def run(place: Place) -> None:
+        scenario(place, place.node)
+
+    return run
+
+
 SCENARIOS: dict[str, Scenario] = {
-    "reboot": boots_and_reboots,
-    "rights": little_rights,
-    "forced-reboot": forced_reboots,
-    "holder": holder_killed,
-    "power": power_cuts,
-    "back": comes_back,
-    "frozen": frozen_machine,
-    "shutdown": shutdown_without_service,
-    "boot": boot_without_service,
-    "units": disks_without_mount,
-    "upgrade": package_upgrade,
+    "reboot": _with_package(boots_and_reboots),
+    "rights": _with_package(little_rights),
+    "forced-reboot": _with_package(forced_reboots),
+    "holder": _with_package(holder_killed),
+    "power": _with_package(power_cuts),
+    "back": _with_package(comes_back),
+    "frozen": _with_package(frozen_machine),
+    "shutdown": _with_package(shutdown_without_service),
+    "boot": _with_package(boot_without_service),
+    "units": _with_package(disks_without_mount),
+    "upgrade": _with_package(package_upgrade),
+    "grow": _with_package(grows_in_use),
+    "node-driver": driver_replaced,
+    "node-reboot": node_reboots,
 }

@@ -17,6 +17,7 @@ from blobfuse_dysk.disk import format_size
 from blobfuse_dysk.testing import PageBlobServer
 from tools.benchlib import leftovers
 from tools.benchlib.meter import Meter
+from tools.benchlib.processes import processes_of
 
 __all__ = ["Place", "Service", "open_place", "place_of"]
 
@@ -113,16 +114,7 @@ class Place:
 
     def processes(self, kind: str = "") -> list[int]:
         """The holders, workers and monitors that run now, or those with `kind` in their command line."""
-        needle = os.fsencode(self.root)
-        found = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                command = (entry / "cmdline").read_bytes()
-                if needle in (entry / "environ").read_bytes() and (
-                    b"blobfuse_dysk" in command or b"dysk-monitor" in command
-                ):
-                    found.append((int(entry.name), command))
-        return sorted(pid for pid, command in found if kind.encode() in command)
+        return processes_of(self.root, kind)
 
 
 @contextlib.contextmanager

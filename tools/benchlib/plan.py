@@ -22,6 +22,8 @@ class Plan:
     tiers: tuple[str, ...]
     attach_alone: int
     attach_together: int
+    volumes: int  # of the CSI driver, one after the other and then at once
+    volumes_rest_s: float
     extents: int
     mkfs_tib: tuple[int, ...]
     file_mib: int  # of sequential reads through ext4
@@ -47,6 +49,8 @@ FULL = Plan(
     tiers=("P10", "P20", "P30", "P40"),
     attach_alone=20,
     attach_together=32,
+    volumes=100,
+    volumes_rest_s=40.0,
     extents=100_000,
     mkfs_tib=(1, 8),
     file_mib=512,
@@ -71,6 +75,8 @@ QUICK = Plan(
     tiers=("P20",),
     attach_alone=3,
     attach_together=8,
+    volumes=8,
+    volumes_rest_s=10.0,
     extents=10_000,
     mkfs_tib=(1,),
     file_mib=128,
@@ -96,6 +102,8 @@ TINY = Plan(
     tiers=("P20",),
     attach_alone=1,
     attach_together=2,
+    volumes=2,
+    volumes_rest_s=0.0,
     extents=50,
     mkfs_tib=(1,),
     file_mib=4,

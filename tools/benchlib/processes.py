@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["cpu_seconds", "pss_bytes", "rss_bytes"]
+__all__ = ["cpu_seconds", "processes_of", "pss_bytes", "rss_bytes"]
 
 _TICK = os.sysconf("SC_CLK_TCK")
+
+
+def processes_of(root: Path, kind: str = "") -> list[int]:
+    """This project's processes whose directories are in `root`, or those of them with `kind` in their command line."""
+    needle = os.fsencode(root)
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            command = (entry / "cmdline").read_bytes()
+            if needle in (entry / "environ").read_bytes() and (
+                b"blobfuse_dysk" in command or b"dysk-monitor" in command
+            ):
+                found.append((int(entry.name), command))
+    return sorted(pid for pid, command in found if kind.encode() in command)
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

@@ -41,5 +41,7 @@ class Driver:
     capabilities: Mapping[str, bool]
     own_filesystems: bool  # a volume is a device with a file system, which has a size
     minimum_size: str = "1Mi"
+    mount_options: tuple[str, ...] = ()  # that a class may name, so that pods see them
+    attributes_class: bool = False  # whether `install` makes a VolumeAttributesClass of the same name
     flex_volume: Mapping[str, object] | None = None  # how a volume names its FlexVolume driver, and with which secret
     next_image: Path | None = None  # the OCI archive of another build, which the driver is upgraded to under load

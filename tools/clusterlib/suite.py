@@ -27,10 +27,12 @@ def _definition(driver: Driver) -> dict[str, object]:
     return {
         "StorageClass": {"FromExistingClassName": driver.name},
         "SnapshotClass": {"FromExistingClassName": driver.name},
+        **({"VolumeAttributesClass": {"FromExistingClassName": driver.name}} if driver.attributes_class else {}),
         "DriverInfo": {
             "Name": driver.name,
             "SupportedFsType": {"": {}, "ext4": {}, "xfs": {}} if driver.own_filesystems else {"": {}},
             "SupportedSizeRange": {"Min": driver.minimum_size},
+            "SupportedMountOption": {option: {} for option in driver.mount_options} or None,
             "RequiredAccessModes": ["ReadWriteOnce"],
             "Capabilities": driver.capabilities,
         },

@@ -18,6 +18,7 @@ from tools.benchlib.sections import (
     s3,
     streams,
     tiers,
+    volumes,
 )  # fmt: skip
 
 __all__ = ["SECTIONS"]
@@ -32,6 +33,7 @@ SECTIONS: tuple[Section, ...] = (
     databases.SECTION,
     blank.SECTION,
     memory.SECTION,
+    volumes.SECTION,
     azurite.SECTION,
     s3.SECTION,
 )
