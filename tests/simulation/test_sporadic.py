@@ -10,6 +10,7 @@ CELLS = [
     Cell(20.0, 1, "503", None),
     Cell(20.0, 32, "503", None),
     Cell(50.0, 4, "strict", None),
+    Cell(120.0, 1, "strict", None),
     Cell(120.0, 32, "503", None),
     Cell(500.0, 1, "503", None),
     Cell(500.0, 32, "strict", None),
