@@ -110,6 +110,17 @@ class TestUnits:
         monkeypatch.setattr(systemd, "own_tree", lambda: "0.1.0-abc")
         assert systemd.name_of("data") == "dysk-holder-0.1.0-abc@data.service"
 
+    def test_a_version_between_releases_has_a_unit_that_systemd_takes(
+        self, machine: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(systemd, "own_tree", lambda: "0.1.0+1-abc")
+        assert systemd.name_of("data") == "dysk-holder-0.1.0_1-abc@data.service"
+        units.install_units(tree, machine)
+        made = machine / "run/systemd/system/dysk-holder-0.1.0_1-abc@.service"
+        assert made.exists()
+        units.remove_units("0.1.0+1-abc", machine)
+        assert not made.exists() and not Path(f"{made}.d").exists()
+
 
 class TestProgram:
     """A holder of one tree is asked to start a worker of another."""

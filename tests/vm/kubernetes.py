@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from blobfuse_dysk.device.attacher.systemd import template
 from blobfuse_dysk.installed import TREES
 from tests.vm.load import Load
 from tests.vm.machine import Machine, VmError
@@ -25,8 +26,7 @@ def driver_replaced(place: Place) -> None:
         old, new = place.images.trees
         driver.start(1)
         driver.stage_and_publish()
-        unit = _unit(worker, old)
-        holder_is_confined(place, worker, unit)
+        holder_is_confined(place, worker, _unit(worker, old))
         worker_only_locks_memory(worker, _UID)
         load = Load(place, worker)
         load.start()
@@ -53,10 +53,10 @@ def driver_replaced(place: Place) -> None:
         driver.stop()
         driver.start(2)
         require(worker.ask(f"ls {TREES}").split() == [new], "the old tree is still there, though nothing runs from it")
-        require(old not in worker.ask("ls /run/systemd/system"), "the old tree's unit is still there")
+        require(template(old) not in worker.ask("ls /run/systemd/system"), "the old tree's unit is still there")
         driver.stage_and_publish()
         load.check(worker)
-        require(unit.replace(old, new) == _unit(worker, new), "the attachment is not of the new tree's unit")
+        _unit(worker, new)
         driver.unpublish_and_unstage()
         worker.shut_down()
 
@@ -104,7 +104,7 @@ def _unit(worker: Machine, tree: str) -> str:
     units = {line.rpartition("/")[2] for line in groups.split()}
     require(len(units) == 1, f"holder and worker are in different control groups: {groups}")
     unit = units.pop()
-    require(unit.startswith(f"dysk-holder-{tree}@csi-"), f"they are in the control group {unit}")
+    require(unit.startswith(template(tree).replace("@.service", "@csi-")), f"they are in the control group {unit}")
     return unit
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import string
 import struct
 import subprocess
 import time
@@ -31,6 +32,7 @@ SERVICE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 RUN = "/run/dysk"
 _DIRECTORIES = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 _SYSTEMCTL = "/usr/bin/systemctl"
+_IN_NAMES = frozenset(string.ascii_letters + string.digits + ":-_.")
 _AGAIN_S = 0.5  # the last holder of that name may be ending just now, in systemd's eyes; then it has to be asked again
 _LIMIT_S = 30.0
 
@@ -40,10 +42,16 @@ def name_of(name: str) -> str:
     return template().replace("@", f"@{name}")
 
 
-def template() -> str:
-    """The unit of all of this installation's attachments."""
-    tree = own_tree()
-    return f"dysk-holder-{tree}@.service" if tree else "dysk-holder@.service"
+def template(tree: str | None = None) -> str:
+    """The unit of all attachments of this installation, or of a tree that is named by its ID.
+
+    What no unit's name may have, as the + of a version between releases, is _ there: IDs differ in their digests.
+    Source: systemd.unit(5), "String Escaping for Inclusion in Unit Names".
+    """
+    tree = tree or own_tree()
+    if tree is None:
+        return "dysk-holder@.service"
+    return f"dysk-holder-{''.join(each if each in _IN_NAMES else '_' for each in tree)}@.service"
 
 
 def usable(run: str) -> bool:

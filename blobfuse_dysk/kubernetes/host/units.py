@@ -53,8 +53,9 @@ def install_units(tree: Path, root: Path = Path("/")) -> None:
 def remove_units(tree: str, root: Path = Path("/")) -> None:
     """Remove the unit of a tree that was removed."""
     units = root / "run/systemd/system"
-    (units / f"dysk-holder-{tree}@.service").unlink(missing_ok=True)
-    shutil.rmtree(units / f"dysk-holder-{tree}@.service.d", ignore_errors=True)
+    holder = systemd.template(tree)
+    (units / holder).unlink(missing_ok=True)
+    shutil.rmtree(units / f"{holder}.d", ignore_errors=True)
 
 
 def _write(path: Path, text: str, words: dict[str, str]) -> None:
