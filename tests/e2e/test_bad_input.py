@@ -17,6 +17,7 @@ import pytest
 
 from blobfuse_dysk.testing import PageBlobServer
 from tests.e2e.kit import Done, Node, faulty_node, node
+from tests.leaks import end_templates
 from tests.namespaces import need_private_mounts
 from tests.wire.sas import blob_sas
 
@@ -367,6 +368,7 @@ def test_the_state_directory_is_full(node: Node, command: str) -> None:
         filler.unlink()
         refused(node, done, "No space left", str(node.dirs.run), code=(1, 2))
     finally:
+        end_templates(node.dirs)
         subprocess.run(["umount", str(node.dirs.run)], check=True, timeout=60)
 
 

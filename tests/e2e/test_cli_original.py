@@ -63,7 +63,7 @@ def test_the_key_is_nowhere_to_be_read(node: Node) -> None:
     processes = [
         pid for pid in numbers(Path("/proc")) if str(node.dirs.run) in read(Path("/proc", str(pid), "environ"))
     ]
-    assert len(processes) == 3  # holder, worker and monitor
+    assert len(processes) == 4  # holder, worker and monitor, and the template that forked them
     for pid in processes:
         for file in ("cmdline", "environ", "comm"):
             assert key not in read(Path("/proc", str(pid), file))

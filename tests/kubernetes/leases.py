@@ -82,6 +82,9 @@ class Holder:
         with contextlib.suppress(DyskError):  # of its end, after it was fenced
             async with open_stack(self._address, self._credential, options, random=Random()) as stack:
                 self._stack = stack
+                fence = stack._fence
+                assert fence is not None
+                await fence._wait_for(lambda: fence._first is None)  # others read the name, which is written by then
                 self._ready.set()
                 await self._end.wait()
                 await stack.release()

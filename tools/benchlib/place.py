@@ -17,7 +17,7 @@ from blobfuse_dysk.disk import format_size
 from blobfuse_dysk.testing import PageBlobServer
 from tools.benchlib import leftovers
 from tools.benchlib.meter import Meter
-from tools.benchlib.processes import processes_of
+from tools.benchlib.processes import processes_of, pss_bytes
 
 __all__ = ["Place", "Service", "open_place", "place_of"]
 
@@ -114,7 +114,13 @@ class Place:
 
     def processes(self, kind: str = "") -> list[int]:
         """The holders, workers and monitors that run now, or those with `kind` in their command line."""
-        return processes_of(self.root, kind)
+        found = processes_of(self.root, kind)
+        templates = processes_of(self.root, "/template.py") if not kind else []
+        return [pid for pid in found if pid not in templates]
+
+    def memory(self) -> int:
+        """Bytes (PSS) of all that is there for the disks that are attached, the template that has forked it included."""
+        return pss_bytes(processes_of(self.root))
 
 
 @contextlib.contextmanager

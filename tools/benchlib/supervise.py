@@ -17,6 +17,7 @@ from types import FrameType
 __all__ = ["supervised"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
 
 
@@ -24,9 +25,10 @@ def supervised(run: Callable[[], int]) -> int:
     """Call `run` in a child; returns its exit code, or INTERRUPTED."""
     sys.stdout.flush()
     parent = os.getpid()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON)  # the child may be under way before this goes on
     child = os.fork()
     if child == 0:
-        os._exit(_as_child(run, parent))
+        os._exit(_as_child(run, parent, before))
     told = False
 
     def hand_on(number: int, frame: FrameType | None) -> None:
@@ -36,18 +38,20 @@ def supervised(run: Callable[[], int]) -> int:
             os.kill(child, signal.SIGINT)
         told = True
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _HANDED_ON:
         signal.signal(number, hand_on)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
 
 
-def _as_child(run: Callable[[], int], parent: int) -> int:
+def _as_child(run: Callable[[], int], parent: int, mask: set[signal.Signals]) -> int:
     os.setsid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     code = 1
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if os.getppid() == parent:  # it may have gone before the kernel was told
             code = run()
     except KeyboardInterrupt:

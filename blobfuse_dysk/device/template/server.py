@@ -58,11 +58,12 @@ class Template:
         while True:
             if poll.poll(self._idle_s * 1000):
                 asker, _ = self._listener.accept()
-                with asker, contextlib.suppress(OSError):  # who asked may be gone
-                    self._hear(asker)
-                if not programs.is_installed():
-                    self._leave()
-                    return
+                with asker:
+                    with contextlib.suppress(OSError):  # who asked may be gone
+                        self._hear(asker)
+                    if not programs.is_installed():
+                        self._leave()  # before who asked sees the end, and looks whether there is another
+                        return
             elif self._present() != self._inode or (not _has_children() and self._retires(poll)):
                 return
 

@@ -16,7 +16,6 @@ from tools.benchlib.bench import OURS, Bench, Section
 from tools.benchlib.figures import Setting
 from tools.benchlib.meter import counted
 from tools.benchlib.place import Place, open_place
-from tools.benchlib.processes import pss_bytes
 from tools.benchlib.scattered import scatter
 from tools.benchlib.tables import column
 
@@ -44,7 +43,7 @@ def one_by_one(place: Place, count: int) -> dict[str, float]:
         name = f"one{number}"
         disk = place.make_disk(name, _SIZE)
         attach.append(_attach(place, disk, name))
-        memory.append(pss_bytes(place.processes()))
+        memory.append(place.memory())
         detach.append(_detach(place, name))
     return {
         "attach_s": statistics.median(attach),
@@ -63,7 +62,7 @@ def together(place: Place, count: int) -> dict[str, float]:
         start = time.monotonic()
         attach = list(pool.map(lambda disk, name: _attach(place, disk, name), disks, names))
         attached = time.monotonic()
-        memory = pss_bytes(place.processes())
+        memory = place.memory()
         middle = time.monotonic()
         detach = list(pool.map(lambda name: _detach(place, name), names))
         end = time.monotonic()
@@ -89,7 +88,7 @@ def fragmented(place: Place, extents: int) -> dict[str, float]:
         with counted(place.meter()) as count:
             attach.append(_attach(place, disk, "fragmented"))
         requests.append(count.requests())
-        memory.append(pss_bytes(place.processes()))
+        memory.append(place.memory())
         detach.append(_detach(place, "fragmented"))
     return {
         "attach_s": statistics.median(attach),
