@@ -168,8 +168,8 @@ from tools.benchlib.supervise import supervised
 
 def run():
     program = subprocess.Popen(["sleep", "100"])
-    print("started", flush=True)
     try:
+        print("started", flush=True)
         time.sleep(100)
     finally:
         try:

@@ -119,7 +119,7 @@ class Place:
         return [pid for pid in found if pid not in templates]
 
     def memory(self) -> int:
-        """Bytes (PSS) of all that is there for the disks that are attached, the template that has forked it included."""
+        """Bytes (PSS) of all that is there for what is attached, the template that has forked it included."""
         return pss_bytes(processes_of(self.root))
 
 

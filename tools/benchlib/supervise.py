@@ -45,7 +45,7 @@ def supervised(run: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def _as_child(run: Callable[[], int], parent: int, mask: set[signal.Signals]) -> int:
+def _as_child(run: Callable[[], int], parent: int, mask: set[int | signal.Signals]) -> int:
     os.setsid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
