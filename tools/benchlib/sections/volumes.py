@@ -34,6 +34,7 @@ __all__ = ["SECTION", "quantiles"]
 _SERVICE_MS = 2.0
 _SIZE = 32 << 30  # bytes
 _CALL_S = 600.0
+_AGAIN = (grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE)
 # Of a kubelet, after a call that failed. Source: kubernetes, pkg/util/goroutinemap/exponentialbackoff.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 122.0
 
@@ -61,32 +62,18 @@ class _Cluster:
             "secrets": self.stack.secrets,
         }
         asked["staging_target_path"] = str(staged)
-        self._stage(pb.NodeStageVolumeRequest(**asked))
-        request = pb.NodePublishVolumeRequest(**asked, target_path=str(target))
-        self.node.NodePublishVolume(request, timeout=_CALL_S)
-
-    def _stage(self, request: pb.NodeStageVolumeRequest) -> None:
-        """Asked again where others' mkfs are in the way, in a kubelet's rhythm."""
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            try:
-                self.node.NodeStageVolume(request, timeout=_CALL_S)
-                return
-            except grpc.RpcError as error:
-                if not isinstance(error, grpc.Call) or error.code() is not grpc.StatusCode.ABORTED:
-                    raise
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        _ask(self.node.NodeStageVolume, pb.NodeStageVolumeRequest(**asked))
+        _ask(self.node.NodePublishVolume, pb.NodePublishVolumeRequest(**asked, target_path=str(target)))
 
     def down(self, volume_id: str) -> None:
         staged, target = (str(path) for path in self._paths(volume_id))
-        request = pb.NodeUnpublishVolumeRequest(volume_id=volume_id, target_path=target)
-        self.node.NodeUnpublishVolume(request, timeout=_CALL_S)
+        unpublish = pb.NodeUnpublishVolumeRequest(volume_id=volume_id, target_path=target)
+        _ask(self.node.NodeUnpublishVolume, unpublish)
         unstage = pb.NodeUnstageVolumeRequest(volume_id=volume_id, staging_target_path=staged)
-        self.node.NodeUnstageVolume(unstage, timeout=_CALL_S)
+        _ask(self.node.NodeUnstageVolume, unstage)
 
     def delete(self, volume_id: str) -> None:
-        self.controller.DeleteVolume(ask.delete(self.stack, volume_id), timeout=_CALL_S)
+        _ask(self.controller.DeleteVolume, ask.delete(self.stack, volume_id))
 
     def memory(self) -> tuple[int, list[int]]:
         """Bytes (PSS) of all holders, workers and monitors, and of each process of the driver."""
@@ -97,6 +84,20 @@ class _Cluster:
     def _paths(self, volume_id: str) -> tuple[Path, Path]:
         place = self.stack.dirs.root / "kubelet" / volume_id.rpartition("/")[2]
         return place / "staged", place / "published"
+
+
+def _ask(call: Callable[..., Any], request: Any) -> None:
+    """Again where others' mkfs, or too many calls, are in the way, in a kubelet's rhythm."""
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            call(request, timeout=_CALL_S)
+            return
+        except grpc.RpcError as error:
+            if not isinstance(error, grpc.Call) or error.code() not in _AGAIN:
+                raise
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def _measure(bench: Bench) -> None:
