@@ -207,10 +207,10 @@ def _rows(address: DiskAddress, items: Iterable[Any]) -> list[DiskRow]:
     for item in items:
         if item.blob_type != BlobType.PAGEBLOB:
             continue
-        holder, since = explain.holder_in(item.metadata or {})
-        name = f"{address.account}/{address.container}/{item.name}"
         metadata, lease = item.metadata or {}, item.lease.state or ""
-        unfinished = marks.incomplete(metadata) is not None or (item.copy.status or "success") != "success"
+        holder, since = explain.holder_in(metadata)
+        name = f"{address.account}/{address.container}/{item.name}"
+        unfinished = marks.is_unfinished(metadata, item.copy)
         rows.append(DiskRow(name, item.size, None, lease, holder, since, metadata, unfinished))
     return rows
 

@@ -13,12 +13,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import quote, unquote
 
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError
 
-__all__ = ["INCOMPLETE", "CloneMark", "found_in", "incomplete", "not_complete", "of_others", "without_mark"]
+__all__ = [
+    "INCOMPLETE",
+    "CloneMark",
+    "found_in",
+    "incomplete",
+    "is_unfinished",
+    "not_complete",
+    "of_others",
+    "without_mark",
+]
 
 INCOMPLETE = "dysk_incomplete"
 _CLONE = "dysk_clone"
@@ -72,6 +82,18 @@ def incomplete(metadata: Mapping[str, str]) -> str | None:
         if name.lower() == INCOMPLETE:
             return unquote(value)
     return None
+
+
+class _Copy(Protocol):
+    """What is known of the last copy to a blob; its status is None where there was none."""
+
+    @property
+    def status(self) -> str | None: ...
+
+
+def is_unfinished(metadata: Mapping[str, str], copy: _Copy | None) -> bool:
+    """Whether a copy or clone to the blob has not been completed: it is under way, or was given up."""
+    return incomplete(metadata) is not None or (copy is not None and copy.status not in (None, "success"))
 
 
 def of_others(metadata: Mapping[str, str]) -> dict[str, str]:

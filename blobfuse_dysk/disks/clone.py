@@ -20,7 +20,7 @@ from urllib.parse import quote
 from blobfuse_dysk.azure.copysource import CopySource
 from blobfuse_dysk.azure.credential import resolve
 from blobfuse_dysk.azure.diskclient import DiskClient
-from blobfuse_dysk.azure.marks import CloneMark, found_in, incomplete
+from blobfuse_dysk.azure.marks import CloneMark, found_in, incomplete, is_unfinished
 from blobfuse_dysk.azure.properties import BlobProperties
 from blobfuse_dysk.azure.tiers import check_tier
 from blobfuse_dysk.disk import DiskAddress
@@ -109,8 +109,7 @@ def clone_state(target: DiskAddress, options: AttachOptions) -> Progress | None:
             return await again(lambda: client.properties(timeout_s=REQUEST_S), "looking at the clone")
 
     found = run(address, credential, ask)
-    pending = found.copy is not None and found.copy.status != "success"
-    if incomplete(found.metadata) is None and not pending:
+    if not is_unfinished(found.metadata, found.copy):
         return None
     if found.copy is not None:
         return Progress(found.copy.done or 0, found.copy.total)
@@ -128,8 +127,7 @@ def abort_clone(target: DiskAddress, options: AttachOptions, *, source_options: 
     if found is None:
         raise NotFoundError(f"disk {target} does not exist", missing="disk", remedy="there is nothing to give up")
     mark = found_in(found.metadata)
-    pending = found.copy is not None and found.copy.status != "success"
-    if mark is None or (incomplete(found.metadata) is None and not pending):
+    if mark is None or not is_unfinished(found.metadata, found.copy):
         raise UsageError(f"{target} is no unfinished clone", remedy="delete a disk with dyskctl delete")
     origin = DiskAddress.parse(mark.source)
     if origin.account == target.account:
@@ -233,8 +231,7 @@ class _Job:
         """Go on with what is there, if that is an unfinished clone of this source."""
         self._distrust(found)
         mark = found_in(found.metadata)
-        pending = found.copy is not None and found.copy.status != "success"  # under way, or given up
-        if mark is None or (incomplete(found.metadata) is None and not pending):
+        if mark is None or not is_unfinished(found.metadata, found.copy):
             raise clonesteps.exists(self._target)
         check_resumed(mark, self._source, self._target, size)
         self.mark, self._temporary = mark, mark.temporary

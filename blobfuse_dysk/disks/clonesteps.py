@@ -23,7 +23,7 @@ from typing import TypeVar
 import trio
 
 from blobfuse_dysk.azure.diskclient import DiskClient
-from blobfuse_dysk.azure.marks import CloneMark, found_in, incomplete, without_mark
+from blobfuse_dysk.azure.marks import CloneMark, found_in, is_unfinished, without_mark
 from blobfuse_dysk.azure.properties import BlobProperties, Condition
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks.asking import PATIENCE_S, REQUEST_S, again, read_footer
@@ -281,7 +281,7 @@ async def undo(client: DiskClient, mark: CloneMark) -> None:
 
 def _may_delete(found: BlobProperties) -> bool:
     """Not a clone without a mark, which is complete when the service has copied it."""
-    return incomplete(found.metadata) is not None or (found.copy is not None and found.copy.status != "success")
+    return is_unfinished(found.metadata, found.copy)
 
 
 def of_source(error: ServiceError, source: DiskAddress, target: DiskAddress) -> DyskError | None:

@@ -12,7 +12,7 @@ from blobfuse_dysk.azure.credential import resolve
 from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.azure.explain import holder_in, not_a_page_blob
 from blobfuse_dysk.azure.management import DiskRow
-from blobfuse_dysk.azure.marks import incomplete
+from blobfuse_dysk.azure.marks import is_unfinished
 from blobfuse_dysk.azure.wire import BlobProperties
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import UsageError
@@ -81,7 +81,6 @@ async def _look(disk: DiskAddress, client: BlobClient) -> Disk:
         last = parse_footer(await client.get_range(found.size - FOOTER_SIZE, FOOTER_SIZE, timeout_s=_TIMEOUT_S))
         vhd = last is not None and last.layout(found.size) is not None
     holder, since = holder_in(found.metadata)
-    marked = incomplete(found.metadata) is not None
     return Disk(
         disk=disk,
         size=found.size - FOOTER_SIZE if vhd else found.size,
@@ -96,7 +95,7 @@ async def _look(disk: DiskAddress, client: BlobClient) -> Disk:
         created=found.created,
         etag=found.etag,
         copy_status=found.copy.status if found.copy else None,
-        incomplete=marked or (found.copy is not None and found.copy.status != "success"),
+        incomplete=is_unfinished(found.metadata, found.copy),
         allocated=None,
     )
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.benchlib.processes import processes_of
+from tools.benchlib.processes import TEMPLATE, processes_of
 
 __all__ = ["PARENT", "PREFIX", "claimed", "of_killed_runs", "take_down", "variables"]
 
@@ -70,7 +70,7 @@ def take_down(root: Path) -> None:
             _call("umount", "--lazy", str(mount))
     for entry in state.glob("*"):
         _call(_DYSKCTL, "detach", entry.name, "--force", "--lose-data", environment=variables(root))
-    for pid in processes_of(root, "template"):  # it would wait a minute for the next attach
+    for pid in processes_of(root, TEMPLATE):  # it would wait a minute for the next attach
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     for device in _loop_devices(root):

@@ -17,7 +17,7 @@ from blobfuse_dysk.disk import format_size
 from blobfuse_dysk.testing import PageBlobServer
 from tools.benchlib import leftovers
 from tools.benchlib.meter import Meter
-from tools.benchlib.processes import processes_of, pss_bytes
+from tools.benchlib.processes import TEMPLATE, processes_of, pss_bytes
 
 __all__ = ["Place", "Service", "open_place", "place_of"]
 
@@ -115,7 +115,7 @@ class Place:
     def processes(self, kind: str = "") -> list[int]:
         """The holders, workers and monitors that run now, or those with `kind` in their command line."""
         found = processes_of(self.root, kind)
-        templates = processes_of(self.root, "/template.py") if not kind else []
+        templates = processes_of(self.root, TEMPLATE) if not kind else []
         return [pid for pid in found if pid not in templates]
 
     def memory(self) -> int:

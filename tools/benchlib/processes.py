@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["cpu_seconds", "processes_of", "pss_bytes", "rss_bytes"]
+__all__ = ["TEMPLATE", "cpu_seconds", "processes_of", "pss_bytes", "rss_bytes"]
 
+TEMPLATE = "/template/template.py"  # the kind of those that fork holders
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
