@@ -2,7 +2,7 @@
 
 It is written beside the source, where git ignores it, so that mypy finds the types. protoc comes with grpcio-tools.
 
-The module in C is optional: where there is no compiler it is left out, and what it does is done in Python.
+The modules in C are optional: where there is no compiler they are left out, and what they do is done in Python.
 """
 
 import sys
@@ -13,17 +13,27 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PROTO = "blobfuse_dysk/kubernetes/csi/proto/csi.proto"
-NATIVE = "blobfuse_dysk/azure/native"
-EXCHANGE = Extension(
-    f"{NATIVE.replace('/', '.')}._exchange",
-    sources=[f"{NATIVE}/exchange.c", f"{NATIVE}/heads.c"],
-    depends=[f"{NATIVE}/answer.h", f"{NATIVE}/module.h"],
-    extra_compile_args=[
-        *("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wno-missing-field-initializers"),
-        f"-ffile-prefix-map={ROOT}=.",  # the same tree builds the same module, wherever it lies
-    ],
-    optional=True,
-)
+
+
+def native(package: str, module: str, sources: tuple[str, ...], headers: tuple[str, ...] = ()) -> Extension:
+    """A module in C, of files that lie in the package beside it."""
+    folder = package.replace(".", "/")
+    return Extension(
+        f"{package}.{module}",
+        sources=[f"{folder}/{source}" for source in sources],
+        depends=[f"{folder}/{header}" for header in headers],
+        extra_compile_args=[
+            *("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wno-missing-field-initializers"),
+            f"-ffile-prefix-map={ROOT}=.",  # the same tree builds the same module, wherever it lies
+        ],
+        optional=True,
+    )
+
+
+MODULES = [
+    native("blobfuse_dysk.azure.native", "_exchange", ("exchange.c", "heads.c"), ("answer.h", "module.h")),
+    native("blobfuse_dysk.device.native", "_channel", ("channel.c",)),
+]
 
 
 class BuildWithProtocol(build_py):
@@ -39,4 +49,4 @@ class BuildWithProtocol(build_py):
         super().run()
 
 
-setup(ext_modules=[EXCHANGE], cmdclass={"build_py": BuildWithProtocol})
+setup(ext_modules=MODULES, cmdclass={"build_py": BuildWithProtocol})

@@ -26,6 +26,7 @@ from blobfuse_dysk.azure.signing import DatedSigner, Signer
 from blobfuse_dysk.azure.tls import tls_context
 from blobfuse_dysk.azure.wire import BlobProperties, Buffer, Condition, PageList, Reply, Request, SequenceNumber
 from blobfuse_dysk.clock import bound_clock
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.disk import DiskAddress, check_snapshot
 from blobfuse_dysk.errors import CredentialError, ServiceError, TransportError, UsageError
 
@@ -273,6 +274,7 @@ class BlobClient(trio.abc.AsyncResource):
         self, request: Request, success: int, what: str, timeout_s: float, begun: Begun | None = None
     ) -> Reply:
         """Send it, return the answer if its status is the one that means success, else raise. begun: it was sent."""
+        await attach()
         now = self._now()
         credential = self.credential
         if begun is None:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 
 import outcome
 import trio
-from trio.lowlevel import Abort, current_task, reschedule, wait_readable, wait_task_rescheduled
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_readable, wait_task_rescheduled
 
 from blobfuse_dysk.azure.connection import Connection
 from blobfuse_dysk.azure.framing import CutError
 from blobfuse_dysk.azure.wire import MOST_PLAIN, Buffer, Reply
+from blobfuse_dysk.detached import Detached, attach, running
 from blobfuse_dysk.environment import uses_native
 
 if TYPE_CHECKING:
@@ -80,8 +81,13 @@ class Pump:
         with self._scope:
             while True:
                 await wait_readable(fd)
-                for task in ready.collect():
-                    reschedule(task)
+                waiters = ready.collect()
+                for waiter in waiters:  # these first: what a detached one does may cancel them
+                    if isinstance(waiter, Task):
+                        reschedule(waiter)
+                for waiter in waiters:
+                    if isinstance(waiter, Detached):
+                        waiter.go_on(None)
 
 
 class PlainConnection(Connection):
@@ -107,9 +113,11 @@ class PlainConnection(Connection):
     def expire(self) -> None:
         """See Connection."""
         super().expire()
-        task = self._line.stop()
-        if task is not None:
-            reschedule(task, outcome.Error(trio.ClosedResourceError()))
+        waiter = self._line.stop()
+        if isinstance(waiter, Detached):
+            waiter.wake(outcome.Error(trio.ClosedResourceError()))
+        elif waiter is not None:
+            reschedule(waiter, outcome.Error(trio.ClosedResourceError()))
 
     def close(self) -> None:
         """See Connection."""
@@ -127,10 +135,14 @@ class PlainConnection(Connection):
         reused = self._begin()
         line, begun = self._line, b""
         try:
-            done = line.start(head, body, offset, length, current_task())
+            me = running()
+            done = line.start(head, body, offset, length, current_task() if me is None else me)
             self._sent = done > 0
             if done == len(head) + (0 if body is None else len(body)):
-                await wait_task_rescheduled(self._abort)
+                if me is None:
+                    await wait_task_rescheduled(self._abort)
+                else:
+                    await me.wait(line.stop)
                 answer = line.take()
                 if answer is not None:
                     self.reusable = True
@@ -139,6 +151,8 @@ class PlainConnection(Connection):
                 self._answered = True
         except (OSError, trio.ClosedResourceError, EOFError) as error:
             self._answered = line.heard()
+            await attach()
             raise self._failure(CutError.ended() if isinstance(error, EOFError) else error, reused) from error
+        await attach()
         most = length if body is None else MOST_PLAIN
         return await self._finish(reused, head, body, done, begun, scratch, False, most)

@@ -53,13 +53,13 @@ RANK = {
 }
 # Folder inside a part -> what else of that part it may import: other folders, and files that lie above the folders.
 WALLS = {
-    "store/parts": {"store/contract", "store/invariant"},
-    "store/lease": {"store/blobapi", "store/contract", "store/serviceerrors", "store/invariant", "store/parts"},
+    "store/parts": {"store/contract", "invariant"},
+    "store/lease": {"store/blobapi", "store/contract", "store/serviceerrors", "invariant", "store/parts"},
     "store/layers": {
         "store/blobapi",
         "store/contract",
         "store/serviceerrors",
-        "store/invariant",
+        "invariant",
         "store/lease",
         "store/parts",
     },

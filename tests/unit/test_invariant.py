@@ -11,9 +11,9 @@ import pytest
 from trio.testing import MockClock
 
 from blobfuse_dysk.device.worker.startup import BROKEN_STATUS
+from blobfuse_dysk.invariant import InvariantError, broken
 from blobfuse_dysk.store import invariant
 from blobfuse_dysk.store.contract import Buffer
-from blobfuse_dysk.store.invariant import InvariantError, broken
 from blobfuse_dysk.store.layers.front import Front
 from blobfuse_dysk.store.parts.dirtymap import DirtyExtent, DirtyMap, Ledger
 from blobfuse_dysk.store.parts.meter import Meter

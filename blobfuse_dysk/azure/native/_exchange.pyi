@@ -4,13 +4,17 @@ import hashlib
 
 from trio.lowlevel import Task
 
+from blobfuse_dysk.detached import Detached
+
 MOST_BODY: int
 """Bytes of the longest range that `Line.start` takes."""
+
+Waiter = Task | Detached
 
 class Ready:
     """The set of all lines of a pool; fileno() is readable when one of them has something."""
 
-    def collect(self) -> list[Task]:
+    def collect(self) -> list[Waiter]:
         """Receive what is there; return who waits for an exchange that has ended. Raises OSError."""
     def fileno(self) -> int: ...
 
@@ -20,7 +24,7 @@ class Line:
     def __init__(self, ready: Ready, fd: int, /) -> None:
         """Raises OSError, and ValueError if there are too many."""
     def start(
-        self, head: bytes, body: bytes | bytearray | memoryview | None, offset: int, length: int, task: Task, /
+        self, head: bytes, body: bytes | bytearray | memoryview | None, offset: int, length: int, waiter: Waiter, /
     ) -> int:
         """Send; return how many bytes the socket took. Only if that is all of them does the line wait for the answer.
 
@@ -32,7 +36,7 @@ class Line:
         """What was read of an odd answer."""
     def heard(self) -> bool:
         """Whether anything of the last exchange's answer was received."""
-    def stop(self) -> Task | None:
+    def stop(self) -> Waiter | None:
         """Wait no longer; return who waited, if anybody did. The connection is of no use afterwards."""
     def quiet(self) -> bool:
         """Whether there is nothing to read, not even the end of the stream."""

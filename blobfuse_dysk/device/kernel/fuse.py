@@ -1,16 +1,12 @@
 """The FUSE connection as a descriptor that outlives the process which serves it.
 
-The holder opens /dev/fuse, mounts it, takes the kernel's FUSE_INIT from it and keeps both. Every worker then believes
-to be the first: it gets the INIT bytes from a socket pair that libfuse takes for the device (`/dev/fd/N`), and in the
-middle of handling them, before its answer goes out, the real descriptor takes the socket's place under the same number
-(`Replay.connect`). The first worker's answer is the one the kernel waits for; a later one's is refused with ENOENT,
-which libfuse ignores.
+The holder opens /dev/fuse, mounts it, takes the kernel's FUSE_INIT from it and keeps both. Every worker gets the INIT
+bytes and gives them to its libfuse (worker/others.py), so each one believes to be the first.
 
-A later worker also asks for the requests that its predecessor had taken and not answered (FUSE_NOTIFY_RESEND). It does
-so before its first read, or requests that were read in between would come twice. Kernels before 6.9 cannot do it;
-`can_resend` says so from the INIT bytes.
+A later worker also asks for the requests that its predecessor had taken and not answered (FUSE_NOTIFY_RESEND). Kernels
+before 6.9 cannot do it; `can_resend` says so from the INIT bytes.
 
-Sources: linux/fuse.h; Documentation/filesystems/fuse.rst; libfuse 3, fuse_session_mount() and do_init().
+Sources: linux/fuse.h; Documentation/filesystems/fuse.rst.
 """
 
 from __future__ import annotations
@@ -19,7 +15,6 @@ import ctypes
 import errno
 import os
 import select
-import socket
 import struct
 
 from blobfuse_dysk.device.kernel import mountinfo
@@ -27,7 +22,6 @@ from blobfuse_dysk.errors import DeviceError
 
 __all__ = [
     "MAX_BACKGROUND",
-    "Replay",
     "abort",
     "can_resend",
     "connection",
@@ -51,7 +45,6 @@ _INIT_IN = struct.Struct("<IIIII")  # major, minor, max_readahead, flags, flags2
 _FUSE_INIT = 26
 _INIT_EXT = 1 << 30  # in flags: flags2 is valid
 _HAS_RESEND = 1 << (39 - 32)  # in flags2
-_RESEND = struct.pack("<IiQ", 16, 7, 0)  # struct fuse_out_header: len, FUSE_NOTIFY_RESEND, unique 0
 _MOST_INIT = 128 << 10  # the kernel refuses reads with less than 8 KiB of room
 
 
@@ -95,31 +88,6 @@ def can_resend(init: bytes) -> bool:
         return False
     _, _, _, flags, flags2 = _INIT_IN.unpack_from(init, _IN_HEADER.size)
     return bool(flags & _INIT_EXT and flags2 & _HAS_RESEND)
-
-
-class Replay:
-    """Stands in for the FUSE device until libfuse has read INIT from it."""
-
-    def __init__(self, init: bytes, fuse_fd: int, *, resend: bool) -> None:
-        """Take over `fuse_fd`. resend: ask for the requests that a predecessor left unanswered."""
-        self._fuse_fd = fuse_fd
-        self.resend = resend
-        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._ours.send(init)
-        self.fd = theirs.detach()
-
-    @property
-    def mountpoint(self) -> str:
-        """What libfuse takes as "already mounted, this is the descriptor"."""
-        return f"/dev/fd/{self.fd}"
-
-    def connect(self) -> None:
-        """Put the real device in place; to be called from Operations.init(), once."""
-        os.dup2(self._fuse_fd, self.fd, inheritable=False)
-        os.close(self._fuse_fd)
-        self._ours.close()
-        if self.resend:
-            os.write(self.fd, _RESEND)
 
 
 async def wait_aborted(fd: int) -> None:

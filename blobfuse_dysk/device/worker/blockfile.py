@@ -8,7 +8,6 @@ here, and only here. The block layer above treats every errno alike (an I/O erro
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import stat
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pyfuse3
 import trio
 
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.contract import MAX_WRITE, PAGE, Buffer, Extent, Store
 from blobfuse_dysk.store.parts.extentmap import ExtentMap
@@ -38,7 +38,7 @@ class BlockFile(pyfuse3.Operations):
     """Serves the first `size` bytes of a store, which may become more. Any number of requests may run at the same time.
 
     A worker that takes over answers the kernel before its store is open again; requests wait for `provide` or `refuse`.
-    on_init: called in the middle of FUSE_INIT (see kernel/fuse.Replay). on_release: called when a handle of the file is
+    on_init: called in the middle of FUSE_INIT. on_release: called when a handle of the file is
     gone, which is when the loop device may have let go. on_loss: called when a write or flush failed for the first
     time, whatever the reason, which is `lost` from then on: the page cache may have told nobody.
     """
@@ -82,14 +82,8 @@ class BlockFile(pyfuse3.Operations):
         self._decided.set()
 
     def grow(self, size: int) -> None:
-        """From now on the file has `size` bytes. Whoever asks the kernel for its size is told so: it asks us again.
-
-        This waits for nothing, as the kernel keeps no content of the file (FOPEN_DIRECT_IO).
-        Source: fs/fuse/inode.c, fuse_reverse_inval_inode().
-        """
+        """From now on the file has `size` bytes; the kernel is to be told (Requests.tell_size)."""
         self._size = size
-        with contextlib.suppress(FileNotFoundError):  # the kernel does not know the file now, so it has no size of it
-            pyfuse3.invalidate_inode(DISK_INODE, attr_only=True)
 
     def init(self) -> None:
         """See pyfuse3.Operations; runs while INIT is being handled."""
@@ -144,7 +138,7 @@ class BlockFile(pyfuse3.Operations):
             return data
         return memoryview(data)[off - start : end - start]
 
-    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+    async def write(self, fh: FileHandleT, off: int, buf: Buffer) -> int:
         if self._read_only:
             raise pyfuse3.FUSEError(errno.EROFS)
         if off % PAGE or len(buf) % PAGE:
@@ -170,12 +164,14 @@ class BlockFile(pyfuse3.Operations):
         if self._read_only:
             return
         try:
+            await attach()
             await (self._store or await self._provided()).flush()
         except Exception as error:
             raise self._failure(error, "flush", 0, self._size) from error
 
     async def _provided(self) -> Store:
         """Wait for the store; raises what it was refused for."""
+        await attach()
         await self._decided.wait()
         if self._store is None:
             raise self._refusal or StoreError("no store", Kind.GONE)

@@ -29,7 +29,7 @@ from blobfuse_dysk.device.ipc.statefile import Lease, StateFile
 from blobfuse_dysk.device.kernel import hardening, privileges
 from blobfuse_dysk.device.worker import delegate
 from blobfuse_dysk.errors import DeviceError
-from blobfuse_dysk.store.invariant import end_by
+from blobfuse_dysk.invariant import end_by
 from blobfuse_dysk.store.lease.token import HoldState
 from blobfuse_dysk.store.open import ResumeState, open_stack
 from blobfuse_dysk.store.parts.ring import Ring

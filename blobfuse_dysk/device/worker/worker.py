@@ -27,7 +27,6 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-import pyfuse3
 import trio
 
 from blobfuse_dysk import __version__, environment
@@ -37,13 +36,14 @@ from blobfuse_dysk.device.ipc import door, message
 from blobfuse_dysk.device.ipc.config import Config
 from blobfuse_dysk.device.ipc.messages import Drain, HolderOrder, WorkerEvent, WorkerReady
 from blobfuse_dysk.device.ipc.statefile import Lease, State, StateFile
-from blobfuse_dysk.device.kernel.fuse import MAX_BACKGROUND, Replay, wait_aborted
+from blobfuse_dysk.device.kernel.fuse import wait_aborted
 from blobfuse_dysk.device.kernel.memfd import sealed
-from blobfuse_dysk.device.worker import fusetasks, idle, losses, serving
+from blobfuse_dysk.device.worker import idle, losses, serving
 from blobfuse_dysk.device.worker.blockfile import BlockFile
 from blobfuse_dysk.device.worker.controlserver import ControlServer
 from blobfuse_dysk.device.worker.geometry import Geometry, measure
 from blobfuse_dysk.device.worker.operations import Questions
+from blobfuse_dysk.device.worker.requests import Requests
 from blobfuse_dysk.device.worker.startup import (
     Briefing,
     OpenStack,
@@ -67,7 +67,6 @@ _START_S = 60.0  # for the first opening of the block layer, while somebody wait
 _ORPHAN_S = 8.0  # for the last flush and the release of the lease when the holder is dead
 _RELEASE_S = 5.0  # for the release of the lease when the attach fails
 _AGAIN_S = 2.0  # between attempts to open the block layer once more
-_MOST_TASKS = MAX_BACKGROUND + 32  # that serve FUSE requests; flushes and questions about the file come on top
 _log = logging.getLogger(__name__)
 
 
@@ -83,9 +82,11 @@ class Worker:
         self._opener = opener
         self._name = briefing.name
         self._resume = briefing.resume
-        self._replay = Replay(base64.b64decode(briefing.init), briefing.fuse_fd, resend=briefing.resend)
+        self._init = base64.b64decode(briefing.init)
+        self._fuse_fd = briefing.fuse_fd
+        self._resend = briefing.resend
         self._control = ControlServer(socket.socket(fileno=briefing.control_fd), Questions(self).answers)
-        self._turnstile: fusetasks.Turnstile | None = None
+        self._requests: Requests | None = None
         self.stack: Stack | None = None
         self._used: Stack | None = None  # the last one that was open
         self._scope = trio.CancelScope()  # around an attempt to open the block layer, and around all its use
@@ -100,7 +101,7 @@ class Worker:
 
     def take_turn(self, resume: StateFile | None, resend: bool) -> None:
         """The worker before this one is gone; so is what was known when this one was told to stand by."""
-        self._resume, self._replay.resend = resume, resend
+        self._resume, self._resend = resume, resend
 
     async def run(self) -> int:
         """Return the exit status."""
@@ -263,20 +264,17 @@ class Worker:
         )
         if self.stack:
             self._file.provide(self.stack.store)
-        self._turnstile = fusetasks.install()
-        pyfuse3.init(self._file, self._replay.mountpoint, set())
+        self._requests = Requests(self._fuse_fd, self._init, self._file, resend=self._resend)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_connection)
-            nursery.start_soon(self._turnstile.shed)
             nursery.start_soon(idle.give_memory_back, lambda: self.stack.requests if self.stack else 0)
             with self._fuse_scope:
-                await pyfuse3.main(min_tasks=_MOST_TASKS, max_tasks=_MOST_TASKS)
+                await self._requests.run()
             nursery.cancel_scope.cancel()
         self._aborted = not self._closing.is_set()
         self._begin_end()
 
     def _on_init(self) -> None:
-        self._replay.connect()
         assert self.geometry
         geometry = self.geometry
         event: WorkerReady = {
@@ -292,7 +290,7 @@ class Worker:
 
     async def _watch_connection(self) -> None:
         """Requests in progress would go on for up to io-timeout after the kernel gave the connection up."""
-        await wait_aborted(self._replay.fd)
+        await wait_aborted(self._fuse_fd)
         _log.error("the FUSE connection was aborted")
         self._fuse_scope.cancel()
 
@@ -305,8 +303,8 @@ class Worker:
         limit = trio.current_time() + limit_s
         self.open_by = min(self.open_by, limit)
         self._scope.deadline = min(self._scope.deadline, limit if self.stack else self.open_by)
-        if self._file and first:
-            pyfuse3.terminate()
+        if self._requests and first:
+            self._requests.close()
 
     # The holder, and questions.
 
@@ -323,10 +321,10 @@ class Worker:
                 self._fuse_scope.cancel()
 
     def _on_message(self, order: HolderOrder, nursery: trio.Nursery) -> None:
-        if order["op"] == "drain" and self._turnstile:
-            nursery.start_soon(self._drain, self._turnstile, self._turnstile.hold(), order)
-        elif order["op"] == "resume" and self._turnstile:
-            self._turnstile.resume()
+        if order["op"] == "drain" and self._requests:
+            nursery.start_soon(self._drain, self._requests, self._requests.hold(), order)
+        elif order["op"] == "resume" and self._requests:
+            self._requests.resume()
         elif order["op"] == "end":
             self._begin_end()
         elif order["op"] == "flush" and self.stack:
@@ -338,9 +336,9 @@ class Worker:
         except StoreError as error:
             _log.error("the flush that the holder asked for failed: %s", error)
 
-    async def _drain(self, turnstile: fusetasks.Turnstile, hold: trio.Event, order: Drain) -> None:
+    async def _drain(self, requests: Requests, hold: trio.Event, order: Drain) -> None:
         """Another worker is to take over: it may as soon as the kernel waits for nothing that this one has."""
-        drained = await turnstile.drained(hold, order["limit_s"])
+        drained = await requests.drained(hold, order["limit_s"])
         self.send_event({"event": "drain", "id": order["id"], "drained": drained})
 
     @property
@@ -360,8 +358,9 @@ class Worker:
         if not self.send_event({"event": "state", "size": geometry.size, "blob_size": geometry.blob_size}):
             raise DyskError("the holder does not listen now", remedy="try again in a moment")
         self.geometry = geometry
-        if self._file:
+        if self._file and self._requests:
             self._file.grow(geometry.size)
+            self._requests.tell_size()
 
     def send_event(self, event: WorkerEvent, *fds: int) -> bool:
         """To the holder; False if it does not take it now."""

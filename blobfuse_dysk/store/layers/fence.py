@@ -54,9 +54,10 @@ from random import Random
 import trio
 
 from blobfuse_dysk.clock import bound_clock
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import Kind, StoreError
+from blobfuse_dysk.invariant import broken
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
-from blobfuse_dysk.store.invariant import broken
 from blobfuse_dysk.store.lease.epoch import next_number
 from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.store.lease.token import Guard, HoldState, lease_time
@@ -139,6 +140,7 @@ class Fence(Store):
     async def write(self, offset: int, data: Buffer) -> None:
         """Pass when the lease is held and no raise is due, else wait for that."""
         if not self.is_open:
+            await attach()
             await self._gate()
         sent_at = self._now()
         try:
@@ -152,6 +154,7 @@ class Fence(Store):
     async def zero(self, offset: int, length: int) -> None:
         """As write."""
         if not self.is_open:
+            await attach()
             await self._gate()
         sent_at = self._now()
         try:
@@ -178,6 +181,7 @@ class Fence(Store):
 
     async def grow(self, size: int) -> None:
         if not self.is_open:
+            await attach()
             await self._gate()
         try:
             await self._inner.grow(size)

@@ -9,8 +9,8 @@ its own, which stops what modifies or promises durability; what can still be rea
 from __future__ import annotations
 
 from blobfuse_dysk.errors import Kind, StoreError
+from blobfuse_dysk.invariant import broken
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
-from blobfuse_dysk.store.invariant import broken
 from blobfuse_dysk.store.parts.meter import Meter
 
 __all__ = ["Front"]

@@ -11,6 +11,7 @@ failed call cannot block the range. See rangelock.py.
 
 from __future__ import annotations
 
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.parts.rangelock import RangeLock
 
@@ -38,6 +39,7 @@ class Order(Store):
         ticket = self._lock.enter(offset, len(data))
         try:
             if ticket.blockers:
+                await attach()
                 await ticket.wait()
             await self._inner.write(offset, data)
         finally:
@@ -48,6 +50,7 @@ class Order(Store):
         ticket = self._lock.enter(offset, length)
         try:
             if ticket.blockers:
+                await attach()
                 await ticket.wait()
             await self._inner.zero(offset, length)
         finally:
@@ -69,6 +72,7 @@ class Order(Store):
         ticket = self._lock.enter(0, self.size)
         try:
             if ticket.blockers:
+                await attach()
                 await ticket.wait()
             await self._inner.grow(size)
         finally:

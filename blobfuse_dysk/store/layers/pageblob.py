@@ -24,9 +24,9 @@ import trio
 
 from blobfuse_dysk.azure.wire import Condition
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError, TransportError
+from blobfuse_dysk.invariant import broken
 from blobfuse_dysk.store.blobapi import BlobApi
 from blobfuse_dysk.store.contract import PAGE, Buffer, Extent, Store
-from blobfuse_dysk.store.invariant import broken
 from blobfuse_dysk.store.lease.token import Guard
 from blobfuse_dysk.store.parts.extents import joined
 from blobfuse_dysk.store.parts.meter import Meter

@@ -37,6 +37,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import trio
 
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.parts.readahead import LARGE, Streams, unit_of
@@ -175,6 +176,7 @@ class ReadCache(Store):
         parts: list[Buffer] = []
         for piece in pieces:
             if piece.data is None:
+                await attach()
                 await piece.done.wait()
                 if piece.data is None:
                     return None

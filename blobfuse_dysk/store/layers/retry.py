@@ -40,6 +40,7 @@ from typing import TypeVar
 import trio
 
 from blobfuse_dysk.clock import bound_clock
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.parts.backoff import Backoff
@@ -213,6 +214,7 @@ class Retry(Store):
         *args: object,
     ) -> T:
         """Attempt it until the budget, counted from the start of `of`, ends. error: how a direct attempt ended."""
+        await attach()
         if self._away and not modifies and trio.current_time() < self._again_at:
             raise self._gave_up(of, what, modifies, *args)
         of.modifies = modifies

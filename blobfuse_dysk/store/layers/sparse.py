@@ -35,6 +35,7 @@ from collections.abc import Iterator, Sequence
 
 import trio
 
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.parts.extentmap import ExtentMap
@@ -99,6 +100,7 @@ class Sparse(Store):
         index = offset // self._region
         if (offset + length - 1) // self._region == index and self._regions[index].map.covers(offset, offset + length):
             return await self._inner.read(offset, length)  # the common case, without building lists
+        await attach()
         await self._load(offset, length, READ_PATIENCE_S)
         runs = joined(self._allocated(offset, length), READ_GAP)
         if not runs:
@@ -121,6 +123,7 @@ class Sparse(Store):
 
     async def zero(self, offset: int, length: int) -> None:
         """Clear what is allocated. A clear spans gaps: clearing a free page is harmless, a request is not free."""
+        await attach()
         await self._load(offset, length, ZERO_PATIENCE_S)
         for start in range(offset, offset + length, CLEAR_MOST):
             size = min(CLEAR_MOST, offset + length - start)

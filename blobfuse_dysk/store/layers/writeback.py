@@ -44,6 +44,7 @@ from functools import partial
 
 import trio
 
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import MAX_WRITE, Buffer, Extent, Store
 from blobfuse_dysk.store.parts.dirtymap import DirtyExtent, DirtyMap, Ledger
@@ -261,12 +262,15 @@ class WriteBack(Store):
 
     async def _wait_for_room(self, append: Append) -> None:
         """Wait for room and acceptance. What waits is told of a failure, wherever in the line."""
+        await attach()
         self._mark_all_due(Priority.FLUSH)
-        await self._room.wait(append)
+        if self._room.accept_now(append) is None:
+            await self._room.wait(append)
         self._raise_if_failed()
 
     async def _send_through(self, record: Record) -> None:
         """Return when the record is durable, or was replaced by newer content."""
+        await attach()
         self._mark_all_due(Priority.FLUSH)
         self._start_runs()
         while self._ledger.is_live(record):

@@ -13,7 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from typing import NamedTuple
 
-from blobfuse_dysk.store.invariant import broken
+from blobfuse_dysk.invariant import broken
 from blobfuse_dysk.store.parts.ring import Record, Ring
 
 __all__ = ["DirtyExtent", "DirtyMap", "Ledger"]

@@ -35,8 +35,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from blobfuse_dysk.errors import DyskError
+from blobfuse_dysk.invariant import broken
 from blobfuse_dysk.store.contract import MAX_WRITE, Buffer
-from blobfuse_dysk.store.invariant import broken
 
 __all__ = ["DATA", "MIN_CAPACITY", "ZERO", "Record", "Ring", "RingError", "is_empty"]
 

@@ -1,0 +1,93 @@
+"""pyfuse3 for all requests that are not about data: names, attributes, opening and closing, and whatever else may come.
+
+libfuse reads requests from a descriptor and writes the answers to it. Here that is not the FUSE device but one end of a
+socket pair, which keeps messages apart as the device does. What pyfuse3 is to serve is sent into the other end, and
+what comes out of that is written to the device. So the device has one reader, which sees every request first.
+
+Each worker's libfuse has to be given the kernel's INIT before all else, which the kernel sent once, to the first one;
+the holder has kept it (kernel/fuse.py). The first worker's answer is the one the kernel waits for; a later one's is for
+a request that is gone.
+
+Sources: libfuse 3, fuse_session_mount() (`/dev/fd/N` is a descriptor that is mounted already), do_init(),
+fuse_session_receive_buf().
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterator
+
+import pyfuse3
+import trio
+
+__all__ = ["Others", "without_splicing"]
+
+FORGET, INTERRUPT, BATCH_FORGET = 2, 36, 42
+_NO_ANSWER = frozenset((FORGET, INTERRUPT, BATCH_FORGET))
+_MOST = 1 << 20  # bytes of an answer
+_OPCODE = struct.Struct("<4xI")  # in struct fuse_in_header
+_UNIQUE = struct.Struct("<8xQ")  # in both headers
+_OUT = struct.Struct("<IiQ")  # struct fuse_out_header
+_INIT_FLAGS = struct.Struct("<I")
+_INIT_FLAGS_AT = 40 + 12  # struct fuse_in_header; major, minor, max_readahead
+_SPLICE = 1 << 7 | 1 << 8 | 1 << 9  # FUSE_SPLICE_WRITE, _MOVE, _READ
+
+
+class Others:
+    """One session of pyfuse3. init: the kernel's INIT. pending: requests that are not answered, INIT among them."""
+
+    def __init__(self, operations: pyfuse3.Operations, init: bytes) -> None:
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        self._unsent: deque[bytes] = deque()
+        self.pending = 1
+        self._ours.send(without_splicing(init))
+        pyfuse3.init(operations, f"/dev/fd/{theirs.detach()}", set())
+
+    def send(self, request: bytes) -> None:
+        """Have a request served, as soon as pyfuse3 takes it.
+
+        That one is not to be waited for any longer (INTERRUPT) is kept back: nobody gives up what a device asked for,
+        and libfuse would wait for the request that is meant, which it may never see.
+        """
+        (opcode,) = _OPCODE.unpack_from(request)
+        if opcode != INTERRUPT:
+            self.pending += opcode not in _NO_ANSWER
+            self._unsent.append(request)
+
+    def answers(self) -> Iterator[bytes]:
+        """What there is for the device: answers, and notices that nobody asked for. Sends on what was not sent yet."""
+        while self._unsent:
+            try:
+                self._ours.send(self._unsent[0])
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    raise
+                self.pending -= 1
+                yield _OUT.pack(_OUT.size, -errno.E2BIG, *_UNIQUE.unpack_from(self._unsent[0]))
+            self._unsent.popleft()
+        with contextlib.suppress(BlockingIOError):
+            while answer := self._ours.recv(_MOST):
+                self.pending -= _UNIQUE.unpack_from(answer)[0] != 0
+                yield answer
+
+    async def wait(self) -> None:
+        """Return when `answers` may have something, or can send on."""
+        if self._unsent:
+            await trio.lowlevel.wait_writable(self._ours)
+        else:
+            await trio.lowlevel.wait_readable(self._ours)
+
+
+def without_splicing(init: bytes) -> bytes:
+    """INIT as a kernel without splice(2) would send it, which a socket cannot be the source of."""
+    head = bytearray(init)
+    if len(head) >= _INIT_FLAGS_AT + _INIT_FLAGS.size:
+        (flags,) = _INIT_FLAGS.unpack_from(head, _INIT_FLAGS_AT)
+        _INIT_FLAGS.pack_into(head, _INIT_FLAGS_AT, flags & ~_SPLICE)
+    return bytes(head)

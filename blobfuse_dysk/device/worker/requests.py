@@ -1,0 +1,211 @@
+"""Takes the kernel's requests and has them served: those about data by BlockFile itself, all others through pyfuse3.
+
+Theory. A request about data is served by one of a pool of tasks, which takes the next one as soon as it has answered,
+in the same step. One task, the taker, waits for the device, and hands what it finds to the idle task that came last.
+The tasks are detached (detached.py): a request that is served without waiting for anything but the service's plain
+answer never goes through trio's scheduler. Every other request goes to pyfuse3 (others.py), whose answers the relay
+writes to the device.
+
+Invariants
+1. `_taken` counts the requests about data that were read from the device and not answered, `Others.pending` the other
+   ones. Each request is answered once; a request whose task is cancelled is not, and stays with the kernel.
+2. While held (`hold`) no request is read from the device. So once both counts are 0, the kernel waits for nothing that
+   this process has. One hold at a time counts: another, or `resume`, ends the one before, and who waits for that one to
+   be drained is told that it is not. No task waits for an event that nobody will set.
+3. Requests that are answered without waiting cannot keep trio from its other work: after MOST_IN_A_ROW of them the
+   taker waits for the device in trio's own way, which is a checkpoint.
+4. An idle task is in `_idle`, and only there; who takes it out has it go on in the same step.
+5. Before the first request is read, the requests that a predecessor left unanswered are asked for (`resend`): else
+   those read in between would come twice. Source: Documentation/filesystems/fuse.rst, FUSE_NOTIFY_RESEND.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import struct
+
+import pyfuse3
+import trio
+
+from blobfuse_dysk.detached import Detached
+from blobfuse_dysk.device.worker.blockfile import DISK_INODE, BlockFile
+from blobfuse_dysk.device.worker.channel import FSYNC, READ, Request, open_channel
+from blobfuse_dysk.device.worker.others import Others
+
+__all__ = ["Requests"]
+
+MOST_IN_A_ROW = 16
+MOST_TASKS = 320  # the kernel has MAX_BACKGROUND requests of the loop device in progress; others come on top
+_USUAL_WRITE = 1 << 20  # bytes
+_LOOK_S = 0.002  # between looks at whether all is answered
+_RESEND = struct.pack("<IiQ", 16, 7, 0)  # struct fuse_out_header: len, FUSE_NOTIFY_RESEND, unique 0
+_SIZE_CHANGED = struct.pack("<IiQQqq", 40, 2, 0, DISK_INODE, -1, 0)  # FUSE_NOTIFY_INVAL_INODE; the attributes alone
+_log = logging.getLogger(__name__)
+
+
+class Requests:
+    """Serves `file` on the FUSE device that is open as `fd`. init: as the kernel sent it. For one `run`."""
+
+    def __init__(self, fd: int, init: bytes, file: BlockFile, *, resend: bool) -> None:
+        self._fd = fd
+        self._file = file
+        self._resend = resend
+        self._channel = open_channel(fd, _USUAL_WRITE)
+        self._others = Others(file, init)
+        self._idle: list[Detached] = []
+        self._tasks = 0
+        self._free = trio.Event()  # of a task that became idle, where the taker waits for one
+        self._taken = 0
+        self._in_a_row = 0
+        self._hold: trio.Event | None = None  # while held: set to let the taker go on
+        self._closing = False
+        self._taking = trio.CancelScope()
+        self._nursery: trio.Nursery
+
+    async def run(self) -> None:
+        """Serve until `close` was called and what was taken is answered, or the connection ends."""
+        if self._resend:
+            self._channel.write(_RESEND)
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._relay)
+            self._nursery.start_soon(pyfuse3.main)
+            with self._taking:
+                await self._take_all()
+            while self._pending and not self._channel.gone:  # noqa: ASYNC110 (several things count it)
+                await trio.sleep(_LOOK_S)
+            pyfuse3.terminate()
+            self._nursery.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Take no more requests; have `run` end."""
+        self._closing = True
+        self.resume()
+        self._taking.cancel()
+
+    def tell_size(self) -> None:
+        """The file has another size: have the kernel ask for it when it is asked. It has, when this returns.
+
+        Waits for nothing, as the kernel keeps no content of the file (FOPEN_DIRECT_IO).
+        Source: fs/fuse/inode.c, fuse_reverse_inval_inode().
+        """
+        self._channel.write(_SIZE_CHANGED)
+
+    def hold(self) -> trio.Event:
+        """Take no more requests, from this moment on, until `resume`. The result is for `drained`."""
+        self.resume()
+        self._hold = trio.Event()
+        return self._hold
+
+    async def drained(self, hold: trio.Event, limit_s: float) -> bool:
+        """Wait until the requests that were taken before this hold are answered.
+
+        True: they are, and no request is taken any more. False: they are not after `limit_s` seconds, or the session or
+        this hold ends; then requests are taken as before, unless another hold began.
+        """
+        deadline = trio.current_time() + limit_s
+        while self._hold is hold and not self._closing and trio.current_time() < deadline:
+            if not self._pending:
+                return True
+            await trio.sleep(_LOOK_S)
+        if self._hold is hold:
+            self.resume()
+        return False
+
+    def resume(self) -> None:
+        """Take requests as before."""
+        if self._hold is not None:
+            self._hold.set()
+            self._hold = None
+
+    @property
+    def _pending(self) -> int:
+        return self._taken + self._others.pending
+
+    async def _take_all(self) -> None:
+        while not self._channel.gone:
+            await trio.lowlevel.wait_readable(self._fd)
+            if self._hold is not None:
+                await self._hold.wait()
+                continue
+            self._in_a_row = 0
+            while (request := self._take()) is not None:
+                if self._idle:
+                    self._idle.pop().go_on(request)
+                    continue
+                self._tasks += 1
+                self._nursery.start_soon(self._serve, request)
+                if self._tasks >= MOST_TASKS:
+                    await self._wait_for_idle()
+
+    async def _wait_for_idle(self) -> None:
+        while not self._idle:
+            self._free = trio.Event()
+            await self._free.wait()
+
+    def _take(self) -> Request | None:
+        """The next request about data, None if it is not to be taken now; others are handed on."""
+        self._in_a_row += 1
+        while self._in_a_row <= MOST_IN_A_ROW and self._hold is None and not self._closing:
+            request = self._channel.take()
+            if request is None:
+                return None
+            if not isinstance(request, bytes):
+                self._taken += 1
+                return request
+            self._others.send(request)
+            self._pass_on()
+        return None
+
+    async def _serve(self, request: Request | None) -> None:
+        me = Detached()
+
+        def leave() -> None:
+            self._idle.remove(me)
+
+        while True:
+            if request is None:
+                self._idle.append(me)
+                self._free.set()
+                request = await me.wait(leave)
+            else:
+                await self._answer(request)
+                self._taken -= 1
+                request = self._take()
+
+    async def _answer(self, request: Request) -> None:
+        opcode, unique, offset, size, data = request
+        channel = self._channel
+        try:
+            if opcode == READ:
+                channel.answer(unique, await self._file.read(DISK_INODE, offset, size))
+            elif opcode == FSYNC:
+                await self._file.fsync(DISK_INODE, False)
+                channel.end(unique)
+            else:
+                assert data is not None
+                written = await self._file.write(DISK_INODE, offset, data)
+                channel.acknowledge(unique, written)
+                channel.give_back(data)
+        except Exception as error:
+            self._refuse(unique, error)
+
+    def _refuse(self, unique: int, error: Exception) -> None:
+        code = errno.EIO
+        if isinstance(error, pyfuse3.FUSEError):
+            code = error.errno
+        else:
+            _log.exception("a request could not be answered")
+        try:
+            self._channel.end(unique, code)
+        except OSError as failed:
+            _log.error("the kernel takes no answer: %s", failed)
+
+    def _pass_on(self) -> None:
+        for answer in self._others.answers():
+            self._channel.write(answer)
+
+    async def _relay(self) -> None:
+        while True:
+            await self._others.wait()
+            self._pass_on()
