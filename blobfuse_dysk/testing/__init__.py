@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .checked import CheckedStore
     from .conformance import CHECKS, check_name, check_store
+    from .detached import DetachedStore
     from .fates import Fate, weather
     from .faulty import Fault, FaultyStore, at_random, in_turn
     from .memory import MemoryStore
@@ -24,6 +25,7 @@ __all__ = [
     "CHECKS",
     "Call",
     "CheckedStore",
+    "DetachedStore",
     "Fate",
     "Fault",
     "FaultyStore",
@@ -43,6 +45,7 @@ _MODULES = {
     "CHECKS": "conformance",
     "Call": "recording",
     "CheckedStore": "checked",
+    "DetachedStore": "detached",
     "Fate": "fates",
     "Fault": "faulty",
     "FaultyStore": "faulty",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import trio
 
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.store.contract import PAGE, Buffer, Extent, Store
 
 __all__ = ["MemoryStore"]
@@ -25,16 +26,19 @@ class MemoryStore(Store):
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Return a copy."""
+        await attach()
         await trio.lowlevel.checkpoint()
         return self.peek(offset, length)
 
     async def write(self, offset: int, data: Buffer) -> None:
         """Store a copy."""
+        await attach()
         await trio.lowlevel.checkpoint()
         self.poke(offset, data)
 
     async def zero(self, offset: int, length: int) -> None:
         """Forget whole chunks, overwrite the rest."""
+        await attach()
         await trio.lowlevel.checkpoint()
         self.wipe(offset, length)
 

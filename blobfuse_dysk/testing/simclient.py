@@ -11,6 +11,7 @@ import trio
 from blobfuse_dysk.azure.wire import BlobProperties, Condition, PageList, SequenceNumber
 from blobfuse_dysk.errors import GatewayError, ServiceError, TransportError
 from blobfuse_dysk.store.contract import PAGE, Buffer
+from blobfuse_dysk.testing.detached import as_the_quick_way
 from blobfuse_dysk.testing.fates import FATE, Fate, Refused
 from blobfuse_dysk.testing.simblob import SimBlob
 
@@ -144,6 +145,9 @@ class SimClient:
             self._flying.remove(mine)
 
     async def _ask(self, name: str, request: Callable[[], T], timeout_s: float) -> T:
+        return await as_the_quick_way(self.nursery, lambda: self._send(name, request, timeout_s))
+
+    async def _send(self, name: str, request: Callable[[], T], timeout_s: float) -> T:
         self.sent.append(name)
         fate = self.fate(name)
         if fate.unsent:

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import Random
-from typing import cast
+from typing import Any, cast
 
 import trio
 
@@ -33,6 +33,7 @@ from blobfuse_dysk.store.parts.ring import MIN_CAPACITY, Ring
 from blobfuse_dysk.store.stack import Stack, StackOptions
 from blobfuse_dysk.testing import (
     CheckedStore,
+    DetachedStore,
     Fate,
     Fault,
     FaultyStore,
@@ -175,6 +176,18 @@ async def stormy_cached_stack() -> AsyncIterator[Store]:
         yield stack.store
 
 
+def detached(factory: Callable[[], AbstractAsyncContextManager[Store]]) -> Callable[..., Any]:
+    """The same, called by tasks that are detached from trio's scheduler, as the worker's are."""
+
+    @asynccontextmanager
+    async def around() -> AsyncIterator[Store]:
+        async with factory() as store, trio.open_nursery() as nursery:
+            yield DetachedStore(store, nursery)
+            nursery.cancel_scope.cancel()
+
+    return around
+
+
 @asynccontextmanager
 async def write_back() -> AsyncIterator[Store]:
     """WriteBack over a checked MemoryStore, below which no two modifying calls may overlap."""
@@ -211,3 +224,4 @@ FACTORIES: dict[str, Callable[[], AbstractAsyncContextManager[Store]]] = {
     "stack-cached": cached_stack,
     "stack-cached-storm": stormy_cached_stack,
 }
+FACTORIES |= {f"{name}-detached": detached(factory) for name, factory in FACTORIES.items()}

@@ -115,10 +115,13 @@ static PyObject *channel_give_back(Channel *channel, PyObject *data)
 {
     if (!PyMemoryView_Check(data))
         Py_RETURN_NONE;
-    PyObject *buffer = PyMemoryView_GET_BASE(data);
-    if (buffer == NULL || !PyByteArray_CheckExact(buffer))
+    PyObject *buffer = PyObject_GetAttrString(data, "obj"); /* raises ValueError if it was given back before */
+    if (buffer == NULL)
+        return NULL;
+    if (!PyByteArray_CheckExact(buffer)) {
+        Py_DECREF(buffer);
         return PyErr_Format(PyExc_ValueError, "this is not the data of a request");
-    Py_INCREF(buffer);
+    }
     PyObject *released = PyObject_CallMethod(data, "release", NULL);
     if (released == NULL) {
         Py_DECREF(buffer);
