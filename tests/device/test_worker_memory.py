@@ -20,7 +20,7 @@ PAGE = mmap.PAGESIZE
 PRESENT = 1 << 63  # in an entry of pagemap
 FUSE_WRITE = 16
 HEADERS = 40 + 40  # fuse_in_header, fuse_write_in
-BUFFER = MIB + PAGE  # libfuse 3.14: FUSE_MAX_MAX_PAGES pages and FUSE_BUFFER_HEADER_SIZE
+BUFFER = MIB + 2 * PAGE  # see device/worker/channel.py
 
 
 def in_parallel(device: str, count: int, size: int, mark: bytes) -> None:
@@ -81,17 +81,18 @@ def missing_pages(pid: int, start: int, length: int) -> int:
 def test_buffers_for_requests_are_in_memory_after_memory_was_given_back(
     node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A load of large requests leaves the heap with room for them; small requests come to more tasks than rest.
+    """Each large write keeps its buffer, and the next request comes into another one: as a whole, before it comes.
 
-    Between what is freed there live small things on, as caches have them.
+    A load of large requests was there before, whose memory was given back. Between what is freed there live small
+    things on, as caches have them.
     """
     given = tmp_path / "given"
     use_worker(
         monkeypatch,
         tmp_path,
         "from blobfuse_dysk.device.kernel import hardening\n"
-        "from blobfuse_dysk.device.worker import fusetasks, idle\n"
-        "idle.LOOK_S, fusetasks.SHED_S = 1.0, 0.5\n"
+        "from blobfuse_dysk.device.worker import idle\n"
+        "idle.LOOK_S = 1.0\n"
         f"file = open({str(given)!r}, 'a', buffering=1)\n"  # while it is root still
         "def noted(real=hardening.give_memory_back):\n"
         "    real()\n"
@@ -111,22 +112,19 @@ def test_buffers_for_requests_are_in_memory_after_memory_was_given_back(
     wait_for(lambda: given.exists() and given.read_text().count("given") >= 3, "the return of the memory")
     worker = node.state("data")["worker"]["pid"]
     node.server.configure(latency_ms=4000)
-    mark = os.urandom(16)
-    writes = threading.Thread(target=in_parallel, args=(attached.device, 48, PAGE, mark))
+    large, small = os.urandom(16), os.urandom(16)
+    writes = threading.Thread(target=in_parallel, args=(attached.device, 24, MIB, large))
+    last = threading.Thread(target=in_parallel, args=(attached.device, 1, PAGE, small))
     writes.start()
     try:
-        buffers: list[int] = []
-
-        def all_taken() -> bool:
-            buffers[:] = request_buffers(worker, mark)
-            return len(buffers) >= 40
-
-        wait_for(all_taken, "40 requests in flight")
-        heap = re.search(r"^([0-9a-f]+)-([0-9a-f]+) .*\[heap\]", Path(f"/proc/{worker}/maps").read_text(), re.M)
+        wait_for(lambda: len(request_buffers(worker, large)) >= 24, "24 requests in flight")
+        last.start()
+        wait_for(lambda: len(request_buffers(worker, small)) == 1, "one more")
+        buffers = request_buffers(worker, large) + request_buffers(worker, small)
         missing = [missing_pages(worker, each, BUFFER) for each in buffers]
     finally:
         node.server.configure(latency_ms=0)
         writes.join()
+        last.join()
     assert missing == [0] * len(buffers)
-    assert heap and any(int(heap[1], 16) <= each < int(heap[2], 16) for each in buffers), "none was where some lay free"
     attachment.detach("data")

@@ -17,14 +17,15 @@
 
 #define MODULE "blobfuse_dysk.device.native._channel"
 
-enum { LARGE = 64 << 10, ROOM = 8 << 10, MOST_BUFFER = 512 << 20, KEPT = 2 };
+enum { LARGE = 64 << 10, ROOM = 8 << 10, MOST_BUFFER = 512 << 20, KEPT = 64 };
 
 typedef struct {
     PyObject_HEAD
     int fd;
     bool gone;
     PyObject *buffer;     /* a bytearray, where the next request comes */
-    PyObject *free[KEPT]; /* bytearrays of the same size, or NULL */
+    PyObject *free[KEPT]; /* bytearrays of the same size: the first `kept` */
+    int kept;
 } Channel;
 
 /* A new buffer, written to as a whole, so that all of it is in memory. */
@@ -36,15 +37,18 @@ static PyObject *new_buffer(Py_ssize_t size)
     return buffer;
 }
 
+static void drop_free(Channel *channel)
+{
+    while (channel->kept > 0)
+        Py_DECREF(channel->free[--channel->kept]);
+}
+
 /* The data of a large WRITE: a view of the buffer, in whose place comes another one. */
 static PyObject *hand_over(Channel *channel, size_t start, size_t size)
 {
-    PyObject *next = NULL;
-    for (int i = 0; i < KEPT && next == NULL; i++) {
-        next = channel->free[i];
-        channel->free[i] = NULL;
-    }
-    if (next == NULL && (next = new_buffer(PyByteArray_GET_SIZE(channel->buffer))) == NULL)
+    PyObject *next = channel->kept > 0 ? channel->free[--channel->kept]
+                                       : new_buffer(PyByteArray_GET_SIZE(channel->buffer));
+    if (next == NULL)
         return NULL;
     PyObject *whole = PyMemoryView_FromObject(channel->buffer);
     PyObject *data = whole != NULL ? PySequence_GetSlice(whole, (Py_ssize_t)start, (Py_ssize_t)(start + size)) : NULL;
@@ -103,8 +107,7 @@ static PyObject *channel_take(Channel *channel, PyObject *Py_UNUSED(none))
             if (larger == NULL)
                 return NULL;
             Py_SETREF(channel->buffer, larger);
-            for (int i = 0; i < KEPT; i++)
-                Py_CLEAR(channel->free[i]);
+            drop_free(channel);
         } else if (errno != ENOENT && errno != EINTR) {
             return PyErr_SetFromErrno(PyExc_OSError);
         }
@@ -128,12 +131,16 @@ static PyObject *channel_give_back(Channel *channel, PyObject *data)
         return NULL;
     }
     Py_DECREF(released);
-    for (int i = 0; i < KEPT && PyByteArray_GET_SIZE(buffer) == PyByteArray_GET_SIZE(channel->buffer); i++)
-        if (channel->free[i] == NULL) {
-            channel->free[i] = buffer;
-            Py_RETURN_NONE;
-        }
-    Py_DECREF(buffer);
+    if (channel->kept < KEPT && PyByteArray_GET_SIZE(buffer) == PyByteArray_GET_SIZE(channel->buffer))
+        channel->free[channel->kept++] = buffer;
+    else
+        Py_DECREF(buffer);
+    Py_RETURN_NONE;
+}
+
+static PyObject *channel_trim(Channel *channel, PyObject *Py_UNUSED(none))
+{
+    drop_free(channel);
     Py_RETURN_NONE;
 }
 
@@ -224,14 +231,14 @@ static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *Py_UN
 static void channel_dealloc(Channel *channel)
 {
     Py_CLEAR(channel->buffer);
-    for (int i = 0; i < KEPT; i++)
-        Py_CLEAR(channel->free[i]);
+    drop_free(channel);
     Py_TYPE(channel)->tp_free(channel);
 }
 
 static PyMethodDef methods[] = {
     {"take", (PyCFunction)channel_take, METH_NOARGS, NULL},
     {"give_back", (PyCFunction)channel_give_back, METH_O, NULL},
+    {"trim", (PyCFunction)channel_trim, METH_NOARGS, NULL},
     {"answer", (PyCFunction)(void (*)(void))channel_answer, METH_FASTCALL, NULL},
     {"acknowledge", (PyCFunction)(void (*)(void))channel_acknowledge, METH_FASTCALL, NULL},
     {"end", (PyCFunction)channel_end, METH_VARARGS, NULL},

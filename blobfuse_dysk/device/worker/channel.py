@@ -5,7 +5,7 @@ is read is read into one buffer, which is written to as a whole when it is made:
 it copies for a process that is being killed, and would fail the request with EIO in place of keeping it for the next
 worker (kernel/hardening.py). The data of a small write is copied out of it. That of a large one stays where it is, and
 the next request goes into another buffer; `give_back` makes it free again. So there are as many buffers as large
-writes in progress, and one, and few more stay.
+writes were in progress at once, and one, until `trim` is called once the load is over (idle.py).
 
 The device never blocks, whatever poll said of it: a request that another reader was woken for, or that its sender took
 back, may be gone. It is the same open file in the holder and in every worker; none of them relies on blocking.
@@ -44,7 +44,7 @@ _DATA_AT = _IN.size + 40
 _LARGE = 64 << 10  # bytes
 _ROOM = 8 << 10  # bytes for headers; and the kernel takes no less than 8 KiB
 _MOST_BUFFER = 512 << 20  # bytes; fs.fuse.max_pages_limit is 65535 pages at most
-_KEPT = 2  # free buffers
+_KEPT = 64  # free buffers, until a load is over
 
 
 class Channel:
@@ -88,6 +88,10 @@ class Channel:
             data.release()
             if len(self._free) < _KEPT and len(buffer) == len(self._buffer):
                 self._free.append(buffer)
+
+    def trim(self) -> None:
+        """Free the buffers that no write has now."""
+        self._free.clear()
 
     def answer(self, unique: int, data: Buffer) -> None:
         """A READ has succeeded. An answer to a request that is gone is dropped, here and below. Raises OSError."""

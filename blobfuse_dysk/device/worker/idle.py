@@ -12,11 +12,11 @@ __all__ = ["give_memory_back"]
 
 LOOK_S = 7.0
 FEW = 30  # requests a second; a file system that nobody uses asks for less
-ROUNDS = 3  # what the caches and spare tasks still keep goes in the first 15 s
+ROUNDS = 3  # what the caches still keep goes in the first 15 s
 
 
-async def give_memory_back(requests: Callable[[], int]) -> None:
-    """For ever: after each load, ROUNDS times. requests: how many there were up to now."""
+async def give_memory_back(requests: Callable[[], int], trim: Callable[[], object]) -> None:
+    """For ever: after each load, ROUNDS times. requests: how many there were up to now. trim: frees what is spare."""
     before, left = requests(), 0
     while True:
         await trio.sleep(LOOK_S)
@@ -25,5 +25,6 @@ async def give_memory_back(requests: Callable[[], int]) -> None:
             left = ROUNDS
         elif left:
             left -= 1
+            trim()
             hardening.give_memory_back()
         before = now

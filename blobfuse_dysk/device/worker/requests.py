@@ -91,6 +91,10 @@ class Requests:
         """
         self._channel.write(_SIZE_CHANGED)
 
+    def give_memory_back(self) -> None:
+        """Free what a load has left."""
+        self._channel.trim()
+
     def hold(self) -> trio.Event:
         """Take no more requests, from this moment on, until `resume`. The result is for `drained`."""
         self.resume()

@@ -267,7 +267,8 @@ class Worker:
         self._requests = Requests(self._fuse_fd, self._init, self._file, resend=self._resend)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_connection)
-            nursery.start_soon(idle.give_memory_back, lambda: self.stack.requests if self.stack else 0)
+            done = lambda: self.stack.requests if self.stack else 0  # noqa: E731
+            nursery.start_soon(idle.give_memory_back, done, self._requests.give_memory_back)
             with self._fuse_scope:
                 await self._requests.run()
             nursery.cancel_scope.cancel()
