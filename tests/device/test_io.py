@@ -12,7 +12,8 @@ import pytest
 from blobfuse_dysk import attachment
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.state import control_path
-from blobfuse_dysk.errors import BusyError, UsageError
+from blobfuse_dysk.errors import BusyError, DeviceError, UsageError
+from blobfuse_dysk.mount import filesystem
 from blobfuse_dysk.testing.azurite import Azurite
 from blobfuse_dysk.vhd import footer
 from tests.device.conftest import MIB, Node, fill, flush, wait_for
@@ -168,6 +169,9 @@ def test_an_error_of_the_service_is_an_i_o_error_and_no_more(node: Node) -> None
     subprocess.run(["blockdev", "--flushbufs", attached.device], check=True)
     with pytest.raises(OSError, match="Input/output error"), Path(attached.device).open("rb", buffering=0) as device:
         device.read(4096)
+    for look in (filesystem.probe, filesystem.content):
+        with pytest.raises(DeviceError, match=f"{attached.device} cannot be read: Input/output error"):
+            look(attached.device)
     assert attachment.get("data").restarts == 0
     assert "failed" in node.log("data")
     attachment.detach("data")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -106,12 +108,63 @@ def test_blkid_looks_at_the_device_and_not_into_its_cache(tools: Tools) -> None:
     assert ["-n" in asked for asked in tools.asked] == [False, True]
 
 
-def test_what_blkid_does_not_find_is_not_what_it_cannot_tell(tools: Tools) -> None:
+def test_what_blkid_does_not_find_is_not_what_it_cannot_tell(tools: Tools, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"unknown")
     tools.answer = (2, "", "")
-    assert filesystem.probe("/dev/loop3") == {}
+    assert filesystem.probe(str(disk)) == {}
     tools.answer = (8, "", "")
     assert filesystem.probe("/dev/loop3") is None
     for code in (1, 4, 16, -9):
         tools.answer = (code, "TYPE=ext4\n", "error: cannot open")
         with pytest.raises(DeviceError, match="blkid on /dev/loop3 failed"):
             filesystem.probe("/dev/loop3")
+
+
+@pytest.mark.parametrize(
+    "look", [filesystem.probe, filesystem.content, lambda path: filesystem.lacks_journal("ext4", path)]
+)
+def test_what_cannot_be_read_is_an_error_and_not_a_disk_with_nothing_known_on_it(
+    look: Callable[[str], object], tmp_path: Path
+) -> None:
+    """Real blkid exits with the same 2 for what it cannot open or read as for what it does not know."""
+    with pytest.raises(DeviceError, match=r"disk cannot be read: No such file or directory$") as caught:
+        look(str(tmp_path / "disk"))
+    assert caught.value.remedy
+
+
+def test_blkid_is_asked_again_of_what_has_been_read_since(tools: Tools, tmp_path: Path) -> None:
+    """A read of its own may have failed, and only that one: what was read then is in the page cache."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"something")
+    answers = iter([(2, "", ""), (0, "TYPE=xfs\n", "")])
+
+    def run(arguments: Sequence[str], held: Sequence[int] = ()) -> subprocess.CompletedProcess[str]:
+        tools.answer = next(answers)
+        return tools.run(arguments, held)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filesystem, "run_tool", run)
+        assert filesystem.probe(str(disk)) == {"TYPE": "xfs"}
+
+
+@pytest.mark.parametrize("bad", [128 << 10, (7 << 20) + 512])
+def test_what_cannot_be_read_behind_the_first_bytes_is_an_error_as_well(
+    bad: int, tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel gives what is before a bad sector, and the error to who reads on."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"x" * (8 << 20))
+    pread = os.pread
+
+    def read(fd: int, length: int, offset: int) -> bytes:
+        if offset <= bad < offset + length:
+            if offset == bad:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            length = bad - offset
+        return pread(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", read)
+    tools.answer = (2, "", "")
+    with pytest.raises(DeviceError, match="cannot be read: Input/output error"):
+        filesystem.probe(str(disk))
