@@ -27,11 +27,19 @@ from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks import clonesteps
 from blobfuse_dysk.disks.asking import REQUEST_S, again, read_footer, run
 from blobfuse_dysk.disks.cloneplan import Plan, check_names, check_resumed, plan
-from blobfuse_dysk.disks.clonesteps import FailedCopyError, Progress
+from blobfuse_dysk.disks.clonesteps import Progress
 from blobfuse_dysk.disks.pagecopy import PageCopy, bounded, missing_in
 from blobfuse_dysk.disks.ranges import blob_ranges
 from blobfuse_dysk.disks.snapshot import create_snapshot
-from blobfuse_dysk.errors import DyskError, NotFoundError, ServiceError, StoreError, TransportError, UsageError
+from blobfuse_dysk.errors import (
+    DyskError,
+    FailedCopyError,
+    NotFoundError,
+    ServiceError,
+    StoreError,
+    TransportError,
+    UsageError,
+)
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.store.open import check_blob
 from blobfuse_dysk.vhd import FOOTER_SIZE, VhdFooter

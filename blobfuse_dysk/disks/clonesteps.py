@@ -28,11 +28,10 @@ from blobfuse_dysk.azure.properties import BlobProperties, Condition
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks.asking import PATIENCE_S, REQUEST_S, again, read_footer
 from blobfuse_dysk.disks.cloneplan import moved_footer
-from blobfuse_dysk.errors import DyskError, Kind, ServiceError, StoreError
+from blobfuse_dysk.errors import DyskError, FailedCopyError, Kind, LaterError, ServiceError, StoreError
 from blobfuse_dysk.vhd import FOOTER_SIZE, parse_footer
 
 __all__ = [
-    "FailedCopyError",
     "Progress",
     "exists",
     "fence",
@@ -71,10 +70,6 @@ class Progress:
 
     done: int
     total: int | None
-
-
-class FailedCopyError(DyskError):
-    """The service gave the copy up, or somebody made it do so: the clone will never be complete."""
 
 
 async def look(client: DiskClient, budget_s: float | None = None) -> BlobProperties | None:
@@ -129,7 +124,7 @@ async def follow(client: DiskClient, mark: CloneMark, *, wait: bool, progress: C
     while True:
         found = await look(client, PATIENCE_S)
         if found is None:
-            raise DyskError(f"clone {client.address} is gone: somebody deleted it", remedy="clone it again")
+            raise LaterError(f"clone {client.address} is gone: somebody deleted it", remedy="clone it again")
         if not is_marked(found, mark):
             return True  # somebody else finished it
         copy = found.copy
@@ -313,13 +308,13 @@ async def _make_container(client: DiskClient) -> None:
 
 
 async def _still(client: DiskClient, mark: CloneMark) -> BlobProperties:
-    """The clone, with its mark. Raises DyskError if another process finished or deleted it."""
+    """The clone, with its mark. Raises LaterError if another process finished or deleted it."""
     found = await look(client)
     if found is None or not is_marked(found, mark):
         what = "deleted" if found is None else "finished"
-        raise DyskError(f"clone {client.address} was {what} by somebody else meanwhile", remedy="look at it again")
+        raise LaterError(f"clone {client.address} was {what} by somebody else meanwhile", remedy="look at it again")
     return found
 
 
-def _changes(client: DiskClient) -> DyskError:
-    return DyskError(f"clone {client.address} changes all the time", remedy="find out who else works on it")
+def _changes(client: DiskClient) -> LaterError:
+    return LaterError(f"clone {client.address} changes all the time", remedy="find out who else works on it")

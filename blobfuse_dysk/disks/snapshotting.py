@@ -33,7 +33,7 @@ from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.statefile import StateFile
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import DyskError, Kind, StoreError
+from blobfuse_dysk.errors import DyskError, Kind, LaterError, StoreError
 from blobfuse_dysk.patience import telling
 from blobfuse_dysk.store import snapshot as making
 
@@ -73,7 +73,7 @@ def of_attached(found: StateFile, account: Account | None, metadata: Mapping[str
     """
     name, device = found["name"], found["device"]
     if device is None:
-        raise DyskError(f"{name} is being attached still", remedy="try again in a moment")
+        raise LaterError(f"{name} is being attached still", remedy="try again in a moment")
     why = "it was not to be frozen"
     if freeze_s is not None:
         try:

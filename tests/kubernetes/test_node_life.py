@@ -13,6 +13,7 @@ from blobfuse_dysk.device.ipc import state
 from tests.kubernetes.conftest import MIB, Cluster, mounts_below
 from tests.kubernetes.nodes import capability, refused, until
 
+GIB = 1 << 30
 OTHER_KEY = "c2Vjb25kLWtleS1vZi10aGUtYWNjb3VudC13aGljaC1pcy1sb25nLWVub3VnaC10by1iZS1hLWtleS0tLS0tLQ=="
 
 
@@ -75,6 +76,36 @@ def test_a_disk_that_died_is_staged_again_and_the_pods_directory_is_never_the_no
     assert mounts_below(cluster.dirs.root) == []
     assert {"file", "more"} <= {path.name for path in pod.up().iterdir()}
     pod.down()
+
+
+@pytest.mark.parametrize("fstype", ["ext4", "xfs", "btrfs"])
+def test_unstaging_a_disk_that_failed_says_once_what_was_never_written(cluster: Cluster, fstype: str) -> None:
+    """And then it is off the node, so that its pod can be elsewhere: a call that is repeated succeeds."""
+    pod = cluster.volume(size=512 * MIB, how=capability(fstype=fstype))
+    target = pod.up()
+    cluster.server.fault("error", status=400, operation="put_page")
+    with (target / "file").open("wb") as file:
+        file.write(b"x" * MIB)
+        file.flush()
+        with pytest.raises(OSError, match="Input/output"):
+            os.fsync(file.fileno())
+    cluster.server.clear_faults()
+    until(lambda: cluster.state()["state"] == "failed", "the disk has failed")
+    condition = pod.stats().volume_condition
+    assert condition.abnormal and "is failed" in condition.message
+    with refused("FAILED_PRECONDITION", "larger", "400"):
+        cluster.plugin.call(
+            "NodeExpandVolume", volume_id=pod.disk, volume_path=str(target), capacity_range={"required_bytes": GIB}
+        )
+    pod.unpublish()
+    with refused("DATA_LOSS", pod.disk, "400", "check its file system"):
+        pod.unstage()
+    assert cluster.attachments() == []
+    pod.unstage()
+    log = cluster.plugin.log.read_text()
+    assert "NodeUnstageVolume" in log and "DATA_LOSS" in log
+    assert "Traceback" not in log, log
+    assert cluster.blob()["lease"]["state"] == "available"
 
 
 def test_a_mount_that_vanished_is_made_again_and_not_bound_as_a_plain_directory(cluster: Cluster) -> None:

@@ -55,7 +55,7 @@ from blobfuse_dysk.device.worker.startup import (
     resume_state,
     take_briefing,
 )
-from blobfuse_dysk.errors import DyskError, Kind, NotFoundError, StoreError
+from blobfuse_dysk.errors import DyskError, Kind, LaterError, NotFoundError, StoreError
 from blobfuse_dysk.store.lease.token import HoldState
 from blobfuse_dysk.store.open import ResumeState
 from blobfuse_dysk.store.parts.extents import joined
@@ -358,7 +358,7 @@ class Worker:
     def show(self, geometry: Geometry) -> None:
         """The disk is larger now: later workers learn it from the holder, then the kernel is told (growth.py)."""
         if not self.send_event({"event": "state", "size": geometry.size, "blob_size": geometry.blob_size}):
-            raise DyskError("the holder does not listen now", remedy="try again in a moment")
+            raise LaterError("the holder does not listen now", remedy="try again in a moment")
         self.geometry = geometry
         if self._file:
             self._file.grow(geometry.size)
