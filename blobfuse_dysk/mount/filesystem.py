@@ -76,7 +76,9 @@ def make_file_system(fstype: str, device: str, options: Sequence[str], held: Seq
     """
     kind = KINDS[fstype]
     tool = find_tool(kind.tool, remedy=f"install {kind.package}, or give the disk a file system elsewhere")
-    result = run_tool([tool, *kind.flags, *options, device], held=held)
+    with reading(device) as fd:
+        size = os.lseek(fd, 0, os.SEEK_END)
+    result = run_tool([tool, *kind.words(options, size), device], held=held)
     if result.returncode:
         words = _first_line(result.stderr) or _first_line(result.stdout) or f"exit code {result.returncode}"
         words = words.removeprefix(f"{tool}: ").removeprefix(f"mkfs.{fstype}: ").rstrip(".")

@@ -36,6 +36,25 @@ def test_fio_reads_back_what_it_wrote(node: Node, sector_size: int) -> None:
     attachment.detach("data")
 
 
+@pytest.mark.parametrize("fstype", ["ext4", "ext3", "ext2"])
+@pytest.mark.parametrize("size", [8 * MIB, 64 * MIB])
+def test_a_small_file_system_is_mounted_with_either_sector_size(
+    node: Node, tmp_path: Path, fstype: str, size: int
+) -> None:
+    """mke2fs makes blocks of 1 KiB below 512 MiB, which a device with sectors of 4096 bytes cannot be asked for."""
+    disk = node.create(size=size)
+    for sector_size in (512, 4096):
+        attached = node.attach(disk, sector_size=sector_size)
+        if sector_size == 512:
+            filesystem.make_file_system(fstype, attached.device, [])
+            assert not filesystem.lacks_journal(fstype, attached.device)
+        mounted = subprocess.run(["mount", "-t", fstype, attached.device, tmp_path], capture_output=True, text=True)
+        assert mounted.returncode == 0, mounted.stderr
+        (tmp_path / "file").write_text("kept")
+        subprocess.run(["umount", tmp_path], check=True)
+        attachment.detach("data")
+
+
 def test_fio_verify_on_azurite(
     run_dirs: RunDirs, azurite: Azurite, container: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
