@@ -49,6 +49,7 @@ __all__ = ["Clone", "Progress", "abort_clone", "clone", "clone_state"]
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _AZURITE = "Azurite"
+_DELETE = "delete a disk with dyskctl delete"
 _TRIES, _PAUSE_S = 4, 0.5  # of making the snapshot
 _MADE_FOR = "dysk_made_for"
 """Name in the metadata of a snapshot that was made for a clone: of which disk."""
@@ -103,8 +104,8 @@ def clone(
             job.complete()
         return job.result(complete)
     except (FailedCopyError, KeyboardInterrupt):
-        if job.by_service or job.at_target(clonesteps.look) is None:
-            job.undo()
+        if (job.by_service or job.at_target(clonesteps.look) is None) and not job.undo():
+            log.warning("%s stays: it was completed or replaced before it could be given up", target)
         raise
 
 
@@ -128,7 +129,7 @@ def abort_clone(target: DiskAddress, options: AttachOptions, *, source_options: 
     """Give an unfinished clone up: end the copy, delete what there is, and the snapshot that was made for it.
 
     source_options: how to reach the source, if it is of another account. Raises DyskError; UsageError for a disk that
-    is no unfinished clone.
+    is no unfinished clone, or none any more: it was not touched.
     """
     job = _Job(target, target, options, options, _nobody)
     found = job.at_target(clonesteps.look)
@@ -136,7 +137,7 @@ def abort_clone(target: DiskAddress, options: AttachOptions, *, source_options: 
         raise NotFoundError(f"disk {target} does not exist", missing="disk", remedy="there is nothing to give up")
     mark = found_in(found.metadata)
     if mark is None or not is_unfinished(found.metadata, found.copy):
-        raise UsageError(f"{target} is no unfinished clone", remedy="delete a disk with dyskctl delete")
+        raise UsageError(f"{target} is no unfinished clone", remedy=_DELETE)
     origin = DiskAddress.parse(mark.source)
     if origin.account == target.account:
         origin = replace(target, container=origin.container, blob=origin.blob, snapshot=origin.snapshot)
@@ -148,7 +149,11 @@ def abort_clone(target: DiskAddress, options: AttachOptions, *, source_options: 
         job.mark = mark
     else:
         job.take_up(found, None)
-    job.undo()
+    if not job.undo():
+        raise UsageError(
+            f"{target} is no unfinished clone any more: it was completed or replaced before it could be given up",
+            remedy=_DELETE,
+        )
 
 
 class _Job:
@@ -300,12 +305,12 @@ class _Job:
         self._drop_snapshot()
         self.at_target(lambda client: clonesteps.unmark(client, mark))
 
-    def undo(self) -> None:
-        """Leave nothing of the clone, if it is not complete. Raises DyskError."""
+    def undo(self) -> bool:
+        """Leave nothing of the clone, unless it is complete: whether nothing is left. Raises DyskError."""
         mark = self.mark
-        if mark is not None:
-            self.at_target(lambda client: clonesteps.undo(client, mark))
+        gone = mark is None or self.at_target(lambda client: clonesteps.undo(client, mark))
         self._drop_snapshot()
+        return gone
 
     def result(self, complete: bool) -> Clone:
         mark = self._marked

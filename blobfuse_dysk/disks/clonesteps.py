@@ -257,12 +257,17 @@ async def _as_seen(
         return None
 
 
-async def undo(client: DiskClient, mark: CloneMark) -> None:
-    """End the copy and delete the clone, if it is ours and not complete. Nothing of it is left."""
+async def undo(client: DiskClient, mark: CloneMark) -> bool:
+    """End the copy and delete the clone, if it is ours and not complete; whether nothing is there then.
+
+    False: what is there is complete by now, or another's, and was not touched.
+    """
     for _ in range(_MOST_LOOKS):
         found = await look(client)
-        if found is None or not is_marked(found, mark) or not _may_delete(found):
-            return
+        if found is None:
+            return True
+        if not is_marked(found, mark) or not _may_delete(found):
+            return False
         try:
             if found.copy is not None and found.copy.status == "pending":
                 await client.abort_copy(found.copy.copy_id, timeout_s=REQUEST_S)

@@ -11,8 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
+from blobfuse_dysk.azure.diskclient import DiskClient
+from blobfuse_dysk.azure.marks import CloneMark
 from blobfuse_dysk.cli.main import main
+from blobfuse_dysk.disks import clonesteps
 from blobfuse_dysk.testing import PageBlobServer
 from blobfuse_dysk.testing.pageblobserver import DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY
 from tests.polling import eventually
@@ -75,6 +79,35 @@ def test_a_clone_that_is_not_waited_for_and_given_up(
     assert main(["clone", DATA, COPY, "--abort"]) == 0
     assert capsys.readouterr().out == f"gave up the clone {COPY}; nothing of it is left\n"
     assert rest("HEAD", "disks/copy").status == 404
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_clone_that_was_complete_before_it_could_be_given_up_is_not_told_to_be_gone(
+    two: PageBlobServer, rest: Rest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, grows: bool
+) -> None:
+    """By the service's copy alone, and by another process that took its mark off."""
+    two.configure(copies="pending")
+    words = ["clone", DATA, COPY, *(["--size", "8MiB"] if grows else [])]
+    assert main([*words, "--no-wait"]) == 0
+    undo = clonesteps.undo
+
+    async def late(client: DiskClient, mark: CloneMark) -> bool:
+        two.copy("disks", "copy", "success")
+        if grows:
+            assert await trio.to_thread.run_sync(main, words) == 0
+        return await undo(client, mark)
+
+    monkeypatch.setattr(clonesteps, "undo", late)
+    capsys.readouterr()
+    assert main(["clone", DATA, COPY, "--abort"]) == 2
+    printed = capsys.readouterr()
+    assert "nothing of it is left" not in printed.out
+    assert printed.err == (
+        f"dyskctl: {COPY} is no unfinished clone any more: it was completed or replaced before it could be given up: "
+        "delete a disk with dyskctl delete\n"
+    )
+    assert rest.get("disks/copy", 0, PAGE).body == b"a" * PAGE
+    assert main(["get", COPY]) == 0
 
 
 @pytest.mark.parametrize(
