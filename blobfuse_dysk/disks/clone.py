@@ -11,6 +11,7 @@ with one that was left. What each step may do when it is repeated, or carried ou
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -99,7 +100,10 @@ def clone(
             job.begin(size, dict(metadata or {}), tier, wait=wait)
         else:
             job.take_up(found, size)
-        complete = job.copy(wait=wait)
+        try:
+            complete = job.copy(wait=wait)
+        except NotFoundError as error:
+            raise job.without_source(error) from error
         if complete:
             job.complete()
         return job.result(complete)
@@ -287,6 +291,19 @@ class _Job:
 
         self.at_target(work)
         return True
+
+    def without_source(self, error: NotFoundError) -> NotFoundError:
+        """The error for a copy that found something missing: that can be the source, whoever it is told of."""
+        try:
+            self._look_at_source()
+        except NotFoundError as gone:
+            words = f"dyskctl clone --abort {shlex.quote(str(self._named))} {shlex.quote(str(self._target))}"
+            return NotFoundError(
+                f"{self._target} is an unfinished clone of {self._source}, which is gone",
+                missing=gone.missing,
+                remedy=f"give it up: {words}",
+            )
+        return error
 
     def complete(self) -> None:
         """The last steps. The snapshot goes before the mark, so that who finds the mark can still delete it."""

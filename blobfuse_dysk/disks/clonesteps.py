@@ -28,7 +28,7 @@ from blobfuse_dysk.azure.properties import BlobProperties, Condition
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks.asking import PATIENCE_S, REQUEST_S, again, read_footer
 from blobfuse_dysk.disks.cloneplan import moved_footer
-from blobfuse_dysk.errors import DyskError, FailedCopyError, Kind, LaterError, ServiceError, StoreError
+from blobfuse_dysk.errors import DyskError, FailedCopyError, Kind, LaterError, NotFoundError, ServiceError, StoreError
 from blobfuse_dysk.vhd import FOOTER_SIZE, parse_footer
 
 __all__ = [
@@ -297,7 +297,8 @@ def of_source(error: ServiceError, source: DiskAddress, target: DiskAddress) -> 
         "InvalidSourceBlobUrl",
         "NoAuthenticationInformation",
     ):
-        return DyskError(
+        refused = NotFoundError if error.status == 404 else DyskError
+        return refused(
             f"account {target.account} cannot read {source}, to copy it ({error.code}, HTTP {error.status})",
             remedy="the source's credential must allow reading it, and its account's firewall must let the service in",
         )

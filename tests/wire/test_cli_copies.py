@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -177,6 +179,45 @@ def test_ctrl_c_leaves_nothing_within_an_account_and_says_what_it_leaves_in_anot
     two.clear_faults()
     two.release()
     assert main(["clone", DATA, "other/disks/far"]) == 0
+
+
+@pytest.mark.parametrize("gone", ["snapshot", "disk"])
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("when", ["before it goes on", "in the middle"])
+def test_a_clone_whose_source_is_gone_can_only_be_given_up_and_says_so(
+    two: PageBlobServer, rest: Rest, capsys: pytest.CaptureFixture[str], gone: str, named: bool, when: str
+) -> None:
+    source = f"{DATA}?snapshot={snapshot(rest, 'disks/data')}" if named else DATA
+    words = ["clone", source, "other/disks/far"]
+
+    def delete() -> None:
+        for each in two.blob("disks", "data")["snapshots"]:
+            assert rest("DELETE", "disks/data", f"snapshot={each}").status == 202
+        if gone == "disk":
+            assert rest("DELETE", "disks/data").status == 202
+
+    if when == "in the middle":
+        two.fault("delay", operation="put_page_from_url")
+        with ThreadPoolExecutor(1) as pool:
+            ends = pool.submit(main, words)
+            eventually(lambda: bool(two.faults()[0]["hits"]), 20)
+            delete()
+            two.clear_faults()
+            two.release()
+            assert ends.result(60) == 1
+    else:
+        two.fault("error", operation="put_page_from_url", status=400)
+        assert main(words) == 1
+        two.clear_faults()
+        delete()
+        capsys.readouterr()
+        assert main(words) == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert "is gone" in printed.err, printed.err
+    assert f"give it up: dyskctl clone --abort {shlex.quote(source)} other/disks/far\n" in printed.err
+    assert main(["clone", source, "other/disks/far", "--abort"]) == 0
+    assert capsys.readouterr().out == "gave up the clone other/disks/far; nothing of it is left\n"
 
 
 def counted(two: PageBlobServer, kind: str) -> int:
