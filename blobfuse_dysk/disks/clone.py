@@ -182,14 +182,14 @@ class _Job:
         self.by_service = (self._source.account, self._source.endpoint) == (self._target.account, self._target.endpoint)
         """Whether Copy Blob copies: that of Azurite does not, see begin."""
 
-    def at_target(self, work: Callable[[DiskClient], Awaitable[T]]) -> T:
-        """Do it with a client of the target."""
+    def at_target(self, work: Callable[[DiskClient], Awaitable[T]], *, silent: bool = False) -> T:
+        """Do it with a client of the target. silent: it shows how far it is."""
 
         async def opened() -> T:
             async with DiskClient(self._target, self._credential) as client:
                 return await work(client)
 
-        return run(self._target, self._credential, opened, needs="rw")
+        return run(self._target, self._credential, opened, needs="rw", silent=silent)
 
     def begin(self, size: int | None, metadata: Mapping[str, str], tier: str | None, *, wait: bool) -> None:
         """Make the clone: with the service's copy under way, or empty."""
@@ -265,7 +265,9 @@ class _Job:
         if mark.copied:
             return True
         if self.by_service:
-            return self.at_target(lambda client: clonesteps.follow(client, mark, wait=wait, progress=self._progress))
+            return self.at_target(
+                lambda client: clonesteps.follow(client, mark, wait=wait, progress=self._progress), silent=True
+            )
         epoch = self.at_target(lambda client: clonesteps.fence(client, mark))
         found, _ = self._look_at_source()
         wanted = bounded(
@@ -289,7 +291,7 @@ class _Job:
                 copying = PageCopy(client, source, self._copy_source(), found.etag, epoch, copied)
                 await copying.copy(missing)
 
-        self.at_target(work)
+        self.at_target(work, silent=True)
         return True
 
     def without_source(self, error: NotFoundError) -> NotFoundError:

@@ -103,6 +103,7 @@ def of_the_service(account: Account, metadata: Mapping[str, str], why: str | Non
     import trio
 
     from blobfuse_dysk.azure.blob import BlobClient
+    from blobfuse_dysk.disks.asking import waiting
     from blobfuse_dysk.store.lease.requests import BlobLease
     from blobfuse_dysk.store.open import check_blob, errors_for_people
 
@@ -117,7 +118,7 @@ def of_the_service(account: Account, metadata: Mapping[str, str], why: str | Non
                 marks[making.WHY] = _why_not_here(blob)
             return await making.take(blob, requests, {**metadata, **marks}), blob.size
 
-    with errors_for_people(account.address, account.credential, read_only=False):
+    with errors_for_people(account.address, account.credential, read_only=False), waiting(account.address):
         taken, size = once(lambda: trio.run(take), marks[making.REQUEST], account)
     return Made(taken, size, "crash", marks[making.WHY])
 

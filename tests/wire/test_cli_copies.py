@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from blobfuse_dysk import patience
 from blobfuse_dysk.azure.diskclient import DiskClient
 from blobfuse_dysk.azure.marks import CloneMark
 from blobfuse_dysk.cli.main import main
@@ -163,6 +164,35 @@ def test_a_diff_as_a_table_and_as_json(two: PageBlobServer, rest: Rest, capsys: 
     }
     assert main(["diff", DATA, "--from", second, "--to", second, "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["ranges"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "operation"),
+    [
+        (["diff", DATA, "--from", "SNAPSHOT"], "asking for the disk's properties", "get_blob_properties"),
+        (["diff", DATA, "--from", "SNAPSHOT"], "finding out whether it knows what changed", "get_page_ranges"),
+        (["get", DATA], "", "get_blob_properties"),
+        (["snapshot", "create", DATA], "", "snapshot_blob"),
+        (["resize", DATA, "8MiB"], "", "get_blob_properties"),
+    ],
+)
+def test_a_slow_service_is_spoken_of(
+    two: PageBlobServer, rest: Rest, monkeypatch: pytest.MonkeyPatch, words: list[str], asked: str, operation: str
+) -> None:
+    """As behind a gateway that takes its time; nothing is told where nobody sits at a terminal."""
+    first = snapshot(rest, "disks/data")
+    heard: list[str] = []
+    monkeypatch.setattr(patience, "FIRST_S", 0.05)
+    monkeypatch.setattr(patience, "AGAIN_S", 0.05)
+    monkeypatch.setattr(patience, "tell_on_terminal", lambda program: patience.tell_by(heard.append))
+    two.fault("delay", operation=operation)
+    with ThreadPoolExecutor(1) as pool:
+        ends = pool.submit(main, [first if word == "SNAPSHOT" else word for word in words])
+        eventually(lambda: any(DATA in line and asked in line for line in heard), 20)
+        two.clear_faults()
+        two.release()
+        assert ends.result(60) == 0
+    patience.tell_by(None)
 
 
 def test_ctrl_c_leaves_nothing_within_an_account_and_says_what_it_leaves_in_another(
