@@ -1,4 +1,8 @@
-"""What a worker does once a load is over: it gives the memory back that the load took. See kernel/hardening.py."""
+"""What a worker does once a load is over: it gives the memory back that the load took.
+
+That of its heap a few times after each load (kernel/hardening.py), as it costs some milliseconds each time; that of the
+dirty ring whenever little is asked for, as a trickle of writes goes all the way round it, too (store/parts/ring.py).
+"""
 
 from __future__ import annotations
 
@@ -15,15 +19,17 @@ FEW = 30  # requests a second; a file system that nobody uses asks for less
 ROUNDS = 3  # what the caches and spare tasks still keep goes in the first 15 s
 
 
-async def give_memory_back(requests: Callable[[], int]) -> None:
-    """For ever: after each load, ROUNDS times. requests: how many there were up to now."""
+async def give_memory_back(requests: Callable[[], int], ring: Callable[[], None]) -> None:
+    """For ever: after each load, ROUNDS times. requests: how many there were up to now. ring: gives the ring's back."""
     before, left = requests(), 0
     while True:
         await trio.sleep(LOOK_S)
         now = requests()
         if now - before > FEW * LOOK_S:
             left = ROUNDS
-        elif left:
-            left -= 1
-            hardening.give_memory_back()
+        else:
+            ring()
+            if left:
+                left -= 1
+                hardening.give_memory_back()
         before = now

@@ -268,12 +268,19 @@ class Worker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_connection)
             nursery.start_soon(self._turnstile.shed)
-            nursery.start_soon(idle.give_memory_back, lambda: self.stack.requests if self.stack else 0)
+            nursery.start_soon(idle.give_memory_back, self._requests, self._give_ring_back)
             with self._fuse_scope:
                 await pyfuse3.main(min_tasks=_MOST_TASKS, max_tasks=_MOST_TASKS)
             nursery.cancel_scope.cancel()
         self._aborted = not self._closing.is_set()
         self._begin_end()
+
+    def _requests(self) -> int:
+        return self.stack.requests if self.stack else 0
+
+    def _give_ring_back(self) -> None:
+        if self.stack and self.stack.ring:
+            self.stack.ring.give_back(self._ring_fd)
 
     def _on_init(self) -> None:
         self._replay.connect()
