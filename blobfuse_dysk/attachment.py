@@ -26,7 +26,7 @@ from blobfuse_dysk.device.attacher.launch import Launch
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.statefile import StateFile
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, NotFoundError
+from blobfuse_dysk.errors import AttachedError, BusyError, DeviceError, DyskError, LossError, NotFoundError
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.patience import telling
 
@@ -101,7 +101,7 @@ def detach(target: str, *, force: bool = False, lose_data: bool = False, timeout
     minute; it then goes on without us).
 
     force: end it also if the service does not answer, or programs have it open, which get I/O errors. What can be
-    written still is; DyskError says how much could not be. lose_data: that loss is agreed to, so it is a warning only,
+    written still is; LossError says how much could not be. lose_data: that loss is agreed to, so it is a warning only,
     and a device that is mounted is cut off, too.
     """
     from blobfuse_dysk.device.attacher import teardown
@@ -150,7 +150,7 @@ def _detach_by_force(target: str, run: str, dev: str, *, lose_data: bool) -> Non
     if loss and lose_data:
         _log.warning("%s is detached; lost: %s", name, loss)
     elif loss:
-        raise DyskError(
+        raise LossError(
             f"{name} is detached, but data was lost: {loss}", remedy="attach it and check its file system (fsck)"
         )
 

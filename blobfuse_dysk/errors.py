@@ -28,10 +28,13 @@ __all__ = [
     "CredentialError",
     "DeviceError",
     "DyskError",
+    "FailedCopyError",
     "GatewayError",
     "HasSnapshotsError",
     "Kind",
+    "LaterError",
     "LeasedError",
+    "LossError",
     "NotFoundError",
     "ServiceError",
     "StoreError",
@@ -123,6 +126,18 @@ class AttachedError(DyskError):
 
 class BusyError(DyskError):
     """The device is mounted or open, so it cannot be detached."""
+
+
+class LaterError(DyskError):
+    """Something else is under way, or came in between: the same once more may succeed."""
+
+
+class LossError(DyskError):
+    """An attachment has ended, and what it had taken is not all in the service. It says so once, and then is gone."""
+
+
+class FailedCopyError(DyskError):
+    """The service gave the copy up, or somebody made it do so: the clone will never be complete."""
 
 
 class DeviceError(DyskError):

@@ -10,7 +10,7 @@ from blobfuse_dysk.azure import explain
 from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.azure.management import code_of, sdk
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import DyskError
+from blobfuse_dysk.errors import LaterError
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, BlobProperties
@@ -46,7 +46,7 @@ def delete_disk(
         for _ in range(_LOOKS):
             found = _look(blob)
             if found and created not in (None, found.creation_time):
-                raise DyskError(f"{address} was deleted by somebody, and there is another one of that name now")
+                raise LaterError(f"{address} was deleted by somebody, and there is another one of that name now")
             created = found and found.creation_time
             try:
                 blob.delete_blob(**words, **lease, **_as_seen(found))
@@ -62,7 +62,7 @@ def delete_disk(
                 lease = {}
                 with contextlib.suppress(HttpResponseError):  # it may have ended meanwhile
                     BlobLeaseClient(blob).break_lease(lease_break_period=0)
-        raise DyskError(f"{address} is written to all the time", remedy="find out by whom, and try again")
+        raise LaterError(f"{address} is written to all the time", remedy="find out by whom, and try again")
 
 
 def _look(blob: BlobClient) -> BlobProperties | None:

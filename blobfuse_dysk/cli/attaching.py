@@ -9,11 +9,11 @@ from dataclasses import replace
 
 from blobfuse_dysk.cli.output import attachment_json, print_error, print_json, warn
 from blobfuse_dysk.cli.session import Settings
-from blobfuse_dysk.disk import DiskAddress, check_snapshot
+from blobfuse_dysk.disk import DiskAddress, Endpoint, check_snapshot
 from blobfuse_dysk.errors import DyskError, UsageError
 from blobfuse_dysk.options import AttachOptions
 
-__all__ = ["attach", "attach_disk", "detach", "parse_disk", "warn_of_secret"]
+__all__ = ["attach", "attach_disk", "detach", "parse_disk", "parse_target", "warn_of_secret"]
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +23,24 @@ def parse_disk(text: str) -> DiskAddress:
     disk = DiskAddress.parse(text)
     warn_of_secret(disk)
     return disk
+
+
+def parse_target(text: str) -> DiskAddress:
+    """Read a DISK, or the NAME or DEVICE of an attachment of this machine, whose disk is meant, where that is.
+
+    Each may have `?snapshot=TIME` behind it. Raises UsageError, NotFoundError.
+    """
+    name, mark, time = text.partition("?snapshot=")
+    if "/" in name and not name.startswith("/"):
+        return parse_disk(text)
+    from blobfuse_dysk import attachment
+
+    found = attachment.get(name)
+    disk = replace(DiskAddress.parse(found.disk), endpoint=Endpoint.parse(found.endpoint))
+    if not mark:
+        return disk
+    check_snapshot(time)
+    return replace(disk, snapshot=time)
 
 
 def warn_of_secret(disk: DiskAddress) -> None:

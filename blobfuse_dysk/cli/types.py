@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from blobfuse_dysk.cli.attaching import parse_disk
+from blobfuse_dysk.cli.attaching import parse_disk, parse_target
 from blobfuse_dysk.disk import DiskAddress, parse_size
 from blobfuse_dysk.options import ATTACH_OPTIONS, AttachOptions, Option
 
@@ -20,6 +20,7 @@ __all__ = [
     "DISK",
     "GO_BOOL",
     "SIZE",
+    "TARGET",
     "attach_options",
     "complete_attachment",
     "connection_options",
@@ -37,6 +38,20 @@ class _Disk(click.ParamType[DiskAddress]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> DiskAddress:
         return value if isinstance(value, DiskAddress) else parse_disk(value)
+
+
+class _Target(click.ParamType[DiskAddress]):
+    """A DISK, or a name or device of an attachment, as the address of its disk."""
+
+    name = "target"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> DiskAddress:
+        return value if isinstance(value, DiskAddress) else parse_target(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(name) for name in complete_attachment(ctx, param, incomplete)]
 
 
 class _Size(click.ParamType[int]):
@@ -82,6 +97,7 @@ class _GoBool(click.ParamType[bool]):
 
 
 DISK = _Disk()
+TARGET = _Target()
 SIZE = _Size()
 GO_BOOL = _GoBool()
 

@@ -1,12 +1,15 @@
 """Asks the service about a disk, from code that is not asynchronous: one call, one event loop, errors for people.
 
 A request that failed in a way that may pass is sent again for a while; who sends one that changes something says what
-makes its repetition harmless.
+makes its repetition harmless. What takes long is told to whoever sits at a terminal (patience.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from random import Random
 from typing import TypeVar
 
@@ -17,11 +20,12 @@ from blobfuse_dysk.azure.credential.credential import Credential
 from blobfuse_dysk.azure.explain import explain
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.errors import DyskError, ServiceError, TransportError
+from blobfuse_dysk.patience import telling
 from blobfuse_dysk.store.lease.attempts import Attempts
 from blobfuse_dysk.store.serviceerrors import to_store_error
 from blobfuse_dysk.vhd import FOOTER_SIZE, VhdFooter, parse_footer
 
-__all__ = ["PATIENCE_S", "REQUEST_S", "again", "read_footer", "run"]
+__all__ = ["PATIENCE_S", "REQUEST_S", "again", "read_footer", "run", "waiting"]
 
 T = TypeVar("T")
 REQUEST_S = 30.0  # for one attempt
@@ -31,10 +35,51 @@ PATIENCE_S = (
 )
 
 
-def run(address: DiskAddress, credential: Credential, work: Callable[[], Awaitable[T]], *, needs: str = "r") -> T:
-    """Run it in an event loop of its own. What it raises is told in the words of `explain`; needs: see there."""
+class _Wait:
+    """What is asked of a disk just now, for people: `again` keeps it up to date."""
+
+    def __init__(self, address: DiskAddress) -> None:
+        self.what = ""
+        self.error: DyskError | None = None
+        self._address = address
+        self._began = time.monotonic()
+
+    def text(self) -> str:
+        since_s = time.monotonic() - self._began
+        why = f"; so far: {self.error}" if self.error else ""
+        return f"asking {self._address.endpoint} about {self._address.key} for {since_s:.0f} s now{self.what}{why}"
+
+
+_now: ContextVar[_Wait | None] = ContextVar("_now", default=None)
+
+
+@contextlib.contextmanager
+def waiting(address: DiskAddress) -> Iterator[None]:
+    """Around an event loop that asks for things of a disk: what it waits for is told, if it takes long."""
+    wait = _Wait(address)
+    before = _now.set(wait)
     try:
-        return trio.run(work)
+        with telling(wait.text):
+            yield
+    finally:
+        _now.reset(before)
+
+
+def run(
+    address: DiskAddress,
+    credential: Credential,
+    work: Callable[[], Awaitable[T]],
+    *,
+    needs: str = "r",
+    silent: bool = False,
+) -> T:
+    """Run it in an event loop of its own. What it raises is told in the words of `explain`; needs: see there.
+
+    silent: the caller shows how far it is, so a wait is not told here.
+    """
+    try:
+        with contextlib.nullcontext() if silent else waiting(address):
+            return trio.run(work)
     except (DyskError, BaseExceptionGroup) as failure:
         error = _first(failure)
     told = explain(error, address, credential, needs=needs) if isinstance(error, DyskError) else error
@@ -65,13 +110,19 @@ async def again(
     of the last attempt.
     """
 
+    limit_s = BUDGET_S if budget_s is None else budget_s
+    if wait := _now.get():
+        wait.what, wait.error = f": {what}, which is given up after {limit_s:g} s", None
+
     async def attempt() -> T:
         try:
             return await call()
         except (ServiceError, TransportError) as error:
+            if wait:
+                wait.error = error
             raise to_store_error(error, what, modifies=modifies, conditional=conditional) from error
 
-    return await Attempts(Random(), BUDGET_S if budget_s is None else budget_s)(attempt)
+    return await Attempts(Random(), limit_s)(attempt)
 
 
 async def read_footer(client: BlobClient, blob_size: int) -> VhdFooter | None:

@@ -11,6 +11,7 @@ with one that was left. What each step may do when it is repeated, or carried ou
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -27,11 +28,19 @@ from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks import clonesteps
 from blobfuse_dysk.disks.asking import REQUEST_S, again, read_footer, run
 from blobfuse_dysk.disks.cloneplan import Plan, check_names, check_resumed, plan
-from blobfuse_dysk.disks.clonesteps import FailedCopyError, Progress
+from blobfuse_dysk.disks.clonesteps import Progress
 from blobfuse_dysk.disks.pagecopy import PageCopy, bounded, missing_in
 from blobfuse_dysk.disks.ranges import blob_ranges
 from blobfuse_dysk.disks.snapshot import create_snapshot
-from blobfuse_dysk.errors import DyskError, NotFoundError, ServiceError, StoreError, TransportError, UsageError
+from blobfuse_dysk.errors import (
+    DyskError,
+    FailedCopyError,
+    NotFoundError,
+    ServiceError,
+    StoreError,
+    TransportError,
+    UsageError,
+)
 from blobfuse_dysk.options import AttachOptions
 from blobfuse_dysk.store.open import check_blob
 from blobfuse_dysk.vhd import FOOTER_SIZE, VhdFooter
@@ -41,6 +50,7 @@ __all__ = ["Clone", "Progress", "abort_clone", "clone", "clone_state"]
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _AZURITE = "Azurite"
+_DELETE = "delete a disk with dyskctl delete"
 _TRIES, _PAUSE_S = 4, 0.5  # of making the snapshot
 _MADE_FOR = "dysk_made_for"
 """Name in the metadata of a snapshot that was made for a clone: of which disk."""
@@ -90,13 +100,16 @@ def clone(
             job.begin(size, dict(metadata or {}), tier, wait=wait)
         else:
             job.take_up(found, size)
-        complete = job.copy(wait=wait)
+        try:
+            complete = job.copy(wait=wait)
+        except NotFoundError as error:
+            raise job.without_source(error) from error
         if complete:
             job.complete()
         return job.result(complete)
     except (FailedCopyError, KeyboardInterrupt):
-        if job.by_service or job.at_target(clonesteps.look) is None:
-            job.undo()
+        if (job.by_service or job.at_target(clonesteps.look) is None) and not job.undo():
+            log.warning("%s stays: it was completed or replaced before it could be given up", target)
         raise
 
 
@@ -120,7 +133,7 @@ def abort_clone(target: DiskAddress, options: AttachOptions, *, source_options: 
     """Give an unfinished clone up: end the copy, delete what there is, and the snapshot that was made for it.
 
     source_options: how to reach the source, if it is of another account. Raises DyskError; UsageError for a disk that
-    is no unfinished clone.
+    is no unfinished clone, or none any more: it was not touched.
     """
     job = _Job(target, target, options, options, _nobody)
     found = job.at_target(clonesteps.look)
@@ -128,7 +141,7 @@ def abort_clone(target: DiskAddress, options: AttachOptions, *, source_options: 
         raise NotFoundError(f"disk {target} does not exist", missing="disk", remedy="there is nothing to give up")
     mark = found_in(found.metadata)
     if mark is None or not is_unfinished(found.metadata, found.copy):
-        raise UsageError(f"{target} is no unfinished clone", remedy="delete a disk with dyskctl delete")
+        raise UsageError(f"{target} is no unfinished clone", remedy=_DELETE)
     origin = DiskAddress.parse(mark.source)
     if origin.account == target.account:
         origin = replace(target, container=origin.container, blob=origin.blob, snapshot=origin.snapshot)
@@ -140,7 +153,11 @@ def abort_clone(target: DiskAddress, options: AttachOptions, *, source_options: 
         job.mark = mark
     else:
         job.take_up(found, None)
-    job.undo()
+    if not job.undo():
+        raise UsageError(
+            f"{target} is no unfinished clone any more: it was completed or replaced before it could be given up",
+            remedy=_DELETE,
+        )
 
 
 class _Job:
@@ -165,14 +182,14 @@ class _Job:
         self.by_service = (self._source.account, self._source.endpoint) == (self._target.account, self._target.endpoint)
         """Whether Copy Blob copies: that of Azurite does not, see begin."""
 
-    def at_target(self, work: Callable[[DiskClient], Awaitable[T]]) -> T:
-        """Do it with a client of the target."""
+    def at_target(self, work: Callable[[DiskClient], Awaitable[T]], *, silent: bool = False) -> T:
+        """Do it with a client of the target. silent: it shows how far it is."""
 
         async def opened() -> T:
             async with DiskClient(self._target, self._credential) as client:
                 return await work(client)
 
-        return run(self._target, self._credential, opened, needs="rw")
+        return run(self._target, self._credential, opened, needs="rw", silent=silent)
 
     def begin(self, size: int | None, metadata: Mapping[str, str], tier: str | None, *, wait: bool) -> None:
         """Make the clone: with the service's copy under way, or empty."""
@@ -248,7 +265,9 @@ class _Job:
         if mark.copied:
             return True
         if self.by_service:
-            return self.at_target(lambda client: clonesteps.follow(client, mark, wait=wait, progress=self._progress))
+            return self.at_target(
+                lambda client: clonesteps.follow(client, mark, wait=wait, progress=self._progress), silent=True
+            )
         epoch = self.at_target(lambda client: clonesteps.fence(client, mark))
         found, _ = self._look_at_source()
         wanted = bounded(
@@ -272,8 +291,21 @@ class _Job:
                 copying = PageCopy(client, source, self._copy_source(), found.etag, epoch, copied)
                 await copying.copy(missing)
 
-        self.at_target(work)
+        self.at_target(work, silent=True)
         return True
+
+    def without_source(self, error: NotFoundError) -> NotFoundError:
+        """The error for a copy that found something missing: that can be the source, whoever it is told of."""
+        try:
+            self._look_at_source()
+        except NotFoundError as gone:
+            words = f"dyskctl clone --abort {shlex.quote(str(self._named))} {shlex.quote(str(self._target))}"
+            return NotFoundError(
+                f"{self._target} is an unfinished clone of {self._source}, which is gone",
+                missing=gone.missing,
+                remedy=f"give it up: {words}",
+            )
+        return error
 
     def complete(self) -> None:
         """The last steps. The snapshot goes before the mark, so that who finds the mark can still delete it."""
@@ -292,12 +324,12 @@ class _Job:
         self._drop_snapshot()
         self.at_target(lambda client: clonesteps.unmark(client, mark))
 
-    def undo(self) -> None:
-        """Leave nothing of the clone, if it is not complete. Raises DyskError."""
+    def undo(self) -> bool:
+        """Leave nothing of the clone, unless it is complete: whether nothing is left. Raises DyskError."""
         mark = self.mark
-        if mark is not None:
-            self.at_target(lambda client: clonesteps.undo(client, mark))
+        gone = mark is None or self.at_target(lambda client: clonesteps.undo(client, mark))
         self._drop_snapshot()
+        return gone
 
     def result(self, complete: bool) -> Clone:
         mark = self._marked

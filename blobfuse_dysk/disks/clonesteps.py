@@ -28,11 +28,10 @@ from blobfuse_dysk.azure.properties import BlobProperties, Condition
 from blobfuse_dysk.disk import DiskAddress
 from blobfuse_dysk.disks.asking import PATIENCE_S, REQUEST_S, again, read_footer
 from blobfuse_dysk.disks.cloneplan import moved_footer
-from blobfuse_dysk.errors import DyskError, Kind, ServiceError, StoreError
+from blobfuse_dysk.errors import DyskError, FailedCopyError, Kind, LaterError, NotFoundError, ServiceError, StoreError
 from blobfuse_dysk.vhd import FOOTER_SIZE, parse_footer
 
 __all__ = [
-    "FailedCopyError",
     "Progress",
     "exists",
     "fence",
@@ -71,10 +70,6 @@ class Progress:
 
     done: int
     total: int | None
-
-
-class FailedCopyError(DyskError):
-    """The service gave the copy up, or somebody made it do so: the clone will never be complete."""
 
 
 async def look(client: DiskClient, budget_s: float | None = None) -> BlobProperties | None:
@@ -129,7 +124,7 @@ async def follow(client: DiskClient, mark: CloneMark, *, wait: bool, progress: C
     while True:
         found = await look(client, PATIENCE_S)
         if found is None:
-            raise DyskError(f"clone {client.address} is gone: somebody deleted it", remedy="clone it again")
+            raise LaterError(f"clone {client.address} is gone: somebody deleted it", remedy="clone it again")
         if not is_marked(found, mark):
             return True  # somebody else finished it
         copy = found.copy
@@ -262,12 +257,17 @@ async def _as_seen(
         return None
 
 
-async def undo(client: DiskClient, mark: CloneMark) -> None:
-    """End the copy and delete the clone, if it is ours and not complete. Nothing of it is left."""
+async def undo(client: DiskClient, mark: CloneMark) -> bool:
+    """End the copy and delete the clone, if it is ours and not complete; whether nothing is there then.
+
+    False: what is there is complete by now, or another's, and was not touched.
+    """
     for _ in range(_MOST_LOOKS):
         found = await look(client)
-        if found is None or not is_marked(found, mark) or not _may_delete(found):
-            return
+        if found is None:
+            return True
+        if not is_marked(found, mark) or not _may_delete(found):
+            return False
         try:
             if found.copy is not None and found.copy.status == "pending":
                 await client.abort_copy(found.copy.copy_id, timeout_s=REQUEST_S)
@@ -297,7 +297,8 @@ def of_source(error: ServiceError, source: DiskAddress, target: DiskAddress) -> 
         "InvalidSourceBlobUrl",
         "NoAuthenticationInformation",
     ):
-        return DyskError(
+        refused = NotFoundError if error.status == 404 else DyskError
+        return refused(
             f"account {target.account} cannot read {source}, to copy it ({error.code}, HTTP {error.status})",
             remedy="the source's credential must allow reading it, and its account's firewall must let the service in",
         )
@@ -313,13 +314,13 @@ async def _make_container(client: DiskClient) -> None:
 
 
 async def _still(client: DiskClient, mark: CloneMark) -> BlobProperties:
-    """The clone, with its mark. Raises DyskError if another process finished or deleted it."""
+    """The clone, with its mark. Raises LaterError if another process finished or deleted it."""
     found = await look(client)
     if found is None or not is_marked(found, mark):
         what = "deleted" if found is None else "finished"
-        raise DyskError(f"clone {client.address} was {what} by somebody else meanwhile", remedy="look at it again")
+        raise LaterError(f"clone {client.address} was {what} by somebody else meanwhile", remedy="look at it again")
     return found
 
 
-def _changes(client: DiskClient) -> DyskError:
-    return DyskError(f"clone {client.address} changes all the time", remedy="find out who else works on it")
+def _changes(client: DiskClient) -> LaterError:
+    return LaterError(f"clone {client.address} changes all the time", remedy="find out who else works on it")

@@ -19,7 +19,7 @@ from blobfuse_dysk.azure.diskclient import DiskClient
 from blobfuse_dysk.azure.wire import Extent
 from blobfuse_dysk.disks.asking import PATIENCE_S, REQUEST_S, again
 from blobfuse_dysk.disks.clonesteps import of_source
-from blobfuse_dysk.errors import DyskError, ServiceError
+from blobfuse_dysk.errors import LaterError, ServiceError
 from blobfuse_dysk.store.parts.extents import joined
 
 __all__ = ["PageCopy", "bounded", "missing_in", "pieces_of"]
@@ -137,7 +137,7 @@ class PageCopy:
         if told := of_source(error, self._source.address, self._client.address):
             raise told from None
         if error.code == "SequenceNumberConditionNotMet":
-            raise DyskError(
+            raise LaterError(
                 f"another process goes on with clone {self._client.address}",
                 remedy="leave it to that, or end that and try again",
             ) from None

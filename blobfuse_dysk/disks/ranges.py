@@ -186,7 +186,7 @@ def _check_service(address: DiskAddress, credential: Credential) -> None:
 
     async def work() -> bool:
         async with BlobClient(address, credential) as client:
-            return await again(lambda: ask(client), "asking for changes since a snapshot that never was")
+            return await again(lambda: ask(client), "finding out whether it knows what changed")
 
     if not run(address, credential, work):
         raise UsageError(

@@ -109,6 +109,7 @@ def _in_use(found: Attachment, size: int, by: bool) -> Resized:
 def _detached(disk: DiskAddress, size: int, options: AttachOptions, *, by: bool, force: bool) -> Resized:
     import trio
 
+    from blobfuse_dysk.disks.asking import waiting
     from blobfuse_dysk.disks.detached import resize_detached
 
     address, credential = resolve.resolve(disk, options)
@@ -122,7 +123,8 @@ def _detached(disk: DiskAddress, size: int, options: AttachOptions, *, by: bool,
     async def run() -> tuple[int, int]:
         return await resize_detached(address, credential, wanted, node=environment.node_name(), force=force)
 
-    before, after = trio.run(run)
+    with waiting(address):
+        before, after = trio.run(run)
     return Resized(str(disk), after, before, False)
 
 

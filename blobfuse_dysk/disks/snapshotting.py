@@ -33,7 +33,7 @@ from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.statefile import StateFile
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import DyskError, Kind, StoreError
+from blobfuse_dysk.errors import DyskError, Kind, LaterError, StoreError
 from blobfuse_dysk.patience import telling
 from blobfuse_dysk.store import snapshot as making
 
@@ -73,7 +73,7 @@ def of_attached(found: StateFile, account: Account | None, metadata: Mapping[str
     """
     name, device = found["name"], found["device"]
     if device is None:
-        raise DyskError(f"{name} is being attached still", remedy="try again in a moment")
+        raise LaterError(f"{name} is being attached still", remedy="try again in a moment")
     why = "it was not to be frozen"
     if freeze_s is not None:
         try:
@@ -103,6 +103,7 @@ def of_the_service(account: Account, metadata: Mapping[str, str], why: str | Non
     import trio
 
     from blobfuse_dysk.azure.blob import BlobClient
+    from blobfuse_dysk.disks.asking import waiting
     from blobfuse_dysk.store.lease.requests import BlobLease
     from blobfuse_dysk.store.open import check_blob, errors_for_people
 
@@ -117,7 +118,7 @@ def of_the_service(account: Account, metadata: Mapping[str, str], why: str | Non
                 marks[making.WHY] = _why_not_here(blob)
             return await making.take(blob, requests, {**metadata, **marks}), blob.size
 
-    with errors_for_people(account.address, account.credential, read_only=False):
+    with errors_for_people(account.address, account.credential, read_only=False), waiting(account.address):
         taken, size = once(lambda: trio.run(take), marks[making.REQUEST], account)
     return Made(taken, size, "crash", marks[making.WHY])
 

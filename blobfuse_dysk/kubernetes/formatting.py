@@ -25,8 +25,8 @@ from pathlib import Path
 
 from blobfuse_dysk.attachment import Attachment, is_blank
 from blobfuse_dysk.device.kernel.usage import users
+from blobfuse_dysk.errors import LaterError
 from blobfuse_dysk.kubernetes.own import run_dir
-from blobfuse_dysk.kubernetes.refusals import LaterError
 from blobfuse_dysk.mount.filesystem import make_file_system
 
 __all__ = ["AT_ONCE", "Making", "finish"]

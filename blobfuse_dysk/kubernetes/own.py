@@ -23,8 +23,7 @@ from blobfuse_dysk.device.ipc.statefile import StateFile
 from blobfuse_dysk.device.kernel import loop
 from blobfuse_dysk.device.kernel.mountinfo import Mount, mounts
 from blobfuse_dysk.device.kernel.usage import is_dead
-from blobfuse_dysk.errors import AttachedError
-from blobfuse_dysk.kubernetes.refusals import LaterError
+from blobfuse_dysk.errors import AttachedError, LaterError
 
 __all__ = ["Own", "find", "is_left_over", "name_of", "run_dir"]
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from blobfuse_dysk.errors import DyskError
 
-__all__ = ["ConflictError", "LaterError", "UnsuitableError"]
+__all__ = ["ConflictError", "UnsuitableError"]
 
 
 class ConflictError(DyskError):
     """The volume is there already, and not as this call wants it (ALREADY_EXISTS)."""
-
-
-class LaterError(DyskError):
-    """Something else is under way that has to end first; the call is to be repeated (ABORTED)."""
 
 
 class UnsuitableError(DyskError):

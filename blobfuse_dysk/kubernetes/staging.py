@@ -24,14 +24,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blobfuse_dysk import attachment, environment
-from blobfuse_dysk.attached import Attachment
+from blobfuse_dysk.attached import Attachment, once_detached
 from blobfuse_dysk.azure.credential.resolve import resolve
 from blobfuse_dysk.device.kernel.usage import users
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.errors import AttachedError, BusyError, CredentialError, DyskError, LeasedError, NotFoundError
+from blobfuse_dysk.errors import (
+    AttachedError,
+    BusyError,
+    CredentialError,
+    DyskError,
+    LaterError,
+    LeasedError,
+    LossError,
+    NotFoundError,
+)
 from blobfuse_dysk.kubernetes import formatting, mounting
 from blobfuse_dysk.kubernetes.own import Own, find, is_left_over, name_of
-from blobfuse_dysk.kubernetes.refusals import ConflictError, LaterError, UnsuitableError
+from blobfuse_dysk.kubernetes.refusals import ConflictError, UnsuitableError
 from blobfuse_dysk.kubernetes.secrets import Secrets
 from blobfuse_dysk.mount import filesystem
 from blobfuse_dysk.mount.grow import GROWING, growing_with
@@ -126,6 +135,7 @@ class Staging:
         """Take it back; returns when everything is durable and the lease released, at once if there is nothing.
 
         Raises BusyError while it is used elsewhere on this node, or if the service takes longer than 100 s: repeat it.
+        LossError says once what was never written: the disk is off this node by then, and a repeated call succeeds.
         """
         own = self.find(disk)
         elsewhere = [place.directory for place in own.places() if place.directory != path] if own else []
@@ -138,13 +148,20 @@ class Staging:
             return
         attached = own.attachment
         self._secrets.forget(attached.name)
-        with contextlib.suppress(NotFoundError):
+        try:
             if attached.is_lost:
                 attachment.detach(attached.name, force=True)
                 return
             if own.device and not attached.read_only:
                 formatting.finish(attached)
             attachment.detach(attached.name, timeout_s=_DETACH_S)
+        except NotFoundError:
+            return
+        except LossError as error:
+            told = f"{disk} is off this node: {error}"
+            if not attached.detail:
+                raise LossError(told, remedy=error.remedy) from None
+            raise LossError(f"{told}; {attached.state} because {once_detached(attached.detail)}") from None
 
     def _attached(self, wanted: Wanted) -> Attachment:
         """Attach the disk, for reading where that is allowed and another node has it."""
@@ -168,7 +185,7 @@ class Staging:
     def _found(self, wanted: Wanted) -> Own:
         own = self.find(wanted.disk)
         if own is None or own.device is None:
-            raise DyskError(f"{wanted.disk} was detached while it was staged", remedy="try again")
+            raise LaterError(f"{wanted.disk} was detached while it was staged", remedy="try again")
         return own
 
     def _refuse_other_use(self, own: Own, wanted: Wanted) -> None:

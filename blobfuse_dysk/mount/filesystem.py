@@ -7,12 +7,10 @@ find, is no reason to format: there is content that it does not know.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from blobfuse_dysk import attachment
@@ -21,13 +19,15 @@ from blobfuse_dysk.disk import DiskAddress, format_size
 from blobfuse_dysk.errors import DeviceError, DyskError
 from blobfuse_dysk.imageformat import OPENED_BY, Found, inspect
 from blobfuse_dysk.mount.kinds import KINDS
-from blobfuse_dysk.mount.tools import find_tool, run_tool
+from blobfuse_dysk.mount.tools import find_tool, reading, run_tool
 from blobfuse_dysk.options import FileSystem
 
 __all__ = ["DEFAULT_FILE_SYSTEM", "Told", "Wanted", "content", "lacks_journal", "make_file_system", "prepare", "probe"]
 
 DEFAULT_FILE_SYSTEM = "ext4"  # what a blank disk gets when fstype= does not say it
 _BLKID_NOTHING, _BLKID_AMBIGUOUS = 2, 8
+# How far from both ends libblkid 2.38 looks (traced), rounded up; bytes.
+_BLKID_HEAD, _BLKID_TAIL = 5 << 20, 2 << 20
 # What some tools print before they say what is wrong.
 _BANNER = re.compile(r"(mke2fs|btrfs-progs|mkfs\.fat|exfatprogs)\b.* v?\d|Filesystem too small for a journal$")
 _EXT_MAGIC, _EXT_HAS_JOURNAL = 0xEF53, 0x4  # linux/fs/ext4/ext4.h: s_magic, s_feature_compat
@@ -76,7 +76,9 @@ def make_file_system(fstype: str, device: str, options: Sequence[str], held: Seq
     """
     kind = KINDS[fstype]
     tool = find_tool(kind.tool, remedy=f"install {kind.package}, or give the disk a file system elsewhere")
-    result = run_tool([tool, *kind.flags, *options, device], held=held)
+    with reading(device) as fd:
+        size = os.lseek(fd, 0, os.SEEK_END)
+    result = run_tool([tool, *kind.words(options, size), device], held=held)
     if result.returncode:
         words = _first_line(result.stderr) or _first_line(result.stdout) or f"exit code {result.returncode}"
         words = words.removeprefix(f"{tool}: ").removeprefix(f"mkfs.{fstype}: ").rstrip(".")
@@ -87,12 +89,14 @@ def make_file_system(fstype: str, device: str, options: Sequence[str], held: Seq
 
 
 def lacks_journal(fstype: str, device: str) -> bool:
-    """Whether the ext3 or ext4 on the device was made without a journal, as mkfs does where it is small."""
+    """Whether the ext3 or ext4 on the device was made without a journal, as mkfs does where it is small.
+
+    Raises DeviceError if it cannot be read.
+    """
     if fstype not in ("ext3", "ext4"):
         return False
-    block = b""
-    with contextlib.suppress(OSError), Path(device).open("rb", buffering=0) as file:
-        block = os.pread(file.fileno(), 1024, 1024)
+    with reading(device) as fd:
+        block = os.pread(fd, 1024, 1024)
     found = int.from_bytes(block[56:58], "little"), int.from_bytes(block[92:96], "little")
     return found[0] == _EXT_MAGIC and not found[1] & _EXT_HAS_JOURNAL
 
@@ -100,8 +104,22 @@ def lacks_journal(fstype: str, device: str) -> bool:
 def probe(device: str, only: str | None = None) -> dict[str, str] | None:
     """What blkid(8) finds on the device itself, not in its cache: TYPE, PTTYPE, ...; empty if it finds nothing.
 
-    None if it finds traces of more than one thing. only: the one kind of file system to look for.
+    None if it finds traces of more than one thing. only: the one kind of file system to look for. Raises DeviceError,
+    also if the device cannot be read: blkid's exit code is then that of a device with nothing known on it.
     """
+    found = _blkid(device, only)
+    if found == {}:
+        with reading(device) as fd:
+            size = os.lseek(fd, 0, os.SEEK_END)
+            for offset, end in ((0, min(_BLKID_HEAD, size)), (max(0, size - _BLKID_TAIL), size)):
+                while offset < end and (block := os.pread(fd, end - offset, offset)):  # short before what fails
+                    offset += len(block)
+            # What failed for blkid may be there by now: it is in the page cache for as long as the device is open.
+            found = _blkid(device, only)
+    return found
+
+
+def _blkid(device: str, only: str | None) -> dict[str, str] | None:
     words = ["-p", "-o", "export", *(["-n", only] if only else []), device]
     result = run_tool([find_tool("blkid", remedy="install util-linux"), *words])
     if result.returncode == _BLKID_NOTHING:
@@ -115,11 +133,10 @@ def probe(device: str, only: str | None = None) -> dict[str, str] | None:
 
 
 def content(device: str) -> Found | None:
-    """What is on the device that blkid does not know; None also if it cannot be read."""
-    with contextlib.suppress(OSError), Path(device).open("rb", buffering=0) as file:
-        size = os.lseek(file.fileno(), 0, os.SEEK_END)
-        return inspect(lambda offset, length: os.pread(file.fileno(), length, offset), size)
-    return None
+    """What is on the device that blkid does not know; None if that is not recognised. Raises DeviceError."""
+    with reading(device) as fd:
+        size = os.lseek(fd, 0, os.SEEK_END)
+        return inspect(lambda offset, length: os.pread(fd, length, offset), size)
 
 
 def _partition_device(attached: Attachment, partition: int | None) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from blobfuse_dysk.device.kernel.usage import mountpoints
 from blobfuse_dysk.errors import DeviceError, DyskError, UsageError
-from blobfuse_dysk.mount.tools import find_tool, run_tool
+from blobfuse_dysk.mount.tools import find_tool, reading, run_tool
 
 __all__ = ["GROWING", "grow_file_system", "growing_with", "grows_unmounted"]
 
@@ -128,14 +128,14 @@ def _room(mount_point: str) -> int:
 
 
 def _device_size(device: str) -> int:
-    with Path(device).open("rb", buffering=0) as file:
-        return os.lseek(file.fileno(), 0, os.SEEK_END)
+    with reading(device) as fd:
+        return os.lseek(fd, 0, os.SEEK_END)
 
 
 def _ext_size(device: str) -> int | None:
     """Bytes of the ext file system on a device, by its superblock; None if there is none."""
-    with Path(device).open("rb", buffering=0) as file:
-        block = os.pread(file.fileno(), 1024, 1024)
+    with reading(device) as fd:
+        block = os.pread(fd, 1024, 1024)
 
     def number(offset: int, length: int) -> int:
         return int.from_bytes(block[offset : offset + length], "little")

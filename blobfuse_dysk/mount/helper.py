@@ -347,7 +347,8 @@ def _mount_remedy(request: MountRequest, fstype: str, words: str, writer: str | 
     unclean = {"ext4": "noload", "xfs": "norecovery,nouuid", "btrfs": "rescue=nologreplay"}.get(fstype)
     if request.read_only and unclean:
         return f"if it was mounted elsewhere at that time, add -o {unclean}; dmesg says more"
-    return f"dmesg says more; check it with: dyskctl attach {request.disk}, fsck.{fstype}"
+    twin = "if what it is a copy of is mounted here, add -o nouuid; " if fstype == "xfs" else ""
+    return f"{twin}dmesg says more; check it with: dyskctl attach {request.disk}, fsck.{fstype}"
 
 
 def _with_reason(error: DyskError, attached: attachment.Attachment) -> DyskError:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from blobfuse_dysk.device.kernel.mountinfo import Mount, mounts
@@ -18,7 +18,7 @@ from blobfuse_dysk.errors import DeviceError
 from blobfuse_dysk.installed import TREES, own_tree
 from blobfuse_dysk.patience import telling
 
-__all__ = ["find_mounted", "find_tool", "run_tool", "top_mount", "whole_device"]
+__all__ = ["find_mounted", "find_tool", "reading", "run_tool", "top_mount", "whole_device"]
 
 _DIRECTORIES = ("/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin")
 _ENVIRONMENT = {"PATH": ":".join(_DIRECTORIES), "LC_ALL": "C.UTF-8"}
@@ -67,6 +67,18 @@ def run_tool(
             tool.wait(_KILLED_S)
         raise
     return subprocess.CompletedProcess(arguments, tool.returncode, out, err)
+
+
+@contextlib.contextmanager
+def reading(device: str) -> Iterator[int]:
+    """A descriptor of the device, to read from. What cannot be read is a DeviceError, and never taken as nothing."""
+    try:
+        with Path(device).open("rb", buffering=0) as file:
+            yield file.fileno()
+    except OSError as error:
+        raise DeviceError(
+            f"{device} cannot be read: {error.strerror}", remedy="dyskctl list says how its disk is"
+        ) from error
 
 
 def top_mount(directory: str) -> Mount | None:

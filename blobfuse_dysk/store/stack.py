@@ -144,7 +144,7 @@ class Stack:
         self._told: HoldState = "attached"
         self._taken: StoreError | None = None  # why it is fenced, in more words
         self._failure: StoreError | None = None
-        self._nursery = nursery
+        self._nursery, self.ring = nursery, ring
         self._requests, self._io = Meter(), Meter()
         self._fence: Fence | None = None
         guard = held.guard if held else None

@@ -12,7 +12,8 @@ import pytest
 from blobfuse_dysk import attachment
 from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.state import control_path
-from blobfuse_dysk.errors import BusyError, UsageError
+from blobfuse_dysk.errors import BusyError, DeviceError, UsageError
+from blobfuse_dysk.mount import filesystem
 from blobfuse_dysk.testing.azurite import Azurite
 from blobfuse_dysk.vhd import footer
 from tests.device.conftest import MIB, Node, fill, flush, wait_for
@@ -33,6 +34,25 @@ def test_fio_reads_back_what_it_wrote(node: Node, sector_size: int) -> None:
     assert int((queue / "logical_block_size").read_text()) == sector_size
     fio(attached.device, bsrange=f"{sector_size}-128k", size="32m", loops=1)
     attachment.detach("data")
+
+
+@pytest.mark.parametrize("fstype", ["ext4", "ext3", "ext2"])
+@pytest.mark.parametrize("size", [8 * MIB, 64 * MIB])
+def test_a_small_file_system_is_mounted_with_either_sector_size(
+    node: Node, tmp_path: Path, fstype: str, size: int
+) -> None:
+    """mke2fs makes blocks of 1 KiB below 512 MiB, which a device with sectors of 4096 bytes cannot be asked for."""
+    disk = node.create(size=size)
+    for sector_size in (512, 4096):
+        attached = node.attach(disk, sector_size=sector_size)
+        if sector_size == 512:
+            filesystem.make_file_system(fstype, attached.device, [])
+            assert not filesystem.lacks_journal(fstype, attached.device)
+        mounted = subprocess.run(["mount", "-t", fstype, attached.device, tmp_path], capture_output=True, text=True)
+        assert mounted.returncode == 0, mounted.stderr
+        (tmp_path / "file").write_text("kept")
+        subprocess.run(["umount", tmp_path], check=True)
+        attachment.detach("data")
 
 
 def test_fio_verify_on_azurite(
@@ -168,6 +188,9 @@ def test_an_error_of_the_service_is_an_i_o_error_and_no_more(node: Node) -> None
     subprocess.run(["blockdev", "--flushbufs", attached.device], check=True)
     with pytest.raises(OSError, match="Input/output error"), Path(attached.device).open("rb", buffering=0) as device:
         device.read(4096)
+    for look in (filesystem.probe, filesystem.content):
+        with pytest.raises(DeviceError, match=f"{attached.device} cannot be read: Input/output error"):
+            look(attached.device)
     assert attachment.get("data").restarts == 0
     assert "failed" in node.log("data")
     attachment.detach("data")

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk import attachment
-from tests.device.conftest import MIB, Node, wait_for
+from tests.device.conftest import MIB, Node, flush, wait_for
 from tests.device.programs import use_worker
+from tests.device.test_worker_death import kill_worker
 
 PAGE = mmap.PAGESIZE
 PRESENT = 1 << 63  # in an entry of pagemap
@@ -76,6 +77,29 @@ def request_buffers(pid: int, mark: bytes) -> list[int]:
 def missing_pages(pid: int, start: int, length: int) -> int:
     """Pages of a range that are not in memory."""
     return present_pages(pid, start - start % PAGE, start + length + -(start + length) % PAGE).count(False)
+
+
+def test_the_ring_of_a_disk_with_little_to_do_has_no_memory(
+    node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Once written all the way round, in the log of a file system that is hardly used, too; what is in it stays."""
+    use_worker(monkeypatch, tmp_path, "from blobfuse_dysk.device.worker import idle\nidle.LOOK_S = 0.5")
+    attached = node.attach(node.create(), write_cache_size=16 * MIB)
+    for number in range(3):
+        in_parallel(attached.device, 24, MIB, bytes([number + 1]) * 16)
+    flush(attached.device)
+    worker = node.state("data")["worker"]["pid"]
+    fds = Path(f"/proc/{worker}/fd")
+    ring = next(fd for fd in fds.iterdir() if "dysk-ring" in str(fd.readlink()))
+    wait_for(lambda: ring.stat().st_blocks * 512 <= PAGE, "the return of the ring's memory")
+    in_parallel(attached.device, 24, MIB, b"last")
+    kill_worker(node)
+    with Path(attached.device).open("rb", buffering=0) as device:
+        for number in range(24):
+            device.seek(number * MIB * 2)
+            assert device.read(PAGE) == b"last" * (PAGE // 4)
+    attachment.detach("data")
+    node.assert_nothing_left()
 
 
 def test_buffers_for_requests_are_in_memory_after_memory_was_given_back(

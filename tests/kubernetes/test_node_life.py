@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -10,9 +11,14 @@ from pathlib import Path
 import pytest
 
 from blobfuse_dysk.device.ipc import state
+from blobfuse_dysk.disk import DiskAddress
+from blobfuse_dysk.disks.clone import clone
+from blobfuse_dysk.options import AttachOptions
+from tests.conftest import need
 from tests.kubernetes.conftest import MIB, Cluster, mounts_below
-from tests.kubernetes.nodes import capability, refused, until
+from tests.kubernetes.nodes import Pod, capability, refused, until
 
+GIB = 1 << 30
 OTHER_KEY = "c2Vjb25kLWtleS1vZi10aGUtYWNjb3VudC13aGljaC1pcy1sb25nLWVub3VnaC10by1iZS1hLWtleS0tLS0tLQ=="
 
 
@@ -75,6 +81,36 @@ def test_a_disk_that_died_is_staged_again_and_the_pods_directory_is_never_the_no
     assert mounts_below(cluster.dirs.root) == []
     assert {"file", "more"} <= {path.name for path in pod.up().iterdir()}
     pod.down()
+
+
+@pytest.mark.parametrize("fstype", ["ext4", "xfs", "btrfs"])
+def test_unstaging_a_disk_that_failed_says_once_what_was_never_written(cluster: Cluster, fstype: str) -> None:
+    """And then it is off the node, so that its pod can be elsewhere: a call that is repeated succeeds."""
+    pod = cluster.volume(size=512 * MIB, how=capability(fstype=fstype))
+    target = pod.up()
+    cluster.server.fault("error", status=400, operation="put_page")
+    with (target / "file").open("wb") as file:
+        file.write(b"x" * MIB)
+        file.flush()
+        with pytest.raises(OSError, match="Input/output"):
+            os.fsync(file.fileno())
+    cluster.server.clear_faults()
+    until(lambda: cluster.state()["state"] == "failed", "the disk has failed")
+    condition = pod.stats().volume_condition
+    assert condition.abnormal and "is failed" in condition.message
+    with refused("FAILED_PRECONDITION", "larger", "400"):
+        cluster.plugin.call(
+            "NodeExpandVolume", volume_id=pod.disk, volume_path=str(target), capacity_range={"required_bytes": GIB}
+        )
+    pod.unpublish()
+    with refused("DATA_LOSS", pod.disk, "400", "check its file system"):
+        pod.unstage()
+    assert cluster.attachments() == []
+    pod.unstage()
+    log = cluster.plugin.log.read_text()
+    assert "NodeUnstageVolume" in log and "DATA_LOSS" in log
+    assert "Traceback" not in log, log
+    assert cluster.blob()["lease"]["state"] == "available"
 
 
 def test_a_mount_that_vanished_is_made_again_and_not_bound_as_a_plain_directory(cluster: Cluster) -> None:
@@ -150,6 +186,31 @@ def test_a_clone_that_is_larger_than_its_file_system_is_filled_when_it_is_staged
     resize(str(DiskAddress.parse(pod.disk)), 1024 * MIB, AttachOptions(credentials=str(conf)))
     assert os.statvfs(pod.up()).f_blocks > 1.9 * before
     pod.down()
+
+
+@pytest.mark.parametrize("fstype", ["ext4", "xfs", "btrfs"])
+def test_a_clone_is_on_the_node_of_its_source_at_the_same_time(cluster: Cluster, fstype: str) -> None:
+    """Both file systems have one UUID, which xfs minds unless it is told not to, and btrfs on older kernels."""
+    release = [int(word) for word in re.findall(r"\d+", os.uname().release)[:2]]
+    need(fstype != "btrfs" or release >= [6, 7], "btrfs mounts no clone beside its source before Linux 6.7")
+    pod = cluster.volume(size=512 * MIB, how=capability(fstype=fstype))
+    (pod.up() / "file").write_text("both")
+    pod.down()
+    conf = cluster.dirs.root / "account.conf"
+    conf.touch(0o600)
+    conf.write_text(f"account_key = {cluster.server.key}\nendpoint = {cluster.server.endpoint}\n")
+    options = AttachOptions(credentials=str(conf))
+    clone(DiskAddress.parse(pod.disk), DiskAddress.parse(f"{pod.disk}-copy"), options, options)
+    copy = Pod(cluster.plugin, cluster.dirs.root / "copy", f"{pod.disk}-copy", cluster.secrets, how=pod.how)
+    first, second = pod.up(), copy.up()
+    (first / "own").write_text("first")
+    (second / "own").write_text("second")
+    pod.down()
+    copy.down()
+    for each, own in ((copy, "second"), (pod, "first")):
+        target = each.up()
+        assert [(target / name).read_text() for name in ("file", "own")] == ["both", own]
+        each.down()
 
 
 def test_worker_restarts_are_in_the_condition(cluster: Cluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,27 @@ def test_a_snapshot_of_this_name_of_another_volume_exists_already(
     taken(drivers, controller, one.volume_id, name)
     code, line = refusal(lambda: controller.CreateSnapshot(snapshot(drivers, other.volume_id, name)))
     assert (code, one.volume_id in line) == ("ALREADY_EXISTS", True)
+
+
+def test_a_snapshot_of_kubernetes_name_is_asked_of_its_own_volume_alone(
+    drivers: Stack, controller: Client, names: Names
+) -> None:
+    """external-snapshotter calls it after the UID of its object, which no other has: the container is not searched."""
+    other, made = (volume(drivers, controller, names()) for _ in range(2))
+    for _ in range(3):
+        taken(drivers, controller, other.volume_id, names())
+    name = f"snapshot-{uuid.uuid4()}"
+    drivers.server.reset_stats()
+    first = taken(drivers, controller, made.volume_id, name)
+    assert drivers.server.stats()["requests"] == {
+        "get_blob_properties": 2,  # whether the volume is there, and how it is at that moment
+        "get_blob": 1,  # whether it is a VHD
+        "list_blobs": 1,
+        "snapshot_blob": 1,
+    }
+    drivers.server.reset_stats()
+    assert taken(drivers, controller, made.volume_id, name) == first, "the call is repeated"
+    assert drivers.server.stats()["requests"] == {"get_blob_properties": 1, "get_blob": 1, "list_blobs": 1}
 
 
 def test_snapshots_that_cannot_be(drivers: Stack, controller: Client, names: Names) -> None:

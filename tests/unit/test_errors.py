@@ -15,10 +15,13 @@ from blobfuse_dysk.errors import (
     CredentialError,
     DeviceError,
     DyskError,
+    FailedCopyError,
     GatewayError,
     HasSnapshotsError,
     Kind,
+    LaterError,
     LeasedError,
+    LossError,
     NotFoundError,
     ServiceError,
     StoreError,
@@ -33,8 +36,12 @@ ERRORS = [
     ServiceError("refused", status=403, code="AuthenticationFailed", remedy="see the key"),
     TransportError("cut off", sent=True, stale=True),
     GatewayError("not the service's", status=404, retry_after_s=7.0, remedy="see the proxy"),
-    *(kind("what", remedy="why") for kind in (AttachedError, BusyError, CredentialError, DeviceError, UsageError)),
+    *(
+        kind("what", remedy="why")
+        for kind in (AttachedError, BusyError, CredentialError, DeviceError, LaterError, LossError, UsageError)
+    ),
     HasSnapshotsError("has snapshots"),
+    FailedCopyError("given up"),
     DyskError("what"),
 ]
 

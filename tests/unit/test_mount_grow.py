@@ -146,6 +146,17 @@ def test_what_is_damaged_is_left_as_it_is(tmp_path: Path) -> None:
     assert grow._ext_size(path) == 64 * MIB
 
 
+def test_what_cannot_be_read_does_not_grow_and_is_mounted_as_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(tmp_path / "gone")
+    with pytest.raises(DeviceError, match="gone cannot be read: No such file or directory"):
+        grow_file_system(path, None, "ext4")
+    with growing_with(path, "/mnt", "ext4"):
+        pass
+    assert "gone cannot be read" in caplog.text
+
+
 def test_a_mounted_ext4_without_the_capability_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = image(tmp_path, 64 * MIB, 128 * MIB)
     monkeypatch.setattr(grow, "_has_capability", lambda: False)

@@ -83,3 +83,12 @@ def test_a_blank_disk_that_is_only_read_is_to_be_formatted_by_who_may(
         helpers.mount(wanted)
     assert caught.value.remedy and caught.value.remedy.startswith(says)
     assert machine.named("mkfs", "mount") == []
+
+
+@pytest.mark.parametrize(("fstype", "says"), [("xfs", True), ("ext4", False)])
+def test_an_xfs_that_is_not_mounted_may_be_a_copy_of_one_that_is(machine: Machine, fstype: str, says: bool) -> None:
+    machine.blank, machine.probed, machine.fails = False, {"TYPE": fstype}, {"mount": 32}
+    with pytest.raises(DyskError, match=r"mounting .* failed") as caught:
+        helpers.mount(request(machine))
+    assert ("if what it is a copy of is mounted here, add -o nouuid" in (caught.value.remedy or "")) is says
+    assert f"fsck.{fstype}" in (caught.value.remedy or "")

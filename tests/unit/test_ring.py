@@ -57,6 +57,48 @@ def test_whether_anything_is_left_is_seen_from_outside(memory: int) -> None:
     assert is_empty(memory)
 
 
+def test_memory_of_an_empty_ring_is_given_back_and_of_no_other(memory: int) -> None:
+    ring = Ring(memory, MIN_CAPACITY)
+    last = None
+    while (record := ring.append(0, b"a" * 65536)) is not None:
+        last = record
+    assert last is not None
+    full = os.fstat(memory).st_blocks
+    ring.give_back(memory)
+    assert os.fstat(memory).st_blocks == full and len(contents(Ring(memory))) > 100
+    ring.release(last.end)
+    ring.give_back(memory)
+    assert os.fstat(memory).st_blocks * 512 == 4096, "the header stays"
+    assert os.fstat(memory).st_size == 4096 + MIN_CAPACITY
+    assert is_empty(memory)
+    ring.append(512, b"b" * 512)
+    assert contents(Ring(memory)) == [(DATA, 512, 512, b"b" * 512)]
+
+
+def test_what_a_worker_before_had_touched_is_given_back_by_the_next(memory: int) -> None:
+    ring = Ring(memory, MIN_CAPACITY)
+    for _ in range(40):
+        record = ring.append(0, b"a" * 65536)
+        assert record is not None
+        ring.release(record.end)
+    ring.close()
+    ring = Ring(memory)
+    assert list(ring.replay()) == []
+    ring.give_back(memory)
+    assert os.fstat(memory).st_blocks * 512 == 4096
+
+
+def test_little_is_not_given_back(memory: int) -> None:
+    """It would be taken again by the next write."""
+    ring = Ring(memory, MIN_CAPACITY)
+    record = ring.append(0, b"a" * 65536)
+    assert record is not None
+    ring.release(record.end)
+    before = os.fstat(memory).st_blocks
+    ring.give_back(memory)
+    assert os.fstat(memory).st_blocks == before
+
+
 def test_data_that_looks_like_a_record_is_not_one(memory: int) -> None:
     """A write's own bytes lie where a later lap looks for records; they must not be taken for one."""
     ring = Ring(memory, MIN_CAPACITY)

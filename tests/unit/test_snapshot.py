@@ -13,13 +13,15 @@ from blobfuse_dysk.device.attacher.freezer import Freezer
 from blobfuse_dysk.device.holder import freezeguard
 from blobfuse_dysk.device.ipc.freezerecord import FreezeRecord
 from blobfuse_dysk.device.kernel import freeze
-from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.disks import look
+from blobfuse_dysk.disk import DiskAddress, Endpoint
+from blobfuse_dysk.disks import clone as clones
+from blobfuse_dysk.disks import look, ranges
 from blobfuse_dysk.disks import snapshot as snapshots
+from blobfuse_dysk.disks.ranges import Changed
 from blobfuse_dysk.disks.snapshot import NAME, Snapshot, check_metadata
 from blobfuse_dysk.errors import NotFoundError, UsageError
 from blobfuse_dysk.options import AttachOptions
-from tests.unit.cli_fakes import Machine, machine
+from tests.unit.cli_fakes import EXAMPLE, Machine, machine
 
 __all__ = ["machine"]
 
@@ -142,6 +144,64 @@ def test_a_snapshot_that_is_attached_here_is_not_deleted(machine: Machine, asked
     machine.attached.clear()
     assert machine.run("snapshot", "delete", f"{DISK}?snapshot={TIME}", "--yes").code == 0
     assert asked == [(f"{DISK}?snapshot={TIME}",)]
+
+
+@pytest.mark.parametrize("named", ["web", "/dev/null"])
+def test_a_disk_that_is_attached_here_is_named_by_its_attachment(
+    machine: Machine, asked: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """Of an account elsewhere, so the endpoint is the attachment's."""
+    where = Endpoint.parse("http://127.0.0.1:10000/mystore")
+    machine.attached["web"] = replace(EXAMPLE, name="web", endpoint=str(where))
+    listed: list[DiskAddress] = []
+
+    def list_snapshots(disk: DiskAddress, options: AttachOptions) -> list[Snapshot]:
+        listed.append(disk)
+        return [MADE]
+
+    monkeypatch.setattr(snapshots, "list_snapshots", list_snapshots)
+    assert machine.run("snapshot", "list", named).code == 0
+    assert listed == [replace(DISK, endpoint=where)]
+    done = machine.run("snapshot", "delete", f"{named}?snapshot={TIME}", "--yes")
+    assert (done.code, done.out) == (0, f"deleted {DISK}?snapshot={TIME}\n")
+    assert asked == [(f"{DISK}?snapshot={TIME}",)]
+    compared: list[tuple[DiskAddress, str]] = []
+
+    def changed(disk: DiskAddress, since: str, options: AttachOptions) -> list[Changed]:
+        compared.append((disk, since))
+        return []
+
+    monkeypatch.setattr(ranges, "changed_ranges", changed)
+    assert machine.run("diff", named, "--from", TIME).code == 0
+    assert machine.run("diff", named, "--from", f"{named}?snapshot={TIME}", "--to", f"{DISK}?snapshot={TIME}").code == 0
+    assert compared == [(listed[0], TIME), (replace(listed[0], snapshot=TIME), TIME)]
+    copied: list[DiskAddress] = []
+    monkeypatch.setattr(clones, "abort_clone", lambda target, options, source_options: copied.append(target))
+    assert machine.run("clone", named, "mystore/disks/copy", "--abort").code == 0
+    assert [str(each) for each in copied] == ["mystore/disks/copy"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["snapshot", "list", "web"],
+        ["snapshot", "delete", f"/dev/loop9?snapshot={TIME}", "--yes"],
+        ["diff", "web", "--from", TIME],
+        ["diff", str(DISK), "--from", f"web?snapshot={TIME}"],
+        ["clone", "web", "mystore/disks/copy"],
+        ["tier", "web", "P30"],
+    ],
+)
+def test_what_is_not_attached_here_is_told_as_that(machine: Machine, words: list[str]) -> None:
+    done = machine.run(*words)
+    assert (done.code, done.out) == (1, "")
+    assert "is not attached here" in done.err and done.err.count("\n") == 1
+
+
+def test_a_name_that_is_no_disk_and_a_time_that_is_none_are_told_as_such(machine: Machine) -> None:
+    machine.attached["web"] = replace(EXAMPLE, name="web")
+    done = machine.run("snapshot", "delete", "web?snapshot=yesterday", "--yes")
+    assert done.code == 2 and "not a snapshot's time" in done.err
 
 
 def test_two_snapshots_cannot_be_attached_as_one(machine: Machine) -> None:

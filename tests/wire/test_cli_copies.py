@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import trio
 
+from blobfuse_dysk import patience
+from blobfuse_dysk.azure.diskclient import DiskClient
+from blobfuse_dysk.azure.marks import CloneMark
 from blobfuse_dysk.cli.main import main
+from blobfuse_dysk.disks import clonesteps
 from blobfuse_dysk.testing import PageBlobServer
 from blobfuse_dysk.testing.pageblobserver import DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY
 from tests.polling import eventually
@@ -77,6 +84,35 @@ def test_a_clone_that_is_not_waited_for_and_given_up(
     assert rest("HEAD", "disks/copy").status == 404
 
 
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_clone_that_was_complete_before_it_could_be_given_up_is_not_told_to_be_gone(
+    two: PageBlobServer, rest: Rest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, grows: bool
+) -> None:
+    """By the service's copy alone, and by another process that took its mark off."""
+    two.configure(copies="pending")
+    words = ["clone", DATA, COPY, *(["--size", "8MiB"] if grows else [])]
+    assert main([*words, "--no-wait"]) == 0
+    undo = clonesteps.undo
+
+    async def late(client: DiskClient, mark: CloneMark) -> bool:
+        two.copy("disks", "copy", "success")
+        if grows:
+            assert await trio.to_thread.run_sync(main, words) == 0
+        return await undo(client, mark)
+
+    monkeypatch.setattr(clonesteps, "undo", late)
+    capsys.readouterr()
+    assert main(["clone", DATA, COPY, "--abort"]) == 2
+    printed = capsys.readouterr()
+    assert "nothing of it is left" not in printed.out
+    assert printed.err == (
+        f"dyskctl: {COPY} is no unfinished clone any more: it was completed or replaced before it could be given up: "
+        "delete a disk with dyskctl delete\n"
+    )
+    assert rest.get("disks/copy", 0, PAGE).body == b"a" * PAGE
+    assert main(["get", COPY]) == 0
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
@@ -130,6 +166,35 @@ def test_a_diff_as_a_table_and_as_json(two: PageBlobServer, rest: Rest, capsys: 
     assert json.loads(capsys.readouterr().out)["ranges"] == []
 
 
+@pytest.mark.parametrize(
+    ("words", "asked", "operation"),
+    [
+        (["diff", DATA, "--from", "SNAPSHOT"], "asking for the disk's properties", "get_blob_properties"),
+        (["diff", DATA, "--from", "SNAPSHOT"], "finding out whether it knows what changed", "get_page_ranges"),
+        (["get", DATA], "", "get_blob_properties"),
+        (["snapshot", "create", DATA], "", "snapshot_blob"),
+        (["resize", DATA, "8MiB"], "", "get_blob_properties"),
+    ],
+)
+def test_a_slow_service_is_spoken_of(
+    two: PageBlobServer, rest: Rest, monkeypatch: pytest.MonkeyPatch, words: list[str], asked: str, operation: str
+) -> None:
+    """As behind a gateway that takes its time; nothing is told where nobody sits at a terminal."""
+    first = snapshot(rest, "disks/data")
+    heard: list[str] = []
+    monkeypatch.setattr(patience, "FIRST_S", 0.05)
+    monkeypatch.setattr(patience, "AGAIN_S", 0.05)
+    monkeypatch.setattr(patience, "tell_on_terminal", lambda program: patience.tell_by(heard.append))
+    two.fault("delay", operation=operation)
+    with ThreadPoolExecutor(1) as pool:
+        ends = pool.submit(main, [first if word == "SNAPSHOT" else word for word in words])
+        eventually(lambda: any(DATA in line and asked in line for line in heard), 20)
+        two.clear_faults()
+        two.release()
+        assert ends.result(60) == 0
+    patience.tell_by(None)
+
+
 def test_ctrl_c_leaves_nothing_within_an_account_and_says_what_it_leaves_in_another(
     two: PageBlobServer, rest: Rest, tmp_path: Path
 ) -> None:
@@ -144,6 +209,45 @@ def test_ctrl_c_leaves_nothing_within_an_account_and_says_what_it_leaves_in_anot
     two.clear_faults()
     two.release()
     assert main(["clone", DATA, "other/disks/far"]) == 0
+
+
+@pytest.mark.parametrize("gone", ["snapshot", "disk"])
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("when", ["before it goes on", "in the middle"])
+def test_a_clone_whose_source_is_gone_can_only_be_given_up_and_says_so(
+    two: PageBlobServer, rest: Rest, capsys: pytest.CaptureFixture[str], gone: str, named: bool, when: str
+) -> None:
+    source = f"{DATA}?snapshot={snapshot(rest, 'disks/data')}" if named else DATA
+    words = ["clone", source, "other/disks/far"]
+
+    def delete() -> None:
+        for each in two.blob("disks", "data")["snapshots"]:
+            assert rest("DELETE", "disks/data", f"snapshot={each}").status == 202
+        if gone == "disk":
+            assert rest("DELETE", "disks/data").status == 202
+
+    if when == "in the middle":
+        two.fault("delay", operation="put_page_from_url")
+        with ThreadPoolExecutor(1) as pool:
+            ends = pool.submit(main, words)
+            eventually(lambda: bool(two.faults()[0]["hits"]), 20)
+            delete()
+            two.clear_faults()
+            two.release()
+            assert ends.result(60) == 1
+    else:
+        two.fault("error", operation="put_page_from_url", status=400)
+        assert main(words) == 1
+        two.clear_faults()
+        delete()
+        capsys.readouterr()
+        assert main(words) == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert "is gone" in printed.err, printed.err
+    assert f"give it up: dyskctl clone --abort {shlex.quote(source)} other/disks/far\n" in printed.err
+    assert main(["clone", source, "other/disks/far", "--abort"]) == 0
+    assert capsys.readouterr().out == "gave up the clone other/disks/far; nothing of it is left\n"
 
 
 def counted(two: PageBlobServer, kind: str) -> int:

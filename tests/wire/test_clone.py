@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from blobfuse_dysk.azure.marks import INCOMPLETE
-from blobfuse_dysk.disks.clone import abort_clone, clone, clone_state
+from blobfuse_dysk.disks.clone import Progress, abort_clone, clone, clone_state
 from blobfuse_dysk.disks.look import blob_size
 from blobfuse_dysk.disks.ranges import allocated_ranges
 from blobfuse_dysk.errors import DyskError, NotFoundError, UsageError
@@ -274,6 +274,23 @@ def test_a_clone_that_is_given_up_leaves_nothing(server: PageBlobServer, contain
     assert own("HEAD", f"{container}/copy").status == 404
     assert snapshots(server, container) == []
     assert content(own, f"{container}/data")[:PAGE] == b"a" * PAGE
+
+
+def test_a_clone_that_was_complete_before_its_maker_was_interrupted_is_told_to_stay(
+    server: PageBlobServer, container: str, own: Rest, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.configure(copies="pending")
+    source, target = named(server, container), named(server, container, "copy")
+    clone(source, target, OPTIONS, OPTIONS, wait=False)
+
+    def interrupted(progress: Progress) -> None:
+        server.copy(container, "copy", "success")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        clone(source, target, OPTIONS, OPTIONS, progress=interrupted)
+    assert caplog.messages == [f"{target} stays: it was completed or replaced before it could be given up"]
+    assert content(own, f"{container}/copy") == content(own, f"{container}/data")
 
 
 def test_a_clone_shares_no_page_with_its_source(service: Service, container: str, rest: Rest) -> None:

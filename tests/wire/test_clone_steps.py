@@ -12,8 +12,9 @@ import trio
 from blobfuse_dysk.azure.diskclient import DiskClient
 from blobfuse_dysk.azure.marks import CloneMark
 from blobfuse_dysk.disk import DiskAddress
-from blobfuse_dysk.disks.clonesteps import FailedCopyError, follow, look, undo
+from blobfuse_dysk.disks.clonesteps import follow, look, undo
 from blobfuse_dysk.disks.create import create_disk
+from blobfuse_dysk.errors import FailedCopyError
 from blobfuse_dysk.options import AttachOptions
 from tests.conftest import Service
 from tests.wire.clients import by_key

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import click
 
+from blobfuse_dysk.cli.attaching import parse_target
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import print_json, size_text, warn
 from blobfuse_dysk.cli.progress import ProgressShown
-from blobfuse_dysk.cli.types import DISK, SIZE, connection_options
+from blobfuse_dysk.cli.types import DISK, SIZE, TARGET, connection_options
 from blobfuse_dysk.disk import DiskAddress, check_snapshot, format_size
 from blobfuse_dysk.errors import UsageError
 from blobfuse_dysk.options import ATTACH_OPTIONS, AttachOptions
@@ -21,7 +22,7 @@ __all__ = ["clone", "diff"]
 
 
 @click.command(cls=Verb)
-@click.argument("source", type=DISK)
+@click.argument("source", type=TARGET)
 @click.argument("target", type=DISK)
 @click.option("--size", type=SIZE, help="Size of the clone's device, if it is to be larger than the source's.")
 @click.option("--tier", metavar="TIER", help="Tier of the clone in a premium account: P4 to P80.")
@@ -49,13 +50,14 @@ def clone(
 ) -> None:
     """Copy a disk or a snapshot to a new disk, in the same account or in another one.
 
+    SOURCE may be the name or device of what is attached here.
     A disk that is attached somewhere is cloned as it is at this moment, from a snapshot that is deleted afterwards.
     TARGET must not exist. Until it is complete it cannot be attached; the same command again goes on with one that was
     left unfinished. Between accounts, only what is in use of the disk is copied, from service to service.
 
     \b
     Examples:
-      dyskctl clone mystore/disks/data mystore/disks/copy
+      dyskctl clone data mystore/disks/copy
       dyskctl clone 'mystore/disks/data?snapshot=2026-01-31T12:00:00.0000000Z' mystore/disks/old --size 64GiB
       dyskctl clone mystore/disks/data farstore/disks/data
       dyskctl clone mystore/disks/data farstore/disks/data --abort
@@ -120,7 +122,7 @@ def clone(
 
 
 @click.command(cls=Verb)
-@click.argument("disk", type=DISK)
+@click.argument("disk", metavar="DISK|NAME|DEVICE", type=TARGET)
 @click.option("--from", "since", metavar="SNAPSHOT", required=True, help="The older snapshot: its time.")
 @click.option("--to", "until", metavar="SNAPSHOT", help="A newer one: its time. Default: the disk as it is now.")
 @connection_options
@@ -133,7 +135,7 @@ def diff(context: click.Context, disk: DiskAddress, since: str, until: str | Non
 
     \b
     Examples:
-      dyskctl diff mystore/disks/data --from 2026-01-31T12:00:00.0000000Z
+      dyskctl diff data --from 2026-01-31T12:00:00.0000000Z
       dyskctl diff mystore/disks/data --from 2026-01-31T12:00:00.0000000Z --to 2026-02-01T12:00:00.0000000Z -o json
     """
     from blobfuse_dysk.disks.ranges import changed_ranges
@@ -150,9 +152,9 @@ def diff(context: click.Context, disk: DiskAddress, since: str, until: str | Non
 
 
 def _time(text: str, disk: DiskAddress) -> str:
-    """The time of a snapshot that was named by it, or as DISK?snapshot=TIME."""
+    """The time of a snapshot that was named by it, or as DISK?snapshot=TIME, or with the name of an attachment."""
     name, mark, time = text.rpartition("?snapshot=")
-    if mark and DiskAddress.parse(name).key != replace(disk, snapshot=None).key:
+    if mark and parse_target(name).key != replace(disk, snapshot=None).key:
         raise UsageError(f"{text} is no snapshot of {replace(disk, snapshot=None)}", remedy="name one of its own")
     check_snapshot(time)
     return time

@@ -11,7 +11,7 @@ import click
 from blobfuse_dysk.cli.attaching import parse_disk
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import print_json, size_text
-from blobfuse_dysk.cli.types import DISK, SIZE, complete_attachment, connection_options
+from blobfuse_dysk.cli.types import DISK, SIZE, TARGET, complete_attachment, connection_options
 from blobfuse_dysk.disk import DiskAddress, parse_size
 from blobfuse_dysk.errors import DyskError, HasSnapshotsError, UsageError
 from blobfuse_dysk.options import AttachOptions
@@ -151,7 +151,7 @@ def _what_became_of_it(done: Resized) -> str:
 
 
 @click.command(cls=Verb)
-@click.argument("disk", type=DISK)
+@click.argument("disk", metavar="DISK|NAME|DEVICE", type=TARGET)
 @click.argument("tier", metavar="TIER")
 @connection_options
 @click.pass_context

@@ -11,7 +11,7 @@ import click
 from blobfuse_dysk.cli.attaching import parse_disk
 from blobfuse_dysk.cli.frame import Verb, Verbs, settings
 from blobfuse_dysk.cli.output import print_json, print_table, size_text, warn
-from blobfuse_dysk.cli.types import DISK, complete_attachment, connection_options
+from blobfuse_dysk.cli.types import TARGET, complete_attachment, connection_options
 from blobfuse_dysk.disk import DiskAddress, parse_duration
 from blobfuse_dysk.errors import DyskError, UsageError
 from blobfuse_dysk.options import AttachOptions
@@ -105,7 +105,7 @@ def create(
 
 
 @snapshot.command("list", cls=Verb)
-@click.argument("disk", type=DISK)
+@click.argument("disk", metavar="DISK|NAME|DEVICE", type=TARGET)
 @connection_options
 @click.pass_context
 def list_(context: click.Context, disk: DiskAddress, connection: AttachOptions) -> None:
@@ -113,7 +113,7 @@ def list_(context: click.Context, disk: DiskAddress, connection: AttachOptions) 
 
     \b
     Examples:
-      dyskctl snapshot list mystore/disks/data
+      dyskctl snapshot list data
       dyskctl snapshot list mystore/disks/data -o json
     """
     from blobfuse_dysk.disks.look import get_disk
@@ -130,7 +130,7 @@ def list_(context: click.Context, disk: DiskAddress, connection: AttachOptions) 
 
 
 @snapshot.command(cls=Verb)
-@click.argument("disk", metavar="DISK?snapshot=TIME", type=DISK)
+@click.argument("disk", metavar="DISK|NAME|DEVICE?snapshot=TIME", type=TARGET)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @connection_options
 @click.pass_context
@@ -141,7 +141,8 @@ def delete(context: click.Context, disk: DiskAddress, yes: bool, connection: Att
 
     \b
     Examples:
-      dyskctl snapshot delete 'mystore/disks/data?snapshot=2026-01-31T12:00:00.0000000Z'
+      dyskctl snapshot delete 'data?snapshot=2026-01-31T12:00:00.0000000Z'
+      dyskctl snapshot delete 'mystore/disks/data?snapshot=2026-01-31T12:00:00.0000000Z' --yes
     """
     from blobfuse_dysk.disks.snapshot import check_deletable, delete_snapshot
 

@@ -19,7 +19,7 @@ from blobfuse_dysk.device.ipc.statefile import Process, StateFile
 from blobfuse_dysk.device.kernel import devlink, fuse, loop
 from blobfuse_dysk.device.kernel.usage import Use, claimed, users
 from blobfuse_dysk.disk import format_size
-from blobfuse_dysk.errors import BusyError, DeviceError, DyskError
+from blobfuse_dysk.errors import BusyError, DeviceError, DyskError, LossError
 
 __all__ = [
     "Unreadable",
@@ -148,7 +148,7 @@ def await_end(found: StateFile, watching: Control | None, timeout_s: float | Non
             else:
                 return
         if found["state"] == "failed" and not found["read_only"]:
-            raise DyskError(
+            raise LossError(
                 f"{name} is detached; it had failed, and no worker was left to say what is missing: {found['detail']}",
                 remedy="attach it again and check its file system (fsck) before it is used",
             )

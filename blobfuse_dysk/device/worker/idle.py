@@ -1,4 +1,9 @@
-"""What a worker does once a load is over: it gives the memory back that the load took. See kernel/hardening.py."""
+"""What a worker does once a load is over: it gives the memory back that the load took.
+
+That of its heap a few times after each load (kernel/hardening.py), as it costs some milliseconds each time. Whenever
+little is asked for, that of the dirty ring, as a trickle of writes goes all the way round it, too (store/parts/ring.py),
+and the spare buffers for requests (channel.py).
+"""
 
 from __future__ import annotations
 
@@ -15,16 +20,17 @@ FEW = 30  # requests a second; a file system that nobody uses asks for less
 ROUNDS = 3  # what the caches still keep goes in the first 15 s
 
 
-async def give_memory_back(requests: Callable[[], int], trim: Callable[[], object]) -> None:
-    """For ever: after each load, ROUNDS times. requests: how many there were up to now. trim: frees what is spare."""
+async def give_memory_back(requests: Callable[[], int], spare: Callable[[], None]) -> None:
+    """For ever: after each load, ROUNDS times. requests: how many there were up to now. spare: frees the rest."""
     before, left = requests(), 0
     while True:
         await trio.sleep(LOOK_S)
         now = requests()
         if now - before > FEW * LOOK_S:
             left = ROUNDS
-        elif left:
-            left -= 1
-            trim()
-            hardening.give_memory_back()
+        else:
+            spare()
+            if left:
+                left -= 1
+                hardening.give_memory_back()
         before = now

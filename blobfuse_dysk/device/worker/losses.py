@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from blobfuse_dysk.device.kernel import hardening
-from blobfuse_dysk.errors import DyskError, Kind, LeasedError, NotFoundError
+from blobfuse_dysk.errors import DyskError, Kind, LeasedError, LossError, NotFoundError
 from blobfuse_dysk.store.contract import Extent
 from blobfuse_dysk.store.parts.extents import joined
 from blobfuse_dysk.store.parts.ring import Ring, is_empty
@@ -39,7 +39,7 @@ def is_for_good(error: DyskError) -> bool:
     return gone or isinstance(error, LeasedError) or getattr(error, "kind", None) is Kind.FENCED
 
 
-def farewell(name: str, error: DyskError | None, lost: object, unwritten: Sequence[Extent]) -> DyskError | None:
+def farewell(name: str, error: DyskError | None, lost: object, unwritten: Sequence[Extent]) -> LossError | None:
     """What to say at the end of the attachment `name`; None if it was clean.
 
     error: what kept the block layer from its end. lost: why the first write that was refused was, if one was, by this
@@ -56,7 +56,7 @@ def farewell(name: str, error: DyskError | None, lost: object, unwritten: Sequen
         what = "a write was refused before its end, and may be missing"
     else:
         what = "nothing that it took is missing, but its last flush failed"
-    return DyskError(f"{name} is detached; {what}: {reason}", remedy=remedy)
+    return LossError(f"{name} is detached; {what}: {reason}", remedy=remedy)
 
 
 def _places(extents: Sequence[Extent]) -> str:

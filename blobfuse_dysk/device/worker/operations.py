@@ -24,7 +24,7 @@ from blobfuse_dysk.device.worker.controlserver import Answer
 from blobfuse_dysk.device.worker.geometry import Geometry, is_blank
 from blobfuse_dysk.device.worker.growth import grow
 from blobfuse_dysk.device.worker.snapshots import barrier, take
-from blobfuse_dysk.errors import DyskError
+from blobfuse_dysk.errors import DyskError, LaterError
 from blobfuse_dysk.options import LIVE_OPTIONS
 from blobfuse_dysk.store.stack import Stack
 from blobfuse_dysk.timestamp import utc_text
@@ -100,7 +100,7 @@ class Questions:
     async def _blank(self, question: SimpleQuestion) -> dict[str, Any]:
         stack, geometry = self._worker.stack, self._worker.geometry
         if not stack or not geometry:
-            raise DyskError("the disk is not open now", remedy="try again in a moment")
+            raise LaterError("the disk is not open now", remedy="try again in a moment")
         return {"blank": await is_blank(stack.store, stack.beneath_map, geometry)}
 
     async def _set(self, question: SetQuestion) -> dict[str, Any]:
@@ -130,11 +130,11 @@ class Questions:
         async with self._growing:
             stack, geometry = self._worker.stack, self._worker.geometry
             if not stack or not geometry:
-                raise DyskError("the disk is not open now", remedy="try again in a moment")
+                raise LaterError("the disk is not open now", remedy="try again in a moment")
             with trio.move_on_after(GROW_S) as scope:
                 self._worker.show(await grow(stack.store, geometry, question["size"]))
             if scope.cancelled_caught:
-                raise DyskError(f"the disk did not grow within {GROW_S:g} s", remedy="see dyskctl status; try again")
+                raise LaterError(f"the disk did not grow within {GROW_S:g} s", remedy="see dyskctl status; try again")
         return {}
 
     async def _guard(self, question: SimpleQuestion) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class Questions:
 
     def _open_stack(self) -> Stack:
         if not self._worker.stack:
-            raise DyskError("the disk is not open now", remedy="try again in a moment")
+            raise LaterError("the disk is not open now", remedy="try again in a moment")
         return self._worker.stack
 
     async def _reload(self, question: Reload) -> dict[str, Any]:

@@ -91,8 +91,8 @@ class Requests:
         """
         self._channel.write(_SIZE_CHANGED)
 
-    def give_memory_back(self) -> None:
-        """Free what a load has left."""
+    def trim(self) -> None:
+        """Free the buffers that no request has now."""
         self._channel.trim()
 
     def hold(self) -> trio.Event:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import trio
 
-from blobfuse_dysk.errors import DyskError, Kind, StoreError
+from blobfuse_dysk.errors import Kind, LaterError, StoreError
 from blobfuse_dysk.store.stack import Stack
 
 __all__ = ["barrier", "take"]
@@ -19,7 +19,7 @@ async def barrier(stack: Stack, timeout_s: float) -> str:
     """Stack.barrier, within that time. Raises DyskError."""
     with trio.move_on_after(timeout_s):
         return await stack.barrier()
-    raise DyskError(
+    raise LaterError(
         f"what was written is not at the service within {timeout_s:g} s", remedy="see dyskctl status; try again"
     )
 

@@ -55,7 +55,7 @@ from blobfuse_dysk.device.worker.startup import (
     resume_state,
     take_briefing,
 )
-from blobfuse_dysk.errors import DyskError, Kind, NotFoundError, StoreError
+from blobfuse_dysk.errors import DyskError, Kind, LaterError, NotFoundError, StoreError
 from blobfuse_dysk.store.lease.token import HoldState
 from blobfuse_dysk.store.open import ResumeState
 from blobfuse_dysk.store.parts.extents import joined
@@ -267,13 +267,21 @@ class Worker:
         self._requests = Requests(self._fuse_fd, self._init, self._file, resend=self._resend)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_connection)
-            done = lambda: self.stack.requests if self.stack else 0  # noqa: E731
-            nursery.start_soon(idle.give_memory_back, done, self._requests.give_memory_back)
+            nursery.start_soon(idle.give_memory_back, self._asked, self._give_spare_back)
             with self._fuse_scope:
                 await self._requests.run()
             nursery.cancel_scope.cancel()
         self._aborted = not self._closing.is_set()
         self._begin_end()
+
+    def _asked(self) -> int:
+        return self.stack.requests if self.stack else 0
+
+    def _give_spare_back(self) -> None:
+        if self._requests:
+            self._requests.trim()
+        if self.stack and self.stack.ring:
+            self.stack.ring.give_back(self._ring_fd)
 
     def _on_init(self) -> None:
         assert self.geometry
@@ -357,7 +365,7 @@ class Worker:
     def show(self, geometry: Geometry) -> None:
         """The disk is larger now: later workers learn it from the holder, then the kernel is told (growth.py)."""
         if not self.send_event({"event": "state", "size": geometry.size, "blob_size": geometry.blob_size}):
-            raise DyskError("the holder does not listen now", remedy="try again in a moment")
+            raise LaterError("the holder does not listen now", remedy="try again in a moment")
         self.geometry = geometry
         if self._file and self._requests:
             self._file.grow(geometry.size)

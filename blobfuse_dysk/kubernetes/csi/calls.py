@@ -22,6 +22,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode
 
+from blobfuse_dysk.errors import DyskError
 from blobfuse_dysk.kubernetes.csi import requests
 from blobfuse_dysk.kubernetes.csi.locks import VolumeLocks
 from blobfuse_dysk.kubernetes.csi.proto import csi_pb2
@@ -96,7 +97,7 @@ def _watched(method: MethodDescriptor, request: Message, context: Context, locks
         raise
     except Exception as error:
         code, line = code_of(error), line_of(error)
-        if code is StatusCode.INTERNAL:
+        if not isinstance(error, DyskError):  # whose line says all
             log.info("what led to the next line", exc_info=error)
         tell(code, f": {line}")
         context.abort(code, line)

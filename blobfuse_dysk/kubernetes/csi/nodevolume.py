@@ -76,6 +76,8 @@ def expand(own: Own | None, request: pb.NodeExpandVolumeRequest, path: str) -> p
         raise CallError(
             StatusCode.OUT_OF_RANGE, f"{attached.disk} would have {size} bytes, more than limit_bytes ({limit})"
         )
+    if attached.is_lost:
+        raise CallError(StatusCode.FAILED_PRECONDITION, f"it does not become larger: {attached.trouble}")
     if attached.read_only:
         if size > attached.size:
             raise CallError(
@@ -101,7 +103,10 @@ def _on(own: Own | None, volume_id: str, path: str) -> Own:
 
 
 def _is_block(own: Own, path: str) -> bool:
-    return own.is_node(Path(path).stat())
+    try:
+        return own.is_node(Path(path).stat())
+    except OSError:  # of a file system, which xfs is no more to be asked of once its disk failed
+        return False
 
 
 def _absent(volume_id: str, where: str = "") -> NotFoundError:

@@ -36,6 +36,9 @@ from blobfuse_dysk.options import AttachOptions
 
 __all__ = ["SnapshotCalls", "creation_time"]
 
+# Ends with a UUID: external-snapshotter names a snapshot after the UID of its VolumeSnapshot, which is of one volume.
+_OF_ONE_REQUEST = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
+
 
 class SnapshotCalls:
     """containers: those that are listed where nobody says of which volume."""
@@ -98,10 +101,15 @@ def _told(disk: DiskAddress, blob_size: int) -> pb.Snapshot:
 
 
 def _named(disk: DiskAddress, options: AttachOptions, name: str) -> Snapshot | None:
-    """The snapshot of this name, if there is one; CallError(ALREADY_EXISTS) if it is of another volume there."""
+    """The snapshot of this name, if there is one; CallError(ALREADY_EXISTS) if it is of another volume there.
+
+    One list of the volume's own tells it for names that Kubernetes gives; for others all of the container is looked at.
+    """
     own = [each for each in list_snapshots(disk, options) if mark(each.metadata, NAME) == name]
     if own:
         return own[0]
+    if _OF_ONE_REQUEST.search(name):
+        return None
     for each in list_snapshots(replace(disk, blob=""), options, prefix_of_container=True):
         if mark(each.metadata, NAME) == name:
             raise CallError(

@@ -17,15 +17,18 @@ from blobfuse_dysk.errors import (
     CredentialError,
     DeviceError,
     DyskError,
+    FailedCopyError,
     Kind,
+    LaterError,
     LeasedError,
+    LossError,
     NotFoundError,
     ServiceError,
     StoreError,
     TransportError,
     UsageError,
 )
-from blobfuse_dysk.kubernetes.refusals import ConflictError, LaterError, UnsuitableError
+from blobfuse_dysk.kubernetes.refusals import ConflictError, UnsuitableError
 
 __all__ = ["CallError", "code_of", "line_of"]
 
@@ -35,6 +38,7 @@ MOST_LINE = 1500  # characters: all of it goes into an event, and gRPC's own lim
 _BY_CLASS: tuple[tuple[type[DyskError], StatusCode], ...] = (
     (ConflictError, StatusCode.ALREADY_EXISTS),
     (LaterError, StatusCode.ABORTED),
+    (LossError, StatusCode.DATA_LOSS),
     (UnsuitableError, StatusCode.FAILED_PRECONDITION),
     (UsageError, StatusCode.INVALID_ARGUMENT),
     (CredentialError, StatusCode.UNAUTHENTICATED),
@@ -43,6 +47,7 @@ _BY_CLASS: tuple[tuple[type[DyskError], StatusCode], ...] = (
     (AttachedError, StatusCode.FAILED_PRECONDITION),
     (BusyError, StatusCode.FAILED_PRECONDITION),
     (DeviceError, StatusCode.INTERNAL),
+    (FailedCopyError, StatusCode.INTERNAL),
     (TransportError, StatusCode.UNAVAILABLE),
 )
 _BY_KIND = {
@@ -97,6 +102,8 @@ def code_of(error: BaseException) -> StatusCode:
         if error.status >= 500:
             return StatusCode.UNAVAILABLE
         return _BY_SERVICE_CODE.get(error.code) or _BY_STATUS.get(error.status, StatusCode.INTERNAL)
+    if isinstance(error, DyskError):  # how things are, in words, and what has to become of them first
+        return StatusCode.FAILED_PRECONDITION
     if isinstance(error, OSError) and error.errno in _EXHAUSTED:
         return StatusCode.RESOURCE_EXHAUSTED
     return StatusCode.INTERNAL

@@ -20,6 +20,7 @@ Invariants
    the newest accepted content. Therefore no record is ever marked as done by itself (an older one, still there, would
    come back over it); only the tail moves, by one 8-byte store, past records that are not needed any more.
 4. Nothing inside [tail, head) is overwritten. `append` says so by returning None when there is no room.
+   An empty log is nowhere: then all of the record area may become zeros (`give_back`), in which no record is found.
 5. What has its word and is not as `append` makes it was damaged after it was accepted. Replay does not pass it over,
    which would lose in silence what lies behind it, but raises RingError. So it is with a size or tail that no ring has.
 """
@@ -27,6 +28,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import os
 import secrets
@@ -54,6 +56,8 @@ _TAIL_WORD = 4
 _RECORD = struct.Struct("@QQQQQ")
 _RECORD_SIZE = 64
 _MASK = (1 << 64) - 1
+_LEAST_GIVEN = 1 << 20  # bytes; less is left where it is, for the next writes
+_PUNCH_HOLE, _KEEP_SIZE = 2, 1  # linux/falloc.h
 
 
 class RingError(DyskError):
@@ -99,6 +103,7 @@ class Ring:
             raise _damaged(tail)
         self._tail: int = tail
         self._head: int = tail
+        self._given = tail if fresh else tail - self.capacity  # where the head was when no record had memory
 
     @property
     def used(self) -> int:
@@ -158,6 +163,18 @@ class Ring:
             self._head = at + size
             if kind != _SKIP:
                 yield Record(at, at + size, kind, offset, length, index + _RECORD_SIZE)
+
+    def give_back(self, descriptor: int) -> None:
+        """Give the memory of the records back to the kernel, which a lap of them has taken; if the log is empty.
+
+        descriptor: of the memory. What is written next takes memory again, as in the first lap. Some milliseconds, if
+        there is much. Where the kernel does not do it, the memory stays. Source: fallocate(2).
+        """
+        if self.used or self._head - self._given < _LEAST_GIVEN:
+            return
+        words = (ctypes.c_int(_PUNCH_HOLE | _KEEP_SIZE), ctypes.c_int64(_HEADER_PAGE), ctypes.c_int64(self.capacity))
+        ctypes.CDLL(None).fallocate64(descriptor, *words)
+        self._given = self._head
 
     def close(self) -> None:
         """Unmap, as soon as nobody has a view of the data any more. The memory stays with who has the descriptor."""
