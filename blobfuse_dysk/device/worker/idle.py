@@ -1,8 +1,8 @@
 """What a worker does once a load is over: it gives the memory back that the load took.
 
 That of its heap a few times after each load (kernel/hardening.py), as it costs some milliseconds each time. Whenever
-little is asked for, that of the dirty ring, as a trickle of writes goes all the way round it, too (store/parts/ring.py),
-and the spare buffers for requests (channel.py).
+little is asked for, that of the dirty ring (store/parts/ring.py), as a trickle of writes goes all the way round it,
+too, and the buffers that no request has (channel.py).
 """
 
 from __future__ import annotations
