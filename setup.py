@@ -16,10 +16,11 @@ PROTO = "blobfuse_dysk/kubernetes/csi/proto/csi.proto"
 NATIVE = "blobfuse_dysk/azure/native"
 EXCHANGE = Extension(
     f"{NATIVE.replace('/', '.')}._exchange",
-    sources=[f"{NATIVE}/exchange.c", f"{NATIVE}/heads.c"],
-    depends=[f"{NATIVE}/answer.h", f"{NATIVE}/module.h"],
+    sources=[f"{NATIVE}/{name}.c" for name in ("exchange", "heads", "module", "ready", "tls")],
+    depends=[f"{NATIVE}/{name}.h" for name in ("answer", "exchange", "module")],
     extra_compile_args=[
         *("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wno-missing-field-initializers"),
+        "-fvisibility=hidden",  # what its files share is nobody else's
         f"-ffile-prefix-map={ROOT}=.",  # the same tree builds the same module, wherever it lies
     ],
     optional=True,

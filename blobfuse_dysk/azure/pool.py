@@ -60,7 +60,7 @@ class HttpPool(trio.abc.AsyncResource):
         self._busy: set[Connection] = set()
         self.scratch = bytearray(_SCRATCH)
         self._pump = Pump()
-        self.plain = self._tls is None and is_there()  # whether connections may have the quick way
+        self.plain = is_there()  # whether connections may have the quick way
         self._closed = False
         self._wake_at = math.inf  # when the keeper looks next; inf: it does not run
         self._nap = trio.CancelScope()
@@ -211,7 +211,7 @@ class HttpPool(trio.abc.AsyncResource):
             tls = Tls.of(self._tls, self._endpoint.host, self._session)
             connection = TlsConnection(sock, tls)
             await connection.handshake()
-            return connection
+            return self._pump.connection(sock, tls) if self.plain else connection
         except BaseException:
             sock.close()
             raise
