@@ -24,6 +24,7 @@ def native(package: str, module: str, sources: tuple[str, ...], headers: tuple[s
         depends=[f"{folder}/{header}" for header in headers],
         extra_compile_args=[
             *("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wno-missing-field-initializers"),
+            "-fvisibility=hidden",  # what its files share is nobody else's
             f"-ffile-prefix-map={ROOT}=.",  # the same tree builds the same module, wherever it lies
         ],
         optional=True,
@@ -31,7 +32,12 @@ def native(package: str, module: str, sources: tuple[str, ...], headers: tuple[s
 
 
 MODULES = [
-    native("blobfuse_dysk.azure.native", "_exchange", ("exchange.c", "heads.c"), ("answer.h", "module.h")),
+    native(
+        "blobfuse_dysk.azure.native",
+        "_exchange",
+        ("exchange.c", "heads.c", "module.c", "ready.c", "tls.c"),
+        ("answer.h", "exchange.h", "module.h"),
+    ),
     native("blobfuse_dysk.device.native", "_channel", ("channel.c",)),
 ]
 

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection: sends a request, reads the whole answer. Plain sockets and TLS.
+"""One HTTP/1.1 connection: sends a request, reads the whole answer. tlsconnection.py has the same over TLS.
 
 Sockets are the standard library's own, non-blocking, with trio only to wait for them: a request costs one pass
 through trio's scheduler. What comes is read into a scratch buffer that all connections of a pool share (nothing awaits
@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import select
 import socket
-import ssl
-from typing import cast
 
 import httptools
 import trio
@@ -26,12 +24,11 @@ from blobfuse_dysk.azure.framing import CutError, Framing, frame, status_of
 from blobfuse_dysk.azure.wire import MOST_PLAIN, Buffer, Reply, number
 from blobfuse_dysk.errors import TransportError
 
-__all__ = ["Connection", "TlsConnection"]
+__all__ = ["Connection"]
 
 _MAX_HEAD = 64 << 10  # bytes
 _MOST_INTERIM = 16  # answers before the answer
 _STEP = 1 << 20  # bytes; a body that is longer is given memory as it comes
-_ONE_RECORD = 15 << 10  # bytes; a TLS record takes 16 KiB, and joining this much costs less than a second record
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -198,6 +195,10 @@ class Connection:
             except BlockingIOError:
                 continue
 
+    async def _wait_for_answer(self) -> None:
+        """Wait until there is something to receive; that it comes at once is not expected."""
+        await wait_readable(self._fd)
+
     async def _receive(self, into: bytearray | memoryview) -> int:
         """Receive at least a byte, or raise CutError at the end of the stream."""
         while True:
@@ -216,7 +217,7 @@ class Connection:
         if begun:
             data, count = bytearray(begun), len(begun)
         else:
-            await wait_readable(self._fd)
+            await self._wait_for_answer()
             data, count = scratch, await self._receive(scratch)
         for _ in range(_MOST_INTERIM + 1):
             end = data.find(_HEAD_END, 0, count)
@@ -301,76 +302,3 @@ class Connection:
                 return collector.body, clean
             count = await self._receive(scratch)
             received = bytes(memoryview(scratch)[:count])
-
-
-class TlsConnection(Connection):
-    """The same over TLS; OpenSSL reads and writes the socket itself."""
-
-    __slots__ = ()
-
-    async def handshake(self) -> None:
-        """Do the TLS handshake, which checks certificate and host name. Raises OSError (ssl.SSLError is one)."""
-        while True:
-            try:
-                self._tls.do_handshake()
-                return
-            except ssl.SSLWantReadError:
-                await wait_readable(self._fd)
-            except ssl.SSLWantWriteError:
-                await wait_writable(self._fd)
-
-    @property
-    def session(self) -> ssl.SSLSession | None:
-        """For another connection to the same endpoint, in the same context; it has a ticket after the first answer."""
-        return self._tls.session
-
-    @property
-    def _tls(self) -> ssl.SSLSocket:
-        return cast(ssl.SSLSocket, self._sock)
-
-    def is_quiet(self) -> bool:
-        """See Connection. Session tickets that wait to be read are the connection's own affair."""
-        try:
-            self._tls.recv(1)
-        except ssl.SSLWantReadError:
-            return True
-        except OSError:
-            return False
-        return False
-
-    def _send_at_once(self, head: bytes, body: Buffer | None) -> int:
-        """See Connection. Records are sent by `_send` alone."""
-        return 0
-
-    async def _send(self, head: bytes, body: Buffer | None, done: int) -> None:
-        if body is not None and len(head) + len(body) <= _ONE_RECORD:
-            await self._send_one(b"".join((head, body)))
-        else:
-            await self._send_one(head)
-            if body is not None:
-                await self._send_one(body)
-
-    async def _send_one(self, data: Buffer) -> None:
-        rest = memoryview(data)
-        while rest:
-            self._sent = True  # even a call that ends in SSLWantWriteError may have sent a part
-            try:
-                rest = rest[self._tls.send(rest) :]
-            except ssl.SSLWantWriteError:
-                await wait_writable(self._fd)
-            except ssl.SSLWantReadError:
-                await wait_readable(self._fd)
-
-    async def _receive(self, into: bytearray | memoryview) -> int:
-        while True:
-            try:
-                count = self._tls.recv_into(into)
-            except ssl.SSLWantReadError:
-                await wait_readable(self._fd)
-            except ssl.SSLWantWriteError:
-                await wait_writable(self._fd)
-            else:
-                if not count:
-                    raise CutError.ended()
-                self._answered = True
-                return count

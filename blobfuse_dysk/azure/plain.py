@@ -1,10 +1,10 @@
-"""The quick way of Get Blob (a range) and Put Page: on a plain socket, in C, as long as the answer is the plain one.
+"""The quick way of Get Blob (a range) and Put Page: in C, as long as the answer is the plain one.
 
 Whatever else happens is done by Connection as if it had begun the exchange: the rest of a request that the socket did
 not take at once, an answer that is not just the expected one (native/answer.h), the end of the stream, an error. So the
 outcome is the same on both ways, which tests/unit/test_plain.py compares. Everything that is not about data, each first
-request of a connection, all of TLS, and all of a machine where the module is missing or DYSK_NATIVE is "no", go the
-way of Python alone.
+request of a connection, over TLS its handshake and each request that is no one record, and all of a machine where the
+module is missing or DYSK_NATIVE is "no", go the way of Python alone.
 
 Waiting. The lines of a pool are in one set (native/exchange.c), for which one task waits, the pump; it reschedules
 those whose exchange has ended. Each is woken once: by the pump, by `expire`, or by trio for a cancellation, whichever
@@ -14,6 +14,7 @@ takes the task out of the line.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_readable, 
 
 from blobfuse_dysk.azure.connection import Connection
 from blobfuse_dysk.azure.framing import CutError
+from blobfuse_dysk.azure.tlsconnection import ONE_RECORD, Tls, TlsConnection
 from blobfuse_dysk.azure.wire import MOST_PLAIN, Buffer, Reply
 from blobfuse_dysk.detached import Detached, attach, running
 from blobfuse_dysk.environment import uses_native
@@ -59,17 +61,22 @@ class Pump:
         self._ready: _exchange.Ready | None = None
         self._scope = trio.CancelScope()
 
-    def connection(self, sock: socket.socket) -> Connection:
-        """A connection on this connected, non-blocking socket; with the quick way if that is to be had."""
+    def connection(self, sock: socket.socket, tls: Tls | None = None) -> Connection:
+        """A connection on this connected, non-blocking socket; with the quick way if that is to be had.
+
+        tls: that of this socket, after the handshake.
+        """
         if NATIVE is None or self._scope.cancel_called:
-            return Connection(sock)
+            return TlsConnection(sock, tls) if tls else Connection(sock)
         try:
             if self._ready is None:
                 self._ready = NATIVE.Ready()
                 trio.lowlevel.spawn_system_task(self._run, self._ready, name="http pool pump")
-            return PlainConnection(sock, NATIVE.Line(self._ready, sock.fileno()))
+            if tls:
+                return _PlainTlsConnection(sock, tls, NATIVE.Line(self._ready, sock.fileno(), *tls, ONE_RECORD))
+            return _PlainSocketConnection(sock, NATIVE.Line(self._ready, sock.fileno()))
         except (OSError, ValueError):  # descriptors or memory are short, or there are very many connections
-            return Connection(sock)
+            return TlsConnection(sock, tls) if tls else Connection(sock)
 
     def close(self) -> None:
         """End the task. Who still waits is not woken any more."""
@@ -91,20 +98,11 @@ class Pump:
 
 
 class PlainConnection(Connection):
-    """A Connection that has the quick way as well."""
+    """A Connection that has the quick way as well: what it is over TLS and without has in common."""
 
-    __slots__ = ("_abort", "_line")
-
-    def __init__(self, sock: socket.socket, line: _exchange.Line) -> None:
-        """line: of this socket."""
-        super().__init__(sock)
-        self._line = line
-
-        def abort(_: object) -> Abort:
-            line.stop()
-            return Abort.SUCCEEDED
-
-        self._abort = abort  # kept, as making one costs as much as the rest of the wait; it does not know `self`
+    __slots__ = ()
+    _line: _exchange.Line
+    _abort: Callable[[object], Abort]  # kept, as making one costs as much as the rest of the wait
 
     def is_quiet(self) -> bool:
         """See Connection."""
@@ -137,7 +135,7 @@ class PlainConnection(Connection):
         try:
             me = running()
             done = line.start(head, body, offset, length, current_task() if me is None else me)
-            self._sent = done > 0
+            self._sent = done != 0
             if done == len(head) + (0 if body is None else len(body)):
                 if me is None:
                     await wait_task_rescheduled(self._abort)
@@ -156,3 +154,35 @@ class PlainConnection(Connection):
         await attach()
         most = length if body is None else MOST_PLAIN
         return await self._finish(reused, head, body, done, begun, scratch, False, most)
+
+
+class _PlainSocketConnection(PlainConnection):
+    __slots__ = ("_abort", "_line")
+
+    def __init__(self, sock: socket.socket, line: _exchange.Line) -> None:
+        """line: of this socket."""
+        super().__init__(sock)
+        self._line, self._abort = line, _abort_of(line)
+
+
+class _PlainTlsConnection(PlainConnection, TlsConnection):
+    __slots__ = ("_abort", "_line")
+
+    def __init__(self, sock: socket.socket, tls: Tls, line: _exchange.Line) -> None:
+        """line: of this socket and of what does TLS for it, after the handshake."""
+        super().__init__(sock, tls)
+        self._line, self._abort = line, _abort_of(line)
+
+    def is_quiet(self) -> bool:
+        """See Connection. What came may be a session ticket, which is nothing."""
+        return self._line.quiet() or TlsConnection.is_quiet(self)
+
+
+def _abort_of(line: _exchange.Line) -> Callable[[object], Abort]:
+    """What trio calls to cancel the wait. It does not know the connection, which would keep itself then."""
+
+    def abort(_: object) -> Abort:
+        line.stop()
+        return Abort.SUCCEEDED
+
+    return abort

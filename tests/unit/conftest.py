@@ -7,8 +7,21 @@ import os
 import pytest
 
 from tests.suspension import suspend
+from tests.unit.trusted import Trust, make_trust
 
 __all__ = ["suspend"]
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    """A server for TLS, and who vouches for it."""
+    return make_trust(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(params=["TCP", "TLS"])
+def trust(request: pytest.FixtureRequest, certificates: Trust) -> Trust | None:
+    """The test runs twice: without TLS (None) and with it."""
+    return certificates if request.param == "TLS" else None
 
 
 @pytest.fixture(autouse=True)

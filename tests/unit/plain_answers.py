@@ -7,9 +7,29 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from blobfuse_dysk.azure.blob import BlobClient
-from blobfuse_dysk.azure.wire import Buffer
+from blobfuse_dysk.azure.connection import Connection
+from blobfuse_dysk.azure.plain import PlainConnection
+from blobfuse_dysk.azure.wire import MOST_PLAIN, Buffer, Reply
+from blobfuse_dysk.errors import TransportError
 
-__all__ = ["CASES", "CREATED", "EMPTY", "GOOD", "ID", "LEASE", "PAGE", "PART", "Call", "T", "raw", "read", "write"]
+__all__ = [
+    "CASES",
+    "CREATED",
+    "EMPTY",
+    "GOOD",
+    "ID",
+    "LEASE",
+    "LENGTH",
+    "PAGE",
+    "PART",
+    "RANGE",
+    "Call",
+    "T",
+    "ask_once",
+    "raw",
+    "read",
+    "write",
+]
 
 T = 20.0
 LEASE = "11111111-2222-3333-4444-555555555555"
@@ -26,6 +46,29 @@ async def read(client: BlobClient) -> Buffer | None:
 async def write(client: BlobClient) -> Buffer | None:
     await client.put_pages(512, PAGE, lease_id=LEASE, epoch=7, timeout_s=T)
     return None
+
+
+async def ask_once(connection: Connection, writes: bool, found: list[object]) -> None:
+    """Read a page or write one, in C if the connection can: what came of it is in `found`, alike for both ways."""
+    body, scratch = PAGE if writes else None, bytearray(64 << 10)
+    try:
+        answer: bytes | Reply
+        head, most = (b"PUT", MOST_PLAIN) if writes else (b"GET", 512)
+        if isinstance(connection, PlainConnection):
+            answer = await connection.exchange_plain(head, body, 512, 512, scratch)
+        else:
+            answer = await connection.exchange(head, body, scratch, no_body=False, most=most)
+    except TransportError as error:
+        found.extend((str(error), error.sent, error.stale))
+    else:
+        if isinstance(answer, Reply) and answer.status == (201 if writes else 206):
+            fits = answer.has(b"\r\ncontent-range: bytes 512-1023/") or writes
+            found.append((answer.status, bytes(answer.body), fits and answer.has(b"\r\nx-ms-request-id:")))
+        elif isinstance(answer, Reply):
+            found.append((answer.status, bytes(answer.body), answer.head))
+        else:
+            found.append((201 if writes else 206, answer, True))
+    found.append(connection.reusable)
 
 
 def raw(start: str, *lines: str, body: bytes = b"") -> bytes:

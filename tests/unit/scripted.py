@@ -15,6 +15,7 @@ from blobfuse_dysk.azure.pool import HttpPool
 from blobfuse_dysk.azure.signing import AnonymousSigner
 from blobfuse_dysk.azure.wire import Buffer, Reply, Request
 from blobfuse_dysk.disk import DiskAddress, Endpoint
+from tests.unit.trusted import Trust
 
 __all__ = ["Peer", "Script", "answer", "ask", "client_to", "forever", "gateways", "get", "pool_to", "scripted"]
 
@@ -44,9 +45,10 @@ class Peer:
 
     async def reset(self) -> None:
         """Close with RST."""
-        assert isinstance(self.stream, trio.SocketStream)
-        self.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        self.stream.socket.close()
+        stream = self.stream.transport_stream if isinstance(self.stream, trio.SSLStream) else self.stream
+        assert isinstance(stream, trio.SocketStream)
+        stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        stream.socket.close()
 
     async def _more(self) -> None:
         data = await self.stream.receive_some()
@@ -104,10 +106,14 @@ async def pool_to(script: Script, **options: float) -> AsyncIterator[HttpPool]:
 
 
 @asynccontextmanager
-async def client_to(script: Script, *, checksum: bool = False, proof: Proof = NOBODY) -> AsyncIterator[BlobClient]:
-    async with scripted(script) as endpoint:
+async def client_to(
+    script: Script, *, checksum: bool = False, proof: Proof = NOBODY, trust: Trust | None = None
+) -> AsyncIterator[BlobClient]:
+    """trust: for a server with TLS."""
+    async with scripted(script, tls=trust and trust.server) as endpoint:
         disk = DiskAddress("acc", "disks", "data", None, endpoint)
-        async with BlobClient(disk, Credential("acc", proof), checksum=checksum) as client:
+        credential = Credential("acc", proof, ca_file=trust and trust.ca_file)
+        async with BlobClient(disk, credential, checksum=checksum) as client:
             yield client
 
 

@@ -279,20 +279,6 @@ def test_the_first_request_is_init() -> None:
         os.close(write_end)
 
 
-def test_replay_gives_init_and_then_the_device() -> None:
-    """The number stays, the file behind it changes, and the resend goes out before anything is read."""
-    for resend in (True, False):
-        device, kernel = socket.socketpair()
-        replay = fuse.Replay(b"init", device.detach(), resend=resend)
-        assert os.read(replay.fd, 100) == b"init"
-        assert replay.mountpoint == f"/dev/fd/{replay.fd}"
-        replay.connect()
-        os.write(replay.fd, b"answer")
-        assert kernel.recv(100) == (struct.pack("<IiQ", 16, 7, 0) if resend else b"") + b"answer"
-        kernel.close()
-        os.close(replay.fd)
-
-
 @pytest.mark.parametrize(
     ("default", "most", "expected"), [("0", "0", None), ("0", "100", 75.0), ("40", "100", 30.0), ("1", "0", 1.0)]
 )

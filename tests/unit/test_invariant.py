@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from blobfuse_dysk.device.worker.startup import BROKEN_STATUS
 from blobfuse_dysk.invariant import InvariantError, broken
-from blobfuse_dysk.store import invariant
+from blobfuse_dysk import invariant
 from blobfuse_dysk.store.contract import Buffer
 from blobfuse_dysk.store.layers.front import Front
 from blobfuse_dysk.store.parts.dirtymap import DirtyExtent, DirtyMap, Ledger
@@ -108,7 +108,7 @@ def test_a_worker_ends_on_the_spot_with_a_line_in_the_log() -> None:
     program = (
         "import atexit, logging\n"
         "from blobfuse_dysk.device.worker import startup\n"
-        "from blobfuse_dysk.store import invariant\n"
+        "from blobfuse_dysk import invariant\n"
         "logging.basicConfig(level=logging.INFO)\n"
         "atexit.register(print, 'tidied up')\n"
         "invariant.end_by(startup._die)\n"

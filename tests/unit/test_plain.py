@@ -19,6 +19,7 @@ from blobfuse_dysk.errors import DyskError, TransportError
 from tests.conftest import need
 from tests.unit.plain_answers import CASES, GOOD, ID, LEASE, PART, Call, T, raw, read, write
 from tests.unit.scripted import Peer, Script, client_to
+from tests.unit.trusted import Trust
 
 
 @dataclass
@@ -71,7 +72,7 @@ def answering(seen: Seen, answers: list[list[bytes]], ends: bool) -> Script:
 
 
 async def ask_thrice(
-    native: bool, call: Call, pieces: list[bytes], ends: bool, monkeypatch: pytest.MonkeyPatch
+    native: bool, call: Call, pieces: list[bytes], ends: bool, monkeypatch: pytest.MonkeyPatch, trust: Trust | None
 ) -> Seen:
     """Ask a server that answers well, then with these pieces, then well: the first time is never quick."""
     seen = Seen()
@@ -91,7 +92,7 @@ async def ask_thrice(
         patch.setattr(Connection, "_finish", finishing)
         patch.setenv("DYSK_NATIVE", "yes" if native else "no")
         good = [GOOD[call]]
-        async with client_to(answering(seen, [good, pieces, good], ends)) as client:
+        async with client_to(answering(seen, [good, pieces, good], ends), trust=trust) as client:
             for _ in range(3):
                 seen.outcomes.append(await attempt(call, client))
                 seen.connections.append(client._pool.connections)
@@ -118,13 +119,18 @@ def _native() -> None:
 
 @pytest.mark.parametrize(("call", "data", "is_plain"), CASES)
 async def test_the_outcome_is_the_same_on_both_ways(
-    call: Call, data: bytes, is_plain: bool, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+    call: Call,
+    data: bytes,
+    is_plain: bool,
+    trust: Trust | None,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
 ) -> None:
     """And it is the plain answer alone that C takes, if its head came in one piece."""
     for number, pieces in enumerate(cut(data)):
         for ends in (False, True)[: 1 if number else 2]:
-            ours = await ask_thrice(True, call, [piece for piece in pieces if piece], ends, monkeypatch)
-            pure = await ask_thrice(False, call, [piece for piece in pieces if piece], ends, monkeypatch)
+            ours = await ask_thrice(True, call, [piece for piece in pieces if piece], ends, monkeypatch, trust)
+            pure = await ask_thrice(False, call, [piece for piece in pieces if piece], ends, monkeypatch, trust)
             assert ours.same() == pure.same()
             assert pure.quick == []
             if is_plain or number == 0:  # surplus that comes later is found by the next request, on both ways
@@ -133,19 +139,21 @@ async def test_the_outcome_is_the_same_on_both_ways(
 
 @pytest.mark.parametrize("length", range(0, len(GOOD[read]), 13))
 async def test_an_answer_that_is_cut_is_the_same_on_both_ways(
-    length: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+    length: int, trust: Trust | None, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     for call in (read, write):
         for ends in (False, True):
             pieces = [GOOD[call][:length]] if length else []
-            ours = await ask_thrice(True, call, pieces, ends, monkeypatch)
-            pure = await ask_thrice(False, call, pieces, ends, monkeypatch)
+            ours = await ask_thrice(True, call, pieces, ends, monkeypatch, trust)
+            pure = await ask_thrice(False, call, pieces, ends, monkeypatch, trust)
             assert ours.same() == pure.same()
 
 
 @pytest.mark.parametrize("call", [read, write])
 @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 20", GOOD[read][:-1]])
-async def test_a_reset_is_the_same_on_both_ways(call: Call, begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reset_is_the_same_on_both_ways(
+    call: Call, begun: bytes, trust: Trust | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = []
     for way in ("yes", "no"):
         monkeypatch.setenv("DYSK_NATIVE", way)
@@ -158,7 +166,7 @@ async def test_a_reset_is_the_same_on_both_ways(call: Call, begun: bytes, monkey
             await trio.testing.wait_all_tasks_blocked(0.02)
             await peer.reset()
 
-        async with client_to(script) as client:
+        async with client_to(script, trust=trust) as client:
             await call(client)
             found.append((await attempt(call, client), client._pool.connections))
     assert found[0] == found[1]
@@ -174,7 +182,7 @@ async def waiting(client: BlobClient, call: Call, scope: trio.CancelScope, ended
 @pytest.mark.parametrize("call", [read, write])
 @pytest.mark.parametrize("begun", [0, 50, -1])
 async def test_a_request_that_was_cancelled_leaves_no_connection_for_the_next(
-    call: Call, begun: int, monkeypatch: pytest.MonkeyPatch
+    call: Call, begun: int, trust: Trust | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The late answer is nobody's."""
     arrived = trio.Event()
@@ -191,7 +199,7 @@ async def test_a_request_that_was_cancelled_leaves_no_connection_for_the_next(
         await peer.send(GOOD[call])
 
     monkeypatch.delenv("DYSK_NATIVE", raising=False)
-    async with client_to(script) as client, trio.open_nursery() as nursery:
+    async with client_to(script, trust=trust) as client, trio.open_nursery() as nursery:
         await call(client)
         scope, ended = trio.CancelScope(), list[object]()
         nursery.start_soon(waiting, client, call, scope, ended)
@@ -224,14 +232,16 @@ async def test_an_answer_that_comes_as_the_request_is_cancelled_wakes_nobody_twi
     pump.close()
 
 
-async def test_a_request_past_its_time_ends_as_sent_and_costs_the_connection(autojump_clock: MockClock) -> None:
+async def test_a_request_past_its_time_ends_as_sent_and_costs_the_connection(
+    trust: Trust | None, autojump_clock: MockClock
+) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(GOOD[read])
         await peer.request()
         await trio.sleep_forever()
 
-    async with client_to(script) as client:
+    async with client_to(script, trust=trust) as client:
         await read(client)
         begin = trio.current_time()
         with pytest.raises(TransportError, match="time limit") as caught:
@@ -240,14 +250,14 @@ async def test_a_request_past_its_time_ends_as_sent_and_costs_the_connection(aut
         assert (caught.value.sent, caught.value.stale, client._pool.connections) == (True, False, 0)
 
 
-async def test_a_short_time_limit_does_not_wait_for_a_long_one(autojump_clock: MockClock) -> None:
+async def test_a_short_time_limit_does_not_wait_for_a_long_one(trust: Trust | None, autojump_clock: MockClock) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(GOOD[read])
         await peer.request()
         await trio.sleep_forever()
 
-    async with client_to(script) as client:
+    async with client_to(script, trust=trust) as client:
         await read(client)
         begin = trio.current_time()
         with pytest.raises(TransportError, match="time limit"):
@@ -255,7 +265,7 @@ async def test_a_short_time_limit_does_not_wait_for_a_long_one(autojump_clock: M
         assert trio.current_time() - begin == pytest.approx(0.5, abs=0.1)
 
 
-async def test_closing_the_client_ends_what_waits() -> None:
+async def test_closing_the_client_ends_what_waits(trust: Trust | None) -> None:
     arrived = trio.Event()
 
     async def script(peer: Peer) -> None:
@@ -266,7 +276,7 @@ async def test_closing_the_client_ends_what_waits() -> None:
         await trio.sleep_forever()
 
     ended = list[object]()
-    async with client_to(script) as client, trio.open_nursery() as nursery:
+    async with client_to(script, trust=trust) as client, trio.open_nursery() as nursery:
         await read(client)
         nursery.start_soon(waiting, client, read, trio.CancelScope(), ended)
         await arrived.wait()
@@ -279,7 +289,7 @@ async def test_closing_the_client_ends_what_waits() -> None:
     assert not [name for name in names if "pump" in name], names
 
 
-async def test_a_write_that_the_socket_does_not_take_at_once_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_write_that_the_socket_does_not_take_at_once_arrives_whole(trust: Trust | None) -> None:
     """What is left of it, and the answer, are for Python."""
     body = bytes(range(256)) * (4 << 12)
     bodies = []
@@ -295,14 +305,14 @@ async def test_a_write_that_the_socket_does_not_take_at_once_arrives_whole(monke
             bodies.append(received)
             await peer.send(GOOD[write])
 
-    async with client_to(script) as client:
+    async with client_to(script, trust=trust) as client:
         for _ in range(3):
             await client.put_pages(512, memoryview(body), lease_id=LEASE, epoch=7, timeout_s=T)
         assert client._pool.connections == 1
     assert bodies == [body] * 3
 
 
-async def test_many_at_a_time_get_each_its_own_answer() -> None:
+async def test_many_at_a_time_get_each_its_own_answer(trust: Trust | None) -> None:
     """Answers come together, and in another order than the requests."""
     waiting: list[tuple[Peer, bytes]] = []
 
@@ -318,7 +328,7 @@ async def test_many_at_a_time_get_each_its_own_answer() -> None:
                 waiting.remove((other, data))
                 await other.send(data)
 
-    async with client_to(script) as client:
+    async with client_to(script, trust=trust) as client:
 
         async def many(number: int) -> None:
             for round_ in range(20):

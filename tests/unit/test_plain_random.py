@@ -12,10 +12,10 @@ import trio.testing
 
 from blobfuse_dysk.azure import plain
 from blobfuse_dysk.azure.connection import Connection
-from blobfuse_dysk.azure.wire import MOST_PLAIN, Reply
-from blobfuse_dysk.errors import TransportError
 from tests.conftest import need
-from tests.unit.plain_answers import GOOD, ID, LENGTH, PAGE, RANGE, read, write
+from tests.unit.plain_answers import GOOD, ID, LENGTH, RANGE, ask_once, read, write
+from tests.unit.test_plain_tls import same
+from tests.unit.trusted import FarSide, Trust
 
 WORDS = [
     *(
@@ -35,7 +35,6 @@ WORDS = [
     *(b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"Transfer-Encoding: chunked\r\n", b"Upgrade: x\r\n"),
     *(f"{line}\r\n".encode() for line in (LENGTH, RANGE, ID, "Content-Length: 0", "Content-Length: 5", "X: y")),
 ]
-HEADS = {read: b"GET", write: b"PUT"}
 
 
 def damaged(data: bytes, rng: Random) -> bytes:
@@ -62,32 +61,12 @@ async def outcome(quick: bool, writes: bool, pieces: list[bytes], pump: plain.Pu
         ours.setblocking(False)
         connection = pump.connection(ours) if quick else Connection(ours)
         scratch = bytearray(64 << 10)
-        body = PAGE if writes else None
         theirs.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         await connection.exchange(b"HEAD", None, scratch, no_body=False)
         found: list[object] = []
 
-        async def ask() -> None:
-            try:
-                if isinstance(connection, plain.PlainConnection):
-                    answer = await connection.exchange_plain(HEADS[write if writes else read], body, 512, 512, scratch)
-                else:
-                    most = MOST_PLAIN if writes else 512
-                    answer = await connection.exchange(b"", body, scratch, no_body=False, most=most)
-            except TransportError as error:
-                found.extend((str(error), error.sent, error.stale))
-            else:
-                if isinstance(answer, Reply) and answer.status == (201 if writes else 206):
-                    fits = answer.has(b"\r\ncontent-range: bytes 512-1023/") or writes
-                    found.append((answer.status, bytes(answer.body), fits and answer.has(b"\r\nx-ms-request-id:")))
-                elif isinstance(answer, Reply):
-                    found.append((answer.status, bytes(answer.body), answer.head))
-                else:
-                    found.append((201 if writes else 206, answer, True))
-            found.append(connection.reusable)
-
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask)
+            nursery.start_soon(ask_once, connection, writes, found)
             for piece in pieces:
                 await trio.testing.wait_all_tasks_blocked()
                 if not found:
@@ -99,6 +78,11 @@ async def outcome(quick: bool, writes: bool, pieces: list[bytes], pump: plain.Pu
     return found
 
 
+def cut(data: bytes, rng: Random) -> list[bytes]:
+    cuts = sorted(rng.randrange(len(data) + 1) for _ in range(rng.choice([0, 0, 1, 2])))
+    return [data[a:b] for a, b in pairwise([0, *cuts, len(data)]) if a < b]
+
+
 @pytest.mark.parametrize("seed", range(40))
 async def test_the_outcome_is_the_same(seed: int) -> None:
     need(plain.NATIVE, "the module in C is not built")
@@ -106,8 +90,28 @@ async def test_the_outcome_is_the_same(seed: int) -> None:
     for _ in range(25):
         writes = rng.random() < 0.4
         data = damaged(GOOD[write if writes else read], rng)
-        cuts = sorted(rng.randrange(len(data) + 1) for _ in range(rng.choice([0, 0, 1, 2])))
-        edges = [0, *cuts, len(data)]
-        pieces = [data[a:b] for a, b in pairwise(edges) if a < b]
+        pieces = cut(data, rng)
         assert await outcome(True, writes, pieces, pump) == await outcome(False, writes, pieces, pump), pieces
     pump.close()
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_the_outcome_is_the_same_over_tls(seed: int, certificates: Trust) -> None:
+    """In any records, which are cut anywhere, and may be damaged themselves."""
+    need(plain.NATIVE, "the module in C is not built")
+    rng = Random(seed)
+    for _ in range(15):
+        writes = rng.random() < 0.4
+        records = cut(damaged(GOOD[write if writes else read], rng), rng)
+        choice = rng.random()
+
+        def answering(far: FarSide, records: list[bytes] = records, choice: float = choice) -> list[bytes]:
+            sealed = bytearray(b"".join(far.seal(record) for record in records))
+            again = Random(choice)
+            if choice < 0.2:
+                sealed[again.randrange(len(sealed))] ^= 1 << again.randrange(8)
+            elif choice < 0.4:
+                sealed += far.bye()
+            return cut(bytes(sealed), again)
+
+        await same(certificates, writes, answering)

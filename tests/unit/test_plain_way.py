@@ -17,6 +17,7 @@ from blobfuse_dysk.errors import TransportError
 from tests.conftest import need
 from tests.unit.plain_answers import EMPTY, GOOD, ID, PAGE, PART, T, raw, read
 from tests.unit.scripted import Peer, client_to, forever
+from tests.unit.trusted import Trust
 
 
 @pytest.fixture(autouse=True)
@@ -62,14 +63,14 @@ async def test_what_is_to_have_a_checksum_is_asked_for_in_python(quick: list[int
     assert quick == []
 
 
-async def test_a_long_range_is_read_in_python(quick: list[int]) -> None:
+async def test_a_long_range_is_read_in_python(quick: list[int], trust: Trust | None) -> None:
     def ranged(length: int) -> bytes:
         return raw(
             PART, f"Content-Length: {length}", f"Content-Range: bytes 0-{length - 1}/{1 << 30}", ID, body=bytes(length)
         )
 
     lengths = (512, 1 << 20, (1 << 20) + 512, 512)
-    async with client_to(forever(*map(ranged, lengths))) as client:
+    async with client_to(forever(*map(ranged, lengths)), trust=trust) as client:
         for length in lengths:
             assert len(await client.get_range(0, length, timeout_s=T)) == length
     assert quick == [1 << 20, 512]
@@ -112,8 +113,7 @@ async def test_a_refused_date_is_not_tried_again(quick: list[int]) -> None:
     assert len(quick) == 2
 
 
-async def test_what_was_idle_beside_a_broken_connection_is_dropped() -> None:
-
+async def test_what_was_idle_beside_a_broken_connection_is_dropped(trust: Trust | None) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await trio.testing.wait_all_tasks_blocked()
@@ -121,7 +121,7 @@ async def test_what_was_idle_beside_a_broken_connection_is_dropped() -> None:
         await peer.request()
         await peer.reset()
 
-    async with client_to(script) as client:
+    async with client_to(script, trust=trust) as client:
         pool = client._pool
         async with trio.open_nursery() as nursery:
             for _ in range(4):
@@ -132,12 +132,14 @@ async def test_what_was_idle_beside_a_broken_connection_is_dropped() -> None:
         assert (pool.connections, pool._slots.value) == (0, 256)
 
 
-async def test_an_idle_connection_that_was_closed_is_not_used_and_takes_no_place(quick: list[int]) -> None:
+async def test_an_idle_connection_that_was_closed_is_not_used_and_takes_no_place(
+    quick: list[int], trust: Trust | None
+) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(GOOD[read])
 
-    async with client_to(script) as client:
+    async with client_to(script, trust=trust) as client:
         for _ in range(3):
             await read(client)
             await trio.testing.wait_all_tasks_blocked(0.01)

@@ -11,28 +11,20 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from blobfuse_dysk.azure.connection import TlsConnection
 from blobfuse_dysk.azure.credential import access
 from blobfuse_dysk.azure.pool import HttpPool
 from blobfuse_dysk.azure.signing import AnonymousSigner
 from blobfuse_dysk.azure.tls import tls_context
+from blobfuse_dysk.azure.tlsconnection import TlsConnection
 from blobfuse_dysk.azure.wire import Reply, Request
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import CredentialError, TransportError
 from blobfuse_dysk.testing.server.certificates import make_certificates
 from tests.unit.scripted import Peer, answer, scripted
+from tests.unit.trusted import FarSide, Trust
 
 PUT = Request("PUT", "/x", "", "/x", "", "", "Host:h\n", bytes(range(256)) * 20_000, most=4 << 20)
 GET = Request("GET", "/x", "", "/x", "", "", "Host:h\n", most=4 << 20)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ssl.SSLContext]:
-    """The authority's file, and a server's context with a certificate for 127.0.0.1."""
-    made = make_certificates(Path(tmp_path_factory.mktemp("tls")), ["127.0.0.1"])
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(made.cert_file, made.key_file)
-    return str(made.ca_file), context
 
 
 async def ask(pool: HttpPool, request: Request = GET, timeout_s: float = 20) -> Reply:
@@ -45,7 +37,7 @@ async def big(peer: Peer) -> None:
         await peer.send(answer(bytes(range(256)) * 8192))
 
 
-async def test_large_bodies_both_ways_on_one_connection(certificates: tuple[str, ssl.SSLContext]) -> None:
+async def test_large_bodies_both_ways_on_one_connection(certificates: Trust) -> None:
     ca_file, context = certificates
     async with scripted(big, tls=context) as endpoint, HttpPool(endpoint, ssl_context=tls_context(ca_file)) as pool:
         for request in (GET, PUT, GET):
@@ -53,7 +45,7 @@ async def test_large_bodies_both_ways_on_one_connection(certificates: tuple[str,
         assert pool.connections == 1
 
 
-async def test_a_small_body_goes_with_its_head(certificates: tuple[str, ssl.SSLContext]) -> None:
+async def test_a_small_body_goes_with_its_head(certificates: Trust) -> None:
     ca_file, context = certificates
     request = Request("PUT", "/x", "", "/x", "", "", "Host:h\n", bytes(512), most=4 << 20)
     async with scripted(big, tls=context) as endpoint, HttpPool(endpoint, ssl_context=tls_context(ca_file)) as pool:
@@ -61,34 +53,87 @@ async def test_a_small_body_goes_with_its_head(certificates: tuple[str, ssl.SSLC
 
 
 class _Choking(socket.socket):
-    """As a TLS socket: may have sent a part of a record when it first has to wait, and then breaks."""
+    """Takes a part of a record, and breaks when it is to take more."""
 
     calls = 0
 
     def send(self, data, flags=0):  # type: ignore[no-untyped-def]
         self.calls += 1
-        raise ssl.SSLWantWriteError if self.calls == 1 else ConnectionResetError
+        if self.calls == 2:
+            raise ConnectionResetError
+        return 100
 
 
-async def test_a_record_of_which_a_part_may_have_gone_counts_as_sent() -> None:
+async def test_a_record_of_which_a_part_has_gone_counts_as_sent(certificates: Trust) -> None:
     ours, theirs = socket.socketpair()
     with theirs, _Choking(ours.family, ours.type, ours.proto, fileno=ours.detach()) as sock:
         sock.setblocking(False)
         theirs.shutdown(socket.SHUT_WR)
+        connection = TlsConnection(sock, FarSide(certificates).tls)
         with pytest.raises(TransportError) as caught:
-            await TlsConnection(sock).exchange(b"PUT / HTTP/1.1\r\n\r\n", bytes(512), bytearray(4096), no_body=False)
+            await connection.exchange(b"PUT / HTTP/1.1\r\n\r\n", bytes(512), bytearray(4096), no_body=False)
         assert caught.value.sent
 
 
-async def test_an_unknown_authority_is_refused_with_a_remedy(certificates: tuple[str, ssl.SSLContext]) -> None:
-    async with scripted(big, tls=certificates[1]) as endpoint, HttpPool(endpoint) as pool:
+class _Noting(socket.socket):
+    """Takes all, and notes how much that is each time."""
+
+    sizes: list[int]
+
+    def send(self, data, flags=0):  # type: ignore[no-untyped-def]
+        self.sizes.append(len(data))
+        return len(data)
+
+
+async def test_a_large_body_is_encrypted_by_and_by(certificates: Trust) -> None:
+    """What is encrypted at once stays in memory, for each connection."""
+    ours, theirs = socket.socketpair()
+    with theirs, _Noting(ours.family, ours.type, ours.proto, fileno=ours.detach()) as sock:
+        sock.setblocking(False)
+        sock.sizes = []
+        theirs.shutdown(socket.SHUT_WR)
+        connection = TlsConnection(sock, FarSide(certificates).tls)
+        with pytest.raises(TransportError, match="connection lost before the answer"):
+            await connection.exchange(b"PUT", bytes(1 << 20), bytearray(4096), no_body=False)
+    assert len(sock.sizes) == 17
+    assert max(sock.sizes) < 65 << 10
+
+
+async def test_an_unknown_authority_is_refused_with_a_remedy(certificates: Trust) -> None:
+    """The server is told as well."""
+    told = []
+
+    async def script(peer: Peer) -> None:
+        try:
+            await peer.request()
+        except trio.BrokenResourceError as error:
+            told.append(str(error.__cause__))
+
+    async with scripted(script, tls=certificates.server) as endpoint, HttpPool(endpoint) as pool:
         with pytest.raises(TransportError, match="certificate is not accepted") as caught:
             await ask(pool)
         assert not caught.value.sent
         assert "ca_file" in (caught.value.remedy or "")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    assert len(told) == 1
+    assert "alert unknown ca" in told[0]
 
 
-async def test_another_hosts_certificate_is_refused(certificates: tuple[str, ssl.SSLContext]) -> None:
+async def test_a_server_that_hangs_up_in_the_middle_of_the_handshake(
+    certificates: Trust, autojump_clock: MockClock
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.stream.receive_some(1 << 16)
+
+    async with scripted(script) as found:
+        endpoint = Endpoint("https", found.host, found.port)
+        async with HttpPool(endpoint, ssl_context=tls_context(certificates.ca_file)) as pool:
+            with pytest.raises(TransportError, match=r"cannot connect to .*EOF occurred") as caught:
+                await ask(pool)
+            assert not caught.value.sent
+
+
+async def test_another_hosts_certificate_is_refused(certificates: Trust) -> None:
     ca_file, context = certificates
     async with scripted(big, tls=context) as endpoint:
         other = Endpoint("https", "localhost", endpoint.port)
@@ -97,7 +142,7 @@ async def test_another_hosts_certificate_is_refused(certificates: tuple[str, ssl
                 await ask(pool)
 
 
-async def test_later_connections_resume_the_session(certificates: tuple[str, ssl.SSLContext]) -> None:
+async def test_later_connections_resume_the_session(certificates: Trust) -> None:
     ca_file, context = certificates
 
     async def script(peer: Peer) -> None:
@@ -124,7 +169,7 @@ async def test_a_server_without_tls() -> None:
         assert isinstance(caught.value.__cause__, ssl.SSLError)
 
 
-async def test_a_cut_answer_and_a_stale_connection(certificates: tuple[str, ssl.SSLContext]) -> None:
+async def test_a_cut_answer_and_a_stale_connection(certificates: Trust) -> None:
     ca_file, context = certificates
 
     async def script(peer: Peer) -> None:
@@ -145,7 +190,7 @@ async def test_a_cut_answer_and_a_stale_connection(certificates: tuple[str, ssl.
         assert (caught.value.sent, caught.value.stale) == (True, True)
 
 
-async def test_a_closed_idle_connection_is_dropped_before_use(certificates: tuple[str, ssl.SSLContext]) -> None:
+async def test_a_closed_idle_connection_is_dropped_before_use(certificates: Trust) -> None:
     ca_file, context = certificates
     closed = trio.Event()
 
@@ -165,7 +210,7 @@ async def test_a_closed_idle_connection_is_dropped_before_use(certificates: tupl
 
 @pytest.mark.parametrize("handshake", [True, False])
 async def test_a_peer_that_falls_silent_runs_into_the_time_limit(
-    handshake: bool, certificates: tuple[str, ssl.SSLContext], autojump_clock: MockClock
+    handshake: bool, certificates: Trust, autojump_clock: MockClock
 ) -> None:
     ca_file, context = certificates
 

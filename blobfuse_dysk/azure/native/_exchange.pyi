@@ -1,6 +1,8 @@
 """The types of the module in C; what they do stands at the top of exchange.c and heads.c."""
 
 import hashlib
+import ssl
+from typing import overload
 
 from trio.lowlevel import Task
 
@@ -21,14 +23,22 @@ class Ready:
 class Line:
     """A connected, non-blocking socket. One exchange at a time."""
 
+    @overload
     def __init__(self, ready: Ready, fd: int, /) -> None:
         """Raises OSError, and ValueError if there are too many."""
+    @overload
+    def __init__(
+        self, ready: Ready, fd: int, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, most: int, /
+    ) -> None:
+        """With TLS, of which the handshake is done. most: bytes of a request that `start` sends, as one record."""
     def start(
         self, head: bytes, body: bytes | bytearray | memoryview | None, offset: int, length: int, waiter: Waiter, /
     ) -> int:
         """Send; return how many bytes the socket took. Only if that is all of them does the line wait for the answer.
 
         body: None for Get Blob. offset, length: of the range, in bytes; length is MOST_BODY at most. Raises OSError.
+
+        Over TLS, all or 0: where that was not to be done at once; or HELD (tlsconnection.py).
         """
     def take(self) -> bytes | None:
         """What came of an exchange that has ended: the body, or None for an odd answer. Raises OSError, EOFError."""
@@ -39,7 +49,7 @@ class Line:
     def stop(self) -> Waiter | None:
         """Wait no longer; return who waited, if anybody did. The connection is of no use afterwards."""
     def quiet(self) -> bool:
-        """Whether there is nothing to read, not even the end of the stream."""
+        """Whether there is nothing to read, not even the end of the stream; over TLS, a session ticket is something."""
     def close(self) -> None:
         """Leave the set; to be called before the socket is closed. Idempotent."""
 

@@ -1,16 +1,16 @@
-/* The exchange of Get Blob (a range) and Put Page on a plain socket: the quick way of azure/plain.py.
+/* The exchange of Get Blob (a range) and Put Page on a connected socket: the quick way of azure/plain.py.
  *
- * Theory. A Line is one connected, non-blocking socket. `start` sends a request with one sendmsg and, if the socket took
- * all of it, waits for the answer: the Line keeps the trio task that asked. All Lines of a pool are registered, edge
- * triggered and for good, with one epoll, the Ready; one task of the pool waits for that to become readable and calls
- * `collect`, which receives on each Line that has something and returns the tasks whose exchange has ended. So a request
- * costs no epoll_ctl and no task of its own in trio's I/O manager, and answers that came together are received together.
- * Then `take` says what came of it:
+ * Theory. A Line is one connected, non-blocking socket, as it is or with TLS (tls.c). `start` sends a request by one call
+ * and, if the socket took all of it, waits for the answer: the Line keeps the trio task that asked. All Lines of a pool
+ * are registered, edge triggered and for good, with one epoll, the Ready; one task of the pool waits for that to become
+ * readable and calls `collect`, which receives on each Line that has something and returns the tasks whose exchange has
+ * ended. So a request costs no epoll_ctl and no task of its own in trio's I/O manager, and answers that came together are
+ * received together. Then `take` says what came of it:
  *
  *   plain     the answer is the one that is expected (answer.h), and whole: its body. The connection can go on.
  *   odd       anything else. `begun` has the bytes that were read; what they mean, and whether the connection goes on, is
  *             for Connection._read_reply to say, as if it had read them. Nothing was dropped, nothing is decided here.
- *   failed    OSError, as recv(2) gave it; EOFError where the stream ended. Mapped to TransportError by Connection.
+ *   failed    OSError, as recv(2) or ssl gave it; EOFError where the stream ended. Mapped to TransportError by Connection.
  *   stopped   by `stop`: cancelled, or expired. The answer is still on its way; the connection is closed.
  *
  * What the socket does not take at once is left to Connection._send_all, and the whole answer to the Python path with it.
@@ -25,62 +25,49 @@
  * the socket, where `quiet` finds it before the next request. A Line is found by slot and generation, so an event of a
  * socket that is gone (another process may keep the description open for a moment after a fork) finds nothing.
  *
+ * An edge comes once. So `receive` goes on until the answer has ended or the descriptor has said that nothing is there
+ * now; over TLS that is asked only after all that had come before was decrypted.
+ *
+ * Python code runs in the calls of tls.c, and nowhere else: without TLS no object is made here that the garbage collector
+ * counts. That code may be a finalizer's or a signal handler's, and may call any method of any Line. So around such a call
+ * the Line is held, and `busy`: it neither starts nor receives a second time. It may be stopped or closed at any time; then
+ * its state is another one afterwards, and what came is dropped, as the connection is of no use any more. `collect` looks
+ * into the slots anew for each event, and at the task after the call. ssl lets go of the GIL, so nothing static is in use
+ * meanwhile, and nothing is lent.
+ *
  * Bounds: the head lies in one static buffer of 64 KiB, filled and read without a pause (the GIL is held, there are no
- * threads); a body is as long as the caller asked for, MOST_BODY at most, and is taken when a head that promises just
- * that has come; MOST_LINES sockets; MOST_EVENTS of them at a time. No secret is kept: heads come from heads.c as bytes.
+ * threads), or in what ssl returned, of a record at most; a body is as long as the caller asked for, MOST_BODY at most,
+ * and is taken when a head that promises just that has come; MOST_LINES sockets; MOST_EVENTS of them at a time. No secret
+ * is kept: heads come from heads.c as bytes.
  */
 
-#include "module.h"
+#include "exchange.h"
 
 #include <errno.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
-#include "answer.h"
-
-enum { MOST_BODY = 1 << 20, MOST_LINES = 1024, MOST_EVENTS = 256, SCRATCH = 64 << 10 };
-
-typedef struct Line Line;
-
-typedef struct {
-    PyObject_HEAD
-    int fd;
-    struct {
-        Line *line; /* NULL: free; not counted, the Line takes itself out */
-        uint32_t generation;
-    } slots[MOST_LINES];
-} Ready;
-
-enum state { IDLE, HEAD, BODY, PLAIN, ODD, FAILED, CLOSED };
-
-struct Line {
-    PyObject_HEAD
-    Ready *ready;
-    int fd;
-    uint32_t slot;
-    enum state state;
-    struct wanted wanted;
-    uint64_t got;    /* bytes of the body */
-    int error;       /* FAILED: errno, 0 for the end of the stream */
-    bool heard;      /* something of the answer was received */
-    PyObject *body;  /* bytes: the body, or in ODD what was read */
-    PyObject *task;  /* who waits */
-};
+enum { SCRATCH = 64 << 10 };
 
 static char scratch[SCRATCH];
 
-/* Receiving. Nothing here can run Python code: no object is made that the garbage collector counts. */
-
-static void head_came(Line *line, size_t size)
+bool is_quiet(int fd)
 {
-    const size_t start = plain_head(scratch, size, &line->wanted);
+    char byte;
+    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
+/* Receiving */
+
+static void head_came(Line *line, const char *data, size_t size)
+{
+    const size_t start = plain_head(data, size, &line->wanted);
     const size_t rest = size - start;
     if (start == 0 || rest > line->wanted.length ||
         (line->body = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)line->wanted.length)) == NULL) {
         PyErr_Clear();
-        line->body = PyBytes_FromStringAndSize(scratch, (Py_ssize_t)size);
+        line->body = PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
         line->state = ODD;
         if (line->body == NULL) { /* no memory for it, so there is no answer */
             PyErr_Clear();
@@ -89,43 +76,102 @@ static void head_came(Line *line, size_t size)
         }
         return;
     }
-    memcpy(PyBytes_AS_STRING(line->body), scratch + start, rest);
+    memcpy(PyBytes_AS_STRING(line->body), data + start, rest);
     line->got = rest;
     line->state = rest == line->wanted.length ? PLAIN : BODY;
 }
 
-static void receive(Line *line)
+static void failed(Line *line)
 {
-    while (line->state == HEAD || line->state == BODY) {
-        ssize_t count;
-        if (line->state == HEAD)
-            count = recv(line->fd, scratch, sizeof scratch, MSG_DONTWAIT);
-        else
-            count = recv(line->fd, PyBytes_AS_STRING(line->body) + line->got,
-                         (size_t)(line->wanted.length - line->got), MSG_DONTWAIT);
-        if (count < 0 && errno == EINTR)
-            continue;
-        if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-            return;
-        line->heard |= count > 0;
-        if (count <= 0) {
-            line->error = count < 0 ? errno : 0;
-            line->state = FAILED;
-        } else if (line->state == HEAD) {
-            head_came(line, (size_t)count);
-        } else if ((line->got += (uint64_t)count) == line->wanted.length) {
-            line->state = PLAIN;
+    PyObject *type, *trace;
+    PyErr_Fetch(&type, &line->failure, &trace);
+    PyErr_NormalizeException(&type, &line->failure, &trace);
+    if (trace != NULL)
+        PyException_SetTraceback(line->failure, trace);
+    Py_XDECREF(type);
+    Py_XDECREF(trace);
+    line->state = FAILED;
+}
+
+/* Takes what recv(2) or ssl brought to a line that waits; in BODY it is in its place. False if no more is there now. */
+static bool came(Line *line, const char *data, ssize_t count, int error)
+{
+    if (count < 0 && error == EINTR)
+        return true;
+    if (count < 0 && (error == EAGAIN || error == EWOULDBLOCK))
+        return false;
+    line->heard |= count > 0;
+    if (count <= 0) {
+        line->error = count < 0 ? error : 0;
+        line->state = FAILED;
+    } else if (line->state == HEAD) {
+        head_came(line, data, (size_t)count);
+    } else if ((line->got += (uint64_t)count) == line->wanted.length) {
+        line->state = PLAIN;
+    }
+    return true;
+}
+
+static bool receive_tls(Line *line, char *into, size_t size)
+{
+    const enum state before = line->state;
+    PyObject *const data = tls_receive(line, size);
+    const int error = errno;
+    bool more = false;
+    if (line->state != before) { /* stopped or closed meanwhile: what came is nobody's, and `into` may be gone */
+        PyErr_Clear();
+    } else if (data != NULL) {
+        if (before == BODY)
+            memcpy(into, PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data));
+        more = came(line, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), 0);
+    } else if (PyErr_Occurred()) {
+        failed(line);
+    } else {
+        more = came(line, NULL, -1, error);
+    }
+    Py_XDECREF(data);
+    return more;
+}
+
+void receive(Line *line)
+{
+    bool more = !line->busy;
+    while (more && is_waiting(line)) {
+        const bool begins = line->state == HEAD;
+        char *const into = begins ? scratch : PyBytes_AS_STRING(line->body) + line->got;
+        const size_t size = begins ? sizeof scratch : (size_t)(line->wanted.length - line->got);
+        if (line->tls.object != NULL) {
+            more = receive_tls(line, into, size);
+        } else {
+            const ssize_t count = recv(line->fd, into, size, MSG_DONTWAIT);
+            more = came(line, into, count, errno);
         }
     }
 }
 
 /* Line */
 
+/* Sends at once; returns how many bytes were sent, RAISED with an exception set. */
+static Py_ssize_t send_parts(int fd, PyObject *head, const Py_buffer *body)
+{
+    struct iovec parts[2] = {{PyBytes_AS_STRING(head), (size_t)PyBytes_GET_SIZE(head)}, {body->buf, (size_t)body->len}};
+    const struct msghdr message = {.msg_iov = parts, .msg_iovlen = body->buf ? 2 : 1};
+    ssize_t sent;
+    do
+        sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        return 0;
+    if (sent < 0)
+        PyErr_SetFromErrno(PyExc_OSError);
+    return sent < 0 ? RAISED : sent;
+}
+
 static PyObject *line_start(Line *line, PyObject *const *args, Py_ssize_t count)
 {
     if (count != 5 || !PyBytes_Check(args[0]))
         return PyErr_Format(PyExc_TypeError, "start(head, body, offset, length, task)");
-    if (line->state != IDLE)
+    if (line->state != IDLE || line->busy)
         return PyErr_Format(PyExc_RuntimeError, "an exchange is going on, or the line is closed");
     const unsigned long long offset = PyLong_AsUnsignedLongLong(args[2]);
     const unsigned long long length = PyErr_Occurred() ? 0 : PyLong_AsUnsignedLongLong(args[3]);
@@ -139,24 +185,20 @@ static PyObject *line_start(Line *line, PyObject *const *args, Py_ssize_t count)
         return NULL;
 
     line->heard = false;
-    struct iovec parts[2] = {{PyBytes_AS_STRING(args[0]), (size_t)PyBytes_GET_SIZE(args[0])},
-                             {body.buf, (size_t)body.len}};
-    const struct msghdr message = {.msg_iov = parts, .msg_iovlen = writes ? 2 : 1};
-    ssize_t sent;
-    do
-        sent = sendmsg(line->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-    while (sent < 0 && errno == EINTR);
+    const Py_ssize_t sent = line->tls.object ? tls_send(line, args[0], body.buf, (size_t)body.len)
+                                             : send_parts(line->fd, args[0], &body);
+    const bool whole = sent == PyBytes_GET_SIZE(args[0]) + body.len;
     if (writes)
-        PyBuffer_Release(&body); /* errno stays: nobody's code runs */
-    if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    if (sent >= 0 && (size_t)sent == parts[0].iov_len + (writes ? parts[1].iov_len : 0)) {
+        PyBuffer_Release(&body);
+    if (sent == RAISED)
+        return NULL;
+    if (whole) {
         Py_CLEAR(line->body);
         line->wanted = (struct wanted){writes ? 201 : 206, offset, writes ? 0 : length};
         line->task = Py_NewRef(args[4]);
         line->state = HEAD;
     }
-    return PyLong_FromSsize_t(sent < 0 ? 0 : sent);
+    return PyLong_FromSsize_t(sent);
 }
 
 static PyObject *line_take(Line *line, PyObject *Py_UNUSED(none))
@@ -173,6 +215,13 @@ static PyObject *line_take(Line *line, PyObject *Py_UNUSED(none))
     case FAILED:
         line->state = IDLE;
         Py_CLEAR(line->body);
+        if (line->failure != NULL) {
+            PyObject *failure = line->failure;
+            line->failure = NULL;
+            PyErr_SetObject((PyObject *)Py_TYPE(failure), failure);
+            Py_DECREF(failure);
+            return NULL;
+        }
         if (line->error == 0)
             return PyErr_Format(PyExc_EOFError, "the stream ended");
         errno = line->error;
@@ -197,7 +246,7 @@ static PyObject *line_stop(Line *line, PyObject *Py_UNUSED(none))
 {
     PyObject *task = line->task;
     line->task = NULL;
-    if (line->state == HEAD || line->state == BODY) {
+    if (is_waiting(line)) {
         line->state = IDLE;
         Py_CLEAR(line->body);
     }
@@ -206,9 +255,12 @@ static PyObject *line_stop(Line *line, PyObject *Py_UNUSED(none))
 
 static PyObject *line_quiet(Line *line, PyObject *Py_UNUSED(none))
 {
-    char byte;
-    return PyBool_FromLong(recv(line->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
-                           (errno == EAGAIN || errno == EWOULDBLOCK));
+    if (line->tls.object == NULL)
+        return PyBool_FromLong(is_quiet(line->fd));
+    if (line->busy)
+        Py_RETURN_FALSE;
+    const int quiet = tls_is_quiet(line);
+    return quiet < 0 ? NULL : PyBool_FromLong(quiet);
 }
 
 static PyObject *line_close(Line *line, PyObject *Py_UNUSED(none))
@@ -219,6 +271,10 @@ static PyObject *line_close(Line *line, PyObject *Py_UNUSED(none))
         epoll_ctl(line->ready->fd, EPOLL_CTL_DEL, line->fd, NULL); /* fails where the socket is gone already */
         Py_CLEAR(line->body);
         Py_CLEAR(line->task);
+        Py_CLEAR(line->failure);
+        Py_CLEAR(line->tls.object);
+        Py_CLEAR(line->tls.incoming);
+        Py_CLEAR(line->tls.outgoing);
     }
     Py_RETURN_NONE;
 }
@@ -227,8 +283,14 @@ static PyObject *line_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
 {
     Ready *ready;
     int fd;
-    if (!PyArg_ParseTuple(args, "O!i:Line", &ReadyType, &ready, &fd))
+    struct tls tls = {.object = NULL};
+    Py_ssize_t most = 0;
+    if (!PyArg_ParseTuple(args, "O!i|OOOn:Line", &ReadyType, &ready, &fd, &tls.object, &tls.incoming, &tls.outgoing,
+                          &most))
         return NULL;
+    if (tls.object != NULL && (most <= 0 || !tls_load()))
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "Line(ready, fd, tls, incoming, outgoing, most)");
+    tls.most = (size_t)most;
     uint32_t slot = 0;
     while (slot < MOST_LINES && ready->slots[slot].line != NULL)
         slot++;
@@ -247,12 +309,20 @@ static PyObject *line_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
     line->fd = fd;
     line->slot = slot;
     ready->slots[slot].line = line;
+    line->tls = tls;
+    Py_XINCREF(tls.object);
+    Py_XINCREF(tls.incoming);
+    Py_XINCREF(tls.outgoing);
     return (PyObject *)line;
 }
 
 static int line_traverse(Line *line, visitproc visit, void *arg)
 {
     Py_VISIT(line->task);
+    Py_VISIT(line->failure);
+    Py_VISIT(line->tls.object);
+    Py_VISIT(line->tls.incoming);
+    Py_VISIT(line->tls.outgoing);
     return 0;
 }
 
@@ -292,82 +362,3 @@ PyTypeObject LineType = {
     .tp_clear = (inquiry)line_clear,
     .tp_methods = line_methods,
 };
-
-/* Ready */
-
-static PyObject *ready_collect(Ready *ready, PyObject *Py_UNUSED(none))
-{
-    PyObject *tasks = PyList_New(0);
-    if (tasks == NULL)
-        return NULL;
-    struct epoll_event events[MOST_EVENTS];
-    const int count = epoll_wait(ready->fd, events, MOST_EVENTS, 0);
-    if (count < 0 && errno != EINTR) {
-        Py_DECREF(tasks);
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    for (int i = 0; i < count; i++) {
-        const uint32_t slot = (uint32_t)events[i].data.u64;
-        Line *line = ready->slots[slot].line;
-        if (line == NULL || ready->slots[slot].generation != events[i].data.u64 >> 32)
-            continue;
-        receive(line);
-        if (line->task != NULL && line->state != HEAD && line->state != BODY) {
-            if (PyList_Append(tasks, line->task) == 0)
-                Py_CLEAR(line->task);
-            else /* no memory for it: the time limit ends the wait */
-                PyErr_Clear();
-        }
-    }
-    return tasks;
-}
-
-static PyObject *ready_fileno(Ready *ready, PyObject *Py_UNUSED(none)) { return PyLong_FromLong(ready->fd); }
-
-static PyObject *ready_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(keywords))
-{
-    Ready *ready = (Ready *)type->tp_alloc(type, 0);
-    if (ready != NULL && (ready->fd = epoll_create1(EPOLL_CLOEXEC)) < 0) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        Py_CLEAR(ready);
-    }
-    return (PyObject *)ready;
-}
-
-static void ready_dealloc(Ready *ready)
-{
-    if (ready->fd >= 0)
-        close(ready->fd);
-    Py_TYPE(ready)->tp_free(ready);
-}
-
-static PyMethodDef ready_methods[] = {
-    {"collect", (PyCFunction)ready_collect, METH_NOARGS, NULL},
-    {"fileno", (PyCFunction)ready_fileno, METH_NOARGS, NULL},
-    {0},
-};
-
-PyTypeObject ReadyType = {
-    PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = MODULE ".Ready",
-    .tp_basicsize = sizeof(Ready),
-    .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_new = ready_new,
-    .tp_dealloc = (destructor)ready_dealloc,
-    .tp_methods = ready_methods,
-};
-
-/* The module */
-
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = MODULE, .m_size = -1};
-
-PyMODINIT_FUNC PyInit__exchange(void)
-{
-    PyObject *module = PyModule_Create(&definition);
-    if (module == NULL || PyModule_AddType(module, &LineType) < 0 || PyModule_AddType(module, &ReadyType) < 0 ||
-        PyModule_AddType(module, &HeadsType) < 0 || PyModule_AddIntConstant(module, "MOST_BODY", MOST_BODY) < 0) {
-        Py_XDECREF(module);
-        return NULL;
-    }
-    return module;
-}
