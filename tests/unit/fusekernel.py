@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,37 +20,17 @@ import trio.testing
 from blobfuse_dysk.detached import Detached, attach, running
 from blobfuse_dysk.device.worker import channel as in_python
 from blobfuse_dysk.device.worker.channel import Channel, open_channel
+from blobfuse_dysk.device.worker.requests import Requests
+from blobfuse_dysk.store.contract import Buffer
 
 if TYPE_CHECKING:
     from blobfuse_dysk.device.native import _channel
 
 AnyChannel: TypeAlias = "Channel | _channel.Channel"
 
-__all__ = [
-    "CALLS",
-    "IN",
-    "LARGE",
-    "MOST",
-    "OUT",
-    "WRITE_IN",
-    "Device",
-    "Place",
-    "World",
-    "come_again",
-    "cut",
-    "fail_call",
-    "failing",
-    "fsync_request",
-    "large",
-    "lies",
-    "out",
-    "pattern",
-    "read_request",
-    "request",
-    "write_request",
-]
 LARGE = 64 << 10  # bytes of a write whose data is not copied
 MOST = 1 << 20
+INIT = b"as the kernel sent it"
 
 IN = struct.Struct("<IIQQIIII")  # struct fuse_in_header: len, opcode, unique, nodeid, uid, gid, pid, padding
 READ_IN = struct.Struct("<QQIIQII")  # struct fuse_read_in: fh, offset, size, read_flags, lock_owner, flags, padding
@@ -252,3 +233,151 @@ def failing(monkeypatch: pytest.MonkeyPatch, *errors: int) -> tuple[Channel, Fai
     fails = Failing(*errors)
     monkeypatch.setattr(in_python, "os", SimpleNamespace(readv=fails.readv, writev=fails.writev))
     return Channel(-1, MOST), fails
+
+
+class Service:
+    """What a request waits for, as for the plain answer of a blob service (azure/plain.py)."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Detached | trio.lowlevel.Task] = []
+
+    async def answer(self) -> None:
+        me = running()
+        if me is None:
+            task = trio.lowlevel.current_task()
+            self.waiting.append(task)
+
+            def abort(_: object) -> trio.lowlevel.Abort:
+                self.waiting.remove(task)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        else:
+            self.waiting.append(me)
+            await me.wait(lambda: self.waiting.remove(me))
+
+    def go(self, count: int = 1000) -> None:
+        for waiter in [self.waiting.pop(0) for _ in range(min(count, len(self.waiting)))]:
+            if isinstance(waiter, Detached):
+                waiter.go_on(None)
+            else:
+                trio.lowlevel.reschedule(waiter)
+
+
+async def at_once() -> None:
+    pass
+
+
+class File:
+    """In the place of BlockFile: what was asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, ...]] = []
+        self.data: list[Buffer] = []
+        self.detached: list[bool] = []
+        self.tasks: set[str] = set()
+        self.answer: Callable[[], Awaitable[None]] = at_once
+
+    async def read(self, handle: int, offset: int, size: int) -> bytes:
+        await self._do("read", handle, offset, size)
+        return pattern(size, offset % 100)
+
+    async def write(self, handle: int, offset: int, data: Buffer) -> int:
+        self.data.append(data)
+        await self._do("write", handle, offset, bytes(data))
+        self.asked[-1] = ("write", handle, offset, bytes(data))
+        return len(data)
+
+    async def fsync(self, handle: int, datasync: bool) -> None:
+        await self._do("fsync", handle, datasync)
+
+    async def _do(self, *what: object) -> None:
+        self.asked.append(what)
+        self.detached.append(running() is not None)
+        await self.answer()
+
+
+class StandIn:
+    """In the place of Others."""
+
+    def __init__(self, file: object, init: bytes) -> None:
+        assert init == INIT
+        self.pending = 0
+        self.sent: list[bytes] = []
+        self.ready: list[bytes] = []
+        self.something = trio.Event()
+
+    def send(self, request: bytes) -> None:
+        self.sent.append(request)
+        self.pending += 1
+
+    def answers(self) -> Iterator[bytes]:
+        while self.ready:
+            self.pending -= 1
+            yield self.ready.pop(0)
+
+    async def wait(self) -> None:
+        await self.something.wait()
+        self.something = trio.Event()
+
+
+class Rig:
+    """Requests on a socket pair, of which the test has the kernel's end."""
+
+    def __init__(self, nursery: trio.Nursery, kernel: socket.socket, device: socket.socket, **how: bool) -> None:
+        self.nursery = nursery
+        self.kernel = kernel
+        self.file = File()
+        self.service = Service()
+        self.ended = trio.Event()
+        self.requests = Requests(device.fileno(), INIT, self.file, resend=how.get("resend", False))  # type: ignore[arg-type]
+        others = self.requests._others
+        assert isinstance(others, StandIn)
+        self.others = others
+        self.terminated: list[bool] = []
+
+    async def run(self) -> None:
+        await self.requests.run()
+        self.ended.set()
+
+    async def start(self) -> None:
+        self.nursery.start_soon(self.run)
+        await settle()
+
+    async def ask(self, *messages: bytes) -> list[bytes]:
+        """Send these; the answers that come without anything else, in any order."""
+        for message in messages:
+            self.kernel.send(message)
+        await settle()
+        return self.heard()
+
+    def heard(self) -> list[bytes]:
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while answer := self.kernel.recv(4 << 20):
+                found.append(answer)
+        return sorted(found)
+
+
+async def settle() -> None:
+    """All that can be done without anything else is done."""
+    with trio.fail_after(10):
+        await trio.testing.wait_all_tasks_blocked()
+
+
+class Drain:
+    """A hold, and what is told to who waits for it to be drained."""
+
+    def __init__(self, rig: Rig, limit_s: float = 10.0) -> None:
+        self.hold = rig.requests.hold()
+        self.told: list[bool] = []
+        rig.nursery.start_soon(self._wait, rig, limit_s)
+
+    async def _wait(self, rig: Rig, limit_s: float) -> None:
+        self.told.append(await rig.requests.drained(self.hold, limit_s))
+
+    async def until_told(self) -> bool:
+        with trio.fail_after(10):
+            while not self.told:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+        return self.told[0]
