@@ -252,10 +252,7 @@ class BlobClient(trio.abc.AsyncResource):
     async def set_content(
         self, content: Mapping[str, str], *, lease_id: str | None, condition: Condition, timeout_s: float
     ) -> str:
-        """Set Blob Properties: replaces all headers of the content. Returns the ETag that this gave the blob.
-
-        content: as in BlobProperties; what is not in it is gone.
-        """
+        """Set Blob Properties: replaces all headers of the content, as in BlobProperties. Returns the new ETag."""
         request = self._requests.set_content(content, lease_id=lease_id, condition=condition)
         return self._etag(await self._ask(request, 200, "properties", timeout_s), "properties")
 

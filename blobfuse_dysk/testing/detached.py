@@ -8,19 +8,20 @@ from typing import Any, TypeVar
 import outcome
 import trio
 
-from blobfuse_dysk.detached import Detached, running
+from blobfuse_dysk.detached import Detached, attach, running
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 
-__all__ = ["DetachedStore", "as_the_quick_way"]
+__all__ = ["DetachedStore", "as_the_quick_way", "in_a_detached_task"]
 
 T = TypeVar("T")
 
 
 class _Call:
-    """One call: what to do, what came of it."""
+    """One call: what to do, by whom, what came of it."""
 
     def __init__(self, call: Callable[[], Awaitable[Any]]) -> None:
         self.call = call
+        self.by: Detached | None = None
         self.done = trio.Event()
         self.result: outcome.Outcome[Any] | None = None
         self.scope = trio.CancelScope()
@@ -38,11 +39,11 @@ class DetachedStore(Store):
         return self._inner.size
 
     async def read(self, offset: int, length: int) -> Buffer:
-        data: Buffer = await self._make(lambda: self._inner.read(offset, length))
+        data: Buffer = await in_a_detached_task(self._nursery, lambda: self._inner.read(offset, length))
         return data
 
     async def write(self, offset: int, data: Buffer) -> None:
-        await self._make(lambda: self._inner.write(offset, data))
+        await in_a_detached_task(self._nursery, lambda: self._inner.write(offset, data))
 
     async def zero(self, offset: int, length: int) -> None:
         await self._inner.zero(offset, length)
@@ -59,37 +60,38 @@ class DetachedStore(Store):
     async def aclose(self) -> None:
         await self._inner.aclose()
 
-    async def _make(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        made = _Call(call)
-        there = trio.Event()
-        self._nursery.start_soon(self._serve, made, there)
-        await there.wait()
-        assert isinstance(made.call, Detached)
-        made.call.go_on(None)
-        try:
-            await made.done.wait()
-        except trio.Cancelled:
-            made.scope.cancel()
-            with trio.CancelScope(shield=True):
-                await made.done.wait()
-            raise
-        assert made.result
-        return made.result.unwrap()
 
-    async def _serve(self, made: _Call, there: trio.Event) -> None:
-        """Carry one call out, from the first step on by whoever has something for it."""
-        call, me = made.call, Detached()
-        made.call = me  # type: ignore[assignment]
-        there.set()
-        with made.scope:
-            await me.wait(lambda: None)
-            try:
-                made.result = outcome.Value(await call())
-            except Exception as error:
-                made.result = outcome.Error(error)
-            if running():
-                await me.attach()
-        made.done.set()
+async def in_a_detached_task(nursery: trio.Nursery, call: Callable[[], Awaitable[T]]) -> T:
+    """What `call` returns, or raises, when a detached task of this nursery makes it. Cancelled, it cancels that."""
+    made, there = _Call(call), trio.Event()
+    nursery.start_soon(_serve, made, there)
+    await there.wait()
+    assert made.by
+    made.by.go_on(None)
+    try:
+        await made.done.wait()
+    except trio.Cancelled:
+        made.scope.cancel()
+        with trio.CancelScope(shield=True):
+            await made.done.wait()
+        raise
+    assert made.result
+    result: T = made.result.unwrap()
+    return result
+
+
+async def _serve(made: _Call, there: trio.Event) -> None:
+    """Make one call, from its first step on in the step of who has something for it."""
+    made.by = Detached()
+    there.set()
+    with made.scope:
+        await made.by.wait(lambda: None)
+        try:
+            made.result = outcome.Value(await made.call())
+        except Exception as error:
+            made.result = outcome.Error(error)
+        await attach()
+    made.done.set()
 
 
 async def as_the_quick_way(nursery: trio.Nursery, call: Callable[[], Awaitable[T]]) -> T:

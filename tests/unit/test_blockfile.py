@@ -258,29 +258,14 @@ async def test_one_file_and_its_attributes() -> None:
     assert disk.told == ["init", "release"]
 
 
-async def test_a_file_that_grows_serves_its_new_end_and_the_kernel_forgets_the_old_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    told: list[tuple[int, bool]] = []
-    monkeypatch.setattr(pyfuse3, "invalidate_inode", lambda inode, attr_only: told.append((inode, attr_only)))
+async def test_a_file_that_grows_serves_its_new_end() -> None:
     store = MemoryStore(SIZE)
     disk = Disk(store)
     await store.grow(SIZE + 4096)
     await refused(disk.write(SIZE, pattern(4096)), errno.ENOSPC)
     assert await disk.read(SIZE, 4096) == b""
     disk.file.grow(SIZE + 4096)
-    assert told == [(DISK_INODE, True)]
     assert (await disk.file.getattr(DISK_INODE, NOBODY)).st_size == SIZE + 4096
     assert await disk.write(SIZE, pattern(4096)) == 4096
     assert await disk.read(SIZE - 512, 8192) == bytes(512) + pattern(4096)
     await refused(disk.write(SIZE + 4096, pattern(512)), errno.ENOSPC)
-
-
-async def test_a_file_grows_that_the_kernel_does_not_know_at_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(inode: int, attr_only: bool) -> None:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(pyfuse3, "invalidate_inode", unknown)
-    disk = Disk(MemoryStore(2 * SIZE))
-    disk.file.grow(2 * SIZE)
-    assert (await disk.file.getattr(DISK_INODE, NOBODY)).st_size == 2 * SIZE

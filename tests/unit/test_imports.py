@@ -26,9 +26,11 @@ MOST_LINES = 400
 RANK = {
     "printable": -2,
     "clock": -1,
+    "invariant": -1,
     "errors": -1,
     "patience": -1,
     "timestamp": -1,
+    "detached": 0,
     "installed": 0,
     "proxies": 0,
     "disk": 1,
@@ -53,13 +55,12 @@ RANK = {
 }
 # Folder inside a part -> what else of that part it may import: other folders, and files that lie above the folders.
 WALLS = {
-    "store/parts": {"store/contract", "invariant"},
-    "store/lease": {"store/blobapi", "store/contract", "store/serviceerrors", "invariant", "store/parts"},
+    "store/parts": {"store/contract"},
+    "store/lease": {"store/blobapi", "store/contract", "store/serviceerrors", "store/parts"},
     "store/layers": {
         "store/blobapi",
         "store/contract",
         "store/serviceerrors",
-        "invariant",
         "store/lease",
         "store/parts",
     },
@@ -67,7 +68,8 @@ WALLS = {
     "device/ipc": set(),
     "device/holder": {"device/ipc", "device/kernel"},
     "device/monitor": {"device/ipc", "device/kernel"},
-    "device/worker": {"device/ipc", "device/kernel"},
+    "device/native": set(),
+    "device/worker": {"device/ipc", "device/kernel", "device/native"},
     "device/template": {"device/holder", "device/ipc", "device/kernel", "device/monitor", "device/worker"},
     "device/attacher": {"device/ipc", "device/kernel"},
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import trio
@@ -16,6 +17,7 @@ from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.connection import Connection
 from blobfuse_dysk.azure.wire import Reply
 from blobfuse_dysk.errors import DyskError, TransportError
+from blobfuse_dysk.testing.detached import in_a_detached_task
 from tests.conftest import need
 from tests.unit.plain_answers import CASES, GOOD, ID, LEASE, PART, Call, T, raw, read, write
 from tests.unit.scripted import Peer, Script, client_to
@@ -72,9 +74,19 @@ def answering(seen: Seen, answers: list[list[bytes]], ends: bool) -> Script:
 
 
 async def ask_thrice(
-    native: bool, call: Call, pieces: list[bytes], ends: bool, monkeypatch: pytest.MonkeyPatch, trust: Trust | None
+    native: bool,
+    call: Call,
+    pieces: list[bytes],
+    ends: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    trust: Trust | None,
+    *,
+    detached: bool = False,
 ) -> Seen:
-    """Ask a server that answers well, then with these pieces, then well: the first time is never quick."""
+    """Ask a server that answers well, then with these pieces, then well: the first time is never quick.
+
+    detached: by a task that is detached from trio's scheduler.
+    """
     seen = Seen()
     exchange, finish = plain.PlainConnection.exchange_plain, Connection._finish
 
@@ -92,9 +104,11 @@ async def ask_thrice(
         patch.setattr(Connection, "_finish", finishing)
         patch.setenv("DYSK_NATIVE", "yes" if native else "no")
         good = [GOOD[call]]
-        async with client_to(answering(seen, [good, pieces, good], ends), trust=trust) as client:
+        script = answering(seen, [good, pieces, good], ends)
+        async with client_to(script, trust=trust) as client, trio.open_nursery() as nursery:
             for _ in range(3):
-                seen.outcomes.append(await attempt(call, client))
+                made = partial(attempt, call, client)
+                seen.outcomes.append(await (in_a_detached_task(nursery, made) if detached else made()))
                 seen.connections.append(client._pool.connections)
             seen.free = client._pool._slots.value
     return seen
@@ -131,7 +145,9 @@ async def test_the_outcome_is_the_same_on_both_ways(
         for ends in (False, True)[: 1 if number else 2]:
             ours = await ask_thrice(True, call, [piece for piece in pieces if piece], ends, monkeypatch, trust)
             pure = await ask_thrice(False, call, [piece for piece in pieces if piece], ends, monkeypatch, trust)
-            assert ours.same() == pure.same()
+            loose = await ask_thrice(True, call, list(filter(None, pieces)), ends, monkeypatch, trust, detached=True)
+            assert ours.same() == loose.same() == pure.same()
+            assert loose.quick == ours.quick
             assert pure.quick == []
             if is_plain or number == 0:  # surplus that comes later is found by the next request, on both ways
                 assert ours.quick[:1] == [is_plain and number not in (1, 4)]
@@ -145,8 +161,9 @@ async def test_an_answer_that_is_cut_is_the_same_on_both_ways(
         for ends in (False, True):
             pieces = [GOOD[call][:length]] if length else []
             ours = await ask_thrice(True, call, pieces, ends, monkeypatch, trust)
+            loose = await ask_thrice(True, call, pieces, ends, monkeypatch, trust, detached=True)
             pure = await ask_thrice(False, call, pieces, ends, monkeypatch, trust)
-            assert ours.same() == pure.same()
+            assert ours.same() == loose.same() == pure.same()
 
 
 @pytest.mark.parametrize("call", [read, write])

@@ -88,9 +88,7 @@ class Fence(Store):
         first: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.raises, self._first = 0, first
-        self._inner = inner
-        self._lease = lease
-        self._guard = guard
+        self._inner, self._lease, self._guard = inner, lease, guard
         self._lease_s = math.inf if lease_s is None else lease_s
         self._period_s = INFINITE_CHECK_S if lease_s is None else lease_s / 3
         self._renew_at = trio.current_time() + self._period_s - guard.age_s(lease_s)
@@ -140,7 +138,6 @@ class Fence(Store):
     async def write(self, offset: int, data: Buffer) -> None:
         """Pass when the lease is held and no raise is due, else wait for that."""
         if not self.is_open:
-            await attach()
             await self._gate()
         sent_at = self._now()
         try:
@@ -154,7 +151,6 @@ class Fence(Store):
     async def zero(self, offset: int, length: int) -> None:
         """As write."""
         if not self.is_open:
-            await attach()
             await self._gate()
         sent_at = self._now()
         try:
@@ -181,7 +177,6 @@ class Fence(Store):
 
     async def grow(self, size: int) -> None:
         if not self.is_open:
-            await attach()
             await self._gate()
         try:
             await self._inner.grow(size)
@@ -190,7 +185,6 @@ class Fence(Store):
             raise
 
     async def aclose(self) -> None:
-        """Close the layer below."""
         await self._inner.aclose()
 
     async def run(self) -> None:
@@ -234,6 +228,7 @@ class Fence(Store):
 
     async def _gate(self) -> None:
         """Return when a modifying call may pass; nothing awaits between the last check and the return."""
+        await attach()
         while not self.is_open:
             if self._fenced is not None:
                 raise self._fenced.afresh()

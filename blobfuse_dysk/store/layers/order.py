@@ -11,7 +11,6 @@ failed call cannot block the range. See rangelock.py.
 
 from __future__ import annotations
 
-from blobfuse_dysk.detached import attach
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.parts.rangelock import RangeLock
 
@@ -39,7 +38,6 @@ class Order(Store):
         ticket = self._lock.enter(offset, len(data))
         try:
             if ticket.blockers:
-                await attach()
                 await ticket.wait()
             await self._inner.write(offset, data)
         finally:
@@ -50,7 +48,6 @@ class Order(Store):
         ticket = self._lock.enter(offset, length)
         try:
             if ticket.blockers:
-                await attach()
                 await ticket.wait()
             await self._inner.zero(offset, length)
         finally:
@@ -72,7 +69,6 @@ class Order(Store):
         ticket = self._lock.enter(0, self.size)
         try:
             if ticket.blockers:
-                await attach()
                 await ticket.wait()
             await self._inner.grow(size)
         finally:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from math import inf
 
-from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.parts.backoff import MOST_RETRY_AFTER_S
@@ -52,7 +51,6 @@ class Throttle(Store):
         """Read, in a slot."""
         started = self._limiter.enter_at_once(length)
         if started is None:
-            await attach()
             started = await self._limiter.enter(current_priority(Priority.READ), length)
         try:
             data = await self._inner.read(offset, length)
@@ -69,7 +67,6 @@ class Throttle(Store):
         length = len(data)
         started = self._limiter.enter_at_once(length)
         if started is None:
-            await attach()
             started = await self._limiter.enter(current_priority(Priority.FLUSH), length)
         try:
             await self._inner.write(offset, data)

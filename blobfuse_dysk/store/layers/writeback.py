@@ -55,6 +55,7 @@ from blobfuse_dysk.store.parts.spacequeue import Append, RoomLine
 
 __all__ = ["WriteBack"]
 
+_AFTER_LOSS = "detach the disk, then attach it and check its file system"
 MAX_IN_FLIGHT = 128  # runs, of the 256 requests that Throttle lets go at most: reads find slots, too
 MAX_FLIGHT = 16 << 20  # bytes; at 30 ms for a request that is still 500 MB/s
 IDLE_IN_FLIGHT = 8
@@ -81,9 +82,7 @@ class WriteBack(Store):
         slots: Callable[[], int] = lambda: MAX_IN_FLIGHT,
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
-        self._inner = inner
-        self._ring = ring
-        self._nursery = nursery
+        self._inner, self._ring, self._nursery = inner, ring, nursery
         self._idle_s = idle_s
         self._largest = largest
         self._slots = slots
@@ -254,25 +253,21 @@ class WriteBack(Store):
 
     def _raise_if_failed(self) -> None:
         if self._failure is not None:
-            raise StoreError(
-                f"an earlier write was lost: {self._failure}",
-                self._failure.kind,
-                remedy="detach the disk, then attach it and check its file system",
-            )
+            raise StoreError(f"an earlier write was lost: {self._failure}", self._failure.kind, remedy=_AFTER_LOSS)
 
     async def _wait_for_room(self, append: Append) -> None:
         """Wait for room and acceptance. What waits is told of a failure, wherever in the line."""
         await attach()
+        self._raise_if_failed()
         self._mark_all_due(Priority.FLUSH)
-        if self._room.accept_now(append) is None:
-            await self._room.wait(append)
+        await self._room.wait(append)
         self._raise_if_failed()
 
     async def _send_through(self, record: Record) -> None:
         """Return when the record is durable, or was replaced by newer content."""
-        await attach()
         self._mark_all_due(Priority.FLUSH)
         self._start_runs()
+        await attach()
         while self._ledger.is_live(record):
             await self._progress.park()
             self._raise_if_failed()

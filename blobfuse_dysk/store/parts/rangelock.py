@@ -19,6 +19,8 @@ from collections.abc import Iterable
 
 import trio
 
+from blobfuse_dysk.detached import attach
+
 __all__ = ["RangeLock", "Ticket"]
 
 BUCKET_SHIFT = 20  # 1 MiB
@@ -39,6 +41,7 @@ class Ticket:
 
     async def wait(self) -> None:
         """Return when no older overlapping ticket is left."""
+        await attach()
         if self.blockers:
             self.event = trio.Event()
             await self.event.wait()

@@ -42,7 +42,9 @@ class RoomLine:
         return record
 
     async def wait(self, append: Append) -> None:
-        """Return when `serve` has had the write appended and accepted, or `dismiss` was called."""
+        """Return when the write was appended and accepted, now or by `serve`, or `dismiss` was called."""
+        if self.accept_now(append) is not None:
+            return
         place = (append, trio.lowlevel.current_task())
         self._line.append(place)
 
