@@ -316,9 +316,12 @@ class StandIn:
             self.pending -= 1
             yield self.ready.pop(0)
 
-    async def wait(self) -> None:
+    async def answered(self) -> None:
         await self.something.wait()
         self.something = trio.Event()
+
+    async def sendable(self) -> None:
+        await trio.sleep_forever()
 
 
 class Rig:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 from trio.testing import MockClock
 
+from blobfuse_dysk import invariant
 from blobfuse_dysk.device.worker.startup import BROKEN_STATUS
 from blobfuse_dysk.invariant import InvariantError, broken
-from blobfuse_dysk import invariant
 from blobfuse_dysk.store.contract import Buffer
 from blobfuse_dysk.store.layers.front import Front
 from blobfuse_dysk.store.parts.dirtymap import DirtyExtent, DirtyMap, Ledger

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pyfuse3
 import pytest
@@ -61,6 +61,13 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Others, Libfuse]]:
 
 def relay(others: Others) -> list[bytes]:
     return list(others.answers())
+
+
+async def relays(others: Others, wait: Callable[[], Awaitable[None]], answers: list[bytes]) -> None:
+    """As in Requests."""
+    while True:
+        await wait()
+        answers += others.answers()
 
 
 def test_init_comes_before_all_else(ends: tuple[Others, Libfuse]) -> None:
@@ -135,14 +142,10 @@ async def test_what_does_not_fit_goes_on_when_it_does(ends: tuple[Others, Libfus
     found: list[bytes] = []
     answers: list[bytes] = []
 
-    async def relays() -> None:
-        while True:
-            await others.wait()
-            answers.extend(others.answers())
-
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(relays)
+            for wait in (others.answered, others.sendable):
+                nursery.start_soon(relays, others, wait, answers)
             while len(found) <= 1000:
                 await settle()
                 some = libfuse.read()
@@ -156,12 +159,34 @@ async def test_what_does_not_fit_goes_on_when_it_does(ends: tuple[Others, Libfus
     assert (others.pending, len(others._unsent)) == (0, 0)
 
 
+async def test_what_did_not_fit_goes_on_although_nothing_is_answered(ends: tuple[Others, Libfuse]) -> None:
+    others, libfuse = ends
+    libfuse.answer(out(2))
+    relay(others)
+
+    async with trio.open_nursery() as nursery:
+        for wait in (others.answered, others.sendable):
+            nursery.start_soon(relays, others, wait, [])
+        await settle()
+        while not others._unsent:
+            others.send(request(FORGET, 4, bytes(8)))
+            relay(others)
+        others.send(request(GETATTR, 6))
+        relay(others)
+        found: list[bytes] = []
+        for _ in range(5):
+            found += libfuse.read()
+            await settle()
+        assert found[-1] == request(GETATTR, 6)
+        nursery.cancel_scope.cancel()
+
+
 async def test_who_waits_is_woken_by_an_answer_only(ends: tuple[Others, Libfuse]) -> None:
     others, libfuse = ends
     woken = trio.Event()
 
     async def waits() -> None:
-        await others.wait()
+        await others.answered()
         woken.set()
 
     with trio.fail_after(10):

@@ -43,6 +43,7 @@ class Others:
     def __init__(self, operations: pyfuse3.Operations, init: bytes) -> None:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         self._unsent: deque[bytes] = deque()
+        self._full = trio.Event()  # when something is unsent
         self.pending = 1
         self._ours.send(without_splicing(init))
         pyfuse3.init(operations, f"/dev/fd/{theirs.detach()}", set())
@@ -64,6 +65,7 @@ class Others:
             try:
                 self._ours.send(self._unsent[0])
             except BlockingIOError:
+                self._full.set()
                 break
             except OSError as error:
                 if error.errno != errno.EMSGSIZE:
@@ -76,12 +78,15 @@ class Others:
                 self.pending -= _UNIQUE.unpack_from(answer)[0] != 0
                 yield answer
 
-    async def wait(self) -> None:
-        """Return when `answers` may have something, or can send on."""
-        if self._unsent:
-            await trio.lowlevel.wait_writable(self._ours)
-        else:
-            await trio.lowlevel.wait_readable(self._ours)
+    async def answered(self) -> None:
+        """Return when `answers` may have something."""
+        await trio.lowlevel.wait_readable(self._ours)
+
+    async def sendable(self) -> None:
+        """Return when `answers` can send on what it could not."""
+        await self._full.wait()
+        self._full = trio.Event()
+        await trio.lowlevel.wait_writable(self._ours)
 
 
 def without_splicing(init: bytes) -> bytes:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import errno
 import logging
 import struct
+from collections.abc import Awaitable, Callable
 
 import pyfuse3
 import trio
@@ -68,7 +69,8 @@ class Requests:
         if self._resend:
             self._channel.write(_RESEND)
         async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._relay)
+            self._nursery.start_soon(self._relay, self._others.answered)
+            self._nursery.start_soon(self._relay, self._others.sendable)
             self._nursery.start_soon(pyfuse3.main)
             with self._taking:
                 await self._take_all()
@@ -136,10 +138,10 @@ class Requests:
             while (request := self._take()) is not None:
                 if self._idle:
                     self._idle.pop().go_on(request)
-                    continue
-                self._tasks += 1
-                self._nursery.start_soon(self._serve, request)
-                if self._tasks >= MOST_TASKS:
+                else:
+                    self._tasks += 1
+                    self._nursery.start_soon(self._serve, request)
+                if not self._idle and self._tasks >= MOST_TASKS:
                     await self._wait_for_idle()
 
     async def _wait_for_idle(self) -> None:
@@ -209,7 +211,7 @@ class Requests:
         for answer in self._others.answers():
             self._channel.write(answer)
 
-    async def _relay(self) -> None:
+    async def _relay(self, wait: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await self._others.wait()
+            await wait()
             self._pass_on()
