@@ -85,6 +85,8 @@ class Detached:
     def go_on(self, given: object) -> None:
         """Run the task, which waits, until it waits again, or attaches itself. Does nothing if it was cancelled."""
         global _running
+        if _running is not None:
+            broken("a detached task has another one go on")
         if not self._waits:
             return
         self._waits = False

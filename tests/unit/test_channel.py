@@ -171,10 +171,10 @@ def test_what_somebody_looks_at_is_not_given_back(device: Device) -> None:
     assert not any(each.obj is data.obj for each in others)
 
 
-def test_what_is_no_buffer_need_not_be_given_back(device: Device) -> None:
-    for nothing in (None, b"small"):
-        device.channel.give_back(nothing)
-    assert device.take(read_request(1, 2, 3)) == (READ, 1, 2, 3, None)
+def test_what_somebody_has_a_slice_of_does_not_come_again(device: Device) -> None:
+    part = (data := large(device))[:512]
+    device.channel.give_back(data)
+    assert not any(large(device, MOST).obj is part.obj for _ in range(4))
 
 
 def test_data_outlives_the_channel(device: Device) -> None:

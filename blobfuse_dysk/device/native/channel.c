@@ -131,7 +131,8 @@ static PyObject *channel_give_back(Channel *channel, PyObject *data)
         return NULL;
     }
     Py_DECREF(released);
-    if (channel->kept < KEPT && PyByteArray_GET_SIZE(buffer) == PyByteArray_GET_SIZE(channel->buffer))
+    const bool looked_at = ((PyByteArrayObject *)buffer)->ob_exports > 0; /* by a slice that somebody kept */
+    if (channel->kept < KEPT && !looked_at && PyByteArray_GET_SIZE(buffer) == PyByteArray_GET_SIZE(channel->buffer))
         channel->free[channel->kept++] = buffer;
     else
         Py_DECREF(buffer);

@@ -17,6 +17,7 @@ Sources: linux/fuse.h; fs/fuse/dev.c, fuse_dev_do_read() and fuse_dev_do_write()
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -86,8 +87,10 @@ class Channel:
             buffer = data.obj
             assert isinstance(buffer, bytearray)
             data.release()
-            if len(self._free) < _KEPT and len(buffer) == len(self._buffer):
-                self._free.append(buffer)
+            with contextlib.suppress(BufferError):  # somebody kept a slice of it: it is not ours again
+                buffer.append(buffer.pop())
+                if len(self._free) < _KEPT and len(buffer) == len(self._buffer):
+                    self._free.append(buffer)
 
     def trim(self) -> None:
         """Free the buffers that no write has now."""
