@@ -83,6 +83,7 @@ def test_a_fork_is_what_would_have_been_executed(tmp_path: Path) -> None:
     both = parent(
         tmp_path,
         """
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell's job in the background ignores it, and what it executes
 signal.signal(signal.SIGTERM, lambda *_: None)
 signal.signal(signal.SIGUSR1, lambda *_: None)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
