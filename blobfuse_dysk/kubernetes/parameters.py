@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from blobfuse_dysk.azure.tiers import TIERS
 from blobfuse_dysk.disk import DiskAddress, Endpoint
@@ -22,7 +22,7 @@ __all__ = ["METADATA_PREFIX", "Parameters", "check_snapshot_parameters"]
 
 METADATA_PREFIX = "dysk_set_"  # of what a VolumeAttributesClass has set, in the blob's metadata
 _FILE_SYSTEMS = tuple(name for name in get_args(FileSystem) if name != "auto")
-_CACHING: dict[str, Cache] = {"none": "none", "readonly": "readonly", "readwrite": "readwrite"}
+_CACHING: dict[str, Cache] = {"None": "none", "ReadOnly": "readonly", "ReadWrite": "readwrite"}
 # csi.storage.k8s.io/... and storage.kubernetes.io/... are Kubernetes' own; the names of secrets without a prefix are
 # what it used before 1.12, as in the original's examples, and what external-provisioner still hands on.
 _KUBERNETES = re.compile(r"(?:csi\.storage|storage)\.k(?:8s|ubernetes)\.io/.*|csi[A-Za-z]+Secret(?:Name|Namespace)")
@@ -54,12 +54,19 @@ def _row(
     return field(default=default, metadata={_Row: _Row(key, read, mutable, at_node)})
 
 
-def _container(text: str) -> str:
-    return DiskAddress.parse(f"account/{text}/blob").container
+def _name(key: Literal["account", "container"], address: str, rule: str) -> Callable[[str], str]:
+    """One piece of a disk's address, which is to be all of the text: what stands behind a slash is not dropped."""
 
+    def read(text: str) -> str:
+        try:
+            found = getattr(DiskAddress.parse(address.format(text)), key)
+        except UsageError:
+            found = None
+        if found != text:
+            raise UsageError(f"{key} {text!r} is not {rule}", remedy=f"write the name of the {key} alone")
+        return text
 
-def _account(text: str) -> str:
-    return DiskAddress.parse(f"{text}/container/blob").account
+    return read
 
 
 def _endpoint(text: str) -> str:
@@ -67,15 +74,20 @@ def _endpoint(text: str) -> str:
 
 
 def _prefix(text: str) -> str:
+    if "?" in text or "://" in text:  # would be read as what a disk's URL has
+        raise UsageError(f"blobPrefix {text!r} has a '?' or '://' in it", remedy="write for example prod/")
     DiskAddress.parse(f"account/container/{text}x")
     return text
 
 
 def _word(key: str, words: Mapping[str, Any]) -> Callable[[str], Any]:
+    """words: as documented; any capitals are taken."""
+    lowered = {word.lower(): value for word, value in words.items()}
+
     def read(text: str) -> Any:
-        if text.lower() not in words:
+        if text.lower() not in lowered:
             raise UsageError(f"{key} {text!r} is not known", remedy=f"use one of {', '.join(words)}")
-        return words[text.lower()]
+        return lowered[text.lower()]
 
     return read
 
@@ -91,11 +103,13 @@ def _tags(text: str) -> tuple[tuple[str, str], ...]:
 class Parameters:
     """What a class, or a volume's attributes, say. Fields that they do not have are empty, or None, or the default."""
 
-    account: str = _row("account", _account)
-    container: str = _row("container", _container)
+    account: str = _row("account", _name("account", "{}/container/blob", "3 to 24 lower-case letters and digits"))
+    container: str = _row(
+        "container", _name("container", "account/{}/blob", "3 to 63 lower-case letters, digits and single dashes")
+    )
     endpoint: str = _row("endpoint", _endpoint)
     blob_prefix: str = _row("blobPrefix", _prefix)
-    tier: str = _row("tier", _word("tier", {tier.lower(): tier for tier in TIERS}), mutable=True)
+    tier: str = _row("tier", _word("tier", {tier: tier for tier in TIERS}), mutable=True)
     cache: Cache | None = _row(  # noqa: RUF009 - it returns a field
         "cachingMode", _word("cachingMode", _CACHING), None, mutable=True, at_node=True
     )

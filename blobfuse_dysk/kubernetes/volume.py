@@ -103,12 +103,13 @@ class Secret:
 
 def volume_address(volume_id: str) -> DiskAddress:
     """The disk of a volume. Raises NotFoundError for an id that is none of ours: there is no such volume."""
+    why = ""
     try:
         if "://" not in volume_id:
             return DiskAddress.parse(volume_id)
-    except UsageError:
-        pass
-    raise NotFoundError(f"there is no volume {volume_id!r}", remedy="a volume's id is ACCOUNT/CONTAINER/BLOB")
+    except UsageError as error:
+        why = f": {error}"
+    raise NotFoundError(f"there is no volume {volume_id!r}{why}", remedy="a volume's id is ACCOUNT/CONTAINER/BLOB")
 
 
 def snapshot_address(snapshot_id: str) -> DiskAddress:
@@ -155,6 +156,11 @@ def with_secret(
 
 def new_volume(name: str, parameters: Parameters, secrets: Mapping[str, str]) -> tuple[DiskAddress, AttachOptions]:
     """Where the volume of this name lies, always the same for one name and class. Raises DyskError."""
+    if parameters.blob:
+        raise UsageError(
+            "parameter blob is of volumes that exist already",
+            remedy="leave it out of the StorageClass: each volume gets a blob of its own",
+        )
     account = parameters.account or Secret.parse(secrets).account
     if not account:
         raise UsageError(

@@ -44,6 +44,13 @@ def test_it_prints_a_token(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert made[1] == {"scope": "https://storage.azure.com/.default"}
 
 
+def test_the_identity_that_the_environment_names_is_taken_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """azure-identity reads AZURE_CLIENT_ID only if the argument is not there at all; None means: of the machine."""
+    made = login(monkeypatch, SimpleNamespace(token="abc", expires_on=123))
+    assert token.main([]) == 0
+    assert "managed_identity_client_id" not in made[0]
+
+
 def test_a_failed_login_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     login(monkeypatch, ClientAuthenticationError("DefaultAzureCredential failed\n\tno network"))
     assert token.main([]) == 1

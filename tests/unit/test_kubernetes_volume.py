@@ -76,8 +76,13 @@ def test_what_kubernetes_adds_is_passed_over(key: str) -> None:
     [
         ({"cacheMode": "none"}, "parameter 'cacheMode' is not known: did you mean cachingMode?"),
         ({"skuName": "Premium_LRS"}, "parameter 'skuName' is not known: there are account, container, endpoint"),
-        ({"cachingMode": "writeback"}, "cachingMode 'writeback' is not known: use one of none, readonly, readwrite"),
-        ({"tier": "P5"}, "tier 'P5' is not known"),
+        ({"cachingMode": "writeback"}, "cachingMode 'writeback' is not known: use one of None, ReadOnly, ReadWrite"),
+        ({"tier": "P5"}, "tier 'P5' is not known: use one of P4, P6"),
+        ({"account": "https://mystore.blob.core.windows.net"}, "digits: write the name of the account alone"),
+        ({"account": "mystore/disks"}, "account 'mystore/disks' is not 3 to 24 lower-case letters and digits"),
+        ({"container": "disks/prod"}, "container 'disks/prod' is not 3 to 63"),
+        ({"container": "Disks"}, "single dashes: write the name of the container alone"),
+        ({"blobPrefix": "a?b"}, "blobPrefix 'a?b' has a '?' or '://' in it: write for example prod/"),
         ({"iops": "many"}, "iops 'many' is not a whole number"),
         ({"iops": "0"}, "iops of 0: use a whole number, 1 or more"),
         ({"mbps": "-1"}, "mbps of -1: use 0.1 or more"),
@@ -201,6 +206,25 @@ def test_plain_http_to_another_machine_is_for_the_secret_to_allow() -> None:
 def test_an_id_that_is_none_of_ours_is_of_no_volume(volume_id: str) -> None:
     with pytest.raises(NotFoundError):
         volume_address(volume_id)
+
+
+def test_an_id_that_is_none_of_ours_is_told_why() -> None:
+    with pytest.raises(NotFoundError) as caught:
+        volume_address("MyStore/vhds/a.vhd")
+    assert "account 'MyStore' is not 3 to 24 lower-case letters and digits" in caught.value.line()
+
+
+@pytest.mark.parametrize("secret", [{}, {"accountname": "mystore"}])
+def test_a_credential_that_is_missing_is_asked_for_where_kubernetes_has_it(secret: dict[str, str]) -> None:
+    with pytest.raises(CredentialError) as caught:
+        resolve(*new_volume("pvc-1", Parameters.read({"account": "mystore"}), secret))
+    told = "no credential for account mystore in the volume's secret, nor on this machine: in Kubernetes name a Secret"
+    assert caught.value.line().startswith(told)
+
+
+def test_a_class_cannot_say_which_blob_a_new_volume_is() -> None:
+    with pytest.raises(UsageError, match="parameter blob is of volumes that exist already"):
+        new_volume("pvc-1", Parameters.read({"blob": "data"}), SECRET)
 
 
 def test_ids_are_addresses() -> None:

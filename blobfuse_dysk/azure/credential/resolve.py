@@ -100,11 +100,17 @@ def _find(address: DiskAddress, options: AttachOptions, conf: Conf | None) -> tu
         if found:
             return found
     looked = f"{environment.config_dir() / address.account}.conf"
-    raise CredentialError(
-        f"no credential for account {address.account}{skipped}",
-        remedy=f"write account_key =, sas =, connection_string = or auth = entra into {looked} (mode 0600), "
-        "or set the AZURE_STORAGE_* variables",
+    remedy = (
+        f"write account_key =, sas =, connection_string = or auth = entra into {looked} (mode 0600), "
+        "or set the AZURE_STORAGE_* variables"
     )
+    if address.given_by:
+        remedy = (
+            "in Kubernetes name a Secret with accountname and accountkey in the class "
+            f"(csi.storage.k8s.io/...-secret-name) or the volume (...SecretRef); or, on this machine, {remedy}"
+        )
+        skipped = f" in {address.given_by}, nor on this machine{skipped}"
+    raise CredentialError(f"no credential for account {address.account}{skipped}", remedy=remedy)
 
 
 def _from_variables(

@@ -39,9 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         print("the package azure-identity is missing; run: pip install 'blobfuse-dysk[entra]'", file=sys.stderr)
         return 1
     logging.disable(logging.CRITICAL)  # each login that does not apply logs a warning
-    login = DefaultAzureCredential(
-        managed_identity_client_id=options.client_id, exclude_interactive_browser_credential=True
-    )
+    # Not as None: then AZURE_CLIENT_ID would not count.
+    named = {"managed_identity_client_id": options.client_id} if options.client_id else {}
+    login = DefaultAzureCredential(exclude_interactive_browser_credential=True, **named)
     try:
         token = login.get_token(SCOPE)
     except ClientAuthenticationError as error:
