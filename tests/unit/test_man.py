@@ -27,7 +27,7 @@ STATES = shapes.values_of(statefile.StateSeen)
 NOT_OURS = {"ro", "remount", "helper"}  # options of mount(8) that the page mentions
 
 
-@pytest.mark.parametrize("page", ["dyskctl.8", "mount.dysk.8", "dysk@.service.8", "dysk-csi.8"])
+@pytest.mark.parametrize("page", sorted(path.name for path in MAN.iterdir()))
 def test_a_page_is_well_formed(page: str) -> None:
     need(shutil.which("mandoc"), "mandoc is not installed")
     done = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", MAN / page], capture_output=True, text=True)
