@@ -14,7 +14,8 @@ import pytest
 import trio
 import trio.testing
 
-from blobfuse_dysk.device.worker.others import Others, without_splicing
+from blobfuse_dysk.device.kernel.fuse import without_splicing
+from blobfuse_dysk.device.worker.others import Others
 from tests.unit.fusekernel import IN, INIT, out, request, settle
 
 GETATTR, FORGET, INTERRUPT, BATCH_FORGET = 3, 2, 36, 42

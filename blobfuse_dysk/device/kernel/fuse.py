@@ -21,7 +21,10 @@ from blobfuse_dysk.device.kernel import mountinfo
 from blobfuse_dysk.errors import DeviceError
 
 __all__ = [
+    "IN_HEADER",
     "MAX_BACKGROUND",
+    "OUT_HEADER",
+    "RESEND",
     "abort",
     "can_resend",
     "connection",
@@ -30,8 +33,10 @@ __all__ = [
     "read_init",
     "request_timeout_s",
     "set_background",
+    "size_changed",
     "unmount",
     "wait_aborted",
+    "without_splicing",
 ]
 
 # Requests in flight; the kernel's default of 12 caps a disk at 4000 IOPS with 3 ms of service time.
@@ -40,11 +45,20 @@ _CONNECTIONS = "/sys/fs/fuse/connections"
 _SYSCTL = "/proc/sys/fs/fuse"
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
-_IN_HEADER = struct.Struct("<IIQQIIII")  # len, opcode, unique, nodeid, uid, gid, pid, padding
+IN_HEADER = struct.Struct("<IIQQIIII")
+"""Before each request: len, opcode, unique, nodeid, uid, gid, pid, padding."""
+OUT_HEADER = struct.Struct("<IiQ")
+"""Before each answer: len, error (negative), unique; before each notice: len, its code, 0."""
+_NOTIFY_INVAL_INODE, _NOTIFY_RESEND = 2, 7
+RESEND = OUT_HEADER.pack(OUT_HEADER.size, _NOTIFY_RESEND, 0)
+"""The notice that asks for the requests which were taken and not answered."""
+_INVAL_INODE = struct.Struct("<Qqq")  # struct fuse_notify_inval_inode_out: ino, off, len
 _INIT_IN = struct.Struct("<IIIII")  # major, minor, max_readahead, flags, flags2
+_FLAGS_AT, _FLAGS = 12, struct.Struct("<I")  # in it; an older kernel sends no flags2
 _FUSE_INIT = 26
 _INIT_EXT = 1 << 30  # in flags: flags2 is valid
 _HAS_RESEND = 1 << (39 - 32)  # in flags2
+_SPLICE = 1 << 7 | 1 << 8 | 1 << 9  # FUSE_SPLICE_WRITE, _MOVE, _READ; in flags
 _MOST_INIT = 128 << 10  # the kernel refuses reads with less than 8 KiB of room
 
 
@@ -77,17 +91,36 @@ def unmount(path: str) -> None:
 def read_init(fd: int) -> bytes:
     """Take the kernel's first request, which waits from the moment of the mount."""
     init = os.read(fd, _MOST_INIT)
-    if _IN_HEADER.unpack_from(init)[1] != _FUSE_INIT:
+    if IN_HEADER.unpack_from(init)[1] != _FUSE_INIT:
         raise DeviceError("the kernel's first FUSE request is not INIT", remedy="report this as a bug")
     return init
 
 
 def can_resend(init: bytes) -> bool:
     """Whether this kernel can send a dead worker's requests again (6.9 and later)."""
-    if len(init) < _IN_HEADER.size + _INIT_IN.size:
+    if len(init) < IN_HEADER.size + _INIT_IN.size:
         return False
-    _, _, _, flags, flags2 = _INIT_IN.unpack_from(init, _IN_HEADER.size)
+    _, _, _, flags, flags2 = _INIT_IN.unpack_from(init, IN_HEADER.size)
     return bool(flags & _INIT_EXT and flags2 & _HAS_RESEND)
+
+
+def without_splicing(init: bytes) -> bytes:
+    """INIT as a kernel without splice(2) would send it."""
+    at = IN_HEADER.size + _FLAGS_AT
+    if len(init) < at + _FLAGS.size:
+        return init
+    (flags,) = _FLAGS.unpack_from(init, at)
+    return init[:at] + _FLAGS.pack(flags & ~_SPLICE) + init[at + _FLAGS.size :]
+
+
+def size_changed(inode: int) -> bytes:
+    """The notice that a file has another size: the kernel asks for its attributes when it is asked for them.
+
+    Waits for nothing where the kernel keeps no content of the file (FOPEN_DIRECT_IO).
+    Source: fs/fuse/inode.c, fuse_reverse_inval_inode(), for which an offset below 0 means the attributes alone.
+    """
+    size = OUT_HEADER.size + _INVAL_INODE.size
+    return OUT_HEADER.pack(size, _NOTIFY_INVAL_INODE, 0) + _INVAL_INODE.pack(inode, -1, 0)
 
 
 async def wait_aborted(fd: int) -> None:

@@ -23,6 +23,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, TypeAlias
 
+from blobfuse_dysk.device.kernel.fuse import IN_HEADER, OUT_HEADER
 from blobfuse_dysk.environment import uses_native
 from blobfuse_dysk.store.contract import Buffer
 
@@ -36,12 +37,9 @@ READ, WRITE, FSYNC = 15, 16, 20
 Request: TypeAlias = tuple[int, int, int, int, Buffer | None]
 """READ, WRITE or FSYNC; the kernel's number for the request; offset and length in bytes; the data of a WRITE."""
 
-_IN = struct.Struct("<IIQQQQ")  # struct fuse_in_header: len, opcode, unique, nodeid; the rest of it
 _RANGE_IN = struct.Struct("<QQI")  # the start of struct fuse_read_in and fuse_write_in: fh, offset, size
-_OUT = struct.Struct("<IiQ")  # struct fuse_out_header: len, error, unique
-_WRITE_OUT = struct.Struct("<IiQII")  # and struct fuse_write_out: size, padding
-_ARGUMENTS_AT = _IN.size
-_DATA_AT = _IN.size + 40
+_WRITE_OUT = struct.Struct("<II")  # struct fuse_write_out: size, padding
+_DATA_AT = IN_HEADER.size + 40
 _LARGE = 64 << 10  # bytes
 _ROOM = 8 << 10  # bytes for headers; and the kernel takes no less than 8 KiB
 _MOST_BUFFER = 512 << 20  # bytes; fs.fuse.max_pages_limit is 65535 pages at most
@@ -98,15 +96,16 @@ class Channel:
 
     def answer(self, unique: int, data: Buffer) -> None:
         """A READ has succeeded. An answer to a request that is gone is dropped, here and below. Raises OSError."""
-        self._send([_OUT.pack(_OUT.size + len(data), 0, unique), data])
+        self._send([OUT_HEADER.pack(OUT_HEADER.size + len(data), 0, unique), data])
 
     def acknowledge(self, unique: int, size: int) -> None:
         """A WRITE has succeeded; of `size` bytes."""
-        self._send([_WRITE_OUT.pack(_WRITE_OUT.size, 0, unique, size, 0)])
+        length = OUT_HEADER.size + _WRITE_OUT.size
+        self._send([OUT_HEADER.pack(length, 0, unique), _WRITE_OUT.pack(size, 0)])
 
     def end(self, unique: int, code: int = 0) -> None:
         """An FSYNC has succeeded, or whatever it was has failed: an errno."""
-        self._send([_OUT.pack(_OUT.size, -code, unique)])
+        self._send([OUT_HEADER.pack(OUT_HEADER.size, -code, unique)])
 
     def write(self, message: bytes) -> None:
         """An answer, or a notice, that somebody else made."""
@@ -114,9 +113,9 @@ class Channel:
 
     def _request(self, count: int) -> Request | bytes:
         buffer = self._buffer
-        if count >= _IN.size + _RANGE_IN.size:
-            length, opcode, unique, *_ = _IN.unpack_from(buffer)
-            _, offset, size = _RANGE_IN.unpack_from(buffer, _ARGUMENTS_AT)
+        if count >= IN_HEADER.size + _RANGE_IN.size:
+            length, opcode, unique, *_ = IN_HEADER.unpack_from(buffer)
+            _, offset, size = _RANGE_IN.unpack_from(buffer, IN_HEADER.size)
             if opcode == READ and length == count >= _DATA_AT:
                 return READ, unique, offset, size, None
             if opcode == WRITE and length == count == _DATA_AT + size:
@@ -125,8 +124,8 @@ class Channel:
                     return WRITE, unique, offset, size, bytes(data)
                 self._buffer = self._free.pop() if self._free else bytearray(len(buffer))
                 return WRITE, unique, offset, size, data
-        if count >= _IN.size:
-            length, opcode, unique, *_ = _IN.unpack_from(buffer)
+        if count >= IN_HEADER.size:
+            length, opcode, unique, *_ = IN_HEADER.unpack_from(buffer)
             if opcode == FSYNC and length == count:
                 return FSYNC, unique, 0, 0, None
         return bytes(memoryview(buffer)[:count])

@@ -17,24 +17,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import struct
 from collections import deque
 from collections.abc import Iterator
 
 import pyfuse3
 import trio
 
-__all__ = ["Others", "without_splicing"]
+from blobfuse_dysk.device.kernel.fuse import IN_HEADER, OUT_HEADER, without_splicing
+
+__all__ = ["Others"]
 
 FORGET, INTERRUPT, BATCH_FORGET = 2, 36, 42
 _NO_ANSWER = frozenset((FORGET, INTERRUPT, BATCH_FORGET))
 _MOST = 1 << 20  # bytes of an answer
-_OPCODE = struct.Struct("<4xI")  # in struct fuse_in_header
-_UNIQUE = struct.Struct("<8xQ")  # in both headers
-_OUT = struct.Struct("<IiQ")  # struct fuse_out_header
-_INIT_FLAGS = struct.Struct("<I")
-_INIT_FLAGS_AT = 40 + 12  # struct fuse_in_header; major, minor, max_readahead
-_SPLICE = 1 << 7 | 1 << 8 | 1 << 9  # FUSE_SPLICE_WRITE, _MOVE, _READ
 
 
 class Others:
@@ -45,7 +40,7 @@ class Others:
         self._unsent: deque[bytes] = deque()
         self._full = trio.Event()  # when something is unsent
         self.pending = 1
-        self._ours.send(without_splicing(init))
+        self._ours.send(without_splicing(init))  # which a socket cannot be the source of
         pyfuse3.init(operations, f"/dev/fd/{theirs.detach()}", set())
 
     def send(self, request: bytes) -> None:
@@ -54,7 +49,7 @@ class Others:
         That one is not to be waited for any longer (INTERRUPT) is kept back: nobody gives up what a device asked for,
         and libfuse would wait for the request that is meant, which it may never see.
         """
-        (opcode,) = _OPCODE.unpack_from(request)
+        opcode = IN_HEADER.unpack_from(request)[1]
         if opcode != INTERRUPT:
             self.pending += opcode not in _NO_ANSWER
             self._unsent.append(request)
@@ -71,11 +66,12 @@ class Others:
                 if error.errno != errno.EMSGSIZE:
                     raise
                 self.pending -= 1
-                yield _OUT.pack(_OUT.size, -errno.E2BIG, *_UNIQUE.unpack_from(self._unsent[0]))
+                unique = IN_HEADER.unpack_from(self._unsent[0])[2]
+                yield OUT_HEADER.pack(OUT_HEADER.size, -errno.E2BIG, unique)
             self._unsent.popleft()
         with contextlib.suppress(BlockingIOError):
             while answer := self._ours.recv(_MOST):
-                self.pending -= _UNIQUE.unpack_from(answer)[0] != 0
+                self.pending -= OUT_HEADER.unpack_from(answer)[2] != 0
                 yield answer
 
     async def answered(self) -> None:
@@ -87,12 +83,3 @@ class Others:
         await self._full.wait()
         self._full = trio.Event()
         await trio.lowlevel.wait_writable(self._ours)
-
-
-def without_splicing(init: bytes) -> bytes:
-    """INIT as a kernel without splice(2) would send it, which a socket cannot be the source of."""
-    head = bytearray(init)
-    if len(head) >= _INIT_FLAGS_AT + _INIT_FLAGS.size:
-        (flags,) = _INIT_FLAGS.unpack_from(head, _INIT_FLAGS_AT)
-        _INIT_FLAGS.pack_into(head, _INIT_FLAGS_AT, flags & ~_SPLICE)
-    return bytes(head)

@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import struct
 from collections.abc import Awaitable, Callable
 
 import pyfuse3
 import trio
 
 from blobfuse_dysk.detached import Detached
+from blobfuse_dysk.device.kernel.fuse import RESEND, size_changed
 from blobfuse_dysk.device.worker.blockfile import DISK_INODE, BlockFile
 from blobfuse_dysk.device.worker.channel import FSYNC, READ, Request, open_channel
 from blobfuse_dysk.device.worker.others import Others
@@ -40,8 +40,6 @@ MOST_IN_A_ROW = 16
 MOST_TASKS = 320  # the kernel has MAX_BACKGROUND requests of the loop device in progress; others come on top
 _USUAL_WRITE = 1 << 20  # bytes
 _LOOK_S = 0.002  # between looks at whether all is answered
-_RESEND = struct.pack("<IiQ", 16, 7, 0)  # struct fuse_out_header: len, FUSE_NOTIFY_RESEND, unique 0
-_SIZE_CHANGED = struct.pack("<IiQQqq", 40, 2, 0, DISK_INODE, -1, 0)  # FUSE_NOTIFY_INVAL_INODE; the attributes alone
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +65,7 @@ class Requests:
     async def run(self) -> None:
         """Serve until `close` was called and what was taken is answered, or the connection ends."""
         if self._resend:
-            self._channel.write(_RESEND)
+            self._channel.write(RESEND)
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._relay, self._others.answered)
             self._nursery.start_soon(self._relay, self._others.sendable)
@@ -86,12 +84,8 @@ class Requests:
         self._taking.cancel()
 
     def tell_size(self) -> None:
-        """The file has another size: have the kernel ask for it when it is asked. It has, when this returns.
-
-        Waits for nothing, as the kernel keeps no content of the file (FOPEN_DIRECT_IO).
-        Source: fs/fuse/inode.c, fuse_reverse_inval_inode().
-        """
-        self._channel.write(_SIZE_CHANGED)
+        """The file has another size: the kernel knows when this returns."""
+        self._channel.write(size_changed(DISK_INODE))
 
     def trim(self) -> None:
         """Free the buffers that no request has now."""
