@@ -23,6 +23,7 @@ __all__ = [
     "Endpoint",
     "check_snapshot",
     "format_size",
+    "names_disk",
     "parse_duration",
     "parse_size",
 ]
@@ -267,6 +268,11 @@ def format_size(size: int) -> str:
         if size >= 1024**exponent:
             return f"{size / 1024**exponent:.1f}".removesuffix(".0") + unit
     return f"{size}B"
+
+
+def names_disk(text: str) -> bool:
+    """Whether it is a disk that is named, not an attachment of this machine: by its name, without /, or its device."""
+    return "/" in text and not text.startswith("/")
 
 
 def check_snapshot(time: str | None) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from blobfuse_dysk.cli.output import attachment_json, print_error, print_json, warn
 from blobfuse_dysk.cli.session import Settings
-from blobfuse_dysk.disk import DiskAddress, Endpoint, check_snapshot
+from blobfuse_dysk.disk import DiskAddress, Endpoint, check_snapshot, names_disk
 from blobfuse_dysk.errors import DyskError, UsageError
 from blobfuse_dysk.options import AttachOptions
 
@@ -31,7 +31,7 @@ def parse_target(text: str) -> DiskAddress:
     Each may have `?snapshot=TIME` behind it. Raises UsageError, NotFoundError.
     """
     name, mark, time = text.partition("?snapshot=")
-    if "/" in name and not name.startswith("/"):
+    if names_disk(name):
         return parse_disk(text)
     from blobfuse_dysk import attachment
 

@@ -8,7 +8,7 @@ from blobfuse_dysk import attachment, environment, live
 from blobfuse_dysk.attachment import Attachment
 from blobfuse_dysk.azure.credential import resolve
 from blobfuse_dysk.device.worker.geometry import Geometry
-from blobfuse_dysk.disk import DiskAddress, format_size
+from blobfuse_dysk.disk import DiskAddress, format_size, names_disk
 from blobfuse_dysk.errors import AttachedError, DeviceError, DyskError, UsageError
 from blobfuse_dysk.mount.grow import GROWING, grow_file_system
 from blobfuse_dysk.mount.tools import top_mount
@@ -66,7 +66,7 @@ def resize(
 
 def _attached(target: str | DiskAddress) -> Attachment | None:
     """The attachment here through which the disk is written to; None if there is none."""
-    if isinstance(target, DiskAddress) or _is_disk(target):
+    if isinstance(target, DiskAddress) or names_disk(target):
         key = (DiskAddress.parse(target) if isinstance(target, str) else target).key
         all_of_it = [found for found in attachment.attachments() if found.disk == key and found.state != "dead"]
         return next((found for found in all_of_it if not found.read_only), None)
@@ -76,10 +76,6 @@ def _attached(target: str | DiskAddress) -> Attachment | None:
     if found.read_only:
         raise AttachedError(f"{found.name} is read-only here", remedy=f"name the disk: dyskctl resize {found.disk}")
     return found
-
-
-def _is_disk(target: str) -> bool:
-    return "/" in target and not target.startswith("/")
 
 
 def _in_use(found: Attachment, size: int, by: bool) -> Resized:

@@ -17,7 +17,7 @@ from blobfuse_dysk.azure.credential import resolve
 from blobfuse_dysk.azure.snapshots import SnapshotRow
 from blobfuse_dysk.device.ipc import state
 from blobfuse_dysk.device.ipc.statefile import StateFile
-from blobfuse_dysk.disk import DiskAddress, Endpoint
+from blobfuse_dysk.disk import DiskAddress, Endpoint, names_disk
 from blobfuse_dysk.disks.snapshotting import Account, Consistency, lowered, of_attached, of_the_service
 from blobfuse_dysk.errors import AttachedError, DyskError, NotFoundError, UsageError
 from blobfuse_dysk.options import AttachOptions
@@ -163,7 +163,7 @@ def _attached(target: str | DiskAddress) -> StateFile | None:
     try:
         return attachment.find_state(str(target))
     except NotFoundError:
-        if isinstance(target, str) and ("/" not in target or target.startswith("/")):
+        if isinstance(target, str) and not names_disk(target):
             raise
         return None
 

@@ -12,7 +12,7 @@ from blobfuse_dysk.cli.attaching import parse_disk
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import print_json, size_text
 from blobfuse_dysk.cli.types import DISK, SIZE, TARGET, complete_attachment, connection_options
-from blobfuse_dysk.disk import DiskAddress, parse_size
+from blobfuse_dysk.disk import DiskAddress, names_disk, parse_size
 from blobfuse_dysk.errors import DyskError, HasSnapshotsError, UsageError
 from blobfuse_dysk.options import AttachOptions
 
@@ -130,7 +130,7 @@ def resize(context: click.Context, target: str, size: str, force: bool, connecti
 
     by = size.startswith("+")
     wanted = parse_size(size.removeprefix("+"))
-    meant = parse_disk(target) if "/" in target and not target.startswith("/") else target
+    meant = parse_disk(target) if names_disk(target) else target
     done = resize(meant, wanted, connection, by=by, force=force)
     if settings(context).json:
         print_json(dataclasses.asdict(done))

@@ -10,7 +10,7 @@ from blobfuse_dysk.cli.attaching import parse_disk
 from blobfuse_dysk.cli.frame import Verb, settings
 from blobfuse_dysk.cli.output import attachment_json, print_json, print_pairs, print_table, size_text, warn
 from blobfuse_dysk.cli.types import complete_attachment, connection_options
-from blobfuse_dysk.disk import DiskAddress, format_size
+from blobfuse_dysk.disk import DiskAddress, format_size, names_disk
 from blobfuse_dysk.errors import NotFoundError, UsageError
 from blobfuse_dysk.options import AttachOptions
 
@@ -141,7 +141,7 @@ def get(context: click.Context, target: str, in_account: bool, allocated: bool, 
         try:
             found = attachment.get(target)
         except NotFoundError:
-            if "/" not in target or target.startswith("/"):
+            if not names_disk(target):
                 raise
     shown = attachment_json(found) if found else _remote_disk(target, connection, allocated=allocated)
     if settings(context).json:

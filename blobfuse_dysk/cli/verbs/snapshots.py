@@ -12,7 +12,7 @@ from blobfuse_dysk.cli.attaching import parse_disk
 from blobfuse_dysk.cli.frame import Verb, Verbs, settings
 from blobfuse_dysk.cli.output import print_json, print_table, size_text, warn
 from blobfuse_dysk.cli.types import TARGET, complete_attachment, connection_options
-from blobfuse_dysk.disk import DiskAddress, parse_duration
+from blobfuse_dysk.disk import DiskAddress, names_disk, parse_duration
 from blobfuse_dysk.errors import DyskError, UsageError
 from blobfuse_dysk.options import AttachOptions
 
@@ -91,7 +91,7 @@ def create(
     from blobfuse_dysk.disks.snapshot import NAME, create_snapshot
 
     made = create_snapshot(
-        parse_disk(target) if "/" in target and not target.startswith("/") else target,
+        parse_disk(target) if names_disk(target) else target,
         connection,
         freeze_s=None if no_freeze else freeze_timeout,
         metadata={} if name is None else {NAME: name},
