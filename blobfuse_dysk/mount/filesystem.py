@@ -19,7 +19,7 @@ from blobfuse_dysk.disk import DiskAddress, format_size
 from blobfuse_dysk.errors import DeviceError, DyskError
 from blobfuse_dysk.imageformat import OPENED_BY, Found, inspect
 from blobfuse_dysk.mount.kinds import KINDS
-from blobfuse_dysk.mount.tools import find_tool, reading, run_tool
+from blobfuse_dysk.mount.tools import device_size, find_tool, reading, run_tool
 from blobfuse_dysk.options import FileSystem
 
 __all__ = ["DEFAULT_FILE_SYSTEM", "Told", "Wanted", "content", "lacks_journal", "make_file_system", "prepare", "probe"]
@@ -76,9 +76,7 @@ def make_file_system(fstype: str, device: str, options: Sequence[str], held: Seq
     """
     kind = KINDS[fstype]
     tool = find_tool(kind.tool, remedy=f"install {kind.package}, or give the disk a file system elsewhere")
-    with reading(device) as fd:
-        size = os.lseek(fd, 0, os.SEEK_END)
-    result = run_tool([tool, *kind.words(options, size), device], held=held)
+    result = run_tool([tool, *kind.words(options, device_size(device)), device], held=held)
     if result.returncode:
         words = _first_line(result.stderr) or _first_line(result.stdout) or f"exit code {result.returncode}"
         words = words.removeprefix(f"{tool}: ").removeprefix(f"mkfs.{fstype}: ").rstrip(".")

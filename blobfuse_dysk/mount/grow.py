@@ -15,7 +15,7 @@ from pathlib import Path
 
 from blobfuse_dysk.device.kernel.usage import mountpoints
 from blobfuse_dysk.errors import DeviceError, DyskError, UsageError
-from blobfuse_dysk.mount.tools import find_tool, reading, run_tool
+from blobfuse_dysk.mount.tools import device_size, find_tool, reading, run_tool
 
 __all__ = ["GROWING", "grow_file_system", "growing_with", "grows_unmounted"]
 
@@ -81,7 +81,7 @@ def _try_to_grow(device: str, mount_point: str | None, fstype: str) -> None:
 
 def _grow_ext(device: str, mount_point: str | None, fstype: str) -> bool:
     before = _ext_size(device)
-    if before is not None and _device_size(device) - before < _LEAST:
+    if before is not None and device_size(device) - before < _LEAST:
         return False
     if mount_point is None:
         _check_ext(device)
@@ -125,11 +125,6 @@ def _room(mount_point: str) -> int:
     """Bytes of the file system, by its own count."""
     found = os.statvfs(mount_point)
     return found.f_blocks * found.f_frsize
-
-
-def _device_size(device: str) -> int:
-    with reading(device) as fd:
-        return os.lseek(fd, 0, os.SEEK_END)
 
 
 def _ext_size(device: str) -> int | None:

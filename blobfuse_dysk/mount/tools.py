@@ -18,7 +18,7 @@ from blobfuse_dysk.errors import DeviceError
 from blobfuse_dysk.installed import TREES, own_tree
 from blobfuse_dysk.patience import telling
 
-__all__ = ["find_mounted", "find_tool", "reading", "run_tool", "top_mount", "whole_device"]
+__all__ = ["device_size", "find_mounted", "find_tool", "reading", "run_tool", "top_mount", "whole_device"]
 
 _DIRECTORIES = ("/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin")
 _ENVIRONMENT = {"PATH": ":".join(_DIRECTORIES), "LC_ALL": "C.UTF-8"}
@@ -79,6 +79,12 @@ def reading(device: str) -> Iterator[int]:
         raise DeviceError(
             f"{device} cannot be read: {error.strerror}", remedy="dyskctl list says how its disk is"
         ) from error
+
+
+def device_size(device: str) -> int:
+    """Bytes. Raises DeviceError."""
+    with reading(device) as fd:
+        return os.lseek(fd, 0, os.SEEK_END)
 
 
 def top_mount(directory: str) -> Mount | None:
