@@ -28,7 +28,7 @@ class _Call:
 
 
 class DetachedStore(Store):
-    """Makes every read, write and flush of `inner` in a detached task. nursery: where those run."""
+    """Makes every read, write, zero and flush of `inner` in a detached task. nursery: where those run."""
 
     def __init__(self, inner: Store, nursery: trio.Nursery) -> None:
         self._inner = inner
@@ -46,10 +46,10 @@ class DetachedStore(Store):
         await in_a_detached_task(self._nursery, lambda: self._inner.write(offset, data))
 
     async def zero(self, offset: int, length: int) -> None:
-        await self._inner.zero(offset, length)
+        await in_a_detached_task(self._nursery, lambda: self._inner.zero(offset, length))
 
     async def flush(self) -> None:
-        await self._inner.flush()
+        await in_a_detached_task(self._nursery, self._inner.flush)
 
     async def extents(self, offset: int, length: int) -> list[Extent]:
         return await self._inner.extents(offset, length)

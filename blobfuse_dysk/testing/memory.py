@@ -44,6 +44,7 @@ class MemoryStore(Store):
 
     async def flush(self) -> None:
         """Nothing to do: as durable as it gets here."""
+        await attach()
         await trio.lowlevel.checkpoint()
 
     async def extents(self, offset: int, length: int) -> list[Extent]:

@@ -164,7 +164,6 @@ class BlockFile(pyfuse3.Operations):
         if self._read_only:
             return
         try:
-            await attach()
             await (self._store or await self._provided()).flush()
         except Exception as error:
             raise self._failure(error, "flush", 0, self._size) from error

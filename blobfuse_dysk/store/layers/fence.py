@@ -214,6 +214,7 @@ class Fence(Store):
 
     async def _prove(self) -> None:
         """Return when a renewal that was sent after this call began has succeeded, and a look; raise if one fails."""
+        await attach()
         asked_at, failures = self._now(), self._failures
         self._look_wanted = True
         self._renew_wanted.set()

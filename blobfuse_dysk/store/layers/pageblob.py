@@ -23,6 +23,7 @@ from __future__ import annotations
 import trio
 
 from blobfuse_dysk.azure.wire import Condition
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import Kind, ServiceError, StoreError, TransportError
 from blobfuse_dysk.invariant import broken
 from blobfuse_dysk.store.blobapi import BlobApi
@@ -116,6 +117,7 @@ class PageBlob(Store):
 
     async def flush(self) -> None:
         """Nothing to do: what was acknowledged is durable."""
+        await attach()
         await trio.lowlevel.checkpoint()
 
     async def extents(self, offset: int, length: int) -> list[Extent]:

@@ -173,6 +173,7 @@ class WriteBack(Store):
             await self._wait_for_room(append)
 
     async def flush(self) -> None:
+        await attach()
         self._raise_if_failed()
         if self._since_flush:
             self._look_for_log()
