@@ -66,17 +66,22 @@ class Pump:
 
         tls: that of this socket, after the handshake.
         """
+        line = self._line(sock, tls)
+        if tls:
+            return _PlainTlsConnection(sock, tls, line) if line else TlsConnection(sock, tls)
+        return _PlainSocketConnection(sock, line) if line else Connection(sock)
+
+    def _line(self, sock: socket.socket, tls: Tls | None) -> _exchange.Line | None:
         if NATIVE is None or self._scope.cancel_called:
-            return TlsConnection(sock, tls) if tls else Connection(sock)
+            return None
         try:
             if self._ready is None:
                 self._ready = NATIVE.Ready()
                 trio.lowlevel.spawn_system_task(self._run, self._ready, name="http pool pump")
-            if tls:
-                return _PlainTlsConnection(sock, tls, NATIVE.Line(self._ready, sock.fileno(), *tls, ONE_RECORD))
-            return _PlainSocketConnection(sock, NATIVE.Line(self._ready, sock.fileno()))
+            line: _exchange.Line = NATIVE.Line(self._ready, sock.fileno(), *((*tls, ONE_RECORD) if tls else ()))
         except (OSError, ValueError):  # descriptors or memory are short, or there are very many connections
-            return TlsConnection(sock, tls) if tls else Connection(sock)
+            return None
+        return line
 
     def close(self) -> None:
         """End the task. Who still waits is not woken any more."""
