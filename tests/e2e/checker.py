@@ -79,7 +79,8 @@ class Checker:
             with mmap.mmap(-1, STRIPE) as buffer:
                 for offset in range(0, self.size, STRIPE):
                     since = self._model.now()
-                    assert os.preadv(fd, [buffer], offset) == STRIPE
+                    came = os.preadv(fd, [buffer], offset)
+                    assert came == STRIPE, f"{came} bytes at {offset} of {os.lseek(fd, 0, os.SEEK_END)}"
                     self._compare(buffer, offset, STRIPE, since)
         finally:
             os.close(fd)
