@@ -59,7 +59,7 @@ class TlsConnection(Connection):
             except ssl.SSLWantReadError:
                 await self._flush()
                 if not await self._feed():
-                    self._incoming.write_eof()
+                    raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in the middle of the handshake") from None
             except ssl.SSLError:
                 with suppress(OSError):  # the peer is told why, if the socket takes it
                     self._sock.send(self._outgoing.read())
