@@ -213,6 +213,58 @@ def test_nodes_of_partitions_are_those_that_the_kernel_has_now(
     assert made == {"loop1p1": "259:1", **({} if fstype == "devtmpfs" else {"loop1p2": "259:2"})}
 
 
+@pytest.mark.parametrize("moment", ["the nodes are listed", "a node is taken away"])
+def test_a_partition_that_comes_meanwhile_keeps_the_node_that_the_kernel_made(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """devtmpfs makes its node once: what is taken away then is gone until the partition is removed."""
+    dev, sys_block = tmp_path / "dev", tmp_path / "block"
+    dev.mkdir()
+    (sys_block / "loop1").mkdir(parents=True)
+    nodes: dict[str, str] = {}
+
+    def come() -> None:
+        """As device_add() does: into sysfs, then the node."""
+        (sys_block / "loop1" / "loop1p2").mkdir(exist_ok=True)
+        (sys_block / "loop1" / "loop1p2" / "dev").write_text("259:2\n")
+        make(f"{dev}/loop1p2", "259:2")
+
+    def make(path: str, number: str) -> None:
+        if path not in nodes:
+            Path(path).touch()
+            nodes[path] = number
+
+    def listed(path: str | Path) -> list[str]:
+        found = listdir(path)
+        if moment == "the nodes are listed" and path == sys_block / "loop1":
+            come()
+        return found
+
+    def unlink(path: str) -> None:
+        if moment == "a node is taken away":
+            remove(path)
+            del nodes[path]
+            come()
+        remove(path)
+        del nodes[path]
+
+    listdir, remove = os.listdir, os.unlink
+    if moment == "a node is taken away":
+        make(f"{dev}/loop1p2", "259:7")
+    monkeypatch.setattr(os, "listdir", listed)
+    monkeypatch.setattr(os, "unlink", unlink)
+    monkeypatch.setattr(loop, "_SYSFS", str(sys_block))
+    monkeypatch.setattr(loop, "_DEV", str(dev))
+    monkeypatch.setattr(
+        loop, "partitions", lambda device: [f"{dev}/{name}" for name in os.listdir(sys_block / "loop1")]
+    )
+    monkeypatch.setattr(loop, "_node_number", nodes.get)
+    monkeypatch.setattr(loop, "_make_node", make)
+    monkeypatch.setattr(mountinfo, "mounts", lambda: [mountinfo.Mount("0:5", str(dev), "devtmpfs", "dev")])
+    loop.make_partition_nodes("/dev/loop1")
+    assert nodes == {f"{dev}/loop1p2": "259:2"}
+
+
 @pytest.mark.parametrize(
     ("hardware", "before", "after"),
     [

@@ -297,22 +297,41 @@ def make_partition_nodes(device: str) -> None:
 
     A number is another device's as soon as its partition is gone, so a node that stayed would name a wrong disk.
     devtmpfs makes and takes away its own: one that we made a moment earlier it would leave behind.
-    What cannot be done is left out.
+    The nodes are read before sysfs is: the kernel has a partition in sysfs while it has a node in devtmpfs, so what was
+    a node first and no partition then is of one that is gone, not of one that just came. Should one come between that
+    look and the removal, its node is made again. What cannot be done is left out.
+    Source: drivers/base/core.c, device_add(), device_del().
     """
+    nodes = _partition_nodes(device)
+    known = _partition_numbers(device)
+    wrong = {path for path, number in nodes.items() if number != known.get(path)}  # devtmpfs could make none there
+    for path in wrong:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+    by_kernel = any(mount.directory == _DEV and mount.fstype == "devtmpfs" for mount in mountinfo.mounts())
+    for path, number in _partition_numbers(device).items():
+        with contextlib.suppress(OSError):
+            if path in wrong or not by_kernel:
+                _make_node(path, number)
+
+
+def _partition_nodes(device: str) -> dict[str, str]:
+    """The block devices' nodes that are named as the device's partitions: {path: "major:minor"}."""
     name = os.path.basename(device)
-    known = {path: _read(f"{_SYSFS}/{name}/{os.path.basename(path)}/dev") for path in partitions(device)}
-    wrong = set()  # in whose place devtmpfs could make none
+    found = {}
     with contextlib.suppress(OSError):
         for entry in os.listdir(_DEV):
-            path = f"{_DEV}/{entry}"
-            if re.fullmatch(rf"{name}p\d+", entry) and _node_number(path) not in (None, known.get(path)):
-                wrong.add(path)
-                os.unlink(path)
-    by_kernel = any(mount.directory == _DEV and mount.fstype == "devtmpfs" for mount in mountinfo.mounts())
-    for path, number in known.items():
-        with contextlib.suppress(OSError):
-            if number and (path in wrong or not by_kernel):
-                _make_node(path, number)
+            number = _node_number(f"{_DEV}/{entry}") if re.fullmatch(rf"{name}p\d+", entry) else None
+            if number:
+                found[f"{_DEV}/{entry}"] = number
+    return found
+
+
+def _partition_numbers(device: str) -> dict[str, str]:
+    """The partitions that the kernel knows: {path: "major:minor"}."""
+    name = os.path.basename(device)
+    numbers = {path: _read(f"{_SYSFS}/{name}/{os.path.basename(path)}/dev") for path in partitions(device)}
+    return {path: number for path, number in numbers.items() if number}
 
 
 def _node_number(path: str) -> str | None:
