@@ -213,7 +213,7 @@ def test_nodes_of_partitions_are_those_that_the_kernel_has_now(
     assert made == {"loop1p1": "259:1", **({} if fstype == "devtmpfs" else {"loop1p2": "259:2"})}
 
 
-@pytest.mark.parametrize("moment", ["the nodes are listed", "a node is taken away"])
+@pytest.mark.parametrize("moment", ["sysfs is listed", "a node is taken away"])
 def test_a_partition_that_comes_meanwhile_keeps_the_node_that_the_kernel_made(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,9 +234,9 @@ def test_a_partition_that_comes_meanwhile_keeps_the_node_that_the_kernel_made(
             Path(path).touch()
             nodes[path] = number
 
-    def listed(path: str | Path) -> list[str]:
-        found = listdir(path)
-        if moment == "the nodes are listed" and path == sys_block / "loop1":
+    def partitions(device: str) -> list[str]:
+        found = sorted(f"{dev}/{path.name}" for path in (sys_block / "loop1").iterdir())
+        if moment == "sysfs is listed":
             come()
         return found
 
@@ -248,16 +248,13 @@ def test_a_partition_that_comes_meanwhile_keeps_the_node_that_the_kernel_made(
         remove(path)
         del nodes[path]
 
-    listdir, remove = os.listdir, os.unlink
+    remove = os.unlink
     if moment == "a node is taken away":
         make(f"{dev}/loop1p2", "259:7")
-    monkeypatch.setattr(os, "listdir", listed)
     monkeypatch.setattr(os, "unlink", unlink)
     monkeypatch.setattr(loop, "_SYSFS", str(sys_block))
     monkeypatch.setattr(loop, "_DEV", str(dev))
-    monkeypatch.setattr(
-        loop, "partitions", lambda device: [f"{dev}/{name}" for name in os.listdir(sys_block / "loop1")]
-    )
+    monkeypatch.setattr(loop, "partitions", partitions)
     monkeypatch.setattr(loop, "_node_number", nodes.get)
     monkeypatch.setattr(loop, "_make_node", make)
     monkeypatch.setattr(mountinfo, "mounts", lambda: [mountinfo.Mount("0:5", str(dev), "devtmpfs", "dev")])
