@@ -38,7 +38,7 @@ MODULES = [
         ("exchange.c", "heads.c", "module.c", "ready.c", "tls.c"),
         ("answer.h", "exchange.h", "module.h"),
     ),
-    native("blobfuse_dysk.device.native", "_channel", ("channel.c",)),
+    native("blobfuse_dysk.device.native", "_channel", ("channel.c", "taken.c"), ("taken.h",)),
 ]
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "service_variables",
     "started_with",
     "uses_native",
+    "uses_resend",
 ]
 
 AZURE_PREFIX = "AZURE_STORAGE_"
@@ -94,6 +95,11 @@ def completes(program: str) -> bool:
 def uses_native() -> bool:
     """Whether what is there in C is used in place of the same in Python: unless DYSK_NATIVE is "no"."""
     return os.environ.get("DYSK_NATIVE") != "no"
+
+
+def uses_resend() -> bool:
+    """Whether a kernel that can send requests again is asked to: unless DYSK_RESEND is "no"."""
+    return os.environ.get("DYSK_RESEND") != "no"
 
 
 def machine_pid() -> int:

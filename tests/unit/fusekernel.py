@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import outcome
 import pytest
@@ -19,14 +19,10 @@ import trio.testing
 
 from blobfuse_dysk.detached import Detached, attach, running
 from blobfuse_dysk.device.worker import channel as in_python
-from blobfuse_dysk.device.worker.channel import Channel, open_channel
+from blobfuse_dysk.device.worker.channel import ROOM, AnyChannel, Channel, open_channel
 from blobfuse_dysk.device.worker.requests import Requests
+from blobfuse_dysk.device.worker.taken import Taken
 from blobfuse_dysk.store.contract import Buffer
-
-if TYPE_CHECKING:
-    from blobfuse_dysk.device.native import _channel
-
-AnyChannel: TypeAlias = "Channel | _channel.Channel"
 
 LARGE = 64 << 10  # bytes of a write whose data is not copied
 MOST = 1 << 20
@@ -152,13 +148,17 @@ class World:
 
 
 class Device:
-    """A socket pair in the place of the device: `kernel` is the kernel's end."""
+    """A socket pair in the place of the device: `kernel` is the kernel's end.
 
-    def __init__(self, most: int = MOST) -> None:
+    memory: a memfd in which requests are kept, of a worker before this one, or an empty one.
+    """
+
+    def __init__(self, most: int = MOST, memory: int | None = None) -> None:
         self.kernel, self.ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self.kernel, self.ours):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-        self.channel: AnyChannel = open_channel(self.ours.fileno(), most)
+        self.taken = None if memory is None else Taken(memory, most + ROOM)
+        self.channel: AnyChannel = open_channel(self.ours.fileno(), most, self.taken)
 
     def take(self, message: bytes) -> Any:
         self.kernel.send(message)

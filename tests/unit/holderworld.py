@@ -36,10 +36,12 @@ DEVICE = "/dev/loop0"
 class World(Kernel):
     """kept: the holder is a service. Else all ends with it."""
 
-    def __init__(self, *, kept: bool, can_resend: bool, io_timeout_s: float | None) -> None:
+    def __init__(self, *, kept: bool, can_resend: bool, keeps: bool = True, io_timeout_s: float | None) -> None:
+        """keeps: a holder makes memory for taken requests where the kernel cannot send them again."""
         super().__init__()
         self.service = kept
         self.can_resend = can_resend
+        self.keeps = keeps
         self.store: list[tuple[str, Thing, bool]] = []  # systemd's
         self.state: dict[str, Any] | None = None  # state.json
         self.full = False  # /run
@@ -88,6 +90,8 @@ class World(Kernel):
         for name in ("write", "read", "identity", "alive", "open_process"):
             self.patch.setattr(state, name, getattr(self, f"state_{name}"))
         self.patch.setattr(fuse, "can_resend", lambda init: self.can_resend)
+        if not self.keeps:
+            self.patch.setattr(workers.Crew, "keep_requests", lambda crew: None)
         self.patch.setattr(program, "check", lambda command, name: None)  # test_program.py
         self.patch.setattr(program, "has_same_variables", lambda before, after: True)
         self.patch.setattr(fuse, "connection", lambda path: 1)
@@ -102,7 +106,7 @@ class World(Kernel):
         fds = {self.signals.fileno(), *(fd for fd in [has.place.fuse_fd] if fd >= 0)}
         if has.place.control:
             fds.add(has.place.control.fileno())
-        fds |= {has.crew._config_fd, has.crew._ring_fd}
+        fds |= {has.crew._config_fd, has.crew._ring_fd, *([has.crew._taken_fd] if has.crew._taken_fd else [])}
         if isinstance(has.keeper, keeper.SystemdKeeper):
             fds.add(has.keeper._life_fd)
         if has.attacher:

@@ -246,7 +246,7 @@ def told(shape: Any) -> Any:
 def test_the_table_of_a_protocol_stays_as_it_is() -> None:
     """Holders and workers of different versions have nothing but the number to tell them what the other one takes."""
     rows = [
-        (row.sender, row.receiver, row.record.__name__, row.fds, told(shapes._record(row.record)))
+        (row.sender, row.receiver, row.record.__name__, row.fds, row.more, told(shapes._record(row.record)))
         for row in messages.TABLE
         if messages.ATTACHER not in (row.sender, row.receiver)
     ]

@@ -44,24 +44,24 @@ class Scene:
         done, self.done = self.done, []
         return done
 
-    def ask(self, request_id: str = "1", *, can_resend: bool = False) -> None:
+    def ask(self, request_id: str = "1", *, recovers: bool = False) -> None:
         request = {"id": request_id, "worker": ["new"], "path": "path"}
-        self.tell("upgrade", request, self.old, can_resend)
+        self.tell("upgrade", request, self.old, recovers)
 
-    def begin(self, request_id: str = "1", *, can_resend: bool = False) -> None:
-        self.ask(request_id, can_resend=can_resend)
+    def begin(self, request_id: str = "1", *, recovers: bool = False) -> None:
+        self.ask(request_id, recovers=recovers)
         assert self.does() == [START]
         self.pids += 1
         self.tell("standby", self.pids)
 
-    def draining(self, request_id: str = "1", *, can_resend: bool = False) -> None:
+    def draining(self, request_id: str = "1", *, recovers: bool = False) -> None:
         """Go on to the point where the old worker is told to drain."""
-        self.begin(request_id, can_resend=can_resend)
+        self.begin(request_id, recovers=recovers)
         self.tell("standing_by")
         assert self.does() == [("tell", {"op": "drain", "id": request_id, "limit_s": module.DRAIN_S})]
 
-    def switching(self, *, can_resend: bool = False) -> None:
-        self.draining(can_resend=can_resend)
+    def switching(self, *, recovers: bool = False) -> None:
+        self.draining(recovers=recovers)
         self.tell("drained", "1", True)
         assert self.does() == [("kill",)]
 
@@ -196,7 +196,7 @@ def test_not_drained_where_the_kernel_cannot_send_again(scene: Scene) -> None:
 
 
 def test_not_drained_where_the_kernel_can_send_again(scene: Scene) -> None:
-    scene.draining(can_resend=True)
+    scene.draining(recovers=True)
     scene.tell("drained", "1", False)
     assert scene.does() == [("kill",)]
     assert not scene.old.drained, "its requests are to be sent again"
@@ -215,9 +215,9 @@ def test_an_old_worker_that_says_nothing(scene: Scene) -> None:
     assert scene.does() == [RESUME, END_NEW]
 
 
-@pytest.mark.parametrize(("resend", "can_resend"), [(True, True), (False, False), (False, True)])
-def test_the_old_worker_dies_while_it_drains(scene: Scene, resend: bool, can_resend: bool) -> None:
-    scene.draining(can_resend=can_resend)
+@pytest.mark.parametrize(("resend", "recovers"), [(True, True), (False, False), (False, True)])
+def test_the_old_worker_dies_while_it_drains(scene: Scene, resend: bool, recovers: bool) -> None:
+    scene.draining(recovers=recovers)
     assert not scene.old.drained
     scene.tell("died", "killed", resend)
     assert scene.does() == [("promote",)]
@@ -231,7 +231,7 @@ def test_the_old_worker_dies_with_requests_that_the_kernel_cannot_send_again(sce
 
 
 def test_the_old_worker_dies_before_the_new_one_stands_by(scene: Scene) -> None:
-    scene.begin(can_resend=True)
+    scene.begin(recovers=True)
     scene.tell("died", "killed", False)
     assert scene.failed("died meanwhile")
     assert scene.does() == [END_NEW]
@@ -270,7 +270,7 @@ def test_a_worker_that_is_ready_is_not_always_a_new_one(scene: Scene) -> None:
 
 
 def test_standing_by_is_said_once(scene: Scene) -> None:
-    scene.switching(can_resend=True)
+    scene.switching(recovers=True)
     scene.tell("standing_by")
     scene.tell("drained", "1", False)
     assert scene.does() == []

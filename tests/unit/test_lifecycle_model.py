@@ -54,12 +54,13 @@ class Holders(RuleBasedStateMachine):
 
     @initialize(
         kept=st.sampled_from([True, True, False]),
-        resends=st.booleans(),
+        requests=st.sampled_from(["resent", "kept", "lost"]),
         timeout=st.sampled_from([None, 30.0]),
         attached=st.sampled_from([True, True, True, False]),
     )
-    def begin(self, kept: bool, resends: bool, timeout: float | None, attached: bool) -> None:
-        self.world = World(kept=kept, can_resend=resends, io_timeout_s=timeout)
+    def begin(self, kept: bool, requests: str, timeout: float | None, attached: bool) -> None:
+        """requests: those of a worker that died."""
+        self.world = World(kept=kept, can_resend=requests == "resent", keeps=requests == "kept", io_timeout_s=timeout)
         if attached:
             self.settle(attach=True, turns=20)
             assert "committed" in self.world.answers
@@ -238,7 +239,7 @@ def test_whatever_happens_to_a_holder() -> None:
 def test_a_configuration_of_one_that_has_no_disk_yet_is_no_descriptor_lost(first_dies: bool) -> None:
     """A new worker sends one before its turn. Found by the machine above."""
     state = Holders()
-    state.begin(kept=True, resends=False, timeout=None, attached=True)
+    state.begin(kept=True, requests="kept", timeout=None, attached=True)
     (first,) = state.living()
     state.another_program_is_asked_for("1", "good")
     state.turns(1)

@@ -70,12 +70,13 @@ def holder() -> Iterator[Holder]:
 @pytest.mark.parametrize(
     ("change", "fds", "expected"),
     [
-        ({"protocol": 99}, 4, f"holder that speaks protocol 99, it knows {message.PROTOCOL}"),
+        ({"protocol": 99}, 4, f"holder that speaks protocol 99, it knows 2, {message.PROTOCOL}"),
         ({"protocol": 99, "more": "of tomorrow", "resume": 3}, 7, "holder that speaks protocol 99"),
         ({"resume": {"size": 1}}, 4, "start: resume.disk is missing"),
         ({"more": 1}, 4, "start: 'more' is not known"),
         ({"protocol": 2.0}, 4, "start: protocol is 2.0, not a whole number"),
         ({}, 3, "start: 3 descriptors come with it, not 4"),
+        ({}, 6, "start: 6 descriptors come with it, not 4"),
         ({"op": "begin"}, 4, "there is no such order as 'begin'"),
     ],
 )

@@ -1,8 +1,8 @@
 """The replacement of a worker that lives by another program: events in, actions out. Standard library only.
 
-A machine as machine.py has them, and a part of that of the attachment (lifecycle.py). Nothing of it needs the kernel to
-send requests again, so it works on every kernel; where the kernel can, that is the way out when the old worker does not
-get done.
+A machine as machine.py has them, and a part of that of the attachment (lifecycle.py). Nothing of it needs requests to
+come again, so it works everywhere; where they do (lifecycle.py), that is the way out when the old worker does not get
+done.
 
     phase      what is going on                                    what comes next
     idle       one worker, or none for the moment                  asked for: loading
@@ -10,7 +10,7 @@ get done.
                                                                    error, death, LOAD_S: failed
     draining   the old one takes no more requests, finishes those  drained: the old one is killed: switching
                it has, and goes on with renewing the lease         not drained, or silent: killed all the same where
-                                                                   the kernel sends requests again, else failed
+                                                                   requests come again, else failed
                                                                    anything else: resume is sent, and failed
     switching  the old one is killed, but not reaped               it is reaped: the new one is told to go: starting
     starting   the new one is the worker now                       ready: done
@@ -55,7 +55,7 @@ _SILENT_S = 3.0  # beyond that, for it to say so
 # What comes of each event in each phase; see machine.py.
 _TABLE = """
 event         idle     loading   draining   switching  starting  proving   (event, and what comes with it)
-upgrade       begin    busy      busy       busy       busy      begin     the request, Worker or None, can_resend
+upgrade       begin    busy      busy       busy       busy      begin     the request, Worker or None, recovers
 standby       -        loads     -          -          -         -         process id: the new worker was started
 no_standby    -        missing   -          -          -         -         why: it was not
 standing_by   -        drain     .          .          -         -         it can go on at once
@@ -89,21 +89,21 @@ class Handover(Machine):
         self._id: str | None = None
         self._old: Worker | None = None
         self._old_command = former or command
-        self._can_resend = False
+        self._recovers = False
 
-    def _begin(self, now: float, request: UpgradeAsked, old: Worker | None, can_resend: bool) -> list[Action]:
+    def _begin(self, now: float, request: UpgradeAsked, old: Worker | None, recovers: bool) -> list[Action]:
         """Replace `old` by the program of the request {id, worker: argv, path: PYTHONPATH}. None: not now."""
         if old is None:
-            return self._busy(now, request, old, can_resend)
+            return self._busy(now, request, old, recovers)
         proven = self._proven(now) if self.former else []  # who asks does it by the worker
-        self._id, self._old, self._can_resend = request["id"], old, can_resend
+        self._id, self._old, self._recovers = request["id"], old, recovers
         self._old_command = self.command
         environment = {**self.command["environment"], "PYTHONPATH": request["path"]}
         self.command = {"worker": request["worker"], "environment": environment}
         self.phase, self.deadline = "loading", now + LOAD_S
         return [*proven, *self._say(request["id"], None, done=False), ("start_standby", self.command)]
 
-    def _busy(self, now: float, request: UpgradeAsked, old: Worker | None, can_resend: bool) -> list[Action]:
+    def _busy(self, now: float, request: UpgradeAsked, old: Worker | None, recovers: bool) -> list[Action]:
         busy = "it is being attached or detached right now" if old is None else "it is being replaced already"
         return self._say(request["id"], BusyError(busy, remedy="try again"))
 
@@ -122,7 +122,7 @@ class Handover(Machine):
         """All that the old worker had taken is answered, or is not."""
         if request_id != self._id:
             return []
-        if drained or self._can_resend:
+        if drained or self._recovers:
             assert self._old
             self._old.drained = drained
             self.phase, self.deadline = "switching", None
@@ -137,7 +137,7 @@ class Handover(Machine):
 
     def _successor(self, now: float, how: str, resend: bool) -> list[Action]:
         """The new one is the worker from now on, and is told to go on by whoever uses workers (lifecycle.py)."""
-        if resend and not self._can_resend:
+        if resend and not self._recovers:
             return self._died_soon(now, how, resend)
         self.phase, self.deadline = "starting", None
         self.new, self.former = None, self._old_command

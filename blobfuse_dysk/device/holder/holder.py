@@ -17,9 +17,9 @@ Its life:
    and exits. So losetup -d, the last umount of an autoclear device and `dyskctl detach` all end in the same way;
 5. when the worker dies by surprise, starts another, at once at first, then with longer and longer pauses; replaces one
    that lives by that of another version when asked to (device/holder/handover.py);
-6. when that does not help within io-timeout, or requests died with a worker that this kernel cannot send again (before
-   6.9), or something aborted the FUSE connection, lets the kernel fail all I/O (closing the last descriptor of the
-   connection does) and waits as `failed` until the loop device is let go.
+6. when that does not help within io-timeout, or requests died with a worker of which no other can get hold (on a kernel
+   before 6.9, in an attachment of an older version), or something aborted the FUSE connection, lets the kernel fail all
+   I/O (closing the last descriptor of the connection does) and waits as `failed` until the loop device is let go.
 
 SIGTERM and SIGINT mean: detach as soon as nobody uses the device. The loop driver decides that: LOOP_CLR_FD lets the
 file go now, or on the last close while the device is open or mounted. A mounted file system is never cut off; sending
@@ -102,16 +102,17 @@ class Holder:
         """Have the place, or find that there is none."""
         place, record = self._has.place, self._has.state
         if self._follows:
-            self._feed("taken_up", self._bound(), fuse.can_resend(place.init))
+            self._feed("taken_up", self._bound(), self._has.crew.recovers)
             return
         try:
             place.make(record.fields)
+            self._has.crew.keep_requests()
             record.fields["connection"] = fuse.connection(state.mount_path(record.run, record.fields["name"]))
         except (DyskError, OSError) as error:
             why = error if isinstance(error, DyskError) else explain(error, record.run)
             self._feed("not_made", message.error_to_message(why))
             return
-        self._feed("made", fuse.can_resend(place.init))
+        self._feed("made", self._has.crew.recovers)
 
     def _done(self) -> bool:
         if self._lifecycle.unattended:

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from blobfuse_dysk.device.ipc.messages import Begin, Program
     from blobfuse_dysk.device.ipc.statefile import Process
 
-__all__ = ["PARTS", "NoKeeper", "SystemdKeeper", "kept_names", "newest_config", "process_of", "read_life"]
+__all__ = ["MORE_PARTS", "PARTS", "NoKeeper", "SystemdKeeper", "kept_names", "newest_config", "process_of", "read_life"]
 
 _VERSION = 1  # of the life; a holder that does not know it lets the attachment go
 PARTS = ("fuse", "config", "ring", "control", "life")
+MORE_PARTS = ("taken",)  # which not every attachment has
 
 
 class NoKeeper:
@@ -82,7 +83,7 @@ class SystemdKeeper(NoKeeper):
 
     def keep_all(self, parts: dict[str, int]) -> None:
         """parts: what the next holder needs of each part but the life."""
-        for name in PARTS:
+        for name in (*(more for more in MORE_PARTS if more in parts), *PARTS):
             self._notify.keep(name, self._life_fd if name == "life" else parts[name])
         self._kept = True
 
@@ -96,7 +97,7 @@ class SystemdKeeper(NoKeeper):
     def forget(self) -> None:
         """Of what is not kept, nothing is forgotten, and that is no error."""
         self._kept = False
-        for name in PARTS:
+        for name in (*PARTS, *MORE_PARTS):
             self._notify.forget(self._config if name == "config" else name)
 
 

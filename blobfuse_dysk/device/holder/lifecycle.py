@@ -17,7 +17,9 @@ what the answer says (machine.py). So every sequence of events can be tried with
 
 A worker that dies by surprise while prepared, attached or ending is replaced, by its successor if one stands by
 (handover.py), else by another one, after a pause. What is known meanwhile: since when I/O waits (down_since), and
-whether requests died with a worker that no other has asked for again yet (unanswered).
+whether requests died with a worker that no other has asked for again yet (unanswered). They can be had again
+from the kernel, from 6.9 on, else from memory that is kept (worker/taken.py), if the attachment is not an older
+version's.
 
 Invariants
 1. A worker of a committed attachment is told to serve (brief, go) only after systemd was told to keep its channel
@@ -53,9 +55,9 @@ _LINGER_S = 0.5  # between looks at the loop device of an attachment that has no
 # What comes of each event in each phase; see machine.py. In `gone` nothing can be.
 _TABLE = """
 event       starting  prepared  attached  ending    withdrawn  ended     failed    (event, and what comes with it)
-made        begin     -         -         -         -          -         -         can_resend: the place is there
+made        begin     -         -         -         -          -         -         recovers: the place is there
 not_made    give_up   -         -         -         -          -         -         error: it could not be
-taken_up    -         -         take_up   -         -          -         -         bound, can_resend: the next holder's
+taken_up    -         -         take_up   -         -          -         -         bound, recovers: the next holder's
 commit      refuse    commit    again     refuse    refuse     refuse    refuse    device, bound: which has the file
 written     -         attach    -         -         -          -         -         device: the commit is in state.json
 not_written -         unwritten -         -         -          -         -         error: it could not be
@@ -88,7 +90,9 @@ class Lifecycle(Machine):
         self._fields = fields
         self._worker: Worker | None = worker
         self._device: str | None = None  # since the commit
-        self._can_resend = False  # the kernel can send requests again
+        self._recovers = (
+            False  # requests that died with a worker can be had again: from the kernel, or from kept memory
+        )
         self._kill_at: float | None = None
         self._restart_at: float | None = None
         self._look_at: float | None = None
@@ -132,8 +136,8 @@ class Lifecycle(Machine):
 
     # The attaching process, and signals.
 
-    def _begin(self, now: float, can_resend: bool) -> list[Action]:
-        self._can_resend = can_resend
+    def _begin(self, now: float, recovers: bool) -> list[Action]:
+        self._recovers = recovers
         return [("brief", False, False)]
 
     def _give_up(self, now: float, error: Failure) -> list[Action]:
@@ -198,16 +202,16 @@ class Lifecycle(Machine):
         keep: list[Action] = [("keep_worker",), ("keep_program", self.handover.command, self.handover.former)]
         return [*(keep if self.committed else []), ("name_worker",)]
 
-    def _take_up(self, now: float, bound: bool, can_resend: bool) -> list[Action]:
+    def _take_up(self, now: float, bound: bool, recovers: bool) -> list[Action]:
         """The place is there, after a holder that died; so nothing here is a reason to give the attachment up."""
         assert self._worker
-        self._can_resend = can_resend
+        self._recovers = recovers
         adopted = not self._unanswered
         return [
             *([("name_worker",)] if adopted else self._take_in()),  # one is kept since a holder before used it
             # Its death is then judged as that of the one before would have been.
-            *([("kill",)] if self._unanswered and not can_resend else []),
-            ("brief", True, can_resend),
+            *([("kill",)] if self._unanswered and not recovers else []),
+            ("brief", True, recovers),
             ("tell", {"op": "resume"}),  # from a drain that the holder before asked for
             *([] if bound else self._end()),  # what said so may have been lost with the old holder
         ]
@@ -249,10 +253,10 @@ class Lifecycle(Machine):
         return [] if bound else self._end()
 
     def _upgrade(self, now: float, request: UpgradeAsked) -> list[Action]:
-        return self.handover.step(("upgrade", request, self._worker, self._can_resend), now)
+        return self.handover.step(("upgrade", request, self._worker, self._recovers), now)
 
     def _busy(self, now: float, request: UpgradeAsked) -> list[Action]:
-        return self.handover.step(("upgrade", request, None, self._can_resend), now)
+        return self.handover.step(("upgrade", request, None, self._recovers), now)
 
     def _error(self, now: float, error: Failure) -> list[Action]:
         if self._worker and self._worker.first:
@@ -301,8 +305,8 @@ class Lifecycle(Machine):
             self._worker = new
             return [*actions, *self._take_in(), ("go", self._unanswered)]
         actions.append(_death(worker, how))
-        if self._unanswered and not self._can_resend:
-            reason = "the worker died, and this kernel (before 6.9) cannot send its requests again"
+        if self._unanswered and not self._recovers:
+            reason = "the worker died, and with it, on this kernel (before 6.9), the requests that it had taken"
             return [*actions, *self._fail(now, reason)]
         self._restart_at = now + self._pauses.after(now - worker.started)
         restarts = self._fields["restarts"] + 1

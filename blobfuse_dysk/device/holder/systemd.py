@@ -8,13 +8,15 @@ attachment consists of (keeper.py, sdnotify.py):
 
     fuse            the FUSE connection                    config, ring   memfds: secrets; writes not sent yet
     control         the socket where the worker answers    life           memfd: what a holder has to know, as JSON
+    taken           memfd: requests in progress, where the kernel cannot send them again (worker/taken.py)
     channel-PID-START, stderr-PID-START      to the worker, its standard error: of what names a process (state.py)
 
 When the holder dies, its worker notices nothing: the other end of its channel is still open in systemd, and the unit
 has KillMode=process. So I/O goes on, on every kernel; the next holder finds the descriptors, takes the worker up where
-its predecessor left it, and reads the rest from state.json. What is not survived: the death of holder and worker at the
-same time on a kernel that cannot send requests again (before 6.9), and the end of systemd itself. When systemd gives
-the unit up, it closes what it kept; the worker then sees its channel end and ends in order, as without systemd.
+its predecessor left it, and reads the rest from state.json. What is not survived: the end of systemd itself; and, on a
+kernel that cannot send requests again (before 6.9), the death of a worker that an older version's holder had begun to
+use, as such a one kept no memory for them. When systemd gives the unit up, it closes what it kept; the worker then sees
+its channel end and ends in order, as without systemd.
 
 Two workers must never serve, and one that serves must not take a dead holder for the end of the attachment: it would
 release the lease. So each worker is started untold; systemd gets its channel; state.json names it; and only then is it
@@ -49,7 +51,15 @@ from blobfuse_dysk import environment
 from blobfuse_dysk.device.holder.actions import Actions
 from blobfuse_dysk.device.holder.handover import Handover
 from blobfuse_dysk.device.holder.holder import Holder, first_holder
-from blobfuse_dysk.device.holder.keeper import PARTS, SystemdKeeper, kept_names, newest_config, process_of, read_life
+from blobfuse_dysk.device.holder.keeper import (
+    MORE_PARTS,
+    PARTS,
+    SystemdKeeper,
+    kept_names,
+    newest_config,
+    process_of,
+    read_life,
+)
 from blobfuse_dysk.device.holder.lifecycle import Lifecycle
 from blobfuse_dysk.device.holder.machine import Worker
 from blobfuse_dysk.device.holder.record import Record
@@ -78,7 +88,7 @@ def _follow(notify: Notify, fds: dict[str, int], life: dict[str, Any], earlier: 
         names = ()
         end_process(known)
     config = newest_config(fds) or "config"
-    others = fds.keys() - {*(part for part in PARTS if part != "config"), config, *names}
+    others = fds.keys() - {*(part for part in PARTS if part != "config"), *MORE_PARTS, config, *names}
     for name in others:
         if name.startswith("channel-"):
             end_process(process_of(name))
@@ -104,7 +114,7 @@ def _follow(notify: Notify, fds: dict[str, int], life: dict[str, Any], earlier: 
     its = Worker(worker.pid, now, served=adopted is not None)
     handover = Handover(command, record.fields["upgrades"], former)
     lifecycle = Lifecycle.following(record.fields, its, handover, adopted=adopted is not None, now=now)
-    crew = Crew(order["name"], order["log"], place, fds[config], fds["ring"])
+    crew = Crew(order["name"], order["log"], place, fds[config], fds["ring"], fds.get("taken"))
     keeper = SystemdKeeper(notify, order, place, fds["life"], config)
     how = "goes on" if adopted else "is new, too"
     log(f"the holder died; this is the next one, and worker {worker.pid} {how}", WARNING)

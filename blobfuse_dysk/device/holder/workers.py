@@ -11,10 +11,11 @@ import os
 import signal
 import socket
 
+from blobfuse_dysk import environment
 from blobfuse_dysk.device.holder import program
 from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.log import LOGGED
-from blobfuse_dysk.device.kernel import programs
+from blobfuse_dysk.device.kernel import fuse, programs
 from blobfuse_dysk.device.kernel.memfd import locked
 
 TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
@@ -142,9 +143,20 @@ class WorkerProcess:
 
 
 class Crew:
-    """What all workers of an attachment get: FUSE connection, control socket, configuration, dirty ring."""
+    """What all workers of an attachment get: FUSE connection, control socket, configuration, dirty ring.
 
-    def __init__(self, name: str, log: str, place: Reservation, config_fd: int, ring_fd: int | None = None) -> None:
+    And, where the kernel cannot send requests again, memory for those that a worker has taken (worker/taken.py).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        log: str,
+        place: Reservation,
+        config_fd: int,
+        ring_fd: int | None = None,
+        taken_fd: int | None = None,
+    ) -> None:
         """log: the directory. config_fd: a memfd with secrets, never read here. ring_fd: None for a new, empty ring."""
         self._name = name
         self._log = log
@@ -153,6 +165,21 @@ class Crew:
         self._config_memory = locked(config_fd)
         # Filled by workers, and never read here: see store/parts/ring.py.
         self._ring_fd = os.memfd_create("dysk-ring") if ring_fd is None else ring_fd
+        self._taken_fd = taken_fd
+
+    @property
+    def recovers(self) -> bool:
+        """Whether a worker gets the requests that the one before it had taken when it died."""
+        return self._taken_fd is not None or fuse.can_resend(self._place.init)
+
+    def keep_requests(self) -> None:
+        """Have what workers take outlive them, if the kernel, whose INIT is known now, does not see to it.
+
+        Before the first one is briefed: of what another took there is nothing in a memory that is made later. Raises
+        OSError.
+        """
+        if not (fuse.can_resend(self._place.init) and environment.uses_resend()):
+            self._taken_fd = os.memfd_create("dysk-taken")
 
     def parts(self) -> dict[str, int]:
         """The descriptors that the attachment consists of."""
@@ -161,6 +188,7 @@ class Crew:
             "fuse": self._place.fuse_fd,
             "config": self._config_fd,
             "ring": self._ring_fd,
+            **({} if self._taken_fd is None else {"taken": self._taken_fd}),
             "control": self._place.control.fileno(),
         }
 
@@ -197,7 +225,7 @@ class Crew:
             "resend": resend,
         }
         parts = self.parts()
-        fds = [parts[name] for name in ("config", "fuse", "control", "ring")]
+        fds = [parts[name] for name in ("config", "fuse", "control", "ring", "taken") if name in parts]
         message.send(worker.channel, briefing, fds, wait=False)  # if it is dead, its pidfd says so
 
 

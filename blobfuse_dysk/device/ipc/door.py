@@ -101,7 +101,7 @@ class Door(Generic[M]):
             key, name = named[0]
             return None, f"there is no such {'order' if key == 'op' else 'event'} as {name[:60]!a}"
         problem = shapes.problem(message, row.record)
-        if problem is None and fds != row.fds:
+        if problem is None and not row.fds <= fds <= row.fds + row.more:
             problem = f"{fds} descriptors come with it, not {row.fds}"
         return message, problem and f"{named[0][1]}: {problem}"
 

@@ -5,8 +5,9 @@ keeps the borders of messages, carries descriptors, and reads as ended when the 
 
 A holder stays in memory while the package is upgraded, so its next worker may be of another version. PROTOCOL is the
 number of what one hands to the other: messages (messages.py), the fields of state.json, the configuration, the dirty
-ring. Each side refuses what is not in its table, so a message or a field more is a new number, as is any other change
-that an old holder could not live with; and a worker knows the numbers before it, PROTOCOLS, for as long as that can be.
+ring, the memory of taken requests. Each side refuses what is not in its table, so a message or a field more is a new
+number, as is any other change that an old holder could not live with; and a worker knows the numbers before it,
+PROTOCOLS, for as long as that can be.
 One that does not know its holder's number says so and serves nothing (device/worker/startup.py).
 """
 
@@ -39,8 +40,8 @@ __all__ = [
     "unpack",
 ]
 
-PROTOCOL = 2  # that this version's holder speaks
-PROTOCOLS = (2,)  # that this version's worker knows
+PROTOCOL = 3  # that this version's holder speaks
+PROTOCOLS = (2, 3)  # that this version's worker knows
 MOST_BYTES = 128 << 10  # of one message; the system's default send buffer holds 208 KiB
 _MOST_FDS = 8
 ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST_FDS * struct.calcsize("i"))  # for the descriptors of one message

@@ -155,7 +155,8 @@ class Failed(TypedDict):
 
 
 class Briefing(TypedDict):
-    """Serve, or stand by until `go`. With configuration, FUSE connection, control socket and dirty ring.
+    """Serve, or stand by until `go`. With configuration, FUSE connection, control socket, dirty ring, and the
+    memory of taken requests where the kernel cannot send them again (since protocol 3).
 
     init: the kernel's FUSE_INIT, base64. resume: for a worker after the first. resend: requests died with the one
     before. To a worker that has it already it changes nothing.
@@ -303,11 +304,19 @@ ATTACHER, HOLDER, WORKER, TEMPLATE = "the attaching process", "the holder", "the
 class Message:
     """A row. record: its class. answer: the class of what answers it, if something does. since: which protocol.
 
-    fds: how many descriptors come with it.
+    fds: how many descriptors come with it. more: and how many may.
     """
 
     def __init__(
-        self, sender: str, receiver: str, record: Any, *, answer: Any = None, since: int = 1, fds: int = 0
+        self,
+        sender: str,
+        receiver: str,
+        record: Any,
+        *,
+        answer: Any = None,
+        since: int = 1,
+        fds: int = 0,
+        more: int = 0,
     ) -> None:
         self.sender = sender
         self.receiver = receiver
@@ -315,6 +324,7 @@ class Message:
         self.answer = answer
         self.since = since
         self.fds = fds
+        self.more = more
 
 
 TABLE = (
@@ -327,7 +337,7 @@ TABLE = (
     Message(HOLDER, ATTACHER, Ready),
     Message(HOLDER, ATTACHER, Committed),
     Message(HOLDER, ATTACHER, Failed),
-    Message(HOLDER, WORKER, Briefing, answer=WorkerReady, fds=4),  # StandingBy, if it is to stand by
+    Message(HOLDER, WORKER, Briefing, answer=WorkerReady, fds=4, more=1),  # StandingBy, if it is to stand by
     Message(HOLDER, WORKER, Go, answer=WorkerReady),
     Message(HOLDER, WORKER, Drain, answer=Drained, since=2),
     Message(HOLDER, WORKER, Resume),

@@ -4,13 +4,15 @@ The holder opens /dev/fuse, mounts it, takes the kernel's FUSE_INIT from it and 
 bytes and gives them to its libfuse (worker/others.py), so each one believes to be the first.
 
 A later worker also asks for the requests that its predecessor had taken and not answered (FUSE_NOTIFY_RESEND). Kernels
-before 6.9 cannot do it; `can_resend` says so from the INIT bytes.
+before 6.9 cannot do it; `can_resend` says so from the INIT bytes. There they lie in memory that the holder keeps
+(worker/taken.py), and the kernel is asked of each whether it still waits for it.
 
 Sources: linux/fuse.h; Documentation/filesystems/fuse.rst.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -31,11 +33,13 @@ __all__ = [
     "mount",
     "open_device",
     "read_init",
+    "refuse",
     "request_timeout_s",
     "set_background",
     "size_changed",
     "unmount",
     "wait_aborted",
+    "waits_for",
     "without_splicing",
 ]
 
@@ -52,6 +56,7 @@ OUT_HEADER = struct.Struct("<IiQ")
 _NOTIFY_INVAL_INODE, _NOTIFY_RESEND = 2, 7
 RESEND = OUT_HEADER.pack(OUT_HEADER.size, _NOTIFY_RESEND, 0)
 """The notice that asks for the requests which were taken and not answered."""
+_OF_INTERRUPT = 1  # in the number of an answer: it is one to the INTERRUPT of that request
 _INVAL_INODE = struct.Struct("<Qqq")  # struct fuse_notify_inval_inode_out: ino, off, len
 _INIT_IN = struct.Struct("<IIIII")  # major, minor, max_readahead, flags, flags2
 _FLAGS_AT, _FLAGS = 12, struct.Struct("<I")  # in it; an older kernel sends no flags2
@@ -102,6 +107,25 @@ def can_resend(init: bytes) -> bool:
         return False
     _, _, _, flags, flags2 = _INIT_IN.unpack_from(init, IN_HEADER.size)
     return bool(flags & _INIT_EXT and flags2 & _HAS_RESEND)
+
+
+def waits_for(fd: int, unique: int) -> bool:
+    """Whether the kernel waits for the answer to this request, which was read from the device. Raises OSError.
+
+    It is told that the request's INTERRUPT, which it need not have sent, was seen. That changes nothing, but fails with
+    ENOENT where there is no such request. Source: fs/fuse/dev.c, fuse_dev_do_write(), FUSE_INT_REQ_BIT (since 2.6.15).
+    """
+    try:
+        os.write(fd, OUT_HEADER.pack(OUT_HEADER.size, 0, unique | _OF_INTERRUPT))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def refuse(fd: int, unique: int, code: int) -> None:
+    """Have a request fail with this errno; nothing if it was answered. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.write(fd, OUT_HEADER.pack(OUT_HEADER.size, -code, unique))
 
 
 def without_splicing(init: bytes) -> bytes:

@@ -10,6 +10,10 @@ writes were in progress at once, and one, until `trim` is called once the load i
 The device never blocks, whatever poll said of it: a request that another reader was woken for, or that its sender took
 back, may be gone. It is the same open file in the holder and in every worker; none of them relies on blocking.
 
+Where requests are kept in memory that outlives the worker (taken.py has the theory), there are landing slots in the
+place of the buffers, and `KeptChannel` in that of `Channel`. A landing slot is free when what it had is answered and
+nobody looks at it any more.
+
 native/channel.c does the same sooner. It is left aside where it was not built, or DYSK_NATIVE is "no".
 
 Sources: linux/fuse.h; fs/fuse/dev.c, fuse_dev_do_read() and fuse_dev_do_write().
@@ -19,18 +23,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import struct
+import sys
 from typing import TYPE_CHECKING, TypeAlias
 
 from blobfuse_dysk.device.kernel.fuse import IN_HEADER, OUT_HEADER
+from blobfuse_dysk.device.kernel.memfd import punch
+from blobfuse_dysk.device.worker.taken import EMPTY, NO_ANSWER, Taken
 from blobfuse_dysk.environment import uses_native
 from blobfuse_dysk.store.contract import Buffer
 
 if TYPE_CHECKING:
     from blobfuse_dysk.device.native import _channel
 
-__all__ = ["FSYNC", "READ", "WRITE", "Channel", "Request", "open_channel"]
+__all__ = ["FSYNC", "READ", "ROOM", "WRITE", "AnyChannel", "Channel", "KeptChannel", "Request", "open_channel"]
 
 READ, WRITE, FSYNC = 15, 16, 20
 
@@ -41,7 +49,7 @@ _RANGE_IN = struct.Struct("<QQI")  # the start of struct fuse_read_in and fuse_w
 _WRITE_OUT = struct.Struct("<II")  # struct fuse_write_out: size, padding
 _DATA_AT = IN_HEADER.size + 40
 _LARGE = 64 << 10  # bytes
-_ROOM = 8 << 10  # bytes for headers; and the kernel takes no less than 8 KiB
+ROOM = 8 << 10  # bytes for headers; and the kernel takes no less than 8 KiB
 _MOST_BUFFER = 512 << 20  # bytes; fs.fuse.max_pages_limit is 65535 pages at most
 _KEPT = 64  # free buffers, until a load is over
 
@@ -51,10 +59,15 @@ class Channel:
 
     def __init__(self, fd: int, most: int) -> None:
         self._fd = fd
-        self._buffer = bytearray(most + _ROOM)
+        self._buffer = bytearray(most + ROOM)
         self._free: list[bytearray] = []
         self.gone = False
         """Whether the connection has come to its end."""
+
+    @property
+    def full(self) -> bool:
+        """Whether no request can be taken for want of room. Answers, and data that is given back, change that."""
+        return False
 
     def take(self) -> Request | bytes | None:
         """The next request; None if none is there now, or ever will be (`gone`). Raises OSError."""
@@ -77,7 +90,11 @@ class Channel:
             if count == 0:
                 self.gone = True
                 return None
-            return self._request(count)
+            return self._request(self._buffer, count)
+
+    def take_up(self, at: int) -> Request | bytes:
+        """The request that a worker before this one left at that place (`Taken.left`). Raises ValueError if none is."""
+        raise ValueError("there is no request")
 
     def give_back(self, data: Buffer | None) -> None:
         """Nobody looks any more at what came as the data of a write."""
@@ -111,8 +128,7 @@ class Channel:
         """An answer, or a notice, that somebody else made."""
         self._send([message])
 
-    def _request(self, count: int) -> Request | bytes:
-        buffer = self._buffer
+    def _request(self, buffer: Buffer, count: int) -> Request | bytes:
         if count >= IN_HEADER.size + _RANGE_IN.size:
             length, opcode, unique, *_ = IN_HEADER.unpack_from(buffer)
             _, offset, size = _RANGE_IN.unpack_from(buffer, IN_HEADER.size)
@@ -122,13 +138,17 @@ class Channel:
                 data = memoryview(buffer)[_DATA_AT:count]
                 if size < _LARGE:
                     return WRITE, unique, offset, size, bytes(data)
-                self._buffer = self._free.pop() if self._free else bytearray(len(buffer))
+                self._hand_over()
                 return WRITE, unique, offset, size, data
         if count >= IN_HEADER.size:
             length, opcode, unique, *_ = IN_HEADER.unpack_from(buffer)
             if opcode == FSYNC and length == count:
                 return FSYNC, unique, 0, 0, None
         return bytes(memoryview(buffer)[:count])
+
+    def _hand_over(self) -> None:
+        """What is in the buffer stays there; the next request comes into another one."""
+        self._buffer = self._free.pop() if self._free else bytearray(len(self._buffer))
 
     def _send(self, parts: list[Buffer]) -> None:
         try:
@@ -140,8 +160,161 @@ class Channel:
                 raise
 
 
-def open_channel(fd: int, most: int) -> Channel | _channel.Channel:
-    """The quickest that there is on this machine."""
+class KeptChannel(Channel):
+    """The same, with requests that outlive the worker: each is in `taken` until it is answered."""
+
+    def __init__(self, fd: int, taken: Taken) -> None:
+        super().__init__(fd, 0)
+        self._taken = taken
+        *compact, self._landing_slots = taken.slabs
+        self._memory = taken.map(0, self._landing_slots.start)
+        self._words = memoryview(self._memory).cast("I")
+        self._slabs = [(slab, [*range(slab.end - slab.size, slab.start - 1, -slab.size)]) for slab in compact]
+        self._high = [slab.start for slab in compact]  # beyond it, no slot was used since the last trim
+        self._landings: list[mmap.mmap | None] = [None] * self._landing_slots.slots  # mapped when they are used
+        self._touched: set[int] = set()  # of them, those that are in memory as a whole
+        self._held: set[int] = set()  # of them, those with a request that is not answered
+        self._current: int | None = None  # of them, the one for the next request
+        self._used: dict[int, int] = {}  # where a request is, by its number
+
+    @property
+    def full(self) -> bool:
+        """As above: whether there is no landing slot."""
+        if self._current is None:
+            slots = range(self._landing_slots.slots)
+            self._current = next((each for each in slots if self._is_free(each)), None)
+        return self._current is None
+
+    def take(self) -> Request | bytes | None:
+        """As above; None, too, if there is no slot."""
+        if self.full:
+            return None
+        assert self._current is not None
+        landing = self._landing(self._current)
+        if self._current not in self._touched:
+            landing[:] = bytes(len(landing))
+            self._touched.add(self._current)
+        while True:
+            try:
+                count = os.readv(self._fd, [landing])
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                landing[: len(EMPTY)] = EMPTY
+                if error.errno == errno.ENODEV:
+                    count = 0
+                elif error.errno == errno.ENOENT:
+                    continue
+                else:
+                    raise
+            if count == 0:
+                self.gone = True
+                return None
+            return self._keep(landing, count)
+
+    def take_up(self, at: int) -> Request | bytes:
+        """As above."""
+        length, _, unique, *_ = IN_HEADER.unpack(os.pread(self._taken.fd, IN_HEADER.size, at))
+        self._used[unique] = at
+        if at >= self._landing_slots.start:
+            index = self._index(at)
+            self._held.add(index)
+            return self._request(memoryview(self._landing(index)), length)
+        number = next(number for number, (slab, _) in enumerate(self._slabs) if at < slab.end)
+        self._slabs[number][1].remove(at)
+        self._high[number] = max(self._high[number], at + self._slabs[number][0].size)
+        return self._request(memoryview(self._memory)[at : at + length], length)
+
+    def give_back(self, data: Buffer | None) -> None:
+        """As above."""
+        if isinstance(data, memoryview):
+            assert data.obj is not None  # raises ValueError if it was given back before
+            data.release()
+
+    def trim(self) -> None:
+        """Give back the memory of landing slots that are free, and of compact ones beyond those in use."""
+        slots = self._landing_slots
+        for index in sorted(self._touched - {self._current}):
+            landing = self._landings[index]
+            if landing is not None and self._is_free(index, references=1):
+                landing.close()
+                self._landings[index] = None
+                self._touched.discard(index)
+                punch(self._taken.fd, slots.start + index * slots.size, slots.size)
+        for number, (slab, _) in enumerate(self._slabs):
+            ends = [at + slab.size for at in self._used.values() if slab.start <= at < slab.end]
+            top = -(-max(ends, default=slab.start) // mmap.PAGESIZE) * mmap.PAGESIZE
+            if top < self._high[number]:
+                punch(self._taken.fd, top, slab.end - top)
+                self._high[number] = top
+
+    def _is_free(self, index: int, references: int = 0) -> bool:
+        """references: that the caller has. The list has one, the call another, and each view of its data has more."""
+        return index not in self._held and (
+            self._landings[index] is None or sys.getrefcount(self._landings[index]) == 2 + references
+        )
+
+    def _landing(self, index: int) -> mmap.mmap:
+        landing = self._landings[index]
+        if landing is None:
+            slots = self._landing_slots
+            landing = self._landings[index] = self._taken.map(slots.start + index * slots.size, slots.size)
+        return landing
+
+    def _index(self, at: int) -> int:
+        return (at - self._landing_slots.start) // self._landing_slots.size
+
+    def _keep(self, landing: mmap.mmap, count: int) -> Request | bytes:
+        length, opcode, unique, *_ = IN_HEADER.unpack_from(landing) if count >= IN_HEADER.size else (0, 0, 0)
+        if length != count or opcode in NO_ANSWER:
+            request = landing[:count]
+            landing[: len(EMPTY)] = EMPTY
+            return request
+        at = None if opcode == WRITE and count >= _DATA_AT + _LARGE else self._copy(landing, count)
+        if at is not None:
+            self._used[unique] = at
+            landing[: len(EMPTY)] = EMPTY
+            return self._request(memoryview(self._memory)[at : at + count], count)
+        assert self._current is not None
+        self._used[unique] = self._landing_slots.start + self._current * self._landing_slots.size
+        self._held.add(self._current)
+        self._current = None
+        return self._request(memoryview(landing), count)
+
+    def _copy(self, landing: mmap.mmap, count: int) -> int | None:
+        """Into a compact slot, where it is from the last of these lines on. None: there is none."""
+        for number, (slab, free) in enumerate(self._slabs):
+            if count <= slab.size and free:
+                at: int = free.pop()
+                self._high[number] = max(self._high[number], at + slab.size)
+                self._memory[at + len(EMPTY) : at + count] = landing[len(EMPTY) : count]
+                self._words[at // self._words.itemsize] = count
+                return at
+        return None
+
+    def _hand_over(self) -> None:
+        """The request keeps its landing slot."""
+
+    def _send(self, parts: list[Buffer]) -> None:
+        super()._send(parts)
+        unique = OUT_HEADER.unpack_from(parts[0])[2] if len(parts[0]) >= OUT_HEADER.size else 0
+        at = self._used.pop(unique, None)
+        if at is None:
+            return
+        if at >= self._landing_slots.start:
+            index = self._index(at)
+            self._landing(index)[: len(EMPTY)] = EMPTY
+            self._held.discard(index)
+        else:
+            self._words[at // self._words.itemsize] = 0
+            next(free for slab, free in self._slabs if at < slab.end).append(at)
+
+
+AnyChannel: TypeAlias = "Channel | KeptChannel | _channel.Channel"
+
+
+def open_channel(fd: int, most: int, taken: Taken | None = None) -> AnyChannel:
+    """The quickest that there is on this machine. taken: where requests are kept, if they are."""
     os.set_blocking(fd, False)
     if uses_native():
         try:
@@ -149,5 +322,7 @@ def open_channel(fd: int, most: int) -> Channel | _channel.Channel:
         except ImportError:  # not built: there was no compiler
             pass
         else:
+            if taken is not None:
+                return _channel.Channel(fd, most, taken.map(0, taken.size), taken.fd, taken.slabs)
             return _channel.Channel(fd, most)
-    return Channel(fd, most)
+    return Channel(fd, most) if taken is None else KeptChannel(fd, taken)

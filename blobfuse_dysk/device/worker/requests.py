@@ -17,12 +17,15 @@ Invariants
 4. An idle task is in `_idle`, and only there; who takes it out has it go on in the same step.
 5. Before the first request is read, the requests that a predecessor left unanswered are asked for (`resend`): else
    those read in between would come twice. Source: Documentation/filesystems/fuse.rst, FUSE_NOTIFY_RESEND.
+6. Where they lie in memory instead (`taken_fd`; taken.py), all of them are served first, side by side as they were
+   before, and none is read from the device until these are answered. A hold, or the end, may come meanwhile.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import mmap
 from collections.abc import Awaitable, Callable
 
 import pyfuse3
@@ -31,26 +34,33 @@ import trio
 from blobfuse_dysk.detached import Detached
 from blobfuse_dysk.device.kernel.fuse import RESEND, size_changed
 from blobfuse_dysk.device.worker.blockfile import DISK_INODE, BlockFile
-from blobfuse_dysk.device.worker.channel import FSYNC, READ, Request, open_channel
+from blobfuse_dysk.device.worker.channel import FSYNC, READ, ROOM, Request, open_channel
 from blobfuse_dysk.device.worker.others import Others
+from blobfuse_dysk.device.worker.taken import Taken
 
 __all__ = ["Requests"]
 
 MOST_IN_A_ROW = 16
 MOST_TASKS = 320  # the kernel has MAX_BACKGROUND requests of the loop device in progress; others come on top
 _USUAL_WRITE = 1 << 20  # bytes
+_LARGEST_WRITE = 256 * mmap.PAGESIZE  # bytes; FUSE_MAX_MAX_PAGES of all kernels that cannot send requests again
 _LOOK_S = 0.002  # between looks at whether all is answered
 _log = logging.getLogger(__name__)
 
 
 class Requests:
-    """Serves `file` on the FUSE device that is open as `fd`. init: as the kernel sent it. For one `run`."""
+    """Serves `file` on the FUSE device that is open as `fd`. init: as the kernel sent it. For one `run`.
 
-    def __init__(self, fd: int, init: bytes, file: BlockFile, *, resend: bool) -> None:
+    resend: a predecessor left requests. taken_fd: memory where all that are taken are kept, as were the predecessor's.
+    """
+
+    def __init__(self, fd: int, init: bytes, file: BlockFile, *, resend: bool, taken_fd: int | None = None) -> None:
         self._fd = fd
         self._file = file
-        self._resend = resend
-        self._channel = open_channel(fd, _USUAL_WRITE)
+        self._resend = resend and taken_fd is None
+        taken = None if taken_fd is None else Taken(taken_fd, _LARGEST_WRITE + ROOM)
+        self._left = taken.left(fd) if taken else []  # where requests of a predecessor are
+        self._channel = open_channel(fd, _USUAL_WRITE, taken)
         self._others = Others(file, init)
         self._idle: list[Detached] = []
         self._tasks = 0
@@ -71,6 +81,7 @@ class Requests:
             self._nursery.start_soon(self._relay, self._others.sendable)
             self._nursery.start_soon(pyfuse3.main)
             with self._taking:
+                await self._take_up()
                 await self._take_all()
             while self._pending and not self._channel.gone:  # noqa: ASYNC110 (several things count it)
                 await trio.sleep(_LOOK_S)
@@ -122,21 +133,43 @@ class Requests:
     def _pending(self) -> int:
         return self._taken + self._others.pending
 
+    async def _take_up(self) -> None:
+        """Serve what a predecessor left, to its end."""
+        if not self._left:
+            return
+        _log.info("%d requests that were taken before are served first", len(self._left))
+        for at in self._left:
+            request = self._channel.take_up(at)
+            if isinstance(request, bytes):
+                self._others.send(request)
+            else:
+                self._taken += 1
+                self._start(request)
+        self._pass_on()
+        while self._pending and not self._channel.gone:  # noqa: ASYNC110 (several things count it)
+            await trio.sleep(_LOOK_S)
+        self._left.clear()
+
     async def _take_all(self) -> None:
         while not self._channel.gone:
+            while self._channel.full:  # noqa: ASYNC110 (who looks at a request's data says so to nobody)
+                await trio.sleep(_LOOK_S)
             await trio.lowlevel.wait_readable(self._fd)
             if self._hold is not None:
                 await self._hold.wait()
                 continue
             self._in_a_row = 0
             while (request := self._take()) is not None:
-                if self._idle:
-                    self._idle.pop().go_on(request)
-                else:
-                    self._tasks += 1
-                    self._nursery.start_soon(self._serve, request)
+                self._start(request)
                 if not self._idle and self._tasks >= MOST_TASKS:
                     await self._wait_for_idle()
+
+    def _start(self, request: Request) -> None:
+        if self._idle:
+            self._idle.pop().go_on(request)
+        else:
+            self._tasks += 1
+            self._nursery.start_soon(self._serve, request)
 
     async def _wait_for_idle(self) -> None:
         while not self._idle:
@@ -146,7 +179,7 @@ class Requests:
     def _take(self) -> Request | None:
         """The next request about data, None if it is not to be taken now; others are handed on."""
         self._in_a_row += 1
-        while self._in_a_row <= MOST_IN_A_ROW and self._hold is None and not self._closing:
+        while self._in_a_row <= MOST_IN_A_ROW and self._hold is None and not self._closing and not self._left:
             request = self._channel.take()
             if request is None:
                 return None

@@ -63,7 +63,8 @@ class Briefing:
     """What a worker knows when it begins to serve.
 
     init: the kernel's FUSE_INIT, base64. resume: state.json's fields, for a worker after the first. resend: requests
-    died with the worker before. standby: begin when `await_go` says so. The descriptors belong to the worker.
+    died with the worker before. standby: begin when `await_go` says so. The descriptors belong to the worker. taken_fd:
+    None where the kernel sends requests again, and from a holder that speaks protocol 2.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Briefing:
     fuse_fd: int
     control_fd: int
     ring_fd: int
+    taken_fd: int | None = None
 
 
 def holder_channel() -> socket.socket:

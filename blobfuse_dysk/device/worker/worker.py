@@ -78,6 +78,7 @@ class Worker:
         self.credential = credential_from_config(self._config.credential, self._config.address.endpoint)
         self.credential.on_switch = self._keep_credential
         self._ring_fd = briefing.ring_fd
+        self._taken_fd = briefing.taken_fd
         self._channel = channel
         self._opener = opener
         self._name = briefing.name
@@ -264,7 +265,7 @@ class Worker:
         )
         if self.stack:
             self._file.provide(self.stack.store)
-        self._requests = Requests(self._fuse_fd, self._init, self._file, resend=self._resend)
+        self._requests = Requests(self._fuse_fd, self._init, self._file, resend=self._resend, taken_fd=self._taken_fd)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_connection)
             nursery.start_soon(idle.give_memory_back, self._asked, self._give_spare_back)
