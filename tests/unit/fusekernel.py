@@ -327,13 +327,21 @@ class StandIn:
 class Rig:
     """Requests on a socket pair, of which the test has the kernel's end."""
 
-    def __init__(self, nursery: trio.Nursery, kernel: socket.socket, device: socket.socket, **how: bool) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        kernel: socket.socket,
+        device: socket.socket,
+        *,
+        resend: bool = False,
+        taken_fd: int | None = None,
+    ) -> None:
         self.nursery = nursery
         self.kernel = kernel
         self.file = File()
         self.service = Service()
         self.ended = trio.Event()
-        self.requests = Requests(device.fileno(), INIT, self.file, resend=how.get("resend", False))  # type: ignore[arg-type]
+        self.requests = Requests(device.fileno(), INIT, self.file, resend=resend, taken_fd=taken_fd)  # type: ignore[arg-type]
         others = self.requests._others
         assert isinstance(others, StandIn)
         self.others = others

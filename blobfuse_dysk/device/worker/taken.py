@@ -102,13 +102,13 @@ class Taken:
         magic, version, landing = _HEADER.unpack(os.pread(fd, _HEADER.size, 0).ljust(_HEADER.size, b"\0"))
         fresh = magic == 0  # also if the one who made it was killed on the way: it had taken nothing
         if fresh:
-            landing = -(-most // _GRAIN) * _GRAIN
+            landing = _rounded(most)
         elif (magic, version) != (_MAGIC, _VERSION) or landing < _GRAIN or landing % _GRAIN:
             raise TakenError(f"the memory of taken requests has version {version}, this is {_VERSION}")
         slabs, start = [], _GRAIN
         for size, count in (*_COMPACT, (landing, _LANDINGS)):
             slabs.append(Slab(start, size, count))
-            start = slabs[-1].end
+            start = _rounded(slabs[-1].end)
         self.slabs = tuple(slabs)
         """The last one has the landing slots."""
         self.size = start
@@ -148,3 +148,7 @@ class Taken:
                 else:
                     found[unique] = at
         return [found[unique] for unique in sorted(found)]
+
+
+def _rounded(size: int) -> int:
+    return -(-size // _GRAIN) * _GRAIN
