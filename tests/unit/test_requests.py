@@ -294,7 +294,7 @@ async def test_what_a_predecessor_left_is_served_before_anything_is_read(
         [("read", 2, 0, 512), ("fsync", 2, False)]
         + [("write", 2, unique * LARGE, pattern(LARGE, unique)) for unique in (2, 4, 8, 10)]
     )
-    assert rig.others.sent == [GETATTR]
+    assert rig.others.sent == [other]
     assert left.there() == {2, 4, 8, 10, 12, 14}
     heard: list[bytes] = []
     for _ in range(6):
