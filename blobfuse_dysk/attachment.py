@@ -365,4 +365,5 @@ def _directories() -> dict[str, str]:
         "DYSK_DEV_DIR": _dev_dir(),
         "DYSK_NODE": environment.node_name(),
         **({} if environment.uses_native() else {"DYSK_NATIVE": "no"}),
+        **({} if environment.uses_resend() else {"DYSK_RESEND": "no"}),
     }

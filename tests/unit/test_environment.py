@@ -47,6 +47,14 @@ def test_what_is_written_in_c_is_used_unless_it_is_switched_off(monkeypatch: pyt
         assert attachment._directories().get("DYSK_NATIVE") == (None if used else "no")
 
 
+def test_the_kernel_sends_requests_again_unless_it_is_not_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holder and worker are started with the switch, too."""
+    for value, used in (("no", False), ("", True), ("yes", True)):
+        monkeypatch.setenv("DYSK_RESEND", value)
+        assert environment.uses_resend() is used
+        assert attachment._directories().get("DYSK_RESEND") == (None if used else "no")
+
+
 def test_variables_of_azure_that_are_empty_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ACCOUNT", "KEY", "SAS_TOKEN", "CONNECTION_STRING", "AUTH_MODE"):
         monkeypatch.delenv(f"AZURE_STORAGE_{name}", raising=False)
