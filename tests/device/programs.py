@@ -8,11 +8,14 @@ import pytest
 
 from blobfuse_dysk.device.attacher import launch
 
-__all__ = ["NO_RESEND", "use_holder", "use_worker"]
+__all__ = ["NO_RECOVERY", "use_holder", "use_worker"]
 
 _ROOT = str(Path(launch.WORKER).parents[3])
-NO_RESEND = "from blobfuse_dysk.device.kernel import fuse; fuse.can_resend = lambda init: False"
-"""A kernel before 6.9, for the holder."""
+NO_RECOVERY = """\
+from blobfuse_dysk.device.kernel import fuse; fuse.can_resend = lambda init: False
+from blobfuse_dysk.device.holder import workers; workers.Crew.keep_requests = lambda crew: None
+"""
+"""An older version's holder on a kernel before 6.9: what a worker had taken dies with it."""
 
 
 def use_worker(patch: pytest.MonkeyPatch, directory: Path, change: str) -> Path:

@@ -16,6 +16,7 @@ from blobfuse_dysk import attachment, live
 from blobfuse_dysk.device.kernel import fuse
 from tests.conftest import choose_way
 from tests.device.conftest import MIB, Node, fill, flush, wait_for
+from tests.device.programs import NO_RECOVERY, use_holder
 from tests.device.test_worker_death import direct_read, kill_worker, verifying
 
 
@@ -160,6 +161,24 @@ def test_the_memory_is_given_back_and_nobody_has_it_where_the_kernel_sends_again
         assert memory_of(found["holder"]["pid"]) is memory_of(found["worker"]["pid"]) is None
         attachment.detach("data")
     node.assert_nothing_left()
+
+
+def test_under_a_holder_that_has_no_memory_the_disk_fails_as_before(
+    node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of an older version: nobody knows what the worker had taken, so nothing may wait for it."""
+    use_holder(monkeypatch, tmp_path, NO_RECOVERY)
+    attached = node.attach(node.create())
+    user = os.open(attached.device, os.O_RDONLY)
+    fio = subprocess.Popen(verifying(attached.device, loops=50), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: attachment.status("data")["requests"]["in_flight"], "the load")
+    os.kill(node.state("data")["worker"]["pid"], signal.SIGKILL)
+    assert fio.wait(30) != 0
+    found = attachment.get("data")
+    assert found.state == "failed"
+    assert "on this kernel (before 6.9)" in str(found.detail)
+    os.close(user)
+    node.wait_gone()
 
 
 @pytest.mark.long

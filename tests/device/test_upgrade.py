@@ -18,15 +18,17 @@ from blobfuse_dysk.device.ipc.control import Control
 from blobfuse_dysk.device.ipc.statefile import Process, StateFile
 from blobfuse_dysk.errors import BusyError, DeviceError, DyskError, NotFoundError
 from tests.device.conftest import MIB, Node, fill, flush, wait_for
-from tests.device.programs import NO_RESEND, use_holder, use_worker
+from tests.device.programs import NO_RECOVERY, use_holder, use_worker
 from tests.device.test_worker_death import direct_read, verifying
 
 
-@pytest.fixture(params=["this kernel", "before 6.9"])
+@pytest.fixture(params=["this kernel", "before 6.9", "without recovery"])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """On kernels that cannot send requests again, nothing may need that."""
+    """Where requests do not come again, nothing may need that."""
     if request.param == "before 6.9":
-        use_holder(monkeypatch, tmp_path, NO_RESEND)
+        monkeypatch.setenv("DYSK_RESEND", "no")
+    elif request.param == "without recovery":
+        use_holder(monkeypatch, tmp_path, NO_RECOVERY)
     return str(request.param)
 
 
@@ -171,7 +173,7 @@ def test_a_holder_of_another_protocol(node: Node) -> None:
     node.attach(node.create())
     fields = node.state("data")
     state.write(str(node.dirs.run), "data", cast(StateFile, {**fields, "protocol": 0}))
-    with pytest.raises(DeviceError, match=f"speaks protocol 0, this one knows {message.PROTOCOL}"):
+    with pytest.raises(DeviceError, match=f"speaks protocol 0, this one knows 2, {message.PROTOCOL}"):
         live.upgrade("data")
     attachment.detach("data")
 
@@ -195,7 +197,7 @@ def test_a_restarted_worker_of_another_protocol_says_so(
 
 
 def test_the_service_does_not_answer(node: Node, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests that wait cannot be drained. They come again where the kernel can do that; else the old one goes on."""
+    """Requests that wait cannot be drained. They come again from kernel or memory; else the old one goes on."""
     attached = node.attach(node.create())
     written = fill(attached.device, 3, MIB)
     wait_for(lambda: node.blob()["allocated"] == MIB, "the write")  # and the dirty ring is empty
@@ -205,7 +207,7 @@ def test_the_service_does_not_answer(node: Node, kernel: str, monkeypatch: pytes
     reader = threading.Thread(target=lambda: answers.append(direct_read(attached.device, MIB)))
     reader.start()
     wait_for(lambda: attachment.status("data")["requests"]["in_flight"], "the read")
-    if kernel == "this kernel":
+    if kernel != "without recovery":
         live.upgrade("data")
         assert node.state("data")["worker"] != before
     else:
