@@ -178,8 +178,10 @@ class Requests:
 
     def _take(self) -> Request | None:
         """The next request about data, None if it is not to be taken now; others are handed on."""
+        if self._left:
+            return None
         self._in_a_row += 1
-        while self._in_a_row <= MOST_IN_A_ROW and self._hold is None and not self._closing and not self._left:
+        while self._in_a_row <= MOST_IN_A_ROW and self._hold is None and not self._closing:
             request = self._channel.take()
             if request is None:
                 return None
