@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass
 from typing import Literal
 
 from blobfuse_dysk.attached import Attachment
 
 __all__ = ["Condition", "condition_of"]
-
-_RESENDS = (6, 9)  # Linux from which I/O goes on after a worker's death; source: device/kernel/fuse.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +19,9 @@ class Condition:
     message: str
 
 
-def condition_of(attached: Attachment, lost: str | None = None, kernel: str | None = None) -> Condition:
-    """lost: why a write was lost, if one was (state.json). kernel: its release, if not this machine's."""
-    notes = []
-    if attached.restarts:
-        notes.append(f"worker restarts: {attached.restarts}")
-    version = re.match(r"(\d+)\.(\d+)", kernel or os.uname().release)
-    if version and (int(version[1]), int(version[2])) < _RESENDS:
-        notes.append("on this kernel, older than 6.9, all its I/O fails if its worker dies")
-    tail = f" ({'; '.join(notes)})" if notes else ""
+def condition_of(attached: Attachment, lost: str | None = None) -> Condition:
+    """lost: why a write was lost, if one was (state.json)."""
+    tail = f" (worker restarts: {attached.restarts})" if attached.restarts else ""
     if attached.is_lost:
         what = attached.trouble or f"{attached.name} is {attached.state}"
         return Condition("inaccessible", attached.state, f"{what}; of a pod's volume: delete the pod{tail}")

@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--tree", type=Path, help="the same of packaging/container/build --tree")
     parser.add_argument("--suite", default=SUITE, help=f"Debian's release in the machines; default: {SUITE}")
     parser.add_argument("--cuts", type=int, default=4, help="power cuts of the scenario power; default: 4")
+    parser.add_argument("--kills", type=int, default=300, help="kills of the scenario worker; default: 300")
     parser.add_argument("--keep", action="store_true", help="keep the machines' consoles")
     options = parser.parse_args()
     unknown = [name for name in options.scenario if name not in SCENARIOS]
@@ -50,7 +51,7 @@ def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="dysk-vm-"))
     results: dict[str, str] = {}
     with PageBlobServer({ACCOUNT: KEY}) as server:
-        place = Place(image, work, options.package, options.tree, server, say, options.cuts)
+        place = Place(image, work, options.package, options.tree, server, say, options.cuts, options.kills)
         try:
             for name in chosen:
                 say(f"{name}: {(SCENARIOS[name].__doc__ or '').splitlines()[0]}")

@@ -51,6 +51,7 @@ class Place:
     server: PageBlobServer
     say: Callable[[str], None]
     cuts: int  # how often the power scenario cuts it
+    kills: int  # how often the scenario worker kills one
     counts: dict[str, int] = field(default_factory=dict)
     machines: list[Machine] = field(default_factory=list)
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.vm.deaths import worker_killed
 from tests.vm.kubernetes import driver_replaced, node_reboots
 from tests.vm.load import Load
 from tests.vm.machine import Machine
@@ -363,6 +364,7 @@ SCENARIOS: dict[str, Scenario] = {
     "rights": _with_package(little_rights),
     "forced-reboot": _with_package(forced_reboots),
     "holder": _with_package(holder_killed),
+    "worker": _with_package(worker_killed),
     "power": _with_package(power_cuts),
     "back": _with_package(comes_back),
     "frozen": _with_package(frozen_machine),

@@ -18,7 +18,6 @@ from blobfuse_dysk.errors import CredentialError, DyskError, UsageError
 
 __all__ = ["MACHINE_CHECKS"]
 
-_RESEND = (6, 9)  # FUSE_NOTIFY_RESEND
 _LOOP_CONFIGURE = (5, 8)
 _PR_GET_IO_FLUSHER = 58  # linux/prctl.h, since 5.6
 _CAPABILITIES = {  # bit -> name, whether nothing works without it, what for. Source: linux/capability.h
@@ -30,14 +29,12 @@ _ROOM = 1 << 20  # bytes that /run should have left
 
 
 def kernel() -> Finding:
-    """The version, for what depends on it."""
+    """Its version: all else that a disk needs of it is there since LOOP_CONFIGURE."""
     release = platform.release()
     match = re.match(r"(\d+)\.(\d+)", release)
     version = (int(match[1]), int(match[2])) if match else (0, 0)
     if version < _LOOP_CONFIGURE:
-        return fail("kernel", release, "use Linux 5.8 or later; 6.9 or later to survive a crash of the worker")
-    if version < _RESEND:
-        return warn("kernel", f"{release}: I/O fails if a worker crashes", "use Linux 6.9 or later, where it goes on")
+        return fail("kernel", release, "use Linux 5.8 or later")
     return ok("kernel", release)
 
 
