@@ -12,6 +12,7 @@ import socket
 
 TYPE_CHECKING = False  # importing typing and pathlib would cost the holder a MiB
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = [
@@ -97,9 +98,12 @@ def uses_native() -> bool:
     return os.environ.get("DYSK_NATIVE") != "no"
 
 
-def uses_resend() -> bool:
-    """Whether a kernel that can send requests again is asked to: unless DYSK_RESEND is "no"."""
-    return os.environ.get("DYSK_RESEND") != "no"
+def uses_resend(variables: Mapping[str, str] = os.environ) -> bool:
+    """Whether a kernel that can send requests again is asked to: unless DYSK_RESEND is "no".
+
+    variables: those of a worker, for its holder, which has none of its own where it is a service.
+    """
+    return variables.get("DYSK_RESEND") != "no"
 
 
 def machine_pid() -> int:

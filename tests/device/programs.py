@@ -13,7 +13,7 @@ __all__ = ["NO_RECOVERY", "use_holder", "use_worker"]
 _ROOT = str(Path(launch.WORKER).parents[3])
 NO_RECOVERY = """\
 from blobfuse_dysk.device.kernel import fuse; fuse.can_resend = lambda init: False
-from blobfuse_dysk.device.holder import workers; workers.Crew.keep_requests = lambda crew: None
+from blobfuse_dysk.device.holder import workers; workers.Crew.keep_requests = lambda crew, always: None
 """
 """An older version's holder on a kernel before 6.9: what a worker had taken dies with it."""
 

@@ -91,7 +91,7 @@ class World(Kernel):
             self.patch.setattr(state, name, getattr(self, f"state_{name}"))
         self.patch.setattr(fuse, "can_resend", lambda init: self.can_resend)
         if not self.keeps:
-            self.patch.setattr(workers.Crew, "keep_requests", lambda crew: None)
+            self.patch.setattr(workers.Crew, "keep_requests", lambda crew, always: None)
         self.patch.setattr(program, "check", lambda command, name: None)  # test_program.py
         self.patch.setattr(program, "has_same_variables", lambda before, after: True)
         self.patch.setattr(fuse, "connection", lambda path: 1)
@@ -123,6 +123,15 @@ class World(Kernel):
         order = json.loads(json.dumps(order))
         thing = self.fds[channel.fileno()]
         assert all(fd in self.fds for fd in fds)
+        if order.get("op") in ("start", "standby"):
+            kinds = [
+                "config",
+                "fuse",
+                "control",
+                "dysk-ring",
+                *(["dysk-taken"] if self.keeps and not self.can_resend else []),
+            ]
+            assert [self.fds[fd].kind for fd in fds] == kinds
         if thing is self.attacher:
             self.answers.append(order["event"])
             self.committed |= order["event"] == "committed"
@@ -303,6 +312,8 @@ class World(Kernel):
             f"lost: {[self.fds[fd].kind for fd in set(self.fds) - owned]}, closed: {owned - set(self.fds)}"
         )
         life = holder._lifecycle
+        comes_again = self.can_resend or self.keeps
+        assert not comes_again or "the requests that it had taken" not in str((self.state or {}).get("detail"))
         assert (life._worker is None) is (holder._has.worker is None)
         assert (life.handover.new is None) is (holder._has.new is None)
         if life.phase in ("starting", "prepared", "attached", "ending", "withdrawn"):

@@ -21,6 +21,7 @@ from blobfuse_dysk.device.holder.reservation import Reservation
 from blobfuse_dysk.device.holder.workers import Crew, WorkerProcess
 from blobfuse_dysk.device.ipc import door, message, state
 from blobfuse_dysk.device.ipc.log import Log
+from blobfuse_dysk.device.kernel import fuse
 from blobfuse_dysk.device.worker.startup import await_go, resume_state, take_briefing
 from tests.unit.states import a_first_state, a_state
 
@@ -72,6 +73,32 @@ def test_a_briefing_says_it_all(crew: Crew, told: Told, standby: bool) -> None:
     assert (briefing.resend, briefing.standby) == (True, standby)
     for fd in fds:
         os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("resends", "always", "kept"), [(True, False, False), (True, True, True), (False, False, True)]
+)
+def test_where_the_kernel_cannot_send_again_what_is_taken_is_kept(
+    crew: Crew, told: Told, monkeypatch: pytest.MonkeyPatch, resends: bool, always: bool, kept: bool
+) -> None:
+    monkeypatch.setattr(fuse, "can_resend", lambda init: resends)
+    assert crew.recovers is resends
+    crew.keep_requests(always=always)
+    assert crew.recovers
+    assert ("taken" in crew.parts()) is kept
+    for _ in range(2):  # each worker gets the same
+        crew.brief(cast(WorkerProcess, told), None)
+        briefing = take_briefing(told.peer)
+        assert briefing
+        assert (briefing.taken_fd is not None) is kept
+        if briefing.taken_fd is not None:
+            assert name_of(briefing.taken_fd).startswith("/memfd:dysk-taken")
+            assert os.path.sameopenfile(briefing.taken_fd, crew.parts()["taken"])
+            os.close(briefing.taken_fd)
+        for fd in (briefing.config_fd, briefing.fuse_fd, briefing.control_fd, briefing.ring_fd):
+            os.close(fd)
+    if kept:
+        os.close(crew.parts()["taken"])
 
 
 def test_a_worker_that_stands_by_goes_on_when_it_is_told(crew: Crew, told: Told) -> None:

@@ -51,7 +51,7 @@ def test_the_kernel_sends_requests_again_unless_it_is_not_asked_to(monkeypatch: 
     """Holder and worker are started with the switch, too."""
     for value, used in (("no", False), ("", True), ("yes", True)):
         monkeypatch.setenv("DYSK_RESEND", value)
-        assert environment.uses_resend() is used
+        assert environment.uses_resend() is environment.uses_resend({"DYSK_RESEND": value}) is used
         assert attachment._directories().get("DYSK_RESEND") == (None if used else "no")
 
 

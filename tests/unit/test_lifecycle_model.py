@@ -249,3 +249,21 @@ def test_a_configuration_of_one_that_has_no_disk_yet_is_no_descriptor_lost(first
     state.turns(1)
     state.all_is_as_it_must_be()
     state.teardown()
+
+
+@pytest.mark.parametrize("requests", ["resent", "kept", "lost"])
+@pytest.mark.parametrize("holder_dies", [False, True])
+def test_a_worker_dies_with_its_requests(requests: str, holder_dies: bool) -> None:
+    """Alone, or with the holder. The next one gets them wherever they are, or all I/O fails."""
+    state = Holders()
+    state.begin(kept=True, requests=requests, timeout=None, attached=True)
+    for _ in range(2):
+        for worker in state.living():
+            worker.alive = False
+        if holder_dies:
+            state.the_holder_will_be_killed(0)
+        state.settle(attach=True, turns=20)
+    over, holder = state.world.over, state.world.holder
+    state.teardown()
+    assert over is (requests == "lost")
+    assert over or (holder and holder._lifecycle.phase == "attached")

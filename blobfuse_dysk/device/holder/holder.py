@@ -38,6 +38,7 @@ import time
 if __name__ == "__main__":
     sys.path.append(os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", "..")))
 
+from blobfuse_dysk import environment
 from blobfuse_dysk.device.holder import program
 from blobfuse_dysk.device.holder.actions import Actions
 from blobfuse_dysk.device.holder.handover import Handover
@@ -106,7 +107,8 @@ class Holder:
             return
         try:
             place.make(record.fields)
-            self._has.crew.keep_requests()
+            variables = self._lifecycle.handover.command["environment"]
+            self._has.crew.keep_requests(always=not environment.uses_resend(variables))
             record.fields["connection"] = fuse.connection(state.mount_path(record.run, record.fields["name"]))
         except (DyskError, OSError) as error:
             why = error if isinstance(error, DyskError) else explain(error, record.run)

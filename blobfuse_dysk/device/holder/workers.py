@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 
-from blobfuse_dysk import environment
 from blobfuse_dysk.device.holder import program
 from blobfuse_dysk.device.ipc import message, state
 from blobfuse_dysk.device.ipc.log import LOGGED
@@ -172,13 +171,13 @@ class Crew:
         """Whether a worker gets the requests that the one before it had taken when it died."""
         return self._taken_fd is not None or fuse.can_resend(self._place.init)
 
-    def keep_requests(self) -> None:
-        """Have what workers take outlive them, if the kernel, whose INIT is known now, does not see to it.
+    def keep_requests(self, *, always: bool) -> None:
+        """Have what workers take outlive them, if the kernel, whose INIT is known now, does not see to it, or `always`.
 
         Before the first one is briefed: of what another took there is nothing in a memory that is made later. Raises
         OSError.
         """
-        if not (fuse.can_resend(self._place.init) and environment.uses_resend()):
+        if always or not fuse.can_resend(self._place.init):
             self._taken_fd = os.memfd_create("dysk-taken")
 
     def parts(self) -> dict[str, int]:

@@ -21,7 +21,8 @@ glibc keeps what was freed, with small things that live on among it. What is loc
 request: 256 pages to be cleared. So buffers come from the heap, threads share one, and once a load is over
 `give_memory_back` unlocks the heap, has its unused pages given back, and locks what is left. What malloc() hands out of
 it later comes in as it is touched. So a buffer for requests is written to, as a whole, before the kernel copies the
-first request into it (device/worker/channel.py), and so is a slot of memory that the holder keeps (worker/taken.py). What the kernel copies answers out of has been written to anyway.
+first request into it (device/worker/channel.py), and so is a slot of memory that the holder keeps (worker/taken.py).
+What the kernel copies answers out of has been written to anyway.
 Sources: mallopt(3), malloc_trim(3), mlock(2), madvise(2).
 
 A process that was forked with its program loaded (programs.py) shares what it inherits until it writes to it. So there
