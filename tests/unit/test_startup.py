@@ -93,6 +93,18 @@ def test_a_briefing_that_this_version_cannot_take_is_answered_and_leaves_nothing
     assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
+@pytest.mark.parametrize(("protocol", "fds"), [(2, 4), (message.PROTOCOL, 4), (message.PROTOCOL, 5)])
+def test_a_holder_may_have_no_memory_for_requests(holder: Holder, protocol: int, fds: int) -> None:
+    """An older one, and one whose kernel sends them again."""
+    holder.send({**BRIEFING, "protocol": protocol}, fds)
+    briefing = take_briefing(holder.worker)
+    assert briefing
+    assert (briefing.taken_fd is not None) == (fds == 5)
+    for fd in (briefing.config_fd, briefing.fuse_fd, briefing.control_fd, briefing.ring_fd, briefing.taken_fd):
+        if fd is not None:
+            os.close(fd)
+
+
 @pytest.mark.parametrize("order", [{"op": "end"}, {"op": "go", "resume": a_state(), "resend": False}])
 def test_a_holder_begins_with_a_briefing(holder: Holder, order: dict[str, Any]) -> None:
     holder.send(order)

@@ -113,7 +113,7 @@ def waits_for(fd: int, unique: int) -> bool:
     """Whether the kernel waits for the answer to this request, which was read from the device. Raises OSError.
 
     It is told that the request's INTERRUPT, which it need not have sent, was seen. That changes nothing, but fails with
-    ENOENT where there is no such request. Source: fs/fuse/dev.c, fuse_dev_do_write(), FUSE_INT_REQ_BIT (since 2.6.15).
+    ENOENT where there is no such request. Source: fs/fuse/dev.c, fuse_dev_do_write(), FUSE_INT_REQ_BIT (Linux 5.8).
     """
     try:
         os.write(fd, OUT_HEADER.pack(OUT_HEADER.size, 0, unique | _OF_INTERRUPT))
