@@ -18,7 +18,7 @@ _TOLD = "that were taken before are served first"
 
 
 def worker_killed(place: Place, node: Machine) -> None:
-    """SIGKILL of the worker, 300 times, under 1 to 128 verified reads and writes at once: no error, no wrong byte"""
+    """SIGKILL of worker, or worker and holder, 300 times, under 1 to 128 reads and writes at once: no wrong byte"""
     place.new_disk()
     place.server.create("disks", "raw", 64 * MIB)
     place.boot(node)
@@ -42,9 +42,9 @@ def _under_load(place: Place, node: Machine, depth: int, cache: str) -> tuple[in
         "rm -f /root/said && systemd-run --quiet --unit=hammer --property=StandardOutput=append:/root/said "
         f"--property=StandardError=append:/root/said python3 /root/hammer.py /dev/dysk/raw {depth}"
     )
-    for _ in range(place.kills // len(_LOADS)):
+    for number in range(place.kills // len(_LOADS)):
         time.sleep(0.3 + 2 * chance.random())
-        _kill(place, node)
+        _kill(place, node, with_holder=number % 8 == 7)
         require(node.code("systemctl is-active --quiet hammer") == 0, f"the load ended: {node.ask('cat /root/said')}")
     node.ask("systemctl stop hammer", timeout_s=300)
     said = node.ask("cat /root/said; systemctl reset-failed hammer 2>/dev/null; true").strip()
@@ -55,17 +55,17 @@ def _under_load(place: Place, node: Machine, depth: int, cache: str) -> tuple[in
     return int(said.split()[1]), served
 
 
-def _kill(place: Place, node: Machine) -> None:
+def _kill(place: Place, node: Machine, *, with_holder: bool) -> None:
     """And wait until the next one serves."""
     worker = "pgrep -x dysk-worker; true"
     dead = node.ask(worker).strip()
-    node.ask(f"kill -KILL {dead}")
+    node.ask(f"kill -KILL {dead} $(pgrep -x dysk-holder)" if with_holder else f"kill -KILL {dead}")
 
     def serves() -> bool:
         return node.ask(worker).strip() not in ("", dead) and '"attached"' in node.ask("dyskctl -o json get raw")
 
     place.await_("a worker that serves", serves, 120)
-    place.count("worker kills")
+    place.count("kills of holder and worker" if with_holder else "kills of a worker")
 
 
 def _served(node: Machine) -> int:
