@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
 import socket
 import struct
@@ -291,6 +292,14 @@ def test_request_timeouts_of_the_kernel(
     assert fuse.request_timeout_s() == expected
     monkeypatch.setattr(fuse, "_SYSCTL", str(tmp_path / "older kernel"))
     assert fuse.request_timeout_s() is None
+
+
+def test_the_largest_write_is_what_the_kernel_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(fuse, "_SYSCTL", str(tmp_path))
+    assert fuse.largest_write() == 256 * mmap.PAGESIZE, "kernels before 6.13 do not say it"
+    for pages, expected in ((1, 256), (256, 256), (1024, 1024)):
+        (tmp_path / "max_pages_limit").write_text(f"{pages}\n")
+        assert fuse.largest_write() == expected * mmap.PAGESIZE
 
 
 def test_no_fuse_device(tmp_path: Path) -> None:

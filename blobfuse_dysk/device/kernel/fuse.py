@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import mmap
 import os
 import select
 import struct
@@ -30,6 +31,7 @@ __all__ = [
     "abort",
     "can_resend",
     "connection",
+    "largest_write",
     "mount",
     "open_device",
     "read_init",
@@ -47,6 +49,7 @@ __all__ = [
 MAX_BACKGROUND = 256
 _CONNECTIONS = "/sys/fs/fuse/connections"
 _SYSCTL = "/proc/sys/fs/fuse"
+_MOST_PAGES = 256
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 IN_HEADER = struct.Struct("<IIQQIIII")
@@ -191,6 +194,17 @@ def request_timeout_s() -> float | None:
         except FileNotFoundError:
             continue
     return max(1.0, 0.75 * min(filter(None, limits))) if any(limits) else None
+
+
+def largest_write() -> int:
+    """Bytes of data that the kernel may put into one request.
+
+    Source: FUSE_MAX_MAX_PAGES; Documentation/admin-guide/sysctl/fs.rst, fs.fuse.max_pages_limit (Linux 6.13 and later).
+    """
+    pages = _MOST_PAGES
+    with contextlib.suppress(FileNotFoundError), open(f"{_SYSCTL}/max_pages_limit") as file:
+        pages = max(pages, int(file.read()))
+    return pages * mmap.PAGESIZE
 
 
 def abort(number: int) -> None:

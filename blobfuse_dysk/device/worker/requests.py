@@ -25,14 +25,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import mmap
 from collections.abc import Awaitable, Callable
 
 import pyfuse3
 import trio
 
 from blobfuse_dysk.detached import Detached
-from blobfuse_dysk.device.kernel.fuse import RESEND, size_changed
+from blobfuse_dysk.device.kernel.fuse import RESEND, largest_write, size_changed
 from blobfuse_dysk.device.worker.blockfile import DISK_INODE, BlockFile
 from blobfuse_dysk.device.worker.channel import FSYNC, READ, ROOM, Request, open_channel
 from blobfuse_dysk.device.worker.others import Others
@@ -43,7 +42,6 @@ __all__ = ["Requests"]
 MOST_IN_A_ROW = 16
 MOST_TASKS = 320  # the kernel has MAX_BACKGROUND requests of the loop device in progress; others come on top
 _USUAL_WRITE = 1 << 20  # bytes
-_LARGEST_WRITE = 256 * mmap.PAGESIZE  # bytes; FUSE_MAX_MAX_PAGES of all kernels that cannot send requests again
 _LOOK_S = 0.002  # between looks at whether all is answered
 _log = logging.getLogger(__name__)
 
@@ -58,7 +56,7 @@ class Requests:
         self._fd = fd
         self._file = file
         self._resend = resend and taken_fd is None
-        taken = None if taken_fd is None else Taken(taken_fd, _LARGEST_WRITE + ROOM)
+        taken = None if taken_fd is None else Taken(taken_fd, largest_write() + ROOM)
         self._left = taken.left(fd) if taken else []  # where requests of a predecessor are
         self._channel = open_channel(fd, _USUAL_WRITE, taken)
         self._others = Others(file, init)

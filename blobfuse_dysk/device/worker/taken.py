@@ -38,7 +38,7 @@ as the first.
 
 Bounds: as many requests about data as there are tasks for them (MOST_TASKS), and those of pyfuse3. One that finds no
 compact slot stays in its landing slot. Where no landing slot is left, nothing is read until one is (`full`). No write
-is larger than a landing slot: a kernel that cannot send again takes 256 pages at most (FUSE_MAX_MAX_PAGES).
+is larger than a landing slot (`fuse.largest_write`).
 
 Sources: fs/fuse/dev.c of Linux 5.8: fuse_dev_do_read() copies header, arguments and pages, in this order, and puts the
 request among those that wait for an answer if all of that worked; else it ends it with EIO. A signal is looked at where
