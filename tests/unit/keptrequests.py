@@ -79,10 +79,16 @@ def found(memory: int) -> list[bytes]:
     return [os.pread(memory, struct.unpack("I", os.pread(memory, 4, at))[0], at) for at in places]
 
 
+def kept(memory: int) -> list[bytes]:
+    """What is in the slots that are not empty."""
+    slots = [at for slab in opened(memory).slabs for at in range(slab.start, slab.end, slab.size)]
+    lengths = {at: struct.unpack("I", os.pread(memory, 4, at))[0] for at in slots}
+    return [os.pread(memory, length, at) for at, length in lengths.items() if length]
+
+
 def lengths(memory: int) -> int:
     """How many slots are not empty."""
-    slots = [at for slab in opened(memory).slabs for at in range(slab.start, slab.end, slab.size)]
-    return sum(os.pread(memory, 4, at) != bytes(4) for at in slots)
+    return len(kept(memory))
 
 
 def in_memory(memory: int) -> int:

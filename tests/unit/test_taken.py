@@ -38,6 +38,7 @@ from tests.unit.keptrequests import (
     Kernel,
     alike,
     found,
+    kept,
     kernel,
     lengths,
     memory,
@@ -221,7 +222,10 @@ def test_where_nothing_was_left_nothing_is_taken_up(way: str, memory: int, at: i
 
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_at_any_moment(way: str, memory: int, kernel: Kernel, seed: int) -> None:
-    """A worker that does nothing but take and answer is killed again and again: each request is answered, or there."""
+    """A worker that does nothing but take and answer is killed again and again: each request is answered, or there.
+
+    What is there is whole each time; who looks for requests of which a part is there finds them in one of some kills.
+    """
     chance = random.Random(f"{way} {seed}")
     sizes = [512, 4096, 20000, LARGE, 200_000]
     sent: dict[int, bytes] = {}
@@ -250,6 +254,8 @@ def test_killed_at_any_moment(way: str, memory: int, kernel: Kernel, seed: int) 
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             answered |= heard(device)
+            for message in kept(memory):
+                assert message == sent[number(message)], "a part of it"
         waiting = set()
         while True:
             try:

@@ -114,16 +114,20 @@ def test_the_memory_of_a_load_is_given_back(way: str, memory: int, kernel: Kerne
         assert in_memory(memory) > 30 * MOST
         channel.trim()
         assert in_memory(memory) > 30 * MOST, "all of it is needed"
+        other = request(4711, 1000, pattern(100_000))  # of which nobody has a view
+        assert device.take(other) == other
         kept = (reads[3], writes[5], writes[40])
-        kernel.waits = {each[1] for each in kept}
+        kernel.waits = {1000, *(each[1] for each in kept)}
         for each in [*reads, *writes]:
             if each not in kept:
                 channel.end(each[1])
                 channel.give_back(each[4])
         del reads, writes, each
         channel.trim()
-        assert in_memory(memory) < 3 * MOST + 30 * 12288 // 2
-        assert len(found(memory)) == 3
+        assert in_memory(memory) < 4 * MOST + 30 * 12288 // 2
+        assert len(found(memory)) == 4
+        assert found(memory)[-1] == other
+        channel.end(1000)
         assert kept[1][4] == pattern(MOST)
         for each in kept:
             channel.end(each[1])
