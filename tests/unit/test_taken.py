@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import random
 import signal
@@ -139,6 +140,37 @@ def test_killed_while_a_request_moves(memory: int, kernel: Kernel, message: byte
     assert opened(memory).left(-1) == [compact]
     put(memory, landing, bytes(4))
     assert found(memory) == [message]
+
+
+class Dies:
+    """In the place of memory: whoever writes to it is dead; what it can still write, it writes before."""
+
+    def __init__(self, memory: mmap.mmap, part: int) -> None:
+        self.memory = memory
+        self.part = part
+
+    def __setitem__(self, where: slice, data: bytes) -> None:
+        self.memory[where.start : where.start + self.part] = data[: self.part]
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("part", [0, 4, 36, 1000])
+def test_killed_in_the_middle_of_the_copy(
+    memory: int, kernel: Kernel, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same by the program itself."""
+    choose_way("Python", monkeypatch)
+    kernel.waits = {2, 4}
+    messages = [write_request(2, 0, pattern(4096)), write_request(4, 0, pattern(4096, 2))]
+    with Device(memory=memory) as device:
+        channel = device.channel
+        assert isinstance(channel, KeptChannel)
+        device.take(messages[0])
+        monkeypatch.setattr(channel, "_memory", Dies(channel._memory, part))
+        with pytest.raises(KeyboardInterrupt):
+            device.take(messages[1])
+        assert sorted(kept(memory), key=number) == messages
+        assert found(memory) == messages
 
 
 @pytest.mark.parametrize("way_of_last", ["C", "Python"])
