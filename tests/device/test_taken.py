@@ -182,6 +182,7 @@ def test_under_a_holder_that_has_no_memory_the_disk_fails_as_before(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("depth", [1, 16, 128])
 def test_killed_again_and_again(node: Node, depth: int) -> None:
     """100 times at each depth, at any moment: no I/O error, no wrong byte."""
