@@ -45,6 +45,8 @@ def _under_load(place: Place, node: Machine, depth: int, cache: str) -> tuple[in
     for number in range(place.kills // len(_LOADS)):
         time.sleep(0.3 + 2 * chance.random())
         _kill(place, node, with_holder=number % 8 == 7)
+        if number % 10 == 9:
+            place.say(f"depth {depth}: {number + 1} kills, {_served(node) - before} workers found requests")
         require(node.code("systemctl is-active --quiet hammer") == 0, f"the load ended: {node.ask('cat /root/said')}")
     node.ask("systemctl stop hammer", timeout_s=300)
     said = node.ask("cat /root/said; systemctl reset-failed hammer 2>/dev/null; true").strip()

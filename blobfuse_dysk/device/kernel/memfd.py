@@ -1,20 +1,17 @@
-"""Memory that is a file: in which a worker's configuration travels, secrets included, unchanged, and not swapped out.
+"""The memory in which a worker's configuration travels, secrets included: it cannot be changed, nor be swapped out.
 
-Sources: memfd_create(2), fcntl(2), "File Sealing", mmap(2), MAP_LOCKED, fallocate(2). Standard library only, as the
-holder.
+Sources: memfd_create(2), fcntl(2), "File Sealing", mmap(2), MAP_LOCKED. Standard library only, as the holder.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import mmap
 import os
 
-__all__ = ["locked", "punch", "sealed"]
+__all__ = ["locked", "sealed"]
 
 _MAP_LOCKED = 0x2000  # asm-generic/mman.h
-_PUNCH_HOLE, _KEEP_SIZE = 2, 1  # linux/falloc.h
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
@@ -44,9 +41,3 @@ def locked(fd: int) -> mmap.mmap | None:
         return memory
     except (OSError, ValueError):
         return None
-
-
-def punch(fd: int, offset: int, length: int) -> None:
-    """Give the memory of a range back to the kernel: it holds zeros then. Where that is not done, it stays as it is."""
-    words = (ctypes.c_int(_PUNCH_HOLE | _KEEP_SIZE), ctypes.c_int64(offset), ctypes.c_int64(length))
-    ctypes.CDLL(None).fallocate64(fd, *words)

@@ -30,8 +30,7 @@ import sys
 from typing import TYPE_CHECKING, TypeAlias
 
 from blobfuse_dysk.device.kernel.fuse import IN_HEADER, OUT_HEADER
-from blobfuse_dysk.device.kernel.memfd import punch
-from blobfuse_dysk.device.worker.taken import EMPTY, NO_ANSWER, Taken
+from blobfuse_dysk.device.worker.taken import EMPTY, NO_ANSWER, Taken, punch
 from blobfuse_dysk.environment import uses_native
 from blobfuse_dysk.store.contract import Buffer
 

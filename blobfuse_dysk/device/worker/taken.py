@@ -42,11 +42,12 @@ is larger than a landing slot (`fuse.largest_write`).
 
 Sources: fs/fuse/dev.c of Linux 5.8: fuse_dev_do_read() copies header, arguments and pages, in this order, and puts the
 request among those that wait for an answer if all of that worked; else it ends it with EIO. A signal is looked at where
-it waits for a request, and in get_user_pages(), for pages that are not in memory.
+it waits for a request, and in get_user_pages(), for pages that are not in memory. fallocate(2).
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import logging
 import mmap
@@ -58,11 +59,12 @@ from blobfuse_dysk.device.kernel import fuse, hardening
 from blobfuse_dysk.device.kernel.fuse import IN_HEADER
 from blobfuse_dysk.errors import DyskError
 
-__all__ = ["EMPTY", "NO_ANSWER", "Slab", "Taken", "TakenError"]
+__all__ = ["EMPTY", "NO_ANSWER", "Slab", "Taken", "TakenError", "punch"]
 
 FORGET, INTERRUPT, BATCH_FORGET = 2, 36, 42
 NO_ANSWER = frozenset((FORGET, INTERRUPT, BATCH_FORGET))
 
+_PUNCH_HOLE, _KEEP_SIZE = 2, 1  # linux/falloc.h
 _MAGIC = 0x4E454B41544B5359  # "YSKTAKEN"
 _VERSION = 1
 _HEADER = struct.Struct("@QQQ")
@@ -148,6 +150,12 @@ class Taken:
                 else:
                     found[unique] = at
         return [found[unique] for unique in sorted(found)]
+
+
+def punch(fd: int, offset: int, length: int) -> None:
+    """Give the memory of a range back to the kernel: it holds zeros then. Where that is not done, it stays as it is."""
+    words = (ctypes.c_int(_PUNCH_HOLE | _KEEP_SIZE), ctypes.c_int64(offset), ctypes.c_int64(length))
+    ctypes.CDLL(None).fallocate64(fd, *words)
 
 
 def _rounded(size: int) -> int:
