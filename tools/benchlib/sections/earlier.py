@@ -60,6 +60,7 @@ class _Load:
 
         def measure() -> Values:
             values = fio.run(device, job, worker)
+            fio.settle(device)  # else what is still unwritten would be sent while the other one is measured
             return {f"{self.name}: {figure}": values[key] for figure, key in self.figures.items()}
 
         return measure
