@@ -51,7 +51,6 @@ from blobfuse_dysk.invariant import broken
 
 __all__ = ["Detached", "attach", "running"]
 
-_OF_TRIO = (outcome.Value, outcome.Error)  # what trio has a task go on with
 _running: Detached | None = None
 
 
@@ -67,20 +66,22 @@ class Detached:
         self._cancelled = False
         self._waits = False
 
-    async def wait(self, on_cancel: Callable[[], object]) -> Any:
+    @types.coroutine
+    def wait(self, on_cancel: Callable[[], object]) -> Generator[Any, Any, Any]:
         """Wait for `go_on` or `wake`; return what that one gives. To be called by this task.
 
         on_cancel: sees to it that neither is called any more; in the step in which trio cancels the wait.
         """
         if self._cancelled:
-            await self.attach()
+            yield from self.attach().__await__()
         self._on_cancel = on_cancel
         self._waits = True
         if _running is not None:
-            given = await _pause(_WAITS)
+            given = yield _WAITS
         else:
-            given = await temporarily_detach_coroutine_object(self._cancel)
-        return given.unwrap() if isinstance(given, _OF_TRIO) else given
+            given = yield from self._leave().__await__()
+        kind = type(given)
+        return given.unwrap() if kind is outcome.Value or kind is outcome.Error else given
 
     def go_on(self, given: object) -> None:
         """Run the task, which waits, until it waits again, or attaches itself. Does nothing if it was cancelled."""
@@ -111,6 +112,9 @@ class Detached:
         self._cancelled = False
         await reattach_detached_coroutine_object(self._task, _WAITS)
 
+    async def _leave(self) -> object:
+        return await temporarily_detach_coroutine_object(self._cancel)
+
     def _cancel(self, _: object) -> Abort:
         if _running is self:
             self._cancelled = True
@@ -136,11 +140,6 @@ class _Waits:
 
 
 _WAITS = _Waits()
-
-
-@types.coroutine
-def _pause(what: object) -> Generator[Any, Any, Any]:
-    return (yield what)
 
 
 def _nothing() -> None:

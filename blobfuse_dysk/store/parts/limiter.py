@@ -62,8 +62,10 @@ class _Latency:
             self._floor_until = now + FLOOR_S
             return
         self.average += (seconds - self.average) / 16
-        self.floor = min(self.floor, seconds)
-        self._next_floor = min(self._next_floor, seconds)
+        if seconds < self._next_floor:
+            self._next_floor = seconds
+            if seconds < self.floor:
+                self.floor = seconds
         if now >= self._floor_until:
             self.floor, self._next_floor = min(self._next_floor, self.floor * FLOOR_RISE), float("inf")
             self._floor_until = now + FLOOR_S
@@ -114,7 +116,7 @@ class Limiter:
 
     def enter_at_once(self, length: int = 0) -> float | None:
         """`enter` for a request that nothing holds back; None, and nothing has happened, if it would have to wait."""
-        slots = _slots(length)
+        slots = 1 if length < SLOT else _slots(length)
         now = self._now()
         if (
             self.waiting
@@ -127,7 +129,7 @@ class Limiter:
 
     def leave(self, length: int = 0) -> None:
         """Return the slots of a request."""
-        self.in_flight -= _slots(length)
+        self.in_flight -= 1 if length < SLOT else _slots(length)
         self._requests -= 1
         self._bytes -= length
         if self.waiting:
@@ -168,7 +170,7 @@ class Limiter:
         return (
             not self.waiting
             and not self.pacer.paced
-            and (self.in_flight + _slots(length) <= self.limit or not self.in_flight)
+            and (self.in_flight + (1 if length < SLOT else _slots(length)) <= self.limit or not self.in_flight)
         )
 
     @property
