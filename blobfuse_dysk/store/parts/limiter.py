@@ -27,7 +27,6 @@ from collections import deque
 import trio
 
 from blobfuse_dysk.clock import bound_clock
-from blobfuse_dysk.detached import attach
 from blobfuse_dysk.store.contract import MAX_WRITE
 from blobfuse_dysk.store.parts.pacer import Pacer
 from blobfuse_dysk.store.parts.priority import Priority
@@ -105,8 +104,7 @@ class Limiter:
         self._now = bound_clock()
 
     async def enter(self, priority: int, length: int = 0) -> float:
-        """Wait for the turn of a request; return the time of its start. Then call `leave`, whatever becomes of it."""
-        await attach()
+        """Wait, attached, for the turn of a request; return when it starts. Then call `leave`, whatever happens."""
         started = self.enter_at_once(length)
         if started is None:
             waiter = _Waiter(trio.lowlevel.current_task(), length, _slots(length))
