@@ -17,8 +17,9 @@ nursery, its cancel scopes and its contexts. Between two waits it is in one of t
                                           detached --attach--> attached        costs one round of the scheduler
 
 Invariants
-1. One coroutine at a time is run by `go_on`, and `running()` is its task; None says that trio runs what runs.
-   `go_on` is not called by a detached task.
+1. One coroutine at a time is run by `go_on`, and `running()` is its task; None says that trio runs what runs. What a
+   detached task has go on is run as soon as that one has paused, in the order of the calls (`_next`). `_next` is empty
+   whenever trio goes on with another task.
 2. Whatever a layer does when a request is not plain begins with `await attach()`: each place that waits, or has a
    cancel scope. It does nothing where the task is attached, so no layer has to know who calls it.
 3. A detached task gives control back by `wait` or `attach` only. Anything else (an await of trio's without attach, the
@@ -27,7 +28,8 @@ Invariants
 4. A waiting task goes on once: the first of `go_on`, `wake` and trio's cancellation, at which `on_cancel` is called so
    that nobody keeps it, makes it no longer waiting, and the others do nothing. (trio's advice not to answer
    Abort.SUCCEEDED is for coroutines that would not know what trio sends them; `wait` does.)
-5. A task that is cancelled while it is detached attaches itself at its next wait, where the cancellation strikes.
+5. A task that is cancelled while it is detached, or is in `_next` with what it was given, attaches itself at its next
+   wait, where the cancellation strikes.
 
 Source: https://trio.readthedocs.io/en/stable/reference-lowlevel.html, "Handing off live coroutine objects".
 """
@@ -35,6 +37,7 @@ Source: https://trio.readthedocs.io/en/stable/reference-lowlevel.html, "Handing 
 from __future__ import annotations
 
 import types
+from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -49,10 +52,10 @@ from trio.lowlevel import (
 
 from blobfuse_dysk.invariant import broken
 
-__all__ = ["Detached", "attach", "running"]
+__all__ = ["Detached", "attach", "run_next", "running"]
 
-_OF_TRIO = (outcome.Value, outcome.Error)  # what trio has a task go on with
 _running: Detached | None = None
+_next: deque[tuple[Detached, object]] = deque()
 
 
 class Detached:
@@ -67,29 +70,43 @@ class Detached:
         self._cancelled = False
         self._waits = False
 
-    async def wait(self, on_cancel: Callable[[], object]) -> Any:
+    @types.coroutine
+    def wait(self, on_cancel: Callable[[], object]) -> Generator[Any, Any, Any]:
         """Wait for `go_on` or `wake`; return what that one gives. To be called by this task.
 
         on_cancel: sees to it that neither is called any more; in the step in which trio cancels the wait.
         """
         if self._cancelled:
-            await self.attach()
+            yield from self.attach().__await__()
         self._on_cancel = on_cancel
         self._waits = True
         if _running is not None:
-            given = await _pause(_WAITS)
+            given = yield _WAITS
         else:
-            given = await temporarily_detach_coroutine_object(self._cancel)
-        return given.unwrap() if isinstance(given, _OF_TRIO) else given
+            given = yield from self._leave().__await__()
+        kind = type(given)
+        return given.unwrap() if kind is outcome.Value or kind is outcome.Error else given
 
     def go_on(self, given: object) -> None:
-        """Run the task, which waits, until it waits again, or attaches itself. Does nothing if it was cancelled."""
-        global _running
+        """Run the task, which waits, until it waits again, or attaches itself. Does nothing if it was cancelled.
+
+        Called by a detached task it returns at once: see invariant 1.
+        """
         if _running is not None:
-            broken("a detached task has another one go on")
-        if not self._waits:
-            return
-        self._waits = False
+            self.go_on_next(given)
+        elif self._waits:
+            self._waits = False
+            self._step(given)
+            run_next()
+
+    def go_on_next(self, given: object) -> None:
+        """`go_on` in the next `run_next`, for who wakes several: none of them runs until all are no longer waiting."""
+        if self._waits:
+            self._waits = False
+            _next.append((self, given))
+
+    def _step(self, given: object) -> None:
+        global _running
         _running = self
         try:
             paused = self._send(given)
@@ -111,13 +128,24 @@ class Detached:
         self._cancelled = False
         await reattach_detached_coroutine_object(self._task, _WAITS)
 
+    async def _leave(self) -> object:
+        return await temporarily_detach_coroutine_object(self._cancel)
+
     def _cancel(self, _: object) -> Abort:
-        if _running is self:
+        if _running is self or any(task is self for task, _ in _next):
             self._cancelled = True
             return Abort.FAILED
         self._waits = False
         self._on_cancel()
         return Abort.SUCCEEDED
+
+
+def run_next() -> None:
+    """Have go on who is to; nothing if a detached task runs: then they follow it anyway."""
+    if _running is None:
+        while _next:
+            task, given = _next.popleft()
+            task._step(given)
 
 
 def running() -> Detached | None:
@@ -136,11 +164,6 @@ class _Waits:
 
 
 _WAITS = _Waits()
-
-
-@types.coroutine
-def _pause(what: object) -> Generator[Any, Any, Any]:
-    return (yield what)
 
 
 def _nothing() -> None:

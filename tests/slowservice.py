@@ -6,6 +6,7 @@ import random
 
 import trio
 
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.contract import PAGE, Buffer, Extent, Store
 
@@ -30,6 +31,7 @@ class SlowService(Store):
         return len(self.image)
 
     async def _take(self, offset: int, length: int) -> None:
+        await attach()
         for low, high in self._flight:
             assert high <= offset or offset + length <= low, "overlapping modifying calls in flight"
         self._flight.append((offset, offset + length))
@@ -44,6 +46,7 @@ class SlowService(Store):
         self.reads.append((offset, length))
         # Content as of the beginning: the oldest that a service may answer with.
         image = bytes(self.image[offset : offset + length])
+        await attach()
         await trio.sleep(self._latency_s * self._random.uniform(0.2, 3))
         return image
 

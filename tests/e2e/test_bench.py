@@ -36,9 +36,9 @@ def until(condition: Callable[[], object], what: str, limit_s: float = 60.0) -> 
         time.sleep(0.05)
 
 
-def run_section(name: str) -> Bench:
+def run_section(name: str, earlier: Path | None = None) -> Bench:
     """A section with the smallest plan. Nothing may have failed."""
-    bench = Bench(TINY, say=lambda line: None)
+    bench = Bench(TINY, earlier, say=lambda line: None)
     bench.run(next(section for section in SECTIONS if section.name == name))
     assert bench.report.skipped == []
     return bench
@@ -135,6 +135,27 @@ def test_a_section_fills_its_table(name: str) -> None:
         assert shown & figure.values.keys()
     # Each column is for some figure at least.
     assert all(any(figure.cell(key) is not None for figure in bench.report.figures) for key in shown)
+
+
+def test_an_earlier_tree_is_measured_in_turns_with_this_one() -> None:
+    need(os.geteuid() == 0, "it attaches devices, which takes root")
+    report = run_section("earlier", Path(sys.prefix).parent).report
+    assert len(report.figures) == 26
+    for figure in report.figures:
+        now, then = figure.values["now"], figure.values["then"]
+        assert now > 0 and then > 0
+        assert figure.values["ratio"] == now / then
+    # It is the same tree: what does not depend on the moment is the same.
+    memory = report.find("earlier", "now / earlier", load="memory of one of 2 (PSS), MiB")
+    assert memory is not None
+    assert 0.7 < memory.values["ratio"] < 1.4
+
+
+def test_without_an_earlier_tree_that_section_is_left_out() -> None:
+    bench = Bench(TINY, say=lambda line: None)
+    bench.run(next(section for section in SECTIONS if section.name == "earlier"))
+    assert bench.report.figures == []
+    assert [skipped.reason for skipped in bench.report.skipped] == ["none was named"]
 
 
 def test_ctrl_c_leaves_nothing_and_keeps_what_was_found(tmp_path: Path) -> None:

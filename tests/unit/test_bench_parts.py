@@ -171,6 +171,13 @@ def test_markdown_has_each_section_with_figures() -> None:
         assert (section.title in text) == bool(report.section(section.name)), section.name
 
 
+def test_a_checkout_that_was_not_set_up_is_no_earlier_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--earlier", str(tmp_path)])
+    assert ended.value.code == 2
+    assert f"{tmp_path} has no .venv/bin/dyskctl: run tools/setup there" in capsys.readouterr().err
+
+
 def test_show_makes_tables_of_an_earlier_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, made = tmp_path / "run.json", tmp_path / "tables.md"
     path.write_text(json.dumps(a_report().to_json()))
@@ -223,4 +230,4 @@ def test_ctrl_c_is_not_taken_for_a_failure() -> None:
 
 def test_sections_have_names_of_their_own() -> None:
     names = [section.name for section in SECTIONS]
-    assert len(set(names)) == len(names) == 12
+    assert len(set(names)) == len(names) == 13

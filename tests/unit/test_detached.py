@@ -307,11 +307,6 @@ async def test_a_detached_step_starts_tasks_sets_events_and_tells_the_time(world
     assert world.said == [True, ("started", None)]
 
 
-async def _has_one_go_on() -> None:
-    if me := running():
-        me.go_on(None)
-
-
 async def _raises() -> None:
     raise OSError("here")
 
@@ -321,7 +316,6 @@ async def _raises() -> None:
     [
         (trio.lowlevel.checkpoint, "a detached task awaits .*CancelShieldedCheckpoint"),
         (trio.sleep_forever, "a detached task awaits .*WaitTaskRescheduled"),
-        (_has_one_go_on, "a detached task has another one go on"),
         (AsyncMock(), "a detached task ended: StopIteration"),
         (_raises, "a detached task ended: OSError.*here"),
     ],

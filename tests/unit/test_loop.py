@@ -241,6 +241,7 @@ def test_a_partition_that_comes_meanwhile_keeps_the_node_that_the_kernel_made(
         return found
 
     def unlink(path: str) -> None:
+        removed.append(path)
         if moment == "a node is taken away":
             remove(path)
             del nodes[path]
@@ -248,7 +249,7 @@ def test_a_partition_that_comes_meanwhile_keeps_the_node_that_the_kernel_made(
         remove(path)
         del nodes[path]
 
-    remove = os.unlink
+    remove, removed = os.unlink, list[str]()
     if moment == "a node is taken away":
         make(f"{dev}/loop1p2", "259:7")
     monkeypatch.setattr(os, "unlink", unlink)
@@ -260,6 +261,7 @@ def test_a_partition_that_comes_meanwhile_keeps_the_node_that_the_kernel_made(
     monkeypatch.setattr(mountinfo, "mounts", lambda: [mountinfo.Mount("0:5", str(dev), "devtmpfs", "dev")])
     loop.make_partition_nodes("/dev/loop1")
     assert nodes == {f"{dev}/loop1p2": "259:2"}
+    assert removed == ([] if moment == "sysfs is listed" else [f"{dev}/loop1p2"])
 
 
 @pytest.mark.parametrize(

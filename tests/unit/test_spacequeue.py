@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from blobfuse_dysk.detached import Detached, attach, running
 from blobfuse_dysk.store.parts.ring import DATA, Record
 from blobfuse_dysk.store.parts.spacequeue import RoomLine
 
@@ -131,3 +133,49 @@ async def test_all_are_told_that_there_will_be_no_room(autojump_clock: MockClock
             room.line.dismiss()
     assert sorted(room.returned) == [0, 1, 2]
     assert not room.accepted and not room.line
+
+
+async def detached(nursery: trio.Nursery, *bodies: Callable[[], Awaitable[None]]) -> None:
+    """Run each detached, as requests of the kernel are, up to its first wait."""
+
+    async def task(body: Callable[[], Awaitable[None]]) -> None:
+        me = Detached()
+        begun.append(me)
+        await me.wait(lambda: None)
+        await body()
+        await attach()
+
+    begun: list[Detached] = []
+    for body in bodies:
+        nursery.start_soon(task, body)
+        await wait_all_tasks_blocked()
+    for me in begun:
+        me.go_on(None)
+
+
+async def test_detached_writers_are_served_in_the_step_of_who_makes_room(autojump_clock: MockClock) -> None:
+    """In turn, and none of them goes on before all that there is room for are appended."""
+
+    async def writer(number: int) -> None:
+        await room.write(number)
+        assert running() is not None
+        seen.append((number, list(room.appended)))
+
+    room, seen = Room(0), list[tuple[int, list[int]]]()
+    async with trio.open_nursery() as nursery:
+        await detached(nursery, *(partial(writer, number) for number in range(3)))
+        room.free = 2
+        room.line.serve()
+        assert sorted(seen) == [(0, [0, 1]), (1, [0, 1])]
+        room.check(0, 1)
+        nursery.cancel_scope.cancel()
+    assert not room.line, "who was cancelled has left"
+
+
+async def test_detached_writers_are_told_that_there_will_be_no_room(autojump_clock: MockClock) -> None:
+    room = Room(0)
+    with trio.fail_after(1e6):
+        async with trio.open_nursery() as nursery:
+            await detached(nursery, *(partial(room.write, number) for number in range(3)))
+            room.line.dismiss()
+    assert (room.appended, sorted(room.returned)) == ([], [0, 1, 2])

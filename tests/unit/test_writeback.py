@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import PAGE, Buffer
 from blobfuse_dysk.store.layers.writeback import IDLE_IN_FLIGHT, WriteBack
@@ -37,6 +38,7 @@ class Urgencies(Service):
         self.urgencies: list[Priority] = []
 
     async def write(self, offset: int, data: Buffer) -> None:
+        await attach()
         self.urgencies.append(current_priority(Priority.FLUSH))
         await super().write(offset, data)
 

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import MAX_WRITE, PAGE, Buffer
 from blobfuse_dysk.store.layers.writeback import MAX_FLIGHT, MAX_IN_FLIGHT, SINGLES, WriteBack
@@ -34,6 +35,7 @@ class Counting(SlowService):
         self.now = self.most = 0
 
     async def write(self, offset: int, data: Buffer) -> None:
+        await attach()
         self.now += len(data)
         self.most = max(self.most, self.now)
         try:
@@ -167,6 +169,7 @@ class Senders(SlowService):
         self.tasks: set[trio.lowlevel.Task] = set()
 
     async def write(self, offset: int, data: Buffer) -> None:
+        await attach()
         self.tasks.add(trio.lowlevel.current_task())
         await super().write(offset, data)
 

@@ -9,6 +9,7 @@ import trio
 import trio.lowlevel
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.store.contract import PAGE, Buffer, Extent
 from blobfuse_dysk.store.layers.writeback import WriteBack
 from blobfuse_dysk.store.parts import ring as ring_module
@@ -97,6 +98,7 @@ class Gated(Service):
         return bytes(self.image[offset : offset + length])
 
     async def write(self, offset: int, data: Buffer) -> None:
+        await attach()
         content = bytes(data)
         await self.gate.wait()
         self.image[offset : offset + len(content)] = content

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import MAX_WRITE, PAGE, Buffer
 from blobfuse_dysk.store.parts.priority import Priority, current_priority
@@ -33,6 +34,7 @@ class Attempts(SlowService):
         self.closed = False
 
     async def write(self, offset: int, data: Buffer) -> None:
+        await attach()
         self.begun.append((offset, current_priority(Priority.FLUSH)))
         await super().write(offset, data)
 
@@ -149,6 +151,7 @@ async def test_what_is_accepted_while_others_wait_for_room_is_urgent(memory: int
         """Acknowledges one after the other, so that each makes room for one writer."""
 
         async def write(self, offset: int, data: Buffer) -> None:
+            await attach()
             self.begun.append((offset, current_priority(Priority.FLUSH)))
             await trio.sleep(1 + offset / SIZE)
 

@@ -22,6 +22,7 @@ from tools.benchlib.tables import markdown, skipped_table
 
 __all__ = ["main"]
 
+_PROGRAM = Path(".venv/bin/dyskctl")
 _QUIET = 0.5  # load average below which nobody else is at work
 
 
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"{options.show} is no file that --json wrote: {error}")
         _write(report, options)
         return 0
+    if options.earlier and not (options.earlier / _PROGRAM).is_file():
+        parser.error(f"{options.earlier} has no {_PROGRAM}: run tools/setup there")
     if os.geteuid() != 0:
         parser.error("it attaches devices, which takes root")
     return supervised(lambda: _run(options))
@@ -58,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--depths", type=_depths, metavar="N,N", help="of random I/O, instead of the plan's; for example 1,32,128"
+    )
+    parser.add_argument(
+        "--earlier", type=Path, metavar="DIR", help="a checkout of another version, set up, to be measured beside this"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
@@ -79,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
     plan = QUICK if options.quick else FULL
     if options.depths:
         plan = replace(plan, depths=tuple((service_ms, options.depths) for service_ms, _ in plan.depths))
-    bench = Bench(plan, say=lambda line: print(line, flush=True))
+    bench = Bench(plan, options.earlier and options.earlier.absolute(), say=lambda line: print(line, flush=True))
     report, start = bench.report, time.monotonic()
     load = os.getloadavg()[0]
     report.machine |= {

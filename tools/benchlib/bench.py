@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tools.benchlib.figures import Figure, Report, Setting, Skipped
 from tools.benchlib.peers.start import MissingPeerError
@@ -21,6 +22,7 @@ class Bench:
     """What a section gets: it adds figures, and notes what it has to leave out."""
 
     plan: Plan
+    earlier: Path | None = None  # a checkout to be measured beside this one
     report: Report = field(default_factory=Report)
     section: str = ""
     columns: tuple[Column, ...] = ()

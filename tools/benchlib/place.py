@@ -22,7 +22,7 @@ from tools.benchlib.processes import TEMPLATE, processes_of, pss_bytes
 __all__ = ["Place", "Service", "open_place", "place_of"]
 
 _CONTAINER = "bench"
-_DYSKCTL = str(Path(sys.executable).parent / "dyskctl")
+_DYSKCTL = Path(sys.executable).parent / "dyskctl"
 
 
 class Service(Protocol):
@@ -45,6 +45,7 @@ class Place:
     service: Service
     root: Path
     environment: dict[str, str]
+    dyskctl: Path = _DYSKCTL
 
     @property
     def server(self) -> PageBlobServer:
@@ -88,7 +89,7 @@ class Place:
 
     def run(self, *arguments: str) -> str:
         """Run dyskctl and return what it printed; CalledProcessError if it fails."""
-        command = [_DYSKCTL, *arguments]
+        command = [str(self.dyskctl), *arguments]
         done = subprocess.run(
             command, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True
         )
@@ -131,7 +132,7 @@ def open_place(latency_ms: float, **options: Any) -> Iterator[Place]:
 
 
 @contextlib.contextmanager
-def place_of(service: Service) -> Iterator[Place]:
+def place_of(service: Service, dyskctl: Path = _DYSKCTL) -> Iterator[Place]:
     """Directories of their own under /run; afterwards nothing that was attached or mounted in them is left."""
     with tempfile.TemporaryDirectory(prefix=leftovers.PREFIX, dir=leftovers.PARENT) as directory:
         root = Path(directory)
@@ -141,8 +142,15 @@ def place_of(service: Service) -> Iterator[Place]:
             "AZURE_STORAGE_CONNECTION_STRING": service.connection_string,
             **leftovers.variables(root),
         }
+        if isinstance(service, PageBlobServer) and service.ca_file:  # a connection string has no place for it
+            del environment["AZURE_STORAGE_CONNECTION_STRING"]
+            credentials = root / "config" / f"{service.account}.conf"
+            credentials.parent.mkdir(mode=0o700)
+            lines = (f"account_key = {service.key}", f"endpoint = {service.endpoint}", f"ca_file = {service.ca_file}")
+            credentials.touch(mode=0o600)
+            credentials.write_text("".join(f"{line}\n" for line in lines))
         with leftovers.claimed(root):
             try:
-                yield Place(service, root, environment)
+                yield Place(service, root, environment, dyskctl)
             finally:
                 leftovers.take_down(root)

@@ -17,6 +17,7 @@ class Plan:
     tier_ramp_s: float  # the same, where the limits of a tier are to be found first
     depths: tuple[tuple[float, tuple[int, ...]], ...]  # of random I/O, for each service time in milliseconds
     rounds: int  # of contenders that take turns
+    earlier_mib: int  # size of the disks of this tree and an earlier one
     sdk_depths: tuple[int, ...]
     stream_depths: tuple[int, ...]
     tiers: tuple[str, ...]
@@ -44,6 +45,7 @@ FULL = Plan(
     tier_ramp_s=4.0,
     depths=((0, (1, 32, 64, 128)), (2, (1, 32, 64, 128)), (10, (1, 32, 128))),
     rounds=9,
+    earlier_mib=512,
     sdk_depths=(1, 8, 32),
     stream_depths=(1, 32),
     tiers=("P10", "P20", "P30", "P40"),
@@ -70,6 +72,7 @@ QUICK = Plan(
     tier_ramp_s=1.5,
     depths=((0, (32,)), (2, (64,))),
     rounds=3,
+    earlier_mib=512,
     sdk_depths=(1,),
     stream_depths=(),
     tiers=("P20",),
@@ -97,6 +100,7 @@ TINY = Plan(
     tier_ramp_s=0.1,
     depths=((0, (4,)),),
     rounds=1,
+    earlier_mib=4,
     sdk_depths=(2,),
     stream_depths=(),
     tiers=("P20",),

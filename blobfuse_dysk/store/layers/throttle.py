@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from math import inf
 
+from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.parts.backoff import MOST_RETRY_AFTER_S
@@ -51,6 +52,7 @@ class Throttle(Store):
         """Read, in a slot."""
         started = self._limiter.enter_at_once(length)
         if started is None:
+            await attach()
             started = await self._limiter.enter(current_priority(Priority.READ), length)
         try:
             data = await self._inner.read(offset, length)
@@ -67,6 +69,7 @@ class Throttle(Store):
         length = len(data)
         started = self._limiter.enter_at_once(length)
         if started is None:
+            await attach()
             started = await self._limiter.enter(current_priority(Priority.FLUSH), length)
         try:
             await self._inner.write(offset, data)
@@ -79,6 +82,7 @@ class Throttle(Store):
 
     async def zero(self, offset: int, length: int) -> None:
         """Zero, in a slot. A clear carries no data, whatever its length."""
+        await attach()
         started = await self._limiter.enter(current_priority(Priority.FLUSH))
         try:
             await self._inner.zero(offset, length)
@@ -95,6 +99,7 @@ class Throttle(Store):
 
     async def extents(self, offset: int, length: int) -> list[Extent]:
         """Ask for extents, in a slot, however many requests that takes below; its time says nothing about load."""
+        await attach()
         started = await self._limiter.enter(current_priority(Priority.READ))
         try:
             return await self._inner.extents(offset, length)
@@ -106,6 +111,7 @@ class Throttle(Store):
 
     async def grow(self, size: int) -> None:
         """Grow, in a slot, however many requests that takes below; its time says nothing about load."""
+        await attach()
         started = await self._limiter.enter(current_priority(Priority.FLUSH))
         try:
             await self._inner.grow(size)

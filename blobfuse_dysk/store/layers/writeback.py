@@ -44,13 +44,14 @@ from functools import partial
 
 import trio
 
-from blobfuse_dysk.detached import attach
+from blobfuse_dysk.detached import attach, run_next, running
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import MAX_WRITE, Buffer, Extent, Store
-from blobfuse_dysk.store.parts.dirtymap import DirtyExtent, DirtyMap, Ledger
+from blobfuse_dysk.store.parts.dirtymap import DirtyExtent, DirtyMap, Ledger, cover
 from blobfuse_dysk.store.parts.extents import joined
-from blobfuse_dysk.store.parts.priority import Priority, priority
+from blobfuse_dysk.store.parts.priority import Priority
 from blobfuse_dysk.store.parts.ring import DATA, Record, Ring
+from blobfuse_dysk.store.parts.senders import Run, Senders
 from blobfuse_dysk.store.parts.spacequeue import Append, RoomLine
 
 __all__ = ["WriteBack"]
@@ -82,7 +83,7 @@ class WriteBack(Store):
         slots: Callable[[], int] = lambda: MAX_IN_FLIGHT,
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
-        self._inner, self._ring, self._nursery = inner, ring, nursery
+        self._inner, self._ring = inner, ring
         self._idle_s = idle_s
         self._largest = largest
         self._slots = slots
@@ -104,6 +105,7 @@ class WriteBack(Store):
         self._on_failure = on_failure
         self._failure: StoreError | None = None
         self._room = RoomLine(self._accept)
+        self._senders = Senders(nursery, self._send_on, lambda: self._urgency)
         self._progress = trio.lowlevel.ParkingLot()  # those who wait for acknowledgements
         self._wake = trio.Event()
         for record in ring.replay():
@@ -151,7 +153,7 @@ class WriteBack(Store):
             return await self._inner.read(offset, length)
         # Copied now: what is acknowledged while the service is asked leaves the ring, and the answer may be older.
         pieces = [(max(e.start, offset), self._content(e, offset, end)) for e in newer]
-        covered = _covered(newer, offset, end)
+        covered = cover(newer, offset, end)
         image = bytearray(length) if covered else bytearray(await self._inner.read(offset, length))
         for start, piece in pieces:
             image[start - offset : start - offset + len(piece)] = piece
@@ -203,6 +205,7 @@ class WriteBack(Store):
 
     async def aclose(self) -> None:
         self._scope.cancel()
+        self._senders.close()
         await self._inner.aclose()
 
     # -- accepting: no await in any of these -------------------------------------------------------------------------
@@ -258,8 +261,6 @@ class WriteBack(Store):
 
     async def _wait_for_room(self, append: Append) -> None:
         """Wait for room and acceptance. What waits is told of a failure, wherever in the line."""
-        await attach()
-        self._raise_if_failed()
         self._mark_all_due(Priority.FLUSH)
         await self._room.wait(append)
         self._raise_if_failed()
@@ -289,14 +290,15 @@ class WriteBack(Store):
         """Begin to send what is to be sent now, as far as that may be in flight. No await."""
         while self._may_begin() and (run := self._next_run()):
             self._runs += 1
-            self._nursery.start_soon(self._send_on, run)
+            self._senders.begin(run)
+        run_next()
 
     def _may_begin(self) -> bool:
         """Whether one more run may be in flight."""
         most = IDLE_IN_FLIGHT if self._urgency is Priority.DRAIN else min(self._slots(), MAX_IN_FLIGHT)
         return self._runs < most and self._flight.bytes < MAX_FLIGHT and self._failure is None
 
-    def _next_run(self) -> list[DirtyExtent]:
+    def _next_run(self) -> Run:
         """Move the next run of neighbours from dirty to in flight; empty when there is nothing to send now."""
         while self._queue and self._queue[0].position < self._send_until:
             record = self._queue[0]
@@ -346,27 +348,30 @@ class WriteBack(Store):
             low -= 1
         return low, high
 
-    async def _send_on(self, run: list[DirtyExtent]) -> None:
-        """Send a run, and then the next one as long as there is one: a task of its own for each costs half a request.
+    async def _send_on(self, run: Run) -> Run:
+        """Send a run; begin what may be begun then, and return the run that the same task is to send next.
 
-        What an acknowledgement makes possible is begun in the step in which it comes, by this task and as many others
-        as it takes. So `_sender` need not be woken while no more runs may be in flight.
+        That is in the step in which the acknowledgement comes. So `_sender` need not be woken while no more runs may be
+        in flight. But a task that trio runs leaves all to `_sender`: see senders.py.
         """
-        while run:
-            with priority(self._urgency):
-                await self._send(run)
-            self._runs -= 1
-            if self._blocked:
-                self._queue.extendleft(reversed(self._blocked))
-                self._blocked.clear()
+        await self._send(run)
+        self._runs -= 1
+        if self._blocked:
+            self._queue.extendleft(reversed(self._blocked))
+            self._blocked.clear()
+        if self._progress:
             self._progress.unpark_all()
-            run = []
-            if not self._scope.cancel_called and self._may_begin():
-                run = self._next_run()
-                self._runs += bool(run)
-                self._start_runs()
+        if not self._may_begin():
+            return []
+        if running() is None:
+            self._wake.set()
+            return []
+        following = self._next_run()
+        self._runs += bool(following)
+        self._start_runs()
+        return following
 
-    async def _send(self, run: list[DirtyExtent]) -> None:
+    async def _send(self, run: Run) -> None:
         """Send one run; what becomes of it is in the state when this returns."""
         start, end = run[0].start, run[-1].end
         try:
@@ -389,12 +394,3 @@ class WriteBack(Store):
                 self._room.serve()
                 if self._room:
                     self._mark_all_due(Priority.FLUSH)
-
-
-def _covered(extents: list[DirtyExtent], offset: int, end: int) -> bool:
-    """Whether the extents together cover all of [offset, end)."""
-    for extent in sorted(extents):
-        if extent.start > offset:
-            return False
-        offset = max(offset, extent.end)
-    return offset >= end

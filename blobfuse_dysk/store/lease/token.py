@@ -19,11 +19,13 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import trio
 
+from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.errors import Kind, StoreError
 
 __all__ = ["Guard", "HoldState", "lease_time", "slept_s"]
@@ -50,20 +52,16 @@ class _Sleep:
     """How long the machine was suspended. Goes up in steps, so that two looks at the same moment agree."""
 
     def __init__(self) -> None:
-        self._before = self._known = self._measured_s()
+        self._before = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+        self._slept = 0.0
 
     def seconds(self) -> float:
-        """Seconds since this was made."""
-        measured_s = self._measured_s()
-        if measured_s > self._known + LEAST_SLEEP_S:
-            self._known = measured_s
-        return self._known - self._before
-
-    @staticmethod
-    def _measured_s() -> float:
-        """Seconds since the machine was started. Source: clock_gettime(2)."""
+        """Seconds since this was made. Source: clock_gettime(2)."""
         awake = time.clock_gettime(time.CLOCK_MONOTONIC)
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - awake
+        slept = time.clock_gettime(time.CLOCK_BOOTTIME) - awake - self._before
+        if slept > self._slept + LEAST_SLEEP_S:
+            self._slept = slept
+        return self._slept
 
 
 _sleep = _Sleep()
@@ -77,13 +75,14 @@ class Guard:
     epoch: int
     valid_until: float = -math.inf
     proved_at: float = -math.inf
+    _now: Callable[[], float] = field(default_factory=bound_clock)
     _slept_s: float = 0.0  # when is_proved was last asked for
     _awake_since: float = -math.inf  # trio's time; the machine was not suspended after it, as far as is_proved saw
 
     @property
     def certain(self) -> bool:
-        """Whether the lease is held for sure at this moment."""
-        return lease_time() < self.valid_until
+        """Whether the lease is held for sure at this moment: lease_time(), read the quicker way."""
+        return self._now() + _sleep.seconds() < self.valid_until
 
     @property
     def expires_in_s(self) -> float | None:

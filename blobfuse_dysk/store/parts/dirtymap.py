@@ -16,7 +16,7 @@ from typing import NamedTuple
 from blobfuse_dysk.invariant import broken
 from blobfuse_dysk.store.parts.ring import Record, Ring
 
-__all__ = ["DirtyExtent", "DirtyMap", "Ledger"]
+__all__ = ["DirtyExtent", "DirtyMap", "Ledger", "cover"]
 
 
 class DirtyExtent(NamedTuple):
@@ -187,6 +187,15 @@ class DirtyMap:
         for place, extent in enumerate(extents, at):
             self._starts.insert(place, extent.start)
         self.bytes += _data_bytes(extents)
+
+
+def cover(extents: list[DirtyExtent], offset: int, end: int) -> bool:
+    """Whether the extents together cover all of [offset, end)."""
+    for extent in sorted(extents):
+        if extent.start > offset:
+            return False
+        offset = max(offset, extent.end)
+    return offset >= end
 
 
 def _data_bytes(extents: list[DirtyExtent]) -> int:

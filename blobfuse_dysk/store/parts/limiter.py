@@ -27,7 +27,6 @@ from collections import deque
 import trio
 
 from blobfuse_dysk.clock import bound_clock
-from blobfuse_dysk.detached import attach
 from blobfuse_dysk.store.contract import MAX_WRITE
 from blobfuse_dysk.store.parts.pacer import Pacer
 from blobfuse_dysk.store.parts.priority import Priority
@@ -62,8 +61,10 @@ class _Latency:
             self._floor_until = now + FLOOR_S
             return
         self.average += (seconds - self.average) / 16
-        self.floor = min(self.floor, seconds)
-        self._next_floor = min(self._next_floor, seconds)
+        if seconds < self._next_floor:
+            self._next_floor = seconds
+            if seconds < self.floor:
+                self.floor = seconds
         if now >= self._floor_until:
             self.floor, self._next_floor = min(self._next_floor, self.floor * FLOOR_RISE), float("inf")
             self._floor_until = now + FLOOR_S
@@ -103,8 +104,7 @@ class Limiter:
         self._now = bound_clock()
 
     async def enter(self, priority: int, length: int = 0) -> float:
-        """Wait for the turn of a request; return the time of its start. Then call `leave`, whatever becomes of it."""
-        await attach()
+        """Wait, attached, for the turn of a request; return when it starts. Then call `leave`, whatever happens."""
         started = self.enter_at_once(length)
         if started is None:
             waiter = _Waiter(trio.lowlevel.current_task(), length, _slots(length))
@@ -114,7 +114,7 @@ class Limiter:
 
     def enter_at_once(self, length: int = 0) -> float | None:
         """`enter` for a request that nothing holds back; None, and nothing has happened, if it would have to wait."""
-        slots = _slots(length)
+        slots = 1 if length < SLOT else _slots(length)
         now = self._now()
         if (
             self.waiting
@@ -127,7 +127,7 @@ class Limiter:
 
     def leave(self, length: int = 0) -> None:
         """Return the slots of a request."""
-        self.in_flight -= _slots(length)
+        self.in_flight -= 1 if length < SLOT else _slots(length)
         self._requests -= 1
         self._bytes -= length
         if self.waiting:
@@ -168,7 +168,7 @@ class Limiter:
         return (
             not self.waiting
             and not self.pacer.paced
-            and (self.in_flight + _slots(length) <= self.limit or not self.in_flight)
+            and (self.in_flight + (1 if length < SLOT else _slots(length)) <= self.limit or not self.in_flight)
         )
 
     @property

@@ -37,7 +37,7 @@ class Histogram:
             self._turn(now)
         micros = seconds * 1e6
         bucket = int(log2(micros) * PER_OCTAVE) if micros > 1 else 0
-        self._now[min(bucket, BUCKETS - 1)] += 1
+        self._now[bucket if bucket < BUCKETS else BUCKETS - 1] += 1
 
     def percentiles(self, *wanted: int) -> dict[str, float | None]:
         """Return {'p50': milliseconds, ...}; None where the window has no sample."""

@@ -3,6 +3,10 @@
     with priority(Priority.READ_AHEAD):
         nursery.start_soon(store.read, offset, length)     # a new task inherits it
 
+A task that makes one request after the other says so once, by an Urgency that it changes from request to request: a
+detached task (detached.py) has not its own context, so what it sets there is not its own either. Whoever asks for the
+priority is attached.
+
 Without it, reads are READ and modifying calls are FLUSH: somebody waits for them.
 """
 
@@ -11,7 +15,7 @@ from __future__ import annotations
 import enum
 from contextvars import ContextVar, Token
 
-__all__ = ["Priority", "current_priority", "priority"]
+__all__ = ["Priority", "Urgency", "current_priority", "priority"]
 
 
 class Priority(enum.IntEnum):
@@ -24,13 +28,22 @@ class Priority(enum.IntEnum):
     TRIM = 3
 
 
-_current: ContextVar[Priority | None] = ContextVar("priority", default=None)
+class Urgency:
+    """A priority that changes. now: what it is at this moment."""
+
+    __slots__ = ("now",)
+
+    def __init__(self, now: Priority) -> None:
+        self.now = now
+
+
+_current: ContextVar[Urgency | None] = ContextVar("priority", default=None)
 
 
 def current_priority(default: Priority) -> Priority:
     """Return what the calling task (or its parent when it was started) asked for."""
     chosen = _current.get()
-    return default if chosen is None else chosen
+    return default if chosen is None else chosen.now
 
 
 class priority:
@@ -38,9 +51,9 @@ class priority:
 
     __slots__ = ("_level", "_token")
 
-    def __init__(self, level: Priority) -> None:
-        self._level = level
-        self._token: Token[Priority | None]
+    def __init__(self, level: Priority | Urgency) -> None:
+        self._level = level if isinstance(level, Urgency) else Urgency(level)
+        self._token: Token[Urgency | None]
 
     def __enter__(self) -> None:
         self._token = _current.set(self._level)

@@ -34,7 +34,7 @@ import os
 import secrets
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from blobfuse_dysk.errors import DyskError
 from blobfuse_dysk.invariant import broken
@@ -64,8 +64,7 @@ class RingError(DyskError):
     """The shared memory does not hold a ring that this version can read, or one that is damaged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One accepted write. position..end is its place in the log; data the place of its bytes in `Ring.memory`."""
 
     position: int

@@ -13,6 +13,7 @@ from tools.benchlib.sections import (
     beside,
     blank,
     databases,
+    earlier,
     memory,
     random,
     s3,
@@ -26,6 +27,7 @@ __all__ = ["SECTIONS"]
 SECTIONS: tuple[Section, ...] = (
     attaching.SECTION,
     beside.SECTION,
+    earlier.SECTION,
     random.SECTION,
     tiers.SECTION,
     streams.SECTION,

@@ -19,7 +19,7 @@ from tools.benchlib.place import Place, open_place
 from tools.benchlib.scattered import scatter
 from tools.benchlib.tables import column
 
-__all__ = ["SECTION", "SERVICE_MS", "fragmented", "one_by_one", "together"]
+__all__ = ["SECTION", "SERVICE_MS", "attach", "detach", "fragmented", "one_by_one", "read_directly", "together"]
 
 SERVICE_MS = 2.0
 _SIZE = 1 << 30  # bytes
@@ -38,18 +38,18 @@ def _measure(bench: Bench) -> None:
 
 def one_by_one(place: Place, count: int) -> dict[str, float]:
     """Attach and detach `count` disks one after the other."""
-    attach, detach, memory = [], [], []
+    attached, detached, memory = [], [], []
     for number in range(count):
         name = f"one{number}"
         disk = place.make_disk(name, _SIZE)
-        attach.append(_attach(place, disk, name))
+        attached.append(attach(place, disk, name))
         memory.append(place.memory())
-        detach.append(_detach(place, name))
+        detached.append(detach(place, name))
     return {
-        "attach_s": statistics.median(attach),
-        "attach_worst_s": max(attach),
-        "detach_s": statistics.median(detach),
-        "detach_worst_s": max(detach),
+        "attach_s": statistics.median(attached),
+        "attach_worst_s": max(attached),
+        "detach_s": statistics.median(detached),
+        "detach_worst_s": max(detached),
         "pss_mib": statistics.median(memory) / 2**20,
     }
 
@@ -60,18 +60,18 @@ def together(place: Place, count: int) -> dict[str, float]:
     disks = [place.make_disk(name, _SIZE) for name in names]
     with ThreadPoolExecutor(count) as pool:
         start = time.monotonic()
-        attach = list(pool.map(lambda disk, name: _attach(place, disk, name), disks, names))
-        attached = time.monotonic()
+        attached = list(pool.map(lambda disk, name: attach(place, disk, name), disks, names))
+        all_attached = time.monotonic()
         memory = place.memory()
         middle = time.monotonic()
-        detach = list(pool.map(lambda name: _detach(place, name), names))
+        detached = list(pool.map(lambda name: detach(place, name), names))
         end = time.monotonic()
     return {
-        "attach_s": statistics.median(attach),
-        "attach_worst_s": max(attach),
-        "attach_all_s": attached - start,
-        "detach_s": statistics.median(detach),
-        "detach_worst_s": max(detach),
+        "attach_s": statistics.median(attached),
+        "attach_worst_s": max(attached),
+        "attach_all_s": all_attached - start,
+        "detach_s": statistics.median(detached),
+        "detach_worst_s": max(detached),
         "detach_all_s": end - middle,
         "pss_mib": memory / count / 2**20,
     }
@@ -83,37 +83,39 @@ def fragmented(place: Place, extents: int) -> dict[str, float]:
     disk = place.make_disk("fragmented", _LARGEST)
     scatter(place.url("fragmented", write=True), _LARGEST, extents)
     place.server.configure(latency_ms=SERVICE_MS)
-    attach, detach, requests, memory = [], [], [], []
+    attached, detached, requests, memory = [], [], [], []
     for _ in range(3):
         with counted(place.meter()) as count:
-            attach.append(_attach(place, disk, "fragmented"))
+            attached.append(attach(place, disk, "fragmented"))
         requests.append(count.requests())
         memory.append(place.memory())
-        detach.append(_detach(place, "fragmented"))
+        detached.append(detach(place, "fragmented"))
     return {
-        "attach_s": statistics.median(attach),
-        "attach_worst_s": max(attach),
-        "detach_s": statistics.median(detach),
-        "detach_worst_s": max(detach),
+        "attach_s": statistics.median(attached),
+        "attach_worst_s": max(attached),
+        "detach_s": statistics.median(detached),
+        "detach_worst_s": max(detached),
         "pss_mib": statistics.median(memory) / 2**20,
         "requests": statistics.median(requests),
     }
 
 
-def _attach(place: Place, disk: str, name: str) -> float:
+def attach(place: Place, disk: str, name: str) -> float:
+    """Seconds until the device of a disk that is attached now has answered."""
     start = time.monotonic()
     device = place.run("attach", disk, "--name", name)
-    _read_directly(device)
+    read_directly(device)
     return time.monotonic() - start
 
 
-def _detach(place: Place, name: str) -> float:
+def detach(place: Place, name: str) -> float:
+    """Seconds that detaching takes."""
     start = time.monotonic()
     place.run("detach", name)
     return time.monotonic() - start
 
 
-def _read_directly(device: str) -> None:
+def read_directly(device: str) -> None:
     """Read the first 4 KiB past the page cache: the device answers."""
     descriptor = os.open(device, os.O_RDONLY | os.O_DIRECT)
     try:
