@@ -34,6 +34,8 @@ __all__ = ["SECTION"]
 
 _SIZE = 512 << 20  # bytes; of a disk that is not filled
 _SECONDS = 1.0
+_FULL_S = 2.0  # of random writes until the write cache is full
+_MOST_S = 10.0
 _KILL_AFTER_S = 0.2
 _READ_S = 1.5  # around a kill
 _DEEP = Job("randread", 128, _SECONDS)
@@ -50,16 +52,19 @@ class _Load:
     job: Job
     figures: dict[str, str]
     options: tuple[str, ...] = ()
+    whole: bool = False  # once over the whole disk; what the page cache has already is not read again
 
     def prepare(self, place: Place, name: str, plan: Plan, stack: contextlib.ExitStack) -> Measure:
         """Attach a disk, fill it; what is to be called in each round."""
-        job = replace(self.job, seconds=min(self.job.seconds, plan.seconds))
+        job = replace(self.job, seconds=min(self.job.seconds, 10 * plan.seconds if self.whole else plan.seconds))
         device = stack.enter_context(place.attached(place.make_disk(name, plan.earlier_mib << 20), *self.options))
         fio.fill(device)
         worker = place.meter()
 
         def measure() -> Values:
-            values = fio.run(device, job, worker)
+            values = fio.run_whole(device, job, worker)[0] if self.whole else fio.run(device, job, worker)
+            if "cpu_us_per_io" in values:
+                values["cpu_us_per_request"] = values["cpu_us_per_io"] / max(values["requests_per_io"], 1e-3)
             fio.settle(device)  # else what is still unwritten would be sent while the other one is measured
             return {f"{self.name}: {figure}": values[key] for figure, key in self.figures.items()}
 
@@ -67,6 +72,7 @@ class _Load:
 
 
 _COST = {"CPU of an I/O, µs": "cpu_us_per_io", "IOPS": "iops"}
+_COST_BEHIND = {"CPU of a request, µs": "cpu_us_per_request", "IOPS": "iops"}  # accepted first, and merged
 _LATENCY = {"mean latency, µs": "mean_us"}
 _RATE = {"MB/s": "mbps"}
 _NONE = ("--cache", "none")
@@ -76,7 +82,7 @@ _STREAM = Job("read", 8, _SECONDS, "1m", ramp_s=0.2)
 _RANDOM = (
     _Load("read 4 KiB, depth 32", _READ, _COST),
     _Load("write 4 KiB, depth 32, cache=none", _WRITE, _COST, _NONE),
-    _Load("write 4 KiB, depth 32", _WRITE, _COST),
+    _Load("write 4 KiB, depth 32, the cache full", replace(_WRITE, ramp_s=_FULL_S), _COST_BEHIND),
 )
 _ALONE = (
     _Load("read 4 KiB, depth 1", replace(_READ, depth=1), _LATENCY),
@@ -85,7 +91,7 @@ _ALONE = (
 _STREAMS = (
     _Load("read 1 MiB, depth 8", _STREAM, _RATE),
     _Load("read 1 MiB, depth 8, cache=none", _STREAM, _RATE, _NONE),
-    _Load("read, buffered, 128 KiB at a time", Job("read", 0, _SECONDS, "128k", 0.2, direct=False), _RATE),
+    _Load("read, buffered, 128 KiB at a time", Job("read", 0, _MOST_S, "128k", direct=False), _RATE, whole=True),
     _Load("write 1 MiB, depth 8", replace(_STREAM, pattern="write"), _RATE),
     _Load("write 1 MiB, depth 8, cache=none", replace(_STREAM, pattern="write"), _RATE, _NONE),
 )
