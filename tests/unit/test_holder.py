@@ -382,3 +382,19 @@ def test_a_wait_may_be_longer_than_the_kernel_takes(machine: Machine, tmp_path: 
     patience_ms = holder._patience_ms()
     assert patience_ms
     assert 1000 < patience_ms < 1 << 31
+
+
+def test_what_was_heard_of_partitions_before_the_commit_is_followed_after_it(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once. The device was set up by then, and its partitions may have come when its links were made already."""
+    holder, followed = first_holder(machine, tmp_path, attached=False), list[str]()
+    monkeypatch.setattr(holder._has.place, "follow_partitions", lambda device, disk: followed.append(device))
+    serves(machine, holder)
+    holder._heard = True
+    holder._follow_partitions()
+    assert followed == []
+    commits(holder)
+    holder._follow_partitions()
+    holder._follow_partitions()
+    assert followed == ["/dev/loop0"]

@@ -35,13 +35,19 @@ PATH = "/devices/virtual/block"
         ([f"add@{PATH}/loop1/loop1p1\0ACTION=add\0"], "/dev/loop1", True),
         ([f"change@{PATH}/sda\0", f"remove@{PATH}/loop1/loop1p1\0"], "/dev/loop1", True),
         ([f"add@{PATH}/loop11/loop11p1\0ACTION=add\0"], "/dev/loop1", False),
+        ([f"add@{PATH}/loop11/loop11p1\0ACTION=add\0"], None, True),
+        (
+            [f"change@{PATH}/loop11\0ACTION=change\0", f"add@{PATH}/sda/sda1\0", "add@/devices/virtual/bdi/0:42\0"],
+            None,
+            False,
+        ),
         ([f"change@{PATH}/sda\0X={PATH}/loop1/loop1p1"], "/dev/loop1", False),
         ([errno.ENOBUFS], "/dev/loop1", True),
         ([], "/dev/loop1", False),
     ],
 )
 def test_only_what_may_be_about_the_devices_partitions_counts(
-    events: list[str | int], device: str, counts: bool
+    events: list[str | int], device: str | None, counts: bool
 ) -> None:
     assert PartitionWatch(cast(socket.socket, Kernel(*events))).heard(device) is counts
 

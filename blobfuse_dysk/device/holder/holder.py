@@ -77,6 +77,7 @@ class Holder:
         self._lifecycle = lifecycle
         self._follows = follows
         self._partitions: PartitionWatch | None = None
+        self._heard = False  # of partitions that may be the device's
 
     def run(self) -> int:
         """Live until the attachment ends."""
@@ -157,7 +158,8 @@ class Holder:
             if worker.pidfd in happened:
                 self._on_worker_death(worker)
         if self._partitions and self._partitions.fileno() in happened:
-            self._on_uevents(self._partitions)
+            self._heard |= self._partitions.heard(self._has.state.fields["device"])
+        self._follow_partitions()
         self._feed("time")
 
     def _patience_ms(self) -> float | None:
@@ -222,10 +224,15 @@ class Holder:
         self._has.reap()
         self._feed("died", worker.end_text())
 
-    def _on_uevents(self, partitions: PartitionWatch) -> None:
-        """The links follow the device's partitions; nothing is decided by them."""
+    def _follow_partitions(self) -> None:
+        """The links follow the device's partitions, of which the kernel said something; nothing is decided by them.
+
+        What came before the commit, which tells of the device, was read all the same: it would wake this process for as
+        long as that takes. The links are looked at once there is a device.
+        """
         fields = self._has.state.fields
-        if fields["device"] and partitions.heard(fields["device"]):
+        if self._heard and fields["device"]:
+            self._heard = False
             self._has.place.follow_partitions(fields["device"], fields["disk"])
 
     def _hear_new(self, new: WorkerProcess, happened: set[int]) -> None:

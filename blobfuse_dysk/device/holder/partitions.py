@@ -45,13 +45,14 @@ class PartitionWatch:
         """For poll."""
         return self._socket.fileno()
 
-    def heard(self, device: str) -> bool:
-        """Read what came; whether some of it may be about partitions of the device."""
-        wanted = f"/block/{os.path.basename(device)}/".encode()
+    def heard(self, device: str | None) -> bool:
+        """Read what came; whether some of it may be about partitions of the device. None: of any loop device."""
+        wanted = f"/block/{os.path.basename(device)}/".encode() if device else b"/block/loop"
         found = False
         while True:
             try:
-                found |= wanted in self._socket.recv(_MOST_BYTES).partition(b"\0")[0]
+                path = self._socket.recv(_MOST_BYTES).partition(b"\0")[0]
+                found |= wanted in path and b"/" in path.rpartition(b"/block/")[2]
             except BlockingIOError:
                 return found
             except OSError:  # some were lost (ENOBUFS), and nobody knows what they said
