@@ -26,6 +26,7 @@ MOST_LINES = 400
 RANK = {
     "printable": -2,
     "clock": -1,
+    "holes": -1,
     "invariant": -1,
     "errors": -1,
     "patience": -1,

@@ -56,6 +56,9 @@ IN_HEADER = struct.Struct("<IIQQIIII")
 """Before each request: len, opcode, unique, nodeid, uid, gid, pid, padding."""
 OUT_HEADER = struct.Struct("<IiQ")
 """Before each answer: len, error (negative), unique; before each notice: len, its code, 0."""
+FORGET, INTERRUPT, BATCH_FORGET = 2, 36, 42
+NO_ANSWER = frozenset((FORGET, INTERRUPT, BATCH_FORGET))
+"""The requests to which the kernel wants no answer, by opcode."""
 _NOTIFY_INVAL_INODE, _NOTIFY_RESEND = 2, 7
 RESEND = OUT_HEADER.pack(OUT_HEADER.size, _NOTIFY_RESEND, 0)
 """The notice that asks for the requests which were taken and not answered."""

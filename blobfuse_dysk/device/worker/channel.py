@@ -29,9 +29,10 @@ import struct
 import sys
 from typing import TYPE_CHECKING, TypeAlias
 
-from blobfuse_dysk.device.kernel.fuse import IN_HEADER, OUT_HEADER
-from blobfuse_dysk.device.worker.taken import EMPTY, NO_ANSWER, Taken, punch
+from blobfuse_dysk.device.kernel.fuse import IN_HEADER, NO_ANSWER, OUT_HEADER
+from blobfuse_dysk.device.worker.taken import EMPTY, Taken
 from blobfuse_dysk.environment import uses_native
+from blobfuse_dysk.holes import punch
 from blobfuse_dysk.store.contract import Buffer
 
 if TYPE_CHECKING:

@@ -23,12 +23,10 @@ from collections.abc import Iterator
 import pyfuse3
 import trio
 
-from blobfuse_dysk.device.kernel.fuse import IN_HEADER, OUT_HEADER, without_splicing
+from blobfuse_dysk.device.kernel.fuse import IN_HEADER, INTERRUPT, NO_ANSWER, OUT_HEADER, without_splicing
 
 __all__ = ["Others"]
 
-FORGET, INTERRUPT, BATCH_FORGET = 2, 36, 42
-_NO_ANSWER = frozenset((FORGET, INTERRUPT, BATCH_FORGET))
 _MOST = 1 << 20  # bytes of an answer
 
 
@@ -51,7 +49,7 @@ class Others:
         """
         opcode = IN_HEADER.unpack_from(request)[1]
         if opcode != INTERRUPT:
-            self.pending += opcode not in _NO_ANSWER
+            self.pending += opcode not in NO_ANSWER
             self._unsent.append(request)
 
     def answers(self) -> Iterator[bytes]:

@@ -47,7 +47,6 @@ it waits for a request, and in get_user_pages(), for pages that are not in memor
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import mmap
@@ -56,15 +55,11 @@ import struct
 from typing import NamedTuple
 
 from blobfuse_dysk.device.kernel import fuse, hardening
-from blobfuse_dysk.device.kernel.fuse import IN_HEADER
+from blobfuse_dysk.device.kernel.fuse import IN_HEADER, NO_ANSWER
 from blobfuse_dysk.errors import DyskError
 
-__all__ = ["EMPTY", "NO_ANSWER", "Slab", "Taken", "TakenError", "punch"]
+__all__ = ["EMPTY", "Slab", "Taken", "TakenError"]
 
-FORGET, INTERRUPT, BATCH_FORGET = 2, 36, 42
-NO_ANSWER = frozenset((FORGET, INTERRUPT, BATCH_FORGET))
-
-_PUNCH_HOLE, _KEEP_SIZE = 2, 1  # linux/falloc.h
 _MAGIC = 0x4E454B41544B5359  # "YSKTAKEN"
 _VERSION = 1
 _HEADER = struct.Struct("@QQQ")
@@ -150,12 +145,6 @@ class Taken:
                 else:
                     found[unique] = at
         return [found[unique] for unique in sorted(found)]
-
-
-def punch(fd: int, offset: int, length: int) -> None:
-    """Give the memory of a range back to the kernel: it holds zeros then. Where that is not done, it stays as it is."""
-    words = (ctypes.c_int(_PUNCH_HOLE | _KEEP_SIZE), ctypes.c_int64(offset), ctypes.c_int64(length))
-    ctypes.CDLL(None).fallocate64(fd, *words)
 
 
 def _rounded(size: int) -> int:

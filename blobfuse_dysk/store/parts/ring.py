@@ -28,7 +28,6 @@ Invariants
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 import os
 import secrets
@@ -37,6 +36,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from blobfuse_dysk.errors import DyskError
+from blobfuse_dysk.holes import punch
 from blobfuse_dysk.invariant import broken
 from blobfuse_dysk.store.contract import MAX_WRITE, Buffer
 
@@ -57,7 +57,6 @@ _RECORD = struct.Struct("@QQQQQ")
 _RECORD_SIZE = 64
 _MASK = (1 << 64) - 1
 _LEAST_GIVEN = 1 << 20  # bytes; less is left where it is, for the next writes
-_PUNCH_HOLE, _KEEP_SIZE = 2, 1  # linux/falloc.h
 
 
 class RingError(DyskError):
@@ -166,13 +165,11 @@ class Ring:
     def give_back(self, descriptor: int) -> None:
         """Give the memory of the records back to the kernel, which a lap of them has taken; if the log is empty.
 
-        descriptor: of the memory. What is written next takes memory again, as in the first lap. Some milliseconds, if
-        there is much. Where the kernel does not do it, the memory stays. Source: fallocate(2).
+        descriptor: of the memory. What is written next takes memory again, as in the first lap.
         """
         if self.used or self._head - self._given < _LEAST_GIVEN:
             return
-        words = (ctypes.c_int(_PUNCH_HOLE | _KEEP_SIZE), ctypes.c_int64(_HEADER_PAGE), ctypes.c_int64(self.capacity))
-        ctypes.CDLL(None).fallocate64(descriptor, *words)
+        punch(descriptor, _HEADER_PAGE, self.capacity)
         self._given = self._head
 
     def close(self) -> None:
