@@ -52,8 +52,7 @@ class Throttle(Store):
         """Read, in a slot."""
         started = self._limiter.enter_at_once(length)
         if started is None:
-            await attach()
-            started = await self._limiter.enter(current_priority(Priority.READ), length)
+            started = await self._enter(Priority.READ, length)
         try:
             data = await self._inner.read(offset, length)
             self._limiter.succeeded(started, length)
@@ -69,8 +68,7 @@ class Throttle(Store):
         length = len(data)
         started = self._limiter.enter_at_once(length)
         if started is None:
-            await attach()
-            started = await self._limiter.enter(current_priority(Priority.FLUSH), length)
+            started = await self._enter(Priority.FLUSH, length)
         try:
             await self._inner.write(offset, data)
             self._limiter.succeeded(started, length)
@@ -82,8 +80,7 @@ class Throttle(Store):
 
     async def zero(self, offset: int, length: int) -> None:
         """Zero, in a slot. A clear carries no data, whatever its length."""
-        await attach()
-        started = await self._limiter.enter(current_priority(Priority.FLUSH))
+        started = await self._enter(Priority.FLUSH)
         try:
             await self._inner.zero(offset, length)
             self._limiter.succeeded(started, 0)
@@ -99,8 +96,7 @@ class Throttle(Store):
 
     async def extents(self, offset: int, length: int) -> list[Extent]:
         """Ask for extents, in a slot, however many requests that takes below; its time says nothing about load."""
-        await attach()
-        started = await self._limiter.enter(current_priority(Priority.READ))
+        started = await self._enter(Priority.READ)
         try:
             return await self._inner.extents(offset, length)
         except StoreError as error:
@@ -111,8 +107,7 @@ class Throttle(Store):
 
     async def grow(self, size: int) -> None:
         """Grow, in a slot, however many requests that takes below; its time says nothing about load."""
-        await attach()
-        started = await self._limiter.enter(current_priority(Priority.FLUSH))
+        started = await self._enter(Priority.FLUSH)
         try:
             await self._inner.grow(size)
         except StoreError as error:
@@ -124,6 +119,11 @@ class Throttle(Store):
     async def aclose(self) -> None:
         """Close the layer below."""
         await self._inner.aclose()
+
+    async def _enter(self, default: Priority, length: int = 0) -> float:
+        """Wait for a slot. What the task asked for is in its own context, so it is attached before that is read."""
+        await attach()
+        return await self._limiter.enter(current_priority(default), length)
 
     def _refused(self, error: StoreError, started: float) -> None:
         if error.kind is Kind.THROTTLED:

@@ -114,7 +114,7 @@ class Limiter:
 
     def enter_at_once(self, length: int = 0) -> float | None:
         """`enter` for a request that nothing holds back; None, and nothing has happened, if it would have to wait."""
-        slots = 1 if length < SLOT else _slots(length)
+        slots = _slots(length)
         now = self._now()
         if (
             self.waiting
@@ -127,7 +127,7 @@ class Limiter:
 
     def leave(self, length: int = 0) -> None:
         """Return the slots of a request."""
-        self.in_flight -= 1 if length < SLOT else _slots(length)
+        self.in_flight -= _slots(length)
         self._requests -= 1
         self._bytes -= length
         if self.waiting:
@@ -168,7 +168,7 @@ class Limiter:
         return (
             not self.waiting
             and not self.pacer.paced
-            and (self.in_flight + (1 if length < SLOT else _slots(length)) <= self.limit or not self.in_flight)
+            and (self.in_flight + _slots(length) <= self.limit or not self.in_flight)
         )
 
     @property
