@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 import trio
 import trio.testing
 
 from blobfuse_dysk.detached import Detached, run_next, running
 from tests.unit.fusekernel import Place, World
+from tests.unit.test_detached import MODES, world
 
-MODES = ["attached", "detached"]
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with trio.open_nursery() as nursery:
-        yield World(nursery)
-        nursery.cancel_scope.cancel()
+__all__ = ["world"]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -17,12 +17,12 @@ from tools.benchlib.bench import Bench, Section
 from tools.benchlib.figures import Report, report_from_json
 from tools.benchlib.plan import FULL, QUICK
 from tools.benchlib.sections import SECTIONS
+from tools.benchlib.sections.earlier import PROGRAM
 from tools.benchlib.supervise import supervised
 from tools.benchlib.tables import markdown, skipped_table
 
 __all__ = ["main"]
 
-_PROGRAM = Path(".venv/bin/dyskctl")
 _QUIET = 0.5  # load average below which nobody else is at work
 
 
@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"{options.show} is no file that --json wrote: {error}")
         _write(report, options)
         return 0
-    if options.earlier and not (options.earlier / _PROGRAM).is_file():
-        parser.error(f"{options.earlier} has no {_PROGRAM}: run tools/setup there")
+    if options.earlier and not (options.earlier / PROGRAM).is_file():
+        parser.error(f"{options.earlier} has no {PROGRAM}: run tools/setup there")
     if os.geteuid() != 0:
         parser.error("it attaches devices, which takes root")
     return supervised(lambda: _run(options))

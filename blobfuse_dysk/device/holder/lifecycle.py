@@ -90,9 +90,7 @@ class Lifecycle(Machine):
         self._fields = fields
         self._worker: Worker | None = worker
         self._device: str | None = None  # since the commit
-        self._recovers = (
-            False  # requests that died with a worker can be had again: from the kernel, or from kept memory
-        )
+        self._recovers = False  # requests that died with a worker come again: from the kernel, or from kept memory
         self._kill_at: float | None = None
         self._restart_at: float | None = None
         self._look_at: float | None = None

@@ -3,7 +3,8 @@
 Both attach disks of the same server at the same time, each by its own dyskctl into directories of its own, so that both
 are measured on the same machine within seconds. Each row is one figure: the medians over the rounds of both, and the
 ratio of the medians. CPU time is the worker's, user and system, per I/O; memory is the share of one more attachment
-when eight are there; a pause is the longest time between two direct reads around a kill -9 of the worker.
+when as many are there as the plan has; a pause is the longest time between two direct reads around a kill -9 of the
+worker.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ from tools.benchlib.processes import rss_bytes
 from tools.benchlib.sections.attaching import SERVICE_MS, attach, detach, read_directly, together
 from tools.benchlib.tables import column
 
-__all__ = ["SECTION"]
+__all__ = ["PROGRAM", "SECTION"]
+
+PROGRAM = Path(".venv/bin/dyskctl")
+"""Of a checkout that was set up."""
 
 _SIZE = 512 << 20  # bytes; of a disk that is not filled
 _SECONDS = 1.0
@@ -126,7 +130,7 @@ def _measure(bench: Bench) -> None:
 @contextlib.contextmanager
 def _sides(earlier: Path, *, https: bool = False) -> Iterator[tuple[Place, Place]]:
     """This tree's place and the earlier one's, on one server."""
-    with open_place(0, https=https) as now, place_of(now.service, earlier / ".venv/bin/dyskctl") as then:
+    with open_place(0, https=https) as now, place_of(now.service, earlier / PROGRAM) as then:
         yield now, then
 
 
