@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
+from typing import Any
 
 import trio
 
 from blobfuse_dysk.azure import wire
 from blobfuse_dysk.azure.credential.credential import NO_CREDENTIAL, Credential, check_transport
 from blobfuse_dysk.azure.pagelist import ChangedList, parse_changed_list, parse_page_list
-from blobfuse_dysk.azure.plainway import Begun, PlainWay
+from blobfuse_dysk.azure.plainway import Begun, PlainWay, Put, Then
 from blobfuse_dysk.azure.pool import HttpPool
 from blobfuse_dysk.azure.refusal import gateway_error, is_services_own, service_error
 from blobfuse_dysk.azure.signing import DatedSigner, Signer
@@ -89,6 +90,30 @@ class BlobClient(trio.abc.AsyncResource):
             if isinstance(answer, bytes):
                 return answer
             begun = answer
+        return await self._get(offset, length, timeout_s, begun)
+
+    def begin_get(self, then: Then, timeout_s: float) -> bool:
+        """get_range of then's range, if nothing has to be waited for but the answer; see plainway.Then for the rest."""
+        way, now = self._way, then.started
+        if way is None or now >= self._look_at_clock:
+            return False
+        return way.begin(then, self._rest_of, then.offset, then.length, None, None, None, now + timeout_s)
+
+    def begin_put(self, then: Then, data: Buffer, lease_id: str | None, epoch: int | None, timeout_s: float) -> bool:
+        """put_pages, likewise."""
+        way, now = self._way, then.started
+        if way is None or now >= self._look_at_clock:
+            return False
+        return way.begin(then, self._rest_of, then.offset, then.length, data, lease_id, epoch, now + timeout_s)
+
+    async def _rest_of(self, then: Then, put: Put | None, exchange: Coroutine[Any, Any, Begun]) -> Buffer | None:
+        begun = await exchange
+        if put is None:
+            return await self._get(then.offset, then.length, 0.0, begun)
+        await self._put(then.offset, *put, 0.0, begun)
+        return None
+
+    async def _get(self, offset: int, length: int, timeout_s: float, begun: Begun | None) -> Buffer:
         checksum = self._checksum and length <= wire.MAX_CHECKSUM
         request = self._requests.get_range(offset, length, checksum=checksum)
         reply = await self._ask(request, 206, "read", timeout_s, begun)
@@ -112,6 +137,11 @@ class BlobClient(trio.abc.AsyncResource):
             if isinstance(answer, bytes):
                 return
             begun = answer
+        await self._put(offset, data, lease_id, epoch, timeout_s, begun)
+
+    async def _put(
+        self, offset: int, data: Buffer, lease_id: str | None, epoch: int | None, timeout_s: float, begun: Begun | None
+    ) -> None:
         request = self._requests.put_pages(offset, data, lease_id=lease_id, epoch=epoch, checksum=self._checksum)
         await self._ask(request, 201, "write", timeout_s, begun)
 

@@ -8,7 +8,9 @@ module is missing or DYSK_NATIVE is "no", go the way of Python alone.
 
 Waiting. The lines of a pool are in one set (native/exchange.c), for which one task waits, the pump; it reschedules
 those whose exchange has ended. Each is woken once: by the pump, by `expire`, or by trio for a cancellation, whichever
-takes the task out of the line.
+takes the task out of the line. An exchange can also be made without a task that waits for it (`begin_plain`): then the
+line has the connection in its place, which tells the `Exchange` of the plain answer, and of anything else that
+it is over, so that a task does the rest (`rest_plain`).
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from blobfuse_dysk.environment import uses_native
 if TYPE_CHECKING:
     from blobfuse_dysk.azure.native import _exchange
 
-__all__ = ["MOST_RANGE", "NATIVE", "PlainConnection", "Pump", "is_there"]
+__all__ = ["MOST_RANGE", "NATIVE", "Exchange", "PlainConnection", "Pump", "is_there"]
 
 
 def _found() -> ModuleType | None:
@@ -100,6 +102,39 @@ class Pump:
                 for waiter in waiters:
                     if type(waiter) is Detached:
                         waiter.go_on(None)
+                    elif type(waiter) is not Task:
+                        assert isinstance(waiter, Exchange)
+                        waiter.connection.came(waiter)
+
+
+class Exchange:
+    """What is to be known of an exchange if it does not end with the plain answer. body, length: see exchange_plain.
+
+    One that no task waits for is of a class of its own, whose `plain_came` or `other_came` is called, once, and never
+    within `begin_plain`.
+    """
+
+    __slots__ = ("body", "connection", "done", "error", "head", "length", "reused")
+    connection: PlainConnection
+    reused: bool
+
+    def __init__(self, head: bytes, body: Buffer | None, length: int) -> None:
+        self.head = head
+        self.body = body
+        self.length = length
+        self.done = 0  # as Line.start says it
+        self.error: Exception | None = None
+
+    def plain_came(self, answer: bytes) -> None:
+        """The answer is the plain one: its body."""
+
+    def other_came(self) -> None:
+        """It is not, or there is none: `rest_plain` says what came of it."""
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether all of the request was sent."""
+        return self.done == len(self.head) + (0 if self.body is None else len(self.body))
 
 
 class PlainConnection(Connection):
@@ -119,8 +154,11 @@ class PlainConnection(Connection):
         waiter = self._line.stop()
         if isinstance(waiter, Detached):
             waiter.wake(outcome.Error(trio.ClosedResourceError()))
-        elif waiter is not None:
+        elif isinstance(waiter, Task):
             reschedule(waiter, outcome.Error(trio.ClosedResourceError()))
+        elif waiter is not None:
+            waiter.error = trio.ClosedResourceError()
+            waiter.other_came()
 
     def close(self) -> None:
         """See Connection."""
@@ -135,13 +173,14 @@ class PlainConnection(Connection):
         body: None for Get Blob. offset, length: of the range, in bytes. Not for the first exchange of a connection, the
         answer to which says how long it may be idle. Otherwise as `exchange`.
         """
-        reused = self._begin()
-        line, begun = self._line, b""
+        exchange = Exchange(head, body, length)
+        exchange.reused = self._begin()
+        line = self._line
         try:
             me = running()
-            done = line.start(head, body, offset, length, current_task() if me is None else me)
-            self._sent = done != 0
-            if done == len(head) + (0 if body is None else len(body)):
+            exchange.done = line.start(head, body, offset, length, current_task() if me is None else me)
+            self._sent = exchange.done != 0
+            if exchange.is_sent:
                 if me is None:
                     await wait_task_rescheduled(self._abort)
                 else:
@@ -150,15 +189,53 @@ class PlainConnection(Connection):
                 if answer is not None:
                     self.reusable = True
                     return answer
-                begun = line.begun()
-                self._answered = True
         except (OSError, trio.ClosedResourceError, EOFError) as error:
+            exchange.error = error
+        return await self.rest_plain(exchange, scratch)
+
+    def begin_plain(self, exchange: Exchange, offset: int) -> bool:
+        """`exchange_plain` that no task waits for. False: it is not told of anything; do `rest_plain` now."""
+        head, body = exchange.head, exchange.body
+        exchange.reused = self._begin()
+        exchange.connection = self
+        try:
+            exchange.done = done = self._line.start(head, body, offset, exchange.length, exchange)
+        except Exception as error:
+            exchange.error = error
+            return False
+        self._sent = done != 0
+        return done == (len(head) if body is None else len(head) + len(body))
+
+    def came(self, exchange: Exchange) -> None:
+        """The exchange has ended that `begin_plain` began. For the pump."""
+        try:
+            answer = self._line.take()
+        except (OSError, EOFError) as error:
+            exchange.error = error
+        else:
+            if answer is not None:
+                self.reusable = True
+                exchange.plain_came(answer)
+                return
+        exchange.other_came()
+
+    async def rest_plain(self, exchange: Exchange, scratch: bytearray) -> Reply:
+        """Do what is left of an exchange that did not end with the plain answer."""
+        error, line, begun = exchange.error, self._line, b""
+        if error is not None:
             self._answered = line.heard()
             await attach()
-            raise self._failure(CutError.ended() if isinstance(error, EOFError) else error, reused) from error
+            if not isinstance(error, OSError | trio.ClosedResourceError | EOFError):
+                raise error
+            lost = CutError.ended() if isinstance(error, EOFError) else error
+            raise self._failure(lost, exchange.reused) from error
+        if exchange.is_sent:
+            begun = line.begun()
+            self._answered = True
         await attach()
-        most = length if body is None else MOST_PLAIN
-        return await self._finish(reused, head, body, done, begun, scratch, False, most)
+        head, body, done = exchange.head, exchange.body, exchange.done
+        most = exchange.length if body is None else MOST_PLAIN
+        return await self._finish(exchange.reused, head, body, done, begun, scratch, False, most)
 
 
 class _PlainSocketConnection(PlainConnection):

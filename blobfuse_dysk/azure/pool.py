@@ -54,7 +54,8 @@ class HttpPool(trio.abc.AsyncResource):
         self._proxy = proxy
         self._tls = (ssl_context or tls_context()) if endpoint.scheme == "https" else None
         self._connect_timeout_s = connect_timeout_s
-        self._slots = trio.Semaphore(max_connections)
+        self._free = max_connections  # slots: those of connections that are not busy, nor being made
+        self._waiting = trio.lowlevel.ParkingLot()  # for a slot, which who leaves one gives to the first of them
         self._session: ssl.SSLSession | None = None  # of the endpoint's TLS, for the connections to come
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
@@ -68,6 +69,11 @@ class HttpPool(trio.abc.AsyncResource):
         self._now = bound_clock()
 
     @property
+    def has_tls(self) -> bool:
+        """Whether what is sent is encrypted."""
+        return self._tls is not None
+
+    @property
     def connections(self) -> int:
         """How many connections are open now."""
         return len(self._idle) + len(self._busy)
@@ -78,9 +84,9 @@ class HttpPool(trio.abc.AsyncResource):
         deadline: of all of it, waiting for a connection included, in trio's time. Raises TransportError (see errors.py
         for what sent and stale mean). Cancellation closes the connection, and the request may or may not have arrived.
         """
-        try:
-            self._slots.acquire_nowait()
-        except trio.WouldBlock:
+        if self._free:
+            self._free -= 1
+        else:
             await self._wait_for_slot(deadline)
         try:
             connection = self._take_idle() or await self._connect(deadline)
@@ -101,36 +107,36 @@ class HttpPool(trio.abc.AsyncResource):
                 self._busy.discard(connection)
                 self._give_back(connection)
         finally:
-            self._slots.release()
+            self._leave_slot()
 
     def take_plain(self, deadline: float) -> PlainConnection | None:
         """An idle connection for one exchange, if there is one just now that has the quick way (plain.py).
 
         To be given to `leave_plain` afterwards, whatever became of it; and see drop_idle.
         """
-        if not self._idle or not isinstance(self._idle[-1], PlainConnection):
-            return None
-        try:
-            self._slots.acquire_nowait()
-        except trio.WouldBlock:
+        idle = self._idle
+        if not idle or not self._free:
             return None
         connection = self._take_idle()
         if not isinstance(connection, PlainConnection):
             if connection is not None:
-                self._idle.append(connection)
-            self._slots.release()
+                idle.append(connection)
             return None
+        self._free -= 1
         connection.deadline = deadline
         self._busy.add(connection)
         if deadline < self._wake_at:
             self._look_at(deadline)
         return connection
 
-    def leave_plain(self, connection: PlainConnection) -> None:
-        """Take back what take_plain gave."""
+    def leave_plain(self, connection: PlainConnection) -> float:
+        """Take back what take_plain gave; the time at which that is, in trio's time."""
         self._busy.discard(connection)
-        self._give_back(connection)
-        self._slots.release()
+        if self._waiting:
+            self._waiting.unpark()
+        else:
+            self._free += 1
+        return self._give_back(connection)
 
     def hurry(self, timeout_s: float) -> None:
         """Let no exchange that is on its way now take longer than timeout_s from now."""
@@ -152,9 +158,15 @@ class HttpPool(trio.abc.AsyncResource):
 
     async def _wait_for_slot(self, deadline: float) -> None:
         with trio.move_on_at(deadline):
-            await self._slots.acquire()
+            await self._waiting.park()
             return
         raise TransportError("no connection became free within the time limit", sent=False)
+
+    def _leave_slot(self) -> None:
+        if self._waiting:
+            self._waiting.unpark()
+        else:
+            self._free += 1
 
     def _take_idle(self) -> Connection | None:
         while self._idle:
@@ -170,14 +182,20 @@ class HttpPool(trio.abc.AsyncResource):
         while self._idle:
             self._idle.pop().close()
 
-    def _give_back(self, connection: Connection) -> None:
-        if not connection.idle_since and connection.reusable and isinstance(connection, TlsConnection):
+    def _give_back(self, connection: Connection) -> float:
+        now = self._now()
+        if connection.reusable and connection.idle_since and not self._closed:
+            connection.idle_since = now
+            self._idle.append(connection)
+            return now
+        if connection.reusable and isinstance(connection, TlsConnection):
             self._session = connection.session  # tickets come with the first answer
         if connection.reusable and not self._closed:
-            connection.idle_since = self._now()
+            connection.idle_since = now
             self._idle.append(connection)
         else:
             connection.close()
+        return now
 
     async def _connect(self, deadline: float) -> Connection:
         """Open a connection, directly or through the proxy."""

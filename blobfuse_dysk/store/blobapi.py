@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from blobfuse_dysk.azure.plainway import Then
 from blobfuse_dysk.azure.wire import BlobProperties, Condition, PageList, SequenceNumber
 from blobfuse_dysk.store.contract import Buffer
 
@@ -23,6 +24,12 @@ class BlobApi(Protocol):
     async def put_pages(
         self, offset: int, data: Buffer, *, lease_id: str | None, epoch: int | None, timeout_s: float
     ) -> None: ...
+
+    def begin_get(self, then: Then, timeout_s: float) -> bool:
+        """get_range of then's range, if there is nothing to be waited for but the answer; False: nothing was done."""
+
+    def begin_put(self, then: Then, data: Buffer, lease_id: str | None, epoch: int | None, timeout_s: float) -> bool:
+        """put_pages, likewise."""
 
     async def clear_pages(
         self, offset: int, length: int, *, lease_id: str | None, epoch: int | None, timeout_s: float

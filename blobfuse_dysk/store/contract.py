@@ -29,6 +29,10 @@ The contract, for every layer and for the whole stack:
 
 All methods are abstract and there is no pass-through base class: a forgotten method must be a TypeError at
 construction, not silent corruption.
+
+A layer may offer a second way to read and to write, without coroutines, for calls that have nothing to wait for but the
+service (passage.py). It is the same call, by the same contract; who makes calls may use either, and needs to know
+both, as the second one is not always to be had.
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ from abc import abstractmethod
 from typing import TypeAlias
 
 import trio
+
+from blobfuse_dysk.store.passage import Lane
 
 __all__ = ["MAX_WRITE", "PAGE", "Buffer", "Extent", "Store"]
 
@@ -50,6 +56,11 @@ Extent: TypeAlias = tuple[int, int]
 
 class Store(trio.abc.AsyncResource):
     """An array of 512-byte pages. See the module's text for the contract."""
+
+    plain_read: Lane | None = None
+    """The other way to read; None: there is none."""
+    plain_write: Lane | None = None
+    """The other way to write."""
 
     @property
     @abstractmethod

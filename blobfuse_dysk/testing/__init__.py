@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .detached import DetachedStore
     from .fates import Fate, weather
     from .faulty import Fault, FaultyStore, at_random, in_turn
+    from .lanes import LaneStore
     from .memory import MemoryStore
     from .pageblobserver import PageBlobServer
     from .recording import Call, RecordingStore
@@ -29,6 +30,7 @@ __all__ = [
     "Fate",
     "Fault",
     "FaultyStore",
+    "LaneStore",
     "MemoryStore",
     "PageBlobServer",
     "RecordingStore",
@@ -49,6 +51,7 @@ _MODULES = {
     "Fate": "fates",
     "Fault": "faulty",
     "FaultyStore": "faulty",
+    "LaneStore": "lanes",
     "MemoryStore": "memory",
     "PageBlobServer": "pageblobserver",
     "RecordingStore": "recording",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
+from blobfuse_dysk.azure.plainway import Then
 from blobfuse_dysk.azure.wire import BlobProperties, Condition, PageList, SequenceNumber
 from blobfuse_dysk.errors import GatewayError, ServiceError, TransportError
 from blobfuse_dysk.store.contract import PAGE, Buffer
@@ -18,6 +19,8 @@ from blobfuse_dysk.testing.simblob import SimBlob
 __all__ = ["SimClient"]
 
 T = TypeVar("T")
+_Flying = tuple[int, tuple[int, int]]
+"""The serial number of a modifying request, and its range: start, end."""
 
 
 @dataclass
@@ -51,6 +54,27 @@ class SimClient:
     ) -> None:
         copy = bytes(data)
         await self._modify("put", offset, copy, len(copy), lease_id, epoch, timeout_s)
+
+    def begin_get(self, then: Then, timeout_s: float) -> bool:
+        return self._begin(then, self._send("get", lambda: self.blob.get(then.offset, then.length), timeout_s))
+
+    def begin_put(self, then: Then, data: Buffer, lease_id: str | None, epoch: int | None, timeout_s: float) -> bool:
+        flying = self._depart(then.offset, then.length)
+        return self._begin(then, self._fly(flying, self._send, "put", bytes(data), lease_id, epoch, timeout_s))
+
+    def _begin(self, then: Then, call: Coroutine[Any, Any, Any]) -> bool:
+        """Have a call made that nobody waits for, as azure/plainway.py does it."""
+
+        async def carry_out() -> None:
+            try:
+                result = await call
+            except Exception as error:
+                then.hand_over(_raising(error))
+            else:
+                then.succeed(result, trio.current_time())
+
+        self.nursery.start_soon(carry_out)
+        return True
 
     async def clear_pages(
         self, offset: int, length: int, *, lease_id: str | None, epoch: int | None, timeout_s: float
@@ -127,20 +151,38 @@ class SimClient:
         epoch: int | None,
         timeout_s: float,
     ) -> None:
+        flying = self._depart(offset, length)
+        await self._fly(flying, self._ask, name, data, lease_id, epoch, timeout_s)
+
+    def _depart(self, offset: int, length: int) -> _Flying:
+        """Note that a modifying request is sent."""
         self._serial += 1
-        serial, mine = self._serial, (offset, offset + length)
-        pages = range(offset // PAGE, (offset + length) // PAGE)
-
-        def done() -> None:
-            self.blob.put(self.name, offset, data, length, lease_id, epoch)
-            if any(self._newest[page] > serial for page in pages):
-                self.stragglers.append(mine)
-
+        mine = (offset, offset + length)
         self.overlaps += [(other, mine) for other in self._flying if other[0] < mine[1] and mine[0] < other[1]]
         self._flying.append(mine)
-        self._newest.update(dict.fromkeys(pages, serial))
+        self._newest.update(dict.fromkeys(range(offset // PAGE, (offset + length) // PAGE), self._serial))
+        return self._serial, mine
+
+    async def _fly(
+        self,
+        flying: _Flying,
+        ask: Callable[..., Awaitable[None]],
+        name: str,
+        data: bytes | None,
+        lease_id: str | None,
+        epoch: int | None,
+        timeout_s: float,
+    ) -> None:
+        serial, mine = flying
+
+        def done() -> None:
+            start, end = mine
+            self.blob.put(self.name, start, data, end - start, lease_id, epoch)
+            if any(self._newest[page] > serial for page in range(start // PAGE, end // PAGE)):
+                self.stragglers.append(mine)
+
         try:
-            await self._ask(name, done, timeout_s)
+            await ask(name, done, timeout_s)
         finally:
             self._flying.remove(mine)
 
@@ -188,3 +230,7 @@ class SimClient:
         except (ServiceError, GatewayError) as error:
             answer.append(error)
         arrived.set()
+
+
+async def _raising(error: Exception) -> None:
+    raise error

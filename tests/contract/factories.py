@@ -37,6 +37,7 @@ from blobfuse_dysk.testing import (
     Fate,
     Fault,
     FaultyStore,
+    LaneStore,
     MemoryStore,
     RecordingStore,
     SimBlob,
@@ -188,6 +189,18 @@ def detached(factory: Callable[[], AbstractAsyncContextManager[Store]]) -> Calla
     return around
 
 
+def in_lanes(factory: Callable[[], AbstractAsyncContextManager[Store]]) -> Callable[..., Any]:
+    """The same, called in the plain lane where it can be, as the worker does."""
+
+    @asynccontextmanager
+    async def around() -> AsyncIterator[Store]:
+        async with factory() as store, trio.open_nursery() as nursery:
+            yield LaneStore(store, nursery)
+            nursery.cancel_scope.cancel()
+
+    return around
+
+
 @asynccontextmanager
 async def write_back() -> AsyncIterator[Store]:
     """WriteBack over a checked MemoryStore, below which no two modifying calls may overlap."""
@@ -224,4 +237,8 @@ FACTORIES: dict[str, Callable[[], AbstractAsyncContextManager[Store]]] = {
     "stack-cached": cached_stack,
     "stack-cached-storm": stormy_cached_stack,
 }
-FACTORIES |= {f"{name}-detached": detached(factory) for name, factory in FACTORIES.items()}
+LANES = ("pageblob", "stack", "stack-storm", "writeback", "stack-cached", "stack-cached-storm")
+FACTORIES |= {
+    **{f"{name}-detached": detached(factory) for name, factory in FACTORIES.items()},
+    **{f"{name}-lanes": in_lanes(FACTORIES[name]) for name in LANES},
+}

@@ -2,7 +2,8 @@
 
 Several tasks write, clear, read and flush overlapping ranges at once and let the disk grow; calls are cancelled,
 requests are refused, lost, delayed for minutes and done after their sender gave up; the network goes down for longer
-than the lease; another node takes the disk over. Checked: every read, the blob's content and size at the end, that
+than the lease; another node takes the disk over. Calls are made by tasks, or in the plain lane where they can be
+(store/passage.py). Checked: every read, the blob's content and size at the end, that
 nothing done by then was undone by a straggler, that no two overlapping requests were in flight at once, that every data
 request carried lease and epoch, that after a take-over nothing of the first node was done any more, and that the blob
 never became smaller.
@@ -11,7 +12,8 @@ never became smaller.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from random import Random
 from typing import get_args
 
@@ -22,11 +24,11 @@ from hypothesis import strategies as st
 
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.options import Cache
-from blobfuse_dysk.store.contract import PAGE
+from blobfuse_dysk.store.contract import PAGE, Store
 from blobfuse_dysk.store.open import ResumeState, open_stack
 from blobfuse_dysk.store.parts.ring import MIN_CAPACITY, Ring
 from blobfuse_dysk.store.stack import StackOptions
-from blobfuse_dysk.testing import Fate, SimBlob, SimClient, weather
+from blobfuse_dysk.testing import Fate, LaneStore, SimBlob, SimClient, weather
 from blobfuse_dysk.testing.fates import LATEST_S
 from tests.contract.factories import ADDRESS, NOBODY, ring_for
 from tests.contract.model import CALLS, PAGES, SIZE, Program, Run, check, model_of, programs
@@ -52,6 +54,14 @@ def check_requests(blob: SimBlob, client: SimClient) -> None:
         assert write.lease_id is not None and write.epoch is not None, write
 
 
+@asynccontextmanager
+async def called(store: Store, in_lanes: bool) -> AsyncIterator[Store]:
+    """The store that is to be called. in_lanes: in its plain lanes, where that can be."""
+    async with trio.open_nursery() as nursery:
+        yield LaneStore(store, nursery) if in_lanes else store
+        nursery.cancel_scope.cancel()
+
+
 async def outage(client: SimClient, start_s: float, length_s: float) -> None:
     await trio.sleep(start_s)
     client.down = True
@@ -66,6 +76,7 @@ async def one_node(
     bad: float,
     cache: Cache,
     io_timeout_s: float | None,
+    in_lanes: bool,
 ) -> None:
     random = Random(seed)
     blob, model = SimBlob(SIZE), model_of()
@@ -82,9 +93,10 @@ async def one_node(
                 ring=ring,
                 random=random,
             ) as stack,
+            called(stack.store, in_lanes) as store,
         ):
             client.fate = weather(random, bad=bad)
-            run = Run(stack.store, model, {Kind.TIMEOUT}, image_of(blob))
+            run = Run(store, model, {Kind.TIMEOUT}, image_of(blob))
             async with trio.open_nursery() as nursery:
                 for start_s, length_s in down:
                     nursery.start_soon(outage, client, start_s, length_s)
@@ -127,6 +139,7 @@ async def two_nodes(
     bad: float,
     take_over_s: float,
     cache: Cache,
+    in_lanes: bool,
 ) -> None:
     """Node b takes the disk over from node a at some moment, and has it for itself from then on."""
     random = Random(seed)
@@ -144,10 +157,11 @@ async def two_nodes(
                 ring=ring,
                 random=random,
             ) as stack_a,
+            called(stack_a.store, in_lanes) as store,
             trio.open_nursery() as nursery,
         ):
             a.fate = weather(random, bad=bad)
-            run_a = Run(stack_a.store, model_a, {Kind.TIMEOUT, Kind.FENCED}, image_of(blob))
+            run_a = Run(store, model_a, {Kind.TIMEOUT, Kind.FENCED}, image_of(blob))
             for start_s, length_s in down:
                 nursery.start_soon(outage, a, start_s, length_s)
             for tasks in program:
@@ -179,7 +193,12 @@ async def two_nodes(
 
 
 async def several_lives(
-    lives: list[tuple[Program, float]], down: list[tuple[float, float]], seed: int, bad: float, cache: Cache
+    lives: list[tuple[Program, float]],
+    down: list[tuple[float, float]],
+    seed: int,
+    bad: float,
+    cache: Cache,
+    in_lanes: bool,
 ) -> None:
     """A worker is killed at some moment, and the next takes up its lease and what it had accepted.
 
@@ -194,19 +213,22 @@ async def several_lives(
     async with trio.open_nursery() as network:
         for number, (program, kill_s) in enumerate([*lives, ([], 0.0)]):
             clients.append(client := SimClient(blob, network, name=f"a{number}"))
-            async with open_stack(
-                ADDRESS,
-                NOBODY,
-                options,
-                client=client,
-                resume=resume,
-                ring=Ring(memory, MIN_CAPACITY) if cache == "readwrite" else None,
-                random=random,
-            ) as stack:
+            async with (
+                open_stack(
+                    ADDRESS,
+                    NOBODY,
+                    options,
+                    client=client,
+                    resume=resume,
+                    ring=Ring(memory, MIN_CAPACITY) if cache == "readwrite" else None,
+                    random=random,
+                ) as stack,
+                called(stack.store, in_lanes) as store,
+            ):
                 assert stack.lease_id is not None and stack.epoch is not None
                 resume = ResumeState(stack.lease_id, stack.epoch, stack.lease_s)
                 client.fate = weather(random, bad=bad)
-                run = Run(stack.store, model, set(), image_of(blob), pages=stack.store.size // PAGE)
+                run = Run(store, model, set(), image_of(blob), pages=stack.store.size // PAGE)
                 run.serial = number * 1000
                 with trio.move_on_after(kill_s):
                     async with trio.open_nursery() as nursery:
@@ -233,12 +255,18 @@ async def several_lives(
     st.integers(0, 2**32),
     st.sampled_from([0.0, 0.1, 0.3]),
     caches,
+    st.booleans(),
 )
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_a_killed_worker_had_accepted_is_there_for_the_next(
-    lives: list[tuple[Program, float]], down: list[tuple[float, float]], seed: int, bad: float, cache: Cache
+    lives: list[tuple[Program, float]],
+    down: list[tuple[float, float]],
+    seed: int,
+    bad: float,
+    cache: Cache,
+    in_lanes: bool,
 ) -> None:
-    trio.run(several_lives, lives, down, seed, bad, cache, clock=JumpingClock())
+    trio.run(several_lives, lives, down, seed, bad, cache, in_lanes, clock=JumpingClock())
 
 
 @given(
@@ -248,6 +276,7 @@ def test_what_a_killed_worker_had_accepted_is_there_for_the_next(
     st.sampled_from([0.0, 0.1, 0.3, 0.6]),
     caches,
     st.sampled_from([None, 120.0, 20.0]),
+    st.booleans(),
 )
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_one_node_reads_what_it_wrote_in_all_weathers(
@@ -257,11 +286,20 @@ def test_one_node_reads_what_it_wrote_in_all_weathers(
     bad: float,
     cache: Cache,
     io_timeout_s: float | None,
+    in_lanes: bool,
 ) -> None:
-    trio.run(one_node, program, down, seed, bad, cache, io_timeout_s, clock=JumpingClock())
+    trio.run(one_node, program, down, seed, bad, cache, io_timeout_s, in_lanes, clock=JumpingClock())
 
 
-@given(drawn, outages, st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.3, 0.6]), st.floats(0, 100), caches)
+@given(
+    drawn,
+    outages,
+    st.integers(0, 2**32),
+    st.sampled_from([0.0, 0.1, 0.3, 0.6]),
+    st.floats(0, 100),
+    caches,
+    st.booleans(),
+)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_after_a_take_over_nothing_of_the_first_node_is_done(
     program: Program,
@@ -270,6 +308,7 @@ def test_after_a_take_over_nothing_of_the_first_node_is_done(
     bad: float,
     take_over_s: float,
     cache: Cache,
+    in_lanes: bool,
 ) -> None:
     clock = JumpingClock()
-    trio.run(two_nodes, program, down, seed, bad, take_over_s, cache, clock=clock)
+    trio.run(two_nodes, program, down, seed, bad, take_over_s, cache, in_lanes, clock=clock)

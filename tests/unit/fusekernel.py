@@ -23,6 +23,7 @@ from blobfuse_dysk.device.worker.channel import ROOM, AnyChannel, Channel, open_
 from blobfuse_dysk.device.worker.requests import Requests
 from blobfuse_dysk.device.worker.taken import Taken
 from blobfuse_dysk.store.contract import Buffer
+from blobfuse_dysk.store.passage import Lane, Owner, Passage, Rest
 
 LARGE = 64 << 10  # bytes of a write whose data is not copied
 MOST = 1 << 20
@@ -277,6 +278,18 @@ class File:
         self.detached: list[bool] = []
         self.tasks: set[str] = set()
         self.answer: Callable[[], Awaitable[None]] = at_once
+        self.lane: Lane | None = None
+        self.after: list[tuple[int, int]] = []
+
+    def passage(self, owner: Owner, tag: int, offset: int, size: int, data: Buffer | None) -> Passage | None:
+        return Passage(self.lane, owner, tag, offset, size, data, 0.0) if self.lane else None
+
+    def written(self, offset: int, size: int) -> None:
+        self.after.append((offset, size))
+
+    async def rest(self, passage: Passage, rest: Rest) -> Buffer | None:
+        result: Buffer | None = await rest
+        return result
 
     async def read(self, handle: int, offset: int, size: int) -> bytes:
         await self._do("read", handle, offset, size)

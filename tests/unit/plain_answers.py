@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import pytest
+import trio
 
 from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.connection import Connection
@@ -18,6 +20,7 @@ __all__ = [
     "EMPTY",
     "GOOD",
     "ID",
+    "IN_LANE",
     "LEASE",
     "LENGTH",
     "PAGE",
@@ -46,6 +49,54 @@ async def read(client: BlobClient) -> Buffer | None:
 async def write(client: BlobClient) -> Buffer | None:
     await client.put_pages(512, PAGE, lease_id=LEASE, epoch=7, timeout_s=T)
     return None
+
+
+class Made:
+    """A call that is made in the plain lane, if it can be; what came of it is in `result`."""
+
+    def __init__(self) -> None:
+        self.offset = self.length = 512
+        self.started = trio.current_time()
+        self.rest: Coroutine[Any, Any, Any] | None = None
+        self.ended = trio.Event()
+        self.came: Buffer | Coroutine[Any, Any, Any]
+
+    def succeed(self, result: Buffer, now: float) -> None:
+        self._end(result)
+
+    def hand_over(self, rest: Coroutine[Any, Any, Any]) -> None:
+        self._end(rest)
+
+    def _end(self, came: Buffer | Coroutine[Any, Any, Any]) -> None:
+        assert not self.ended.is_set()
+        self.came = came
+        self.ended.set()
+
+    async def result(self) -> Buffer | None:
+        if self.rest is not None:
+            assert not self.ended.is_set()
+            self.came = self.rest
+        else:
+            await self.ended.wait()
+        return await self.came if isinstance(self.came, Coroutine) else self.came
+
+
+async def read_in_lane(client: BlobClient) -> Buffer | None:
+    made = Made()
+    if not client.begin_get(made, T):
+        return await read(client)
+    return await made.result()
+
+
+async def write_in_lane(client: BlobClient) -> Buffer | None:
+    made = Made()
+    if not client.begin_put(made, PAGE, LEASE, 7, T):
+        return await write(client)
+    await made.result()
+    return None
+
+
+IN_LANE: dict[Call, Call] = {read: read_in_lane, write: write_in_lane}
 
 
 async def ask_once(connection: Connection, writes: bool, found: list[object]) -> None:

@@ -19,7 +19,7 @@ from blobfuse_dysk.azure.wire import Reply
 from blobfuse_dysk.errors import DyskError, TransportError
 from blobfuse_dysk.testing.detached import in_a_detached_task
 from tests.conftest import need
-from tests.unit.plain_answers import CASES, GOOD, ID, LEASE, PART, Call, T, raw, read, write
+from tests.unit.plain_answers import CASES, GOOD, ID, IN_LANE, LEASE, PART, Call, T, raw, read, write
 from tests.unit.scripted import Peer, Script, client_to
 from tests.unit.trusted import Trust
 
@@ -82,13 +82,19 @@ async def ask_thrice(
     trust: Trust | None,
     *,
     detached: bool = False,
+    in_lane: bool = False,
 ) -> Seen:
     """Ask a server that answers well, then with these pieces, then well: the first time is never quick.
 
-    detached: by a task that is detached from trio's scheduler.
+    detached: by a task that is detached from trio's scheduler. in_lane: by none (`begin_get`, `begin_put`).
     """
     seen = Seen()
     exchange, finish = plain.PlainConnection.exchange_plain, Connection._finish
+    begin = plain.PlainConnection.begin_plain
+
+    def beginning(self: plain.PlainConnection, *rest: object) -> bool:
+        seen.quick.append(True)
+        return begin(self, *rest)  # type: ignore[arg-type]
 
     async def counting(self: plain.PlainConnection, *rest: object) -> bytes | Reply:
         seen.quick.append(True)
@@ -101,16 +107,17 @@ async def ask_thrice(
 
     with monkeypatch.context() as patch:
         patch.setattr(plain.PlainConnection, "exchange_plain", counting)
+        patch.setattr(plain.PlainConnection, "begin_plain", beginning)
         patch.setattr(Connection, "_finish", finishing)
         patch.setenv("DYSK_NATIVE", "yes" if native else "no")
         good = [GOOD[call]]
         script = answering(seen, [good, pieces, good], ends)
         async with client_to(script, trust=trust) as client, trio.open_nursery() as nursery:
             for _ in range(3):
-                made = partial(attempt, call, client)
+                made = partial(attempt, IN_LANE[call] if in_lane else call, client)
                 seen.outcomes.append(await (in_a_detached_task(nursery, made) if detached else made()))
                 seen.connections.append(client._pool.connections)
-            seen.free = client._pool._slots.value
+            seen.free = client._pool._free
     return seen
 
 
@@ -146,8 +153,9 @@ async def test_the_outcome_is_the_same_on_both_ways(
             ours = await ask_thrice(True, call, [piece for piece in pieces if piece], ends, monkeypatch, trust)
             pure = await ask_thrice(False, call, [piece for piece in pieces if piece], ends, monkeypatch, trust)
             loose = await ask_thrice(True, call, list(filter(None, pieces)), ends, monkeypatch, trust, detached=True)
-            assert ours.same() == loose.same() == pure.same()
-            assert loose.quick == ours.quick
+            lane = await ask_thrice(True, call, list(filter(None, pieces)), ends, monkeypatch, trust, in_lane=True)
+            assert ours.same() == loose.same() == lane.same() == pure.same()
+            assert loose.quick == lane.quick == ours.quick
             assert pure.quick == []
             if is_plain or number == 0:  # surplus that comes later is found by the next request, on both ways
                 assert ours.quick[:1] == [is_plain and number not in (1, 4)]
@@ -162,8 +170,9 @@ async def test_an_answer_that_is_cut_is_the_same_on_both_ways(
             pieces = [GOOD[call][:length]] if length else []
             ours = await ask_thrice(True, call, pieces, ends, monkeypatch, trust)
             loose = await ask_thrice(True, call, pieces, ends, monkeypatch, trust, detached=True)
+            lane = await ask_thrice(True, call, pieces, ends, monkeypatch, trust, in_lane=True)
             pure = await ask_thrice(False, call, pieces, ends, monkeypatch, trust)
-            assert ours.same() == loose.same() == pure.same()
+            assert ours.same() == loose.same() == lane.same() == pure.same()
 
 
 @pytest.mark.parametrize("call", [read, write])
@@ -172,7 +181,7 @@ async def test_a_reset_is_the_same_on_both_ways(
     call: Call, begun: bytes, trust: Trust | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
-    for way in ("yes", "no"):
+    for way, made in (("yes", call), ("no", call), ("yes", IN_LANE[call])):
         monkeypatch.setenv("DYSK_NATIVE", way)
 
         async def script(peer: Peer) -> None:
@@ -185,8 +194,8 @@ async def test_a_reset_is_the_same_on_both_ways(
 
         async with client_to(script, trust=trust) as client:
             await call(client)
-            found.append((await attempt(call, client), client._pool.connections))
-    assert found[0] == found[1]
+            found.append((await attempt(made, client), client._pool.connections))
+    assert found[0] == found[1] == found[2]
     assert found[0][1] == 0
 
 
@@ -228,7 +237,7 @@ async def test_a_request_that_was_cancelled_leaves_no_connection_for_the_next(
         assert (ended, client._pool.connections) == ([], 0)
         await call(client)
         await call(client)
-        assert client._pool._slots.value == 256
+        assert client._pool._free == 256
 
 
 async def test_an_answer_that_comes_as_the_request_is_cancelled_wakes_nobody_twice() -> None:
@@ -249,8 +258,9 @@ async def test_an_answer_that_comes_as_the_request_is_cancelled_wakes_nobody_twi
     pump.close()
 
 
+@pytest.mark.parametrize("made", [read, IN_LANE[read]])
 async def test_a_request_past_its_time_ends_as_sent_and_costs_the_connection(
-    trust: Trust | None, autojump_clock: MockClock
+    made: Call, trust: Trust | None, autojump_clock: MockClock
 ) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -262,7 +272,7 @@ async def test_a_request_past_its_time_ends_as_sent_and_costs_the_connection(
         await read(client)
         begin = trio.current_time()
         with pytest.raises(TransportError, match="time limit") as caught:
-            await read(client)
+            await made(client)
         assert trio.current_time() - begin == pytest.approx(T, abs=0.1)
         assert (caught.value.sent, caught.value.stale, client._pool.connections) == (True, False, 0)
 
@@ -282,7 +292,8 @@ async def test_a_short_time_limit_does_not_wait_for_a_long_one(trust: Trust | No
         assert trio.current_time() - begin == pytest.approx(0.5, abs=0.1)
 
 
-async def test_closing_the_client_ends_what_waits(trust: Trust | None) -> None:
+@pytest.mark.parametrize("made", [read, IN_LANE[read]])
+async def test_closing_the_client_ends_what_waits(made: Call, trust: Trust | None) -> None:
     arrived = trio.Event()
 
     async def script(peer: Peer) -> None:
@@ -295,7 +306,7 @@ async def test_closing_the_client_ends_what_waits(trust: Trust | None) -> None:
     ended = list[object]()
     async with client_to(script, trust=trust) as client, trio.open_nursery() as nursery:
         await read(client)
-        nursery.start_soon(waiting, client, read, trio.CancelScope(), ended)
+        nursery.start_soon(waiting, client, made, trio.CancelScope(), ended)
         await arrived.wait()
         await client.aclose()
     assert len(ended) == 1

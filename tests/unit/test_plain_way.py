@@ -129,7 +129,7 @@ async def test_what_was_idle_beside_a_broken_connection_is_dropped(trust: Trust 
         assert pool.connections == 4
         with pytest.raises(TransportError):
             await read(client)
-        assert (pool.connections, pool._slots.value) == (0, 256)
+        assert (pool.connections, pool._free) == (0, 256)
 
 
 async def test_an_idle_connection_that_was_closed_is_not_used_and_takes_no_place(
@@ -143,5 +143,5 @@ async def test_an_idle_connection_that_was_closed_is_not_used_and_takes_no_place
         for _ in range(3):
             await read(client)
             await trio.testing.wait_all_tasks_blocked(0.01)
-        assert client._pool._slots.value == 256
+        assert client._pool._free == 256
     assert quick == []

@@ -19,7 +19,7 @@ from blobfuse_dysk.errors import Kind, LeasedError, NotFoundError, StoreError
 from blobfuse_dysk.store.contract import PAGE, Store
 from blobfuse_dysk.store.open import ResumeState, open_stack
 from blobfuse_dysk.store.stack import Stack, StackOptions
-from blobfuse_dysk.testing import CHECKS, PageBlobServer, check_name
+from blobfuse_dysk.testing import CHECKS, LaneStore, PageBlobServer, check_name
 from blobfuse_dysk.testing.conformance import Check
 from tests.conftest import Service
 from tests.contract.model import PAGES, SIZE, Program, Run, check, model_of
@@ -47,14 +47,18 @@ async def fails(call: Any, kind: Kind) -> None:
     assert caught.value.kind is kind, caught.value
 
 
+@pytest.mark.parametrize("in_lanes", [False, True])
 @pytest.mark.parametrize("check", CHECKS, ids=check_name)
-async def test_the_stack_keeps_the_contract_at_both_services(check: Check, service: Service, container: str) -> None:
+async def test_the_stack_keeps_the_contract_at_both_services(
+    check: Check, service: Service, container: str, in_lanes: bool
+) -> None:
     disk = new_disk(service, container)
 
     @asynccontextmanager
     async def factory() -> AsyncIterator[Store]:
-        async with attached(service, disk) as stack:
-            yield stack.store
+        async with attached(service, disk) as stack, trio.open_nursery() as nursery:
+            yield LaneStore(stack.store, nursery) if in_lanes else stack.store
+            nursery.cancel_scope.cancel()
             await stack.release()
 
     await check(factory)
@@ -197,11 +201,17 @@ def program(random: Random, tasks: int, steps: int) -> Program:
     ]
 
 
-async def verified(server: PageBlobServer, disk: DiskAddress, **options: Any) -> dict[str, Any]:
+async def verified(
+    server: PageBlobServer, disk: DiskAddress, *, in_lanes: bool = False, **options: Any
+) -> dict[str, Any]:
     """Run a random program, then clear the faults, verify everything; returns the stack's status."""
     random, model = Random(7), model_of()
-    async with attached(server, disk, attempt_timeout_s=1.0, **options) as stack:
-        run = Run(stack.store, model, set())
+    async with (
+        attached(server, disk, attempt_timeout_s=1.0, **options) as stack,
+        trio.open_nursery() as nursery,
+    ):
+        lanes = LaneStore(stack.store, nursery)
+        run = Run(lanes if in_lanes else stack.store, model, set())
         await run.tasks(program(random, 12, 15))
         server.clear_faults()
         server.release()
@@ -214,6 +224,7 @@ async def verified(server: PageBlobServer, disk: DiskAddress, **options: Any) ->
             check(model, model.now(), bytes(await client.get_range(0, SIZE, timeout_s=30)))
         assert stack.state == "attached"
         status = stack.status()
+        nursery.cancel_scope.cancel()
         await stack.release()
     seen = server.stats()["blobs"][f"{disk.account}/{disk.container}/{disk.blob}"]
     assert seen["overlapping_writes"] == 0
@@ -222,22 +233,24 @@ async def verified(server: PageBlobServer, disk: DiskAddress, **options: Any) ->
     return status
 
 
+@pytest.mark.parametrize("in_lanes", [False, True])
 @pytest.mark.parametrize("fault", FAULTS, ids=name_of)
 async def test_no_fault_of_the_service_costs_data(
-    fault: dict[str, Any], server: PageBlobServer, container: str
+    fault: dict[str, Any], server: PageBlobServer, container: str, in_lanes: bool
 ) -> None:
     disk = new_disk(server, container)
     checksum = "md5" if fault["action"] == "corrupt" else "auto"
     server.fault(operation=["read", "write"], **fault)
-    await verified(server, disk, checksum=checksum)
+    await verified(server, disk, in_lanes=in_lanes, checksum=checksum)
 
 
-async def test_data_survives_everything_at_once(server: PageBlobServer, container: str) -> None:
+@pytest.mark.parametrize("in_lanes", [False, True])
+async def test_data_survives_everything_at_once(server: PageBlobServer, container: str, in_lanes: bool) -> None:
     disk = new_disk(server, container)
     for fault in FAULTS:
-        if fault["action"] != "blackhole" and "times" not in fault:
+        if fault["action"] not in ("blackhole", *(["corrupt"] if in_lanes else [])) and "times" not in fault:
             server.fault(operation=["read", "write"], **fault | {"probability": 0.02})
-    await verified(server, disk, checksum="md5")
+    await verified(server, disk, in_lanes=in_lanes, checksum="auto" if in_lanes else "md5")
 
 
 async def test_a_late_write_is_refused(server: PageBlobServer, container: str) -> None:

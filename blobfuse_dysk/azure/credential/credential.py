@@ -124,7 +124,8 @@ class Credential:
 
     def ready_signer(self) -> Signer | None:
         """The signer for the next request, if there is one and no renewal is due."""
-        return self._signer if self.renew_at > time.time() and self._usable else None
+        usable = self.kind != "token" or self._token is not None
+        return self._signer if usable and self.renew_at > time.time() else None
 
     def signer(self) -> Signer:
         """The signer for the next request. Raises CredentialError while there is no token: await freshen() before."""

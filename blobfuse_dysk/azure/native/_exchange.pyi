@@ -6,12 +6,13 @@ from typing import overload
 
 from trio.lowlevel import Task
 
+from blobfuse_dysk.azure.plain import Exchange
 from blobfuse_dysk.detached import Detached
 
 MOST_BODY: int
 """Bytes of the longest range that `Line.start` takes."""
 
-Waiter = Task | Detached
+Waiter = Task | Detached | Exchange
 
 class Ready:
     """The set of all lines of a pool; fileno() is readable when one of them has something."""

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, NoReturn
 import pyfuse3
 import trio
 
+from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.contract import MAX_WRITE, PAGE, Buffer, Extent, Store
 from blobfuse_dysk.store.parts.extentmap import ExtentMap
+from blobfuse_dysk.store.passage import Owner, Passage, Rest
 
 if TYPE_CHECKING:
     from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, InodeT, ReaddirToken, RequestContext
@@ -65,6 +67,7 @@ class BlockFile(pyfuse3.Operations):
         self._decided = trio.Event()
         self.lost: Exception | None = None
         self._refused = ExtentMap(_MOST_REFUSED)
+        self._now = bound_clock()
 
     @property
     def refused(self) -> list[Extent]:
@@ -154,11 +157,36 @@ class BlockFile(pyfuse3.Operations):
                 for start in range(0, len(buf), MAX_WRITE):  # a kernel with raised fs.fuse.max_pages_limit
                     await store.write(off + start, memoryview(buf)[start : start + MAX_WRITE])
         except Exception as error:
-            self._refused.add(off, off + len(buf))
-            raise self._failure(error, "write", off, len(buf)) from error
-        if self._refused:
-            self._refused.remove(off, off + len(buf))
+            raise self._not_written(error, off, len(buf)) from error
+        self.written(off, len(buf))
         return len(buf)
+
+    def passage(self, owner: Owner, tag: int, off: int, size: int, data: Buffer | None) -> Passage | None:
+        """A read or write (with data) for the store's plain lane (passage.py); None if that is not for such a one."""
+        store = self._store
+        if store is None or not size or (off | size) % PAGE or off + size > self._size:
+            return None
+        lane = store.plain_read if data is None else store.plain_write
+        if lane is None or (data is not None and (self._read_only or size > MAX_WRITE)):
+            return None
+        return Passage(lane, owner, tag, off, size, data, self._now())
+
+    def written(self, off: int, size: int) -> None:
+        """A write of this range has succeeded."""
+        if self._refused:
+            self._refused.remove(off, off + size)
+
+    async def rest(self, passage: Passage, rest: Rest) -> Buffer | None:
+        """What is left of a passage; what a read returns. Raises FUSEError, as `read` and `write` do."""
+        try:
+            result: Buffer | None = await rest
+        except Exception as error:
+            if passage.data is None:
+                raise self._failure(error, "read", passage.offset, passage.length) from error
+            raise self._not_written(error, passage.offset, passage.length) from error
+        if passage.data is not None:
+            self.written(passage.offset, passage.length)
+        return result
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         if self._read_only:
@@ -175,6 +203,10 @@ class BlockFile(pyfuse3.Operations):
         if self._store is None:
             raise self._refusal or StoreError("no store", Kind.GONE)
         return self._store
+
+    def _not_written(self, error: Exception, off: int, size: int) -> pyfuse3.FUSEError:
+        self._refused.add(off, off + size)
+        return self._failure(error, "write", off, size)
 
     def _failure(self, error: Exception, what: str, offset: int, length: int) -> pyfuse3.FUSEError:
         """What the kernel is told of any exception; the log has the rest."""

@@ -36,6 +36,7 @@ from blobfuse_dysk.device.worker.blockfile import DISK_INODE, BlockFile
 from blobfuse_dysk.device.worker.channel import FSYNC, READ, ROOM, Request, open_channel
 from blobfuse_dysk.device.worker.others import Others
 from blobfuse_dysk.device.worker.taken import Taken
+from blobfuse_dysk.store.passage import DONE, NO, Passage, Rest, launch
 
 __all__ = ["Requests"]
 
@@ -67,6 +68,7 @@ class Requests:
         self._in_a_row = 0
         self._hold: trio.Event | None = None  # while held: set to let the taker go on
         self._closing = False
+        self._over = False  # the device is no longer ours: what comes to an end is answered no more
         self._taking = trio.CancelScope()
         self._nursery: trio.Nursery
 
@@ -74,17 +76,20 @@ class Requests:
         """Serve until `close` was called and what was taken is answered, or the connection ends."""
         if self._resend:
             self._channel.write(RESEND)
-        async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._relay, self._others.answered)
-            self._nursery.start_soon(self._relay, self._others.sendable)
-            self._nursery.start_soon(pyfuse3.main)
-            with self._taking:
-                await self._take_up()
-                await self._take_all()
-            while self._pending and not self._channel.gone:  # noqa: ASYNC110 (several things count it)
-                await trio.sleep(_LOOK_S)
-            pyfuse3.terminate()
-            self._nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._relay, self._others.answered)
+                self._nursery.start_soon(self._relay, self._others.sendable)
+                self._nursery.start_soon(pyfuse3.main)
+                with self._taking:
+                    await self._take_up()
+                    await self._take_all()
+                while self._pending and not self._channel.gone:  # noqa: ASYNC110 (several things count it)
+                    await trio.sleep(_LOOK_S)
+                pyfuse3.terminate()
+                self._nursery.cancel_scope.cancel()
+        finally:
+            self._over = True
 
     def close(self) -> None:
         """Take no more requests; have `run` end."""
@@ -158,6 +163,8 @@ class Requests:
                 continue
             self._in_a_row = 0
             while (request := self._take()) is not None:
+                if self._begin(request):
+                    continue
                 self._start(request)
                 if not self._idle and self._tasks >= MOST_TASKS:
                     await self._wait_for_idle()
@@ -189,6 +196,56 @@ class Requests:
             self._others.send(request)
             self._pass_on()
         return None
+
+    def _begin(self, request: Request) -> bool:
+        """Have it served in the plain lane; False if it is none for that."""
+        opcode, unique, offset, size, data = request
+        if opcode == FSYNC:
+            return False
+        passage = self._file.passage(self, unique, offset, size, data)
+        if passage is None:
+            return False
+        began = launch(passage)
+        if began == DONE:
+            self._answer_passage(passage)
+        return began != NO
+
+    def ended(self, passage: Passage) -> None:
+        """See Owner."""
+        if not self._over:
+            self._answer_passage(passage)
+            request = self._take()
+            if request is not None and not self._begin(request):
+                self._start(request)
+
+    def take_over(self, passage: Passage, rest: Rest) -> None:
+        """See Owner. Such a task is none of the nursery: what is left of a write has to come to its end."""
+        trio.lowlevel.spawn_system_task(self._rest, passage, rest)
+
+    async def _rest(self, passage: Passage, rest: Rest) -> None:
+        try:
+            passage.result = await self._file.rest(passage, rest)
+        except Exception as error:
+            if not self._over:
+                self._taken -= 1
+                self._refuse(passage.tag, error)
+        else:
+            if not self._over:
+                self._answer_passage(passage)
+
+    def _answer_passage(self, passage: Passage) -> None:
+        channel, unique, data = self._channel, passage.tag, passage.data
+        self._taken -= 1
+        try:
+            if data is None:
+                assert passage.result is not None
+                channel.answer(unique, passage.result)
+            else:
+                channel.acknowledge(unique, passage.length)
+                channel.give_back(data)
+                self._file.written(passage.offset, passage.length)
+        except Exception as error:
+            self._refuse(unique, error)
 
     async def _serve(self, request: Request | None) -> None:
         me = Detached()

@@ -62,6 +62,7 @@ from blobfuse_dysk.store.lease.epoch import next_number
 from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.store.lease.token import Guard, HoldState, lease_time
 from blobfuse_dysk.store.parts.backoff import Backoff
+from blobfuse_dysk.store.passage import NO, Passage, Rest, begin_of
 
 __all__ = ["Fence"]
 
@@ -108,6 +109,10 @@ class Fence(Store):
         self._failures = 0  # of renewals
         self._look_wanted = False  # by a flush, after the next renewal
         self._told = self.state
+        read, write = inner.plain_read, inner.plain_write
+        self.plain_read = read and read.under(self._begin_read)
+        self.plain_write = write and write.under(self._begin_write, self._end_write, self._rest_of_write)
+        self._begin_read_below, self._begin_write_below = begin_of(read), begin_of(write)
 
     @property
     def size(self) -> int:
@@ -139,22 +144,17 @@ class Fence(Store):
         """Pass when the lease is held and no raise is due, else wait for that."""
         if not self.is_open:
             await self._gate()
-        sent_at = self._now()
-        try:
-            await self._inner.write(offset, data)
-        except BaseException as error:
-            self._judge(error)
-            raise
-        if sent_at > self._guard.proved_at:
-            self._guard.proved_at = sent_at
+        await self._sent(self._now(), self._inner.write(offset, data))
 
     async def zero(self, offset: int, length: int) -> None:
         """As write."""
         if not self.is_open:
             await self._gate()
-        sent_at = self._now()
+        await self._sent(self._now(), self._inner.zero(offset, length))
+
+    async def _sent(self, sent_at: float, call: Awaitable[None]) -> None:
         try:
-            await self._inner.zero(offset, length)
+            await call
         except BaseException as error:
             self._judge(error)
             raise
@@ -204,6 +204,21 @@ class Fence(Store):
         self._guard.valid_until = -math.inf
         self._renew_wanted.set()
         self._announce()
+
+    # -- the plain lane (passage.py); PageBlob looks at the lease's time, in the step of E4 --
+
+    def _begin_read(self, passage: Passage) -> int:
+        return NO if self._fenced is not None else self._begin_read_below(passage)
+
+    def _begin_write(self, passage: Passage) -> int:
+        return NO if self._raise_due or self._first is not None else self._begin_write_below(passage)
+
+    def _end_write(self, passage: Passage) -> None:
+        if passage.started > self._guard.proved_at:
+            self._guard.proved_at = passage.started
+
+    def _rest_of_write(self, passage: Passage, rest: Rest) -> Rest:
+        return self._sent(passage.started, rest)
 
     # -- the gate: no await in is_open, _judge, _suspect, _doubt, _fence, _announce --
 

@@ -8,10 +8,13 @@ its own, which stops what modifies or promises durability; what can still be rea
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.invariant import broken
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.parts.meter import Meter
+from blobfuse_dysk.store.passage import DONE, NO, Passage, Rest, begin_of
 
 __all__ = ["Front"]
 
@@ -20,10 +23,10 @@ class Front(Store):
     """What a device is put on."""
 
     def __init__(self, inner: Store, meter: Meter) -> None:
-        self._inner = inner
         self._meter = meter
         self._latched: str | None = None
         self._refusal: StoreError | None = None
+        self.stand_on(inner)
 
     @property
     def size(self) -> int:
@@ -33,6 +36,10 @@ class Front(Store):
     def stand_on(self, inner: Store) -> None:
         """Pass calls to this store from the next one on. It has the same content: Trace, or what is below that."""
         self._inner = inner
+        read, write = inner.plain_read, inner.plain_write
+        self.plain_read = read and read.under(self._begin_read, self._end_read, self._rest_of_read)
+        self.plain_write = write and write.under(self._begin_write, self._end_write, self._rest_of_write)
+        self._begin_read_below, self._begin_write_below = begin_of(read), begin_of(write)
 
     def latch(self, reason: str) -> None:
         """Let every call from now on fail with Kind.FENCED."""
@@ -46,26 +53,11 @@ class Front(Store):
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Pass, counted."""
-        started = self._start()
-        try:
-            data = await self._inner.read(offset, length)
-        except BaseException as error:
-            self._failed("read", error)
-            raise
-        if len(data) != length:
-            broken(f"a read of {length} bytes at {offset} has {len(data)}")
-        self._meter.success("read", length, started)
-        return data
+        return await self._read(offset, length, self._start(), self._inner.read(offset, length))
 
     async def write(self, offset: int, data: Buffer) -> None:
         """Pass, counted."""
-        started = self._start_modifying()
-        try:
-            await self._inner.write(offset, data)
-        except BaseException as error:
-            self._failed("write", error)
-            raise
-        self._meter.success("write", len(data), started)
+        await self._write(len(data), self._start_modifying(), self._inner.write(offset, data))
 
     async def zero(self, offset: int, length: int) -> None:
         """Pass, counted."""
@@ -101,6 +93,59 @@ class Front(Store):
     async def aclose(self) -> None:
         """Close the layer below."""
         await self._inner.aclose()
+
+    async def _read(self, offset: int, length: int, started: float, call: Awaitable[Buffer]) -> Buffer:
+        try:
+            data = await call
+        except BaseException as error:
+            self._failed("read", error)
+            raise
+        if len(data) != length:
+            broken(f"a read of {length} bytes at {offset} has {len(data)}")
+        self._meter.success("read", length, started)
+        return data
+
+    async def _write(self, length: int, started: float, call: Awaitable[None]) -> None:
+        try:
+            await call
+        except BaseException as error:
+            self._failed("write", error)
+            raise
+        self._meter.success("write", length, started)
+
+    # -- the plain lane (passage.py) --
+
+    def _begin_read(self, passage: Passage) -> int:
+        if self._latched is not None:
+            return NO
+        began = self._begin_read_below(passage)
+        if began:
+            self._meter.in_flight += 1
+        return began
+
+    def _end_read(self, passage: Passage) -> None:
+        if passage.result is None or len(passage.result) != passage.length:
+            broken(f"a read of {passage.length} bytes at {passage.offset} has others")
+        self._meter.success_at("read", passage.length, passage.started, passage.ended)
+
+    def _rest_of_read(self, passage: Passage, rest: Rest) -> Rest:
+        return self._read(passage.offset, passage.length, passage.started, rest)
+
+    def _begin_write(self, passage: Passage) -> int:
+        if self._latched is not None or self._refusal is not None:
+            return NO
+        began = self._begin_write_below(passage)
+        if began:
+            self._meter.in_flight += 1
+            if began == DONE:
+                self._meter.success("write", passage.length, passage.started)
+        return began
+
+    def _end_write(self, passage: Passage) -> None:
+        self._meter.success_at("write", passage.length, passage.started, passage.ended)
+
+    def _rest_of_write(self, passage: Passage, rest: Rest) -> Rest:
+        return self._write(passage.length, passage.started, rest)
 
     def _check(self) -> None:
         if self._latched is not None:

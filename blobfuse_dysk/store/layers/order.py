@@ -11,8 +11,11 @@ failed call cannot block the range. See rangelock.py.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
-from blobfuse_dysk.store.parts.rangelock import RangeLock
+from blobfuse_dysk.store.parts.rangelock import RangeLock, Ticket
+from blobfuse_dysk.store.passage import NO, Passage, Rest, begin_of
 
 __all__ = ["Order"]
 
@@ -23,6 +26,10 @@ class Order(Store):
     def __init__(self, inner: Store) -> None:
         self._inner = inner
         self._lock = RangeLock()
+        write = inner.plain_write
+        self.plain_read = inner.plain_read
+        self.plain_write = write and write.under(self._begin_write, self._end_write, self._rest_of_write)
+        self._begin_write_below = begin_of(write)
 
     @property
     def size(self) -> int:
@@ -77,3 +84,26 @@ class Order(Store):
     async def aclose(self) -> None:
         """Close the layer below."""
         await self._inner.aclose()
+
+    # -- the plain lane (passage.py) --
+
+    def _begin_write(self, passage: Passage) -> int:
+        lock, offset, length = self._lock, passage.offset, passage.length
+        if not lock.is_free(offset, length):
+            return NO
+        began = self._begin_write_below(passage)
+        if began:
+            passage.ticket = lock.enter(offset, length)
+        return began
+
+    def _end_write(self, passage: Passage) -> None:
+        self._lock.leave(passage.ticket)
+
+    async def _rest(self, ticket: Ticket, call: Awaitable[None]) -> None:
+        try:
+            await call
+        finally:
+            self._lock.leave(ticket)
+
+    def _rest_of_write(self, passage: Passage, rest: Rest) -> Rest:
+        return self._rest(passage.ticket, rest)

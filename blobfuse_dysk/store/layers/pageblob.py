@@ -20,6 +20,8 @@ Source: https://learn.microsoft.com/rest/api/storageservices/set-blob-properties
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import trio
 
 from blobfuse_dysk.azure.wire import Condition
@@ -31,6 +33,7 @@ from blobfuse_dysk.store.contract import PAGE, Buffer, Extent, Store
 from blobfuse_dysk.store.lease.token import Guard
 from blobfuse_dysk.store.parts.extents import joined
 from blobfuse_dysk.store.parts.meter import Meter
+from blobfuse_dysk.store.passage import NO, UNDER_WAY, Lane, Passage, Rest
 from blobfuse_dysk.store.serviceerrors import is_service_timeout, to_store_error
 
 __all__ = ["PageBlob"]
@@ -61,6 +64,8 @@ class PageBlob(Store):
         self._guard = guard
         self._timeout_s = attempt_timeout_s
         self._meter = Meter() if meter is None else meter
+        self.plain_read = Lane(self._begin_read, (self._end_read,), (self._rest_of_read,))
+        self.plain_write = Lane(self._begin_write, (self._end_write,), (self._rest_of_write,)) if guard else None
         self._segment = size  # bytes of the blob that one page list covers; halved when that takes too long
 
     @property
@@ -71,8 +76,13 @@ class PageBlob(Store):
     async def read(self, offset: int, length: int) -> Buffer:
         """Get Blob for a range."""
         started = self._meter.start()
+        return await self._read(
+            offset, length, started, self._client.get_range(offset, length, timeout_s=self._timeout_s)
+        )
+
+    async def _read(self, offset: int, length: int, started: float, call: Awaitable[Buffer]) -> Buffer:
         try:
-            data = await self._client.get_range(offset, length, timeout_s=self._timeout_s)
+            data = await call
             if len(data) != length:  # a client that breaks its promise (BlobApi): other bytes would be read
                 raise StoreError(f"reading {length} bytes at {offset}: got {len(data)} bytes", Kind.CORRUPT)
         except (ServiceError, TransportError) as error:
@@ -89,16 +99,53 @@ class PageBlob(Store):
         """Put Page, update."""
         lease_id, epoch = self._permit()
         started = self._meter.start()
+        call = self._client.put_pages(offset, data, lease_id=lease_id, epoch=epoch, timeout_s=self._timeout_s)
+        await self._write(offset, len(data), epoch, started, call)
+
+    async def _write(self, offset: int, length: int, epoch: int, started: float, call: Awaitable[None]) -> None:
         try:
-            await self._client.put_pages(offset, data, lease_id=lease_id, epoch=epoch, timeout_s=self._timeout_s)
+            await call
         except (ServiceError, TransportError) as error:
-            failed = to_store_error(error, f"writing {len(data)} bytes at {offset}", modifies=True, epoch=epoch)
+            failed = to_store_error(error, f"writing {length} bytes at {offset}", modifies=True, epoch=epoch)
             self._meter.failure("put", failed)
             raise failed from error
         except BaseException as error:
             self._meter.failure("put", error)
             raise
-        self._meter.success("put", len(data), started)
+        self._meter.success("put", length, started)
+
+    # -- the plain lane (passage.py) --
+
+    def _begin_read(self, passage: Passage) -> int:
+        if not self._client.begin_get(passage, self._timeout_s):
+            return NO
+        self._meter.in_flight += 1
+        return UNDER_WAY
+
+    def _end_read(self, passage: Passage) -> None:
+        self._meter.success_at("get", passage.length, passage.started, passage.ended)
+
+    def _rest_of_read(self, passage: Passage, rest: Rest) -> Rest:
+        return self._read(passage.offset, passage.length, passage.started, rest)
+
+    def _begin_write(self, passage: Passage) -> int:
+        guard, data = self._guard, passage.data
+        assert guard is not None
+        assert data is not None
+        if not guard.certain:
+            return NO
+        epoch = guard.epoch
+        if not self._client.begin_put(passage, data, guard.lease_id, epoch, self._timeout_s):
+            return NO
+        passage.epoch = epoch
+        self._meter.in_flight += 1
+        return UNDER_WAY
+
+    def _end_write(self, passage: Passage) -> None:
+        self._meter.success_at("put", passage.length, passage.started, passage.ended)
+
+    def _rest_of_write(self, passage: Passage, rest: Rest) -> Rest:
+        return self._write(passage.offset, passage.length, passage.epoch, passage.started, rest)
 
     async def zero(self, offset: int, length: int) -> None:
         """Put Page, clear."""

@@ -32,7 +32,7 @@ Invariants
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import trio
@@ -41,6 +41,7 @@ from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.parts.readahead import LARGE, Streams, unit_of
+from blobfuse_dysk.store.passage import NO, Passage, Rest, begin_of
 
 __all__ = ["ReadCache"]
 
@@ -91,6 +92,10 @@ class ReadCache(Store):
         self._large: list[int] = []  # offsets of large reads in progress
         self.hits = 0
         self.misses = 0
+        read, write = inner.plain_read, inner.plain_write
+        self.plain_read = read and read.under(self._begin_read)
+        self.plain_write = write and write.under(write.begin, self._end_write, self._rest_of_write)
+        self._begin_read_below = begin_of(read)
 
     @property
     def size(self) -> int:
@@ -123,11 +128,7 @@ class ReadCache(Store):
         return await self._inner.read(offset, end - offset)
 
     async def write(self, offset: int, data: Buffer) -> None:
-        length = len(data)
-        try:
-            await self._inner.write(offset, data)
-        finally:
-            self._drop(offset, offset + length)
+        await self._write(offset, len(data), self._inner.write(offset, data))
 
     async def zero(self, offset: int, length: int) -> None:
         try:
@@ -153,6 +154,34 @@ class ReadCache(Store):
         """JSON-able: reads answered from the cache, reads passed on, bytes kept."""
         kept = sum(piece.end - piece.start for piece in self._pieces.values() if piece.data is not None)
         return {"read_hits": self.hits, "read_misses": self.misses, "read_bytes": kept, "streams": len(self._streams)}
+
+    async def _write(self, offset: int, length: int, call: Awaitable[None]) -> None:
+        try:
+            await call
+        finally:
+            self._drop(offset, offset + length)
+
+    # -- the plain lane (passage.py) ---------------------------------------------------------------------------------
+
+    def _begin_read(self, passage: Passage) -> int:
+        offset, length = passage.offset, passage.length
+        end = offset + length
+        if length >= LARGE or (self._starts and self._covering(offset, end)):
+            return NO
+        began = self._begin_read_below(passage)
+        if began:
+            self.misses += 1
+            ahead = self._streams.on_read(offset, end)
+            if ahead is not None:
+                self._fetch(*ahead, unit_of(length), ahead[0])
+        return began
+
+    def _end_write(self, passage: Passage) -> None:
+        if self._starts:
+            self._drop(passage.offset, passage.offset + passage.length)
+
+    def _rest_of_write(self, passage: Passage, rest: Rest) -> Rest:
+        return self._write(passage.offset, passage.length, rest)
 
     # -- what is there: no await in any of these but `_given` and `_fill` --------------------------------------------
 

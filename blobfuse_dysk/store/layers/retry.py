@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 from random import Random
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import trio
 
@@ -44,6 +44,7 @@ from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.parts.backoff import Backoff
+from blobfuse_dysk.store.passage import NO, Passage, Rest, begin_of
 
 __all__ = ["Retry"]
 
@@ -101,6 +102,10 @@ class Retry(Store):
         self._away = False  # once _ended: the service was, when it was asked last
         self._again_at = -inf  # when it is asked again
         self._now = bound_clock()
+        read, write = inner.plain_read, inner.plain_write
+        self.plain_read = read and read.under(self._begin_read, self._end_passage, self._rest_of_read)
+        self.plain_write = write and write.under(self._begin_write, self._end_passage, self._rest_of_write)
+        self._begin_read_below, self._begin_write_below = begin_of(read), begin_of(write)
 
     @property
     def size(self) -> int:
@@ -149,32 +154,13 @@ class Retry(Store):
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Read, until it succeeds, fails for good, or the budget is used up."""
-        call = self._begin()
-        try:
-            error = None
-            if self._may_be_direct and self._direct(length, False):
-                try:
-                    return await self._inner.read(offset, length)
-                except StoreError as failed:
-                    error = failed
-            return await self._run(call, error, "read", False, self._inner.read, offset, length)
-        finally:
-            self._end(call)
+        direct = self._may_be_direct and self._direct(length, False)
+        return await self._read(self._begin(self._now()), offset, length, direct and self._inner.read(offset, length))
 
     async def write(self, offset: int, data: Buffer) -> None:
         """Write, likewise."""
-        call = self._begin()
-        try:
-            error = None
-            if self._may_be_direct and self._direct(len(data), True):
-                try:
-                    await self._inner.write(offset, data)
-                    return
-                except StoreError as failed:
-                    error = failed
-            await self._run(call, error, "write", True, self._inner.write, offset, data)
-        finally:
-            self._end(call)
+        direct = self._may_be_direct and self._direct(len(data), True)
+        await self._write(self._begin(self._now()), offset, data, direct and self._inner.write(offset, data))
 
     async def zero(self, offset: int, length: int) -> None:
         """Zero, likewise."""
@@ -196,9 +182,60 @@ class Retry(Store):
         """Close the layer below."""
         await self._inner.aclose()
 
+    async def _read(self, call: _Call, offset: int, length: int, attempt: Awaitable[Buffer] | Literal[False]) -> Buffer:
+        """attempt: the first one, if it is direct."""
+        try:
+            error = None
+            if attempt:
+                try:
+                    return await attempt
+                except StoreError as failed:
+                    error = failed
+            return await self._run(call, error, "read", False, self._inner.read, offset, length)
+        finally:
+            self._end(call)
+
+    async def _write(self, call: _Call, offset: int, data: Buffer, attempt: Awaitable[None] | Literal[False]) -> None:
+        """attempt: the first one, if it is direct."""
+        try:
+            error = None
+            if attempt:
+                try:
+                    await attempt
+                    return
+                except StoreError as failed:
+                    error = failed
+            await self._run(call, error, "write", True, self._inner.write, offset, data)
+        finally:
+            self._end(call)
+
+    # -- the plain lane (passage.py): a first attempt that is direct, as the layers below have nothing to wait for --
+
+    def _begin_read(self, passage: Passage) -> int:
+        began = self._begin_read_below(passage) if self._may_be_direct else NO
+        if began:
+            passage.call = self._begin(passage.started)
+        return began
+
+    def _begin_write(self, passage: Passage) -> int:
+        began = self._begin_write_below(passage) if self._may_be_direct else NO
+        if began:
+            passage.call = self._begin(passage.started)
+        return began
+
+    def _end_passage(self, passage: Passage) -> None:
+        self._end(passage.call)
+
+    def _rest_of_read(self, passage: Passage, rest: Rest) -> Rest:
+        return self._read(passage.call, passage.offset, passage.length, rest)
+
+    def _rest_of_write(self, passage: Passage, rest: Rest) -> Rest:
+        assert passage.data is not None
+        return self._write(passage.call, passage.offset, passage.data, rest)
+
     async def _call(self, what: str, modifies: bool, call: Callable[..., Awaitable[T]], *args: object) -> T:
         """A call that is never made directly."""
-        of = self._begin()
+        of = self._begin(self._now())
         try:
             return await self._run(of, None, what, modifies, call, *args)
         finally:
@@ -262,8 +299,8 @@ class Retry(Store):
 
     # -- no await in _begin, _end, _start_watch --
 
-    def _begin(self) -> _Call:
-        call = _Call(self._now())
+    def _begin(self, now: float) -> _Call:
+        call = _Call(now)
         self._calls[call] = None
         if not self._watching:
             self._start_watch()

@@ -40,6 +40,7 @@ from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.parts.extentmap import ExtentMap
 from blobfuse_dysk.store.parts.extents import joined
+from blobfuse_dysk.store.passage import NO, Passage, begin_of
 
 __all__ = ["Sparse"]
 
@@ -87,6 +88,10 @@ class Sparse(Store):
         self._add_regions()
         self._loads: set[trio.CancelScope] = set()
         self._closed = False
+        read, write = inner.plain_read, inner.plain_write
+        self.plain_read = read and read.under(self._begin_read)
+        self.plain_write = write and write.under(self._begin_write)
+        self._begin_read_below, self._begin_write_below = begin_of(read), begin_of(write)
         if known is not None:
             self._take(*known)
 
@@ -112,6 +117,24 @@ class Sparse(Store):
         for start, size in runs:
             data[start - offset : start - offset + size] = await self._inner.read(start, size)
         return data
+
+    def _begin_read(self, passage: Passage) -> int:
+        """In the plain lane (passage.py): what is all allocated."""
+        offset, end = passage.offset, passage.offset + passage.length
+        index = offset // self._region
+        if (end - 1) // self._region != index or not self._regions[index].map.covers(offset, end):
+            return NO
+        return self._begin_read_below(passage)
+
+    def _begin_write(self, passage: Passage) -> int:
+        """In the plain lane: what is not all zeros. S1: it counts as allocated in the step in which it is sent."""
+        assert passage.data is not None
+        if is_zero(passage.data):
+            return NO
+        began = self._begin_write_below(passage)
+        if began:
+            self._mark(passage.offset, passage.length)
+        return began
 
     async def write(self, offset: int, data: Buffer) -> None:
         """Write; data that is all zeros becomes `zero`."""

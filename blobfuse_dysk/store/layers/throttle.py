@@ -10,7 +10,9 @@ The slot is returned in `finally` order, on cancellation too; Limiter has no awa
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from math import inf
+from typing import TypeVar
 
 from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import Kind, StoreError
@@ -18,8 +20,11 @@ from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.parts.backoff import MOST_RETRY_AFTER_S
 from blobfuse_dysk.store.parts.limiter import Limiter
 from blobfuse_dysk.store.parts.priority import Priority, current_priority
+from blobfuse_dysk.store.passage import NO, Passage, Rest, begin_of
 
 __all__ = ["Throttle"]
+
+T = TypeVar("T")
 
 
 class Throttle(Store):
@@ -29,6 +34,10 @@ class Throttle(Store):
         self.throttled = 0
         self._inner = inner
         self._limiter = limiter or Limiter()
+        read, write = inner.plain_read, inner.plain_write
+        self.plain_read = read and read.under(self._begin_read, self._end, self._rest_of)
+        self.plain_write = write and write.under(self._begin_write, self._end, self._rest_of)
+        self._begin_read_below, self._begin_write_below = begin_of(read), begin_of(write)
 
     @property
     def size(self) -> int:
@@ -53,15 +62,7 @@ class Throttle(Store):
         started = self._limiter.enter_at_once(length)
         if started is None:
             started = await self._enter(Priority.READ, length)
-        try:
-            data = await self._inner.read(offset, length)
-            self._limiter.succeeded(started, length)
-            return data
-        except StoreError as error:
-            self._refused(error, started)
-            raise
-        finally:
-            self._limiter.leave(length)
+        return await self._entered(started, length, self._inner.read(offset, length))
 
     async def write(self, offset: int, data: Buffer) -> None:
         """Write, in a slot."""
@@ -69,14 +70,7 @@ class Throttle(Store):
         started = self._limiter.enter_at_once(length)
         if started is None:
             started = await self._enter(Priority.FLUSH, length)
-        try:
-            await self._inner.write(offset, data)
-            self._limiter.succeeded(started, length)
-        except StoreError as error:
-            self._refused(error, started)
-            raise
-        finally:
-            self._limiter.leave(length)
+        await self._entered(started, length, self._inner.write(offset, data))
 
     async def zero(self, offset: int, length: int) -> None:
         """Zero, in a slot. A clear carries no data, whatever its length."""
@@ -119,6 +113,44 @@ class Throttle(Store):
     async def aclose(self) -> None:
         """Close the layer below."""
         await self._inner.aclose()
+
+    async def _entered(self, started: float, length: int, call: Awaitable[T]) -> T:
+        try:
+            result = await call
+            self._limiter.succeeded(started, length)
+            return result
+        except StoreError as error:
+            self._refused(error, started)
+            raise
+        finally:
+            self._limiter.leave(length)
+
+    # -- the plain lane (passage.py) --
+
+    def _begin_read(self, passage: Passage) -> int:
+        limiter, started, length = self._limiter, passage.started, passage.length
+        if not limiter.may_start(length, started):
+            return NO
+        began = self._begin_read_below(passage)
+        if began:
+            limiter.start(length, started)
+        return began
+
+    def _begin_write(self, passage: Passage) -> int:
+        limiter, started, length = self._limiter, passage.started, passage.length
+        if not limiter.may_start(length, started):
+            return NO
+        began = self._begin_write_below(passage)
+        if began:
+            limiter.start(length, started)
+        return began
+
+    def _end(self, passage: Passage) -> None:
+        self._limiter.succeeded_at(passage.started, passage.length, passage.ended)
+        self._limiter.leave(passage.length)
+
+    def _rest_of(self, passage: Passage, rest: Rest) -> Rest:
+        return self._entered(passage.started, passage.length, rest)
 
     async def _enter(self, default: Priority, length: int = 0) -> float:
         """Wait for a slot. What the task asked for is in its own context, so it is attached before that is read."""

@@ -44,6 +44,7 @@ from functools import partial
 
 import trio
 
+from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.detached import attach, run_next, running
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import MAX_WRITE, Buffer, Extent, Store
@@ -53,6 +54,7 @@ from blobfuse_dysk.store.parts.priority import Priority
 from blobfuse_dysk.store.parts.ring import DATA, Record, Ring
 from blobfuse_dysk.store.parts.senders import Run, Senders
 from blobfuse_dysk.store.parts.spacequeue import Append, RoomLine
+from blobfuse_dysk.store.passage import DONE, NO, Lane, Passage, Rest, begin_of, launch
 
 __all__ = ["WriteBack"]
 
@@ -60,6 +62,7 @@ _AFTER_LOSS = "detach the disk, then attach it and check its file system"
 MAX_IN_FLIGHT = 128  # runs, of the 256 requests that Throttle lets go at most: reads find slots, too
 MAX_FLIGHT = 16 << 20  # bytes; at 30 ms for a request that is still 500 MB/s
 IDLE_IN_FLIGHT = 8
+MOST_PLAIN = 64 << 10  # bytes of a run that is sent in the plain lane: a larger one costs what it costs
 SINGLES = 2  # flushes
 _SHARE = 4  # sending begins by itself once a quarter of the ring is used
 
@@ -106,6 +109,11 @@ class WriteBack(Store):
         self._failure: StoreError | None = None
         self._room = RoomLine(self._accept)
         self._senders = Senders(nursery, self._send_on, lambda: self._urgency)
+        self._read_below, self._write_below = inner.plain_read, inner.plain_write
+        self.plain_read = self._read_below and self._read_below.under(self._begin_read)
+        self.plain_write = Lane(self._begin_write)
+        self._begin_read_below = begin_of(self._read_below)
+        self._now = bound_clock()
         self._progress = trio.lowlevel.ParkingLot()  # those who wait for acknowledgements
         self._wake = trio.Event()
         for record in ring.replay():
@@ -208,6 +216,55 @@ class WriteBack(Store):
         self._senders.close()
         await self._inner.aclose()
 
+    # -- the plain lane (passage.py) ---------------------------------------------------------------------------------
+
+    def _begin_read(self, passage: Passage) -> int:
+        """What is newer here is not plain."""
+        offset, end = passage.offset, passage.offset + passage.length
+        if self._ring.used and (self._dirty.overlaps(offset, end) or self._flight.overlaps(offset, end)):
+            return NO
+        return self._begin_read_below(passage)
+
+    def _begin_write(self, passage: Passage) -> int:
+        """What is accepted at once, and does not go through as a log's write does (invariant 6)."""
+        assert passage.data is not None
+        if self._failure is not None or (
+            self._singles >= SINGLES and not self._since_flush and self._continues_log(passage.offset)
+        ):
+            return NO
+        record = self._room.accept_now(partial(self._ring.append, passage.offset, passage.data))
+        return NO if record is None else DONE
+
+    def _send_plain(self, run: Run) -> bool:
+        """Send a run in the lane of the layer below; False if that is not to be had now."""
+        length = run[-1].end - run[0].start
+        if self._write_below is None or length > MOST_PLAIN or run[0].data < 0:
+            return False
+        return launch(Passage(self._write_below, self, run, run[0].start, length, self._joined(run), self._now())) != NO
+
+    def ended(self, passage: Passage) -> None:
+        """See Owner: the run was sent."""
+        if not self._senders.closed:  # else the ring may be somebody else's already
+            self._acknowledged(passage.tag)
+            self._run_ended()
+            self._start_runs()
+
+    def take_over(self, passage: Passage, rest: Rest) -> None:
+        """See Owner."""
+        trio.lowlevel.spawn_system_task(self._send_rest, passage.tag, rest)
+
+    async def _send_rest(self, run: Run, rest: Rest) -> None:
+        try:
+            await rest
+        except StoreError as error:
+            self._fail(error)
+        else:
+            if self._senders.closed:
+                return
+            self._acknowledged(run)
+        self._run_ended()
+        self._wake.set()
+
     # -- accepting: no await in any of these -------------------------------------------------------------------------
 
     def _accept(self, record: Record) -> None:
@@ -290,7 +347,8 @@ class WriteBack(Store):
         """Begin to send what is to be sent now, as far as that may be in flight. No await."""
         while self._may_begin() and (run := self._next_run()):
             self._runs += 1
-            self._senders.begin(run)
+            if not self._send_plain(run):
+                self._senders.begin(run)
         run_next()
 
     def _may_begin(self) -> bool:
@@ -355,12 +413,7 @@ class WriteBack(Store):
         in flight. But a task that trio runs leaves all to `_sender`: see senders.py.
         """
         await self._send(run)
-        self._runs -= 1
-        if self._blocked:
-            self._queue.extendleft(reversed(self._blocked))
-            self._blocked.clear()
-        if self._progress:
-            self._progress.unpark_all()
+        self._run_ended()
         if not self._may_begin():
             return []
         if running() is None:
@@ -371,26 +424,42 @@ class WriteBack(Store):
         self._start_runs()
         return following
 
+    def _run_ended(self) -> None:
+        self._runs -= 1
+        if self._blocked:
+            self._queue.extendleft(reversed(self._blocked))
+            self._blocked.clear()
+        if self._progress:
+            self._progress.unpark_all()
+
     async def _send(self, run: Run) -> None:
         """Send one run; what becomes of it is in the state when this returns."""
-        start, end = run[0].start, run[-1].end
         try:
             if run[0].data < 0:
-                await self._inner.zero(start, end - start)
+                await self._inner.zero(run[0].start, run[-1].end - run[0].start)
             else:
-                memory = self._ring.memory
-                pieces = [memory[e.data : e.data + e.end - e.start] for e in run]
-                await self._inner.write(start, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+                await self._inner.write(run[0].start, self._joined(run))
         except StoreError as error:
-            self._failure = self._failure or error
-            self._room.dismiss()
-            self._on_failure()
+            self._fail(error)
         else:
-            used = self._ring.used
-            self._flight.remove(run)
-            for extent in run:
-                self._ledger.discount(extent)
-            if self._room and self._ring.used < used:
-                self._room.serve()
-                if self._room:
-                    self._mark_all_due(Priority.FLUSH)
+            self._acknowledged(run)
+
+    def _fail(self, error: StoreError) -> None:
+        self._failure = self._failure or error
+        self._room.dismiss()
+        self._on_failure()
+
+    def _joined(self, run: Run) -> Buffer:
+        memory = self._ring.memory
+        pieces = [memory[e.data : e.data + e.end - e.start] for e in run]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _acknowledged(self, run: Run) -> None:
+        used = self._ring.used
+        self._flight.remove(run)
+        for extent in run:
+            self._ledger.discount(extent)
+        if self._room and self._ring.used < used:
+            self._room.serve()
+            if self._room:
+                self._mark_all_due(Priority.FLUSH)

@@ -114,20 +114,30 @@ class Limiter:
 
     def enter_at_once(self, length: int = 0) -> float | None:
         """`enter` for a request that nothing holds back; None, and nothing has happened, if it would have to wait."""
-        slots = _slots(length)
         now = self._now()
-        if (
-            self.waiting
-            or (self.in_flight + slots > self.limit and self.in_flight)
-            or (self.pacer.paced and now < self.pacer.due())
-        ):
+        if not self.may_start(length, now):
             return None
-        self._start(slots, length, now)
+        self.start(length, now)
         return now
+
+    def may_start(self, length: int, now: float) -> bool:
+        """Whether nothing holds a request back. now: trio.current_time(), here as below."""
+        slots = 1 if length < SLOT else _slots(length)
+        if self.waiting or (self.in_flight and self.in_flight + slots > self.limit):
+            return False
+        return not self.pacer.paced or now >= self.pacer.due()
+
+    def start(self, length: int, now: float) -> None:
+        """A request starts whose turn it is."""
+        self.in_flight += 1 if length < SLOT else _slots(length)
+        self._requests += 1
+        self._bytes += length
+        if self.pacer.paced:
+            self.pacer.charge(length, now)
 
     def leave(self, length: int = 0) -> None:
         """Return the slots of a request."""
-        self.in_flight -= _slots(length)
+        self.in_flight -= 1 if length < SLOT else _slots(length)
         self._requests -= 1
         self._bytes -= length
         if self.waiting:
@@ -135,7 +145,10 @@ class Limiter:
 
     def succeeded(self, started: float, length: int) -> None:
         """A request of `length` bytes came back well: perhaps there is room for more. Call before `leave`."""
-        now = self._now()
+        self.succeeded_at(started, length, self._now())
+
+    def succeeded_at(self, started: float, length: int, now: float) -> None:
+        """The same."""
         self.pacer.succeeded(length, now)
         latency = self._latency[bisect_left(SIZE_CLASSES, length)]
         latency.add(now - started, now)
@@ -178,13 +191,6 @@ class Limiter:
             return trio.current_time() >= self.pacer.due()
         return bool(self.waiting) or self.in_flight + MOST_SLOTS > self.limit
 
-    def _start(self, slots: int, length: int, now: float) -> None:
-        self.in_flight += slots
-        self._requests += 1
-        self._bytes += length
-        if self.pacer.paced:
-            self.pacer.charge(length, now)
-
     async def _wait(self, priority: int, waiter: _Waiter, now: float) -> None:
         queue = self._queues[priority]
         queue.append(waiter)
@@ -214,7 +220,7 @@ class Limiter:
             self._pass_over(level)
             self._queues[level].popleft()
             self.waiting -= 1
-            self._start(waiter.slots, waiter.length, now)
+            self.start(waiter.length, now)
             trio.lowlevel.reschedule(waiter.task)
         if pacer.paced:
             pacer.held(now, waits)

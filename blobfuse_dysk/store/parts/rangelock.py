@@ -78,6 +78,14 @@ class RangeLock:
             self._block(ticket, seen.values())
         return ticket
 
+    def is_free(self, offset: int, length: int) -> bool:
+        """Whether `enter` would find nobody older; False, too, where that takes longer to find out."""
+        first, last = offset >> BUCKET_SHIFT, (offset + length - 1) >> BUCKET_SHIFT
+        if self._wide or last != first:
+            return False
+        end = offset + length
+        return all(ticket.end <= offset or end <= ticket.start for ticket in self._buckets.get(first, ()))
+
     def leave(self, ticket: Ticket) -> None:
         """Give the place up, and let those go who waited for nobody else."""
         first, last = ticket.start >> BUCKET_SHIFT, (ticket.end - 1) >> BUCKET_SHIFT
