@@ -35,7 +35,7 @@ from blobfuse_dysk.options import AttachOptions, Cache
 from blobfuse_dysk.store import snapshot
 from blobfuse_dysk.store.blobapi import BlobApi
 from blobfuse_dysk.store.contract import Extent, Store
-from blobfuse_dysk.store.layers.fence import INFINITE_CHECK_S, Fence
+from blobfuse_dysk.store.layers.fence import Fence
 from blobfuse_dysk.store.layers.front import Front
 from blobfuse_dysk.store.layers.order import Order
 from blobfuse_dysk.store.layers.pageblob import ATTEMPT_TIMEOUT_S, PageBlob
@@ -47,6 +47,7 @@ from blobfuse_dysk.store.layers.throttle import Throttle
 from blobfuse_dysk.store.layers.trace import Trace
 from blobfuse_dysk.store.layers.writeback import WriteBack
 from blobfuse_dysk.store.lease.claim import Claim
+from blobfuse_dysk.store.lease.keepalive import renewal_period_s
 from blobfuse_dysk.store.lease.release import give_up
 from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.store.lease.token import Guard, HoldState
@@ -270,8 +271,7 @@ class Stack:
 
     async def _watch(self) -> None:
         """Look whether the blob still is the disk, for as long as that is not known to be over."""
-        term_s = self.lease_s if self._held else DEFAULT_PERIOD_S * 3
-        period_s = INFINITE_CHECK_S if term_s is None else term_s / 3
+        period_s = renewal_period_s(self.lease_s) if self._held else DEFAULT_PERIOD_S
         size, number = (lambda: self.store.size), (lambda: self.epoch)
         self.fail(await watch(self._lease, self.blob, period_s=period_s, size=size, number=number))
 

@@ -61,6 +61,7 @@ WALLS = {
     "store/layers": {
         "store/blobapi",
         "store/contract",
+        "store/passage",
         "store/serviceerrors",
         "store/lease",
         "store/parts",

@@ -40,7 +40,7 @@ nothing by itself (epoch.py). The lease keeps the term it was acquired with, wha
 the disk in between, the attachment is fenced: the caches above us are about a disk that is not there any more.
 
 At the end the lease must still be held for certain. Answers that took longer than its term are followed by a renewal, a
-look and another raise, as after any lapse (fence.py).
+look and another raise, as after any lapse (keepalive.py).
 Source: https://learn.microsoft.com/rest/api/storageservices/lease-blob, "Remarks" and the two tables of outcomes.
 """
 

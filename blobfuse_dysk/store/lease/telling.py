@@ -2,7 +2,7 @@
 
 Each is sent on condition of the ETag of the step before. If one fails, or its end is not known, the disk is ours all
 the same. Nobody waits for this but writers: the device is set up meanwhile, and read. But no modifying call passes
-before it is over (fence.py), since it would change the ETag that the condition names; and so whoever wrote to a disk is
+before it is over (Fence), since it would change the ETag that the condition names; and so whoever wrote to a disk is
 named on it, as far as that could be written. A new worker that does not find the name writes it, likewise: its
 predecessor may have been killed before.
 """

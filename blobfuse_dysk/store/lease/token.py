@@ -30,8 +30,8 @@ from blobfuse_dysk.errors import Kind, StoreError
 
 __all__ = ["Guard", "HoldState", "lease_time", "slept_s"]
 
-# How this node holds the disk: see store/layers/fence.py. failed: it can never be written to again, for a reason that
-# has nothing to do with the lease (stack.py).
+# How this node holds the disk: see keepalive.py. failed: it can never be written to again, for a reason that has
+# nothing to do with the lease (stack.py).
 HoldState: TypeAlias = Literal["attached", "recovering", "paused", "fenced", "failed", "released"]
 
 PROOF_S = 5.0  # how old the proof of the lease may be that a flush rests on
