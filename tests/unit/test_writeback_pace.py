@@ -12,7 +12,8 @@ import trio.testing
 from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import MAX_WRITE, PAGE, Buffer
-from blobfuse_dysk.store.layers.writeback import MAX_FLIGHT, MAX_IN_FLIGHT, SINGLES, WriteBack
+from blobfuse_dysk.store.layers.writeback import MAX_FLIGHT, MAX_IN_FLIGHT, WriteBack
+from blobfuse_dysk.store.parts.commitlog import SINGLES
 from blobfuse_dysk.store.parts.pacer import IO_SIZE, Pacer
 from blobfuse_dysk.store.parts.ring import Ring
 from tests.slowservice import SlowService

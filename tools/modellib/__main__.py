@@ -14,7 +14,7 @@ from tools.modellib.settling import Settling
 from tools.modellib.trace import told
 from tools.modellib.world import World
 
-ABOUT = """Searches all states of a model of the one-writer protocol (store/layers/fence.py; claim, keepalive and release in store/lease/).
+ABOUT = """Searches all states of a model of the one-writer protocol (store/lease/, store/layers/fence.py).
 
 Without options: all scenarios with deep bounds, then all sabotages, as markdown tables. The properties P1..P8 are in
 tools/modellib/properties.py. A violation ends its search; its trace, as short as any, is printed."""

@@ -14,8 +14,7 @@ States of a byte of the disk
 Invariants
 1. A write returns when it is in the ring and in `_dirty`; between these two is no await, and a cancellation before
    them leaves nothing behind. What was accepted survives the worker (ring.py), and a flush the machine.
-2. Two requests in flight never overlap: `_next_run` skips what overlaps `_flight`, and no await lies between its choice
-   and the entry into `_flight`.
+2. Two requests in flight never overlap (runs.py).
 3. Data in flight is never overwritten: the ring only appends, and its tail passes no record with a live extent.
 4. Newest wins: a new extent cuts older dirty ones; a byte in flight is sent again only after the answer.
 5. A flush is a barrier: it starts a new generation, and returns when no extent of an older generation is left, in
@@ -25,10 +24,7 @@ Invariants
 6. Urgency, for Throttle below: what a flush or a writer without room waits for goes first (FLUSH); what is sent because
    room is getting short goes along with reads (READ); what is sent because it is old yields to reads (DRAIN). Of the
    last kind at most IDLE_IN_FLIGHT are on their way, so that a flush never waits for many that go last.
-   Where the last SINGLES flushes came after one write each, every one in or right behind the place of the one before,
-   as a log's commits do, the next such write goes at once and returns when it is durable, and its flush has nothing to
-   do: waiting in the flush instead would hold up whatever else the loop driver has to start meanwhile. Should the guess
-   be wrong, that is one slow write for each flush; writes all over the disk would make it wrong often.
+   A log's write goes at once and returns when it is durable (commitlog.py).
 7. After a permanent failure every later write and flush fails (as the kernel expects of a disk that lost data), until
    the disk is detached, and so do those that wait. Reads go on to see what was accepted.
 8. Memory beyond the ring is bounded: a run of several pieces is joined into a copy when it is sent, and no run is
@@ -38,7 +34,6 @@ Invariants
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -48,10 +43,12 @@ from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.detached import attach, run_next, running
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import MAX_WRITE, Buffer, Extent, Store
+from blobfuse_dysk.store.parts.commitlog import CommitLog
 from blobfuse_dysk.store.parts.dirtymap import DirtyExtent, DirtyMap, Ledger, cover
 from blobfuse_dysk.store.parts.extents import joined
 from blobfuse_dysk.store.parts.priority import Priority
 from blobfuse_dysk.store.parts.ring import DATA, Record, Ring
+from blobfuse_dysk.store.parts.runs import RunQueue
 from blobfuse_dysk.store.parts.senders import Run, Senders
 from blobfuse_dysk.store.parts.spacequeue import Append, RoomLine
 from blobfuse_dysk.store.passage import DONE, NO, Lane, Passage, Rest, begin_of, launch
@@ -63,7 +60,6 @@ MAX_IN_FLIGHT = 128  # runs, of the 256 requests that Throttle lets go at most: 
 MAX_FLIGHT = 16 << 20  # bytes; at 30 ms for a request that is still 500 MB/s
 IDLE_IN_FLIGHT = 8
 MOST_PLAIN = 64 << 10  # bytes of a run that is sent in the plain lane: a larger one costs what it costs
-SINGLES = 2  # flushes
 _SHARE = 4  # sending begins by itself once a quarter of the ring is used
 
 
@@ -88,21 +84,15 @@ class WriteBack(Store):
     ) -> None:
         self._inner, self._ring = inner, ring
         self._idle_s = idle_s
-        self._largest = largest
         self._slots = slots
         self._ledger = Ledger(ring)
         self._dirty = DirtyMap()
         self._flight = DirtyMap()
-        self._queue: deque[Record] = deque()  # records to look at, oldest first
-        self._blocked: list[Record] = []  # taken off the queue because something in flight overlaps
+        self._queue = RunQueue(self._dirty, self._flight, largest)
         self._runs = 0
         self._generation = 0
         self._flushing = -1  # the youngest generation that a flush waits for
-        self._since_flush = 0  # records accepted since a flush began
-        self._newest: Extent = (0, 0)  # start and end of the last record accepted
-        self._last_log_write: Extent = (0, 0)  # likewise of the last record that was alone before its flush
-        self._singles = 0  # flushes in a row that came after one record each, of one log
-        self._send_until = 0  # records that begin before this position are to be sent now
+        self._log = CommitLog()
         self._urgency = Priority.READ  # of what is to be sent now
         self._due = math.inf  # when the oldest record that nobody asked for is to be sent
         self._on_failure = on_failure
@@ -118,7 +108,7 @@ class WriteBack(Store):
         self._wake = trio.Event()
         for record in ring.replay():
             self._accept(record)
-        self._send_until = ring.head
+        self._queue.until = ring.head
         self._scope = trio.CancelScope()
         nursery.start_soon(self._sender)
 
@@ -173,7 +163,7 @@ class WriteBack(Store):
         record = self._room.accept_now(append)
         if record is None:
             await self._wait_for_room(append)
-        elif self._singles >= SINGLES and self._since_flush == 1 and self._continues_log(offset):
+        elif self._log.since_flush == 1 and self._log.goes_on(offset):
             await self._send_through(record)
 
     async def zero(self, offset: int, length: int) -> None:
@@ -185,8 +175,8 @@ class WriteBack(Store):
     async def flush(self) -> None:
         await attach()
         self._raise_if_failed()
-        if self._since_flush:
-            self._look_for_log()
+        if self._log.since_flush:
+            self._log.flush_begins()
         oldest = self._ledger.oldest_generation()
         if oldest is not None:
             if self._ledger.has(self._generation):
@@ -228,9 +218,7 @@ class WriteBack(Store):
     def _begin_write(self, passage: Passage) -> int:
         """What is accepted at once, and does not go through as a log's write does (invariant 6)."""
         assert passage.data is not None
-        if self._failure is not None or (
-            self._singles >= SINGLES and not self._since_flush and self._continues_log(passage.offset)
-        ):
+        if self._failure is not None or (not self._log.since_flush and self._log.goes_on(passage.offset)):
             return NO
         record = self._room.accept_now(partial(self._ring.append, passage.offset, passage.data))
         return NO if record is None else DONE
@@ -273,9 +261,8 @@ class WriteBack(Store):
         extent = DirtyExtent(record.offset, record.offset + record.length, data, self._generation, record.position)
         generation = self._dirty.add(extent, self._ledger)
         self._ledger.settle(record)
-        self._queue.append(record)
-        self._since_flush += 1
-        self._newest = (record.offset, record.offset + record.length)
+        self._queue.add(record)
+        self._log.accepted(record)
         if generation <= self._flushing:
             self._mark_all_due(Priority.FLUSH)  # it replaced content that a flush waits for (invariant 5)
         elif self._ring.used * _SHARE > self._ring.capacity:
@@ -284,23 +271,9 @@ class WriteBack(Store):
             self._due = trio.current_time() + self._idle_s
             self._wake.set()
 
-    def _look_for_log(self) -> None:
-        """A flush begins, after at least one record."""
-        if self._since_flush > 1:
-            self._singles = 0
-        else:
-            self._singles = self._singles + 1 if self._continues_log(self._newest[0]) else 1
-            self._last_log_write = self._newest
-        self._since_flush = 0
-
-    def _continues_log(self, offset: int) -> bool:
-        """Whether what begins here is in the place of the log's last record, or right behind it."""
-        return self._last_log_write[0] <= offset <= self._last_log_write[1]
-
     def _mark_all_due(self, urgency: Priority) -> None:
-        older = self._blocked or (self._queue and self._queue[0].position < self._send_until)
-        self._urgency = min(self._urgency, urgency) if older else urgency
-        self._send_until = self._ring.head
+        self._urgency = min(self._urgency, urgency) if self._queue.any_due else urgency
+        self._queue.until = self._ring.head
         if self._due < math.inf or self._may_begin():
             self._due = math.inf
             self._wake.set()
@@ -345,7 +318,7 @@ class WriteBack(Store):
 
     def _start_runs(self) -> None:
         """Begin to send what is to be sent now, as far as that may be in flight. No await."""
-        while self._may_begin() and (run := self._next_run()):
+        while self._may_begin() and (run := self._queue.next()):
             self._runs += 1
             if not self._send_plain(run):
                 self._senders.begin(run)
@@ -355,56 +328,6 @@ class WriteBack(Store):
         """Whether one more run may be in flight."""
         most = IDLE_IN_FLIGHT if self._urgency is Priority.DRAIN else min(self._slots(), MAX_IN_FLIGHT)
         return self._runs < most and self._flight.bytes < MAX_FLIGHT and self._failure is None
-
-    def _next_run(self) -> Run:
-        """Move the next run of neighbours from dirty to in flight; empty when there is nothing to send now."""
-        while self._queue and self._queue[0].position < self._send_until:
-            record = self._queue[0]
-            mine = [
-                extent
-                for extent in self._dirty.overlap(record.offset, record.offset + record.length)
-                if extent.record == record.position
-            ]
-            for extent in mine:
-                if not self._flight.overlaps(extent.start, extent.end):
-                    run = self._dirty.take(*self._grow(extent))
-                    self._flight.put(run)
-                    return run
-            self._queue.popleft()
-            if mine:
-                self._blocked.append(record)
-        return []
-
-    def _grow(self, extent: DirtyExtent) -> tuple[int, int]:
-        """The index range of the neighbours that may go in one request with `extent`."""
-        dirty, flight = self._dirty, self._flight
-        low = dirty.index_from(extent.start)
-        high = low + 1
-        start, end, zeros = extent.start, extent.end, extent.data < 0
-        limit = self.size if zeros else self._largest()
-        while high < len(dirty):
-            following = dirty[high]
-            if (
-                following.start != end
-                or (following.data < 0) != zeros
-                or following.end - start > limit
-                or flight.overlaps(following.start, following.end)
-            ):
-                break
-            end = following.end
-            high += 1
-        while low > 0:
-            before = dirty[low - 1]
-            if (
-                before.end != start
-                or (before.data < 0) != zeros
-                or end - before.start > limit
-                or flight.overlaps(before.start, before.end)
-            ):
-                break
-            start = before.start
-            low -= 1
-        return low, high
 
     async def _send_on(self, run: Run) -> Run:
         """Send a run; begin what may be begun then, and return the run that the same task is to send next.
@@ -419,16 +342,14 @@ class WriteBack(Store):
         if running() is None:
             self._wake.set()
             return []
-        following = self._next_run()
+        following = self._queue.next()
         self._runs += bool(following)
         self._start_runs()
         return following
 
     def _run_ended(self) -> None:
         self._runs -= 1
-        if self._blocked:
-            self._queue.extendleft(reversed(self._blocked))
-            self._blocked.clear()
+        self._queue.unblock()
         if self._progress:
             self._progress.unpark_all()
 
