@@ -22,8 +22,7 @@ from blobfuse_dysk.device.worker import channel as in_python
 from blobfuse_dysk.device.worker.channel import ROOM, AnyChannel, Channel, open_channel
 from blobfuse_dysk.device.worker.requests import Requests
 from blobfuse_dysk.device.worker.taken import Taken
-from blobfuse_dysk.store.contract import Buffer
-from blobfuse_dysk.store.passage import Lane, Owner, Passage, Rest
+from tests.unit.fusefile import File, Service, pattern
 
 LARGE = 64 << 10  # bytes of a write whose data is not copied
 MOST = 1 << 20
@@ -173,11 +172,6 @@ class Device:
         self.ours.close()
 
 
-def pattern(size: int, seed: int = 1) -> bytes:
-    """Other data for each seed, and in each block."""
-    return (bytes(range(251)) * (size // 251 + 2))[seed : seed + size]
-
-
 def cut(message: bytes, size: int) -> bytes:
     """Its start, with a header that says so."""
     return struct.pack("<I", size) + message[4:size]
@@ -234,80 +228,6 @@ def failing(monkeypatch: pytest.MonkeyPatch, *errors: int) -> tuple[Channel, Fai
     fails = Failing(*errors)
     monkeypatch.setattr(in_python, "os", SimpleNamespace(readv=fails.readv, writev=fails.writev))
     return Channel(-1, MOST), fails
-
-
-class Service:
-    """What a request waits for, as for the plain answer of a blob service (azure/plain.py)."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Detached | trio.lowlevel.Task] = []
-
-    async def answer(self) -> None:
-        me = running()
-        if me is None:
-            task = trio.lowlevel.current_task()
-            self.waiting.append(task)
-
-            def abort(_: object) -> trio.lowlevel.Abort:
-                self.waiting.remove(task)
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            await trio.lowlevel.wait_task_rescheduled(abort)
-        else:
-            self.waiting.append(me)
-            await me.wait(lambda: self.waiting.remove(me))
-
-    def go(self, count: int = 1000) -> None:
-        for waiter in [self.waiting.pop(0) for _ in range(min(count, len(self.waiting)))]:
-            if isinstance(waiter, Detached):
-                waiter.go_on(None)
-            else:
-                trio.lowlevel.reschedule(waiter)
-
-
-async def at_once() -> None:
-    pass
-
-
-class File:
-    """In the place of BlockFile: what was asked of it."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[object, ...]] = []
-        self.data: list[Buffer] = []
-        self.detached: list[bool] = []
-        self.tasks: set[str] = set()
-        self.answer: Callable[[], Awaitable[None]] = at_once
-        self.lane: Lane | None = None
-        self.after: list[tuple[int, int]] = []
-
-    def passage(self, owner: Owner, tag: int, offset: int, size: int, data: Buffer | None) -> Passage | None:
-        return Passage(self.lane, owner, tag, offset, size, data, 0.0) if self.lane else None
-
-    def written(self, offset: int, size: int) -> None:
-        self.after.append((offset, size))
-
-    async def rest(self, passage: Passage, rest: Rest) -> Buffer | None:
-        result: Buffer | None = await rest
-        return result
-
-    async def read(self, handle: int, offset: int, size: int) -> bytes:
-        await self._do("read", handle, offset, size)
-        return pattern(size, offset % 100)
-
-    async def write(self, handle: int, offset: int, data: Buffer) -> int:
-        self.data.append(data)
-        await self._do("write", handle, offset, bytes(data))
-        self.asked[-1] = ("write", handle, offset, bytes(data))
-        return len(data)
-
-    async def fsync(self, handle: int, datasync: bool) -> None:
-        await self._do("fsync", handle, datasync)
-
-    async def _do(self, *what: object) -> None:
-        self.asked.append(what)
-        self.detached.append(running() is not None)
-        await self.answer()
 
 
 class StandIn:

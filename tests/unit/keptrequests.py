@@ -14,16 +14,8 @@ import pytest
 from blobfuse_dysk.device.kernel import fuse
 from blobfuse_dysk.device.worker.channel import ROOM, Request
 from blobfuse_dysk.device.worker.taken import Taken
-from tests.unit.fusekernel import (
-    IN,
-    LARGE,
-    MOST,
-    fsync_request,
-    pattern,
-    read_request,
-    request,
-    write_request,
-)
+from tests.unit.fusefile import pattern
+from tests.unit.fusekernel import IN, LARGE, MOST, fsync_request, read_request, request, write_request
 
 GETATTR, LOOKUP, FORGET, INTERRUPT, BATCH_FORGET = 3, 1, 2, 36, 42
 OF_EACH_KIND = [

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from blobfuse_dysk.device.worker import channel as in_python
 from blobfuse_dysk.device.worker.channel import FSYNC, READ, WRITE, Channel
 from tests.conftest import choose_way, need
+from tests.unit.fusefile import pattern
 from tests.unit.fusekernel import (
     CALLS,
     IN,
@@ -35,7 +36,6 @@ from tests.unit.fusekernel import (
     large,
     lies,
     out,
-    pattern,
     read_request,
     request,
     write_request,

@@ -15,15 +15,14 @@ import trio.testing
 
 from blobfuse_dysk.device.worker import requests as requests_module
 from blobfuse_dysk.device.worker.requests import MOST_IN_A_ROW
+from tests.unit.fusefile import at_once, pattern
 from tests.unit.fusekernel import (
     LARGE,
     Drain,
     Rig,
     StandIn,
-    at_once,
     fsync_request,
     out,
-    pattern,
     read_request,
     request,
     settle,

@@ -13,7 +13,8 @@ import trio
 
 from blobfuse_dysk.device.worker.requests import MOST_IN_A_ROW
 from blobfuse_dysk.store.passage import DONE, NO, UNDER_WAY, Lane, Passage, Rest
-from tests.unit.fusekernel import LARGE, Drain, Rig, fsync_request, out, pattern, read_request, settle, write_request
+from tests.unit.fusefile import pattern
+from tests.unit.fusekernel import LARGE, Drain, Rig, fsync_request, out, read_request, settle, write_request
 from tests.unit.test_requests import Make, make
 
 __all__ = ["make"]

@@ -12,6 +12,7 @@ import trio
 from blobfuse_dysk.device.kernel import fuse
 from blobfuse_dysk.device.worker import taken as taken_module
 from blobfuse_dysk.device.worker.taken import Taken
+from tests.unit.fusefile import pattern
 from tests.unit.fusekernel import (
     IN,
     LARGE,
@@ -20,7 +21,6 @@ from tests.unit.fusekernel import (
     Drain,
     fsync_request,
     out,
-    pattern,
     read_request,
     request,
     settle,

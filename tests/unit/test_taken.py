@@ -18,18 +18,8 @@ from blobfuse_dysk.device.worker import taken as module
 from blobfuse_dysk.device.worker.channel import READ, WRITE, KeptChannel, open_channel
 from blobfuse_dysk.device.worker.taken import Taken, TakenError
 from tests.conftest import choose_way
-from tests.unit.fusekernel import (
-    LARGE,
-    MOST,
-    OUT,
-    Device,
-    fsync_request,
-    out,
-    pattern,
-    read_request,
-    request,
-    write_request,
-)
+from tests.unit.fusefile import pattern
+from tests.unit.fusekernel import LARGE, MOST, OUT, Device, fsync_request, out, read_request, request, write_request
 from tests.unit.keptrequests import (
     BATCH_FORGET,
     FORGET,

@@ -12,18 +12,8 @@ from hypothesis import strategies as st
 from blobfuse_dysk.device.worker import taken as module
 from blobfuse_dysk.device.worker.channel import READ, ROOM
 from tests.conftest import choose_way
-from tests.unit.fusekernel import (
-    IN,
-    LARGE,
-    MOST,
-    Device,
-    fsync_request,
-    lies,
-    pattern,
-    read_request,
-    request,
-    write_request,
-)
+from tests.unit.fusefile import pattern
+from tests.unit.fusekernel import IN, LARGE, MOST, Device, fsync_request, lies, read_request, request, write_request
 from tests.unit.keptrequests import (
     FORGET,
     GETATTR,
