@@ -33,6 +33,9 @@ Invariants
    the disk is detached, and so do those that wait. Reads go on to see what was accepted.
 8. Memory beyond the ring is bounded: a run of several pieces is joined into a copy when it is sent, and no run is
    begun while MAX_FLIGHT bytes are in flight.
+   Neighbours are joined up to MOST_JOINED. Longer requests cost hardly less for each byte, and of these several are on
+   their way at once where there would be one. A write of that length goes out of the ring as it lies there. For a copy
+   of more than 1 MiB, malloc() makes a mapping of its own, each page of which is cleared first (kernel/hardening.py).
 """
 
 from __future__ import annotations
@@ -59,6 +62,7 @@ __all__ = ["WriteBack"]
 _AFTER_LOSS = "detach the disk, then attach it and check its file system"
 MAX_IN_FLIGHT = 128  # runs, of the 256 requests that Throttle lets go at most: reads find slots, too
 MAX_FLIGHT = 16 << 20  # bytes; at 30 ms for a request that is still 500 MB/s
+MOST_JOINED = 512 << 10  # bytes
 IDLE_IN_FLIGHT = 8
 SINGLES = 2  # flushes
 _SHARE = 4  # sending begins by itself once a quarter of the ring is used
@@ -323,7 +327,7 @@ class WriteBack(Store):
         low = dirty.index_from(extent.start)
         high = low + 1
         start, end, zeros = extent.start, extent.end, extent.data < 0
-        limit = self.size if zeros else self._largest()
+        limit = self.size if zeros else min(self._largest(), MOST_JOINED)
         while high < len(dirty):
             following = dirty[high]
             if (
