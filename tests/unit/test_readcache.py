@@ -204,6 +204,33 @@ async def test_large_reads_that_come_several_at_once_cost_what_they_ask_for(
         assert sorted(service.reads) == [(offset, UNIT) for offset in wanted]
 
 
+async def test_where_the_service_is_far_more_is_fetched_than_a_crowd_asks_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """And that ends when the service is near again, though nothing but the cache asks it then."""
+    service = Noting(latency_s=0.1)
+    service.image = bytearray(96 << 20)
+
+    async def read_all(cache: ReadCache) -> int:
+        left = list(range(0, service.size, UNIT))
+        before = cache.hits
+
+        async def reader() -> None:
+            while left:
+                await cache.read(left.pop(0), UNIT)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(reader)
+        return cache.hits - before
+
+    async with opened(service, capacity=32 << 20, window=8 << 20) as cache:
+        assert await read_all(cache) > 96 // 2
+        service._latency_s = 0.002
+        await read_all(cache)
+        assert await read_all(cache) < 96 // 4
+
+
 async def test_large_reads_far_from_each_other_are_no_crowd(autojump_clock: trio.testing.MockClock) -> None:
     service = Noting(latency_s=0.01)
     service.image = bytearray(96 << 20)
