@@ -222,10 +222,9 @@ async def test_where_the_service_is_far_more_is_fetched_than_a_crowd_asks_for(
             misses.append(cache.misses)
             await cache.read(offset, UNIT)
 
-    async with opened(service, capacity=32 << 20, window=8 << 20) as cache:
-        async with trio.open_nursery() as nursery:
-            for _ in range(8):
-                nursery.start_soon(reader, cache)
+    async with opened(service, capacity=32 << 20, window=8 << 20) as cache, trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(reader, cache)
     assert misses[far] == misses[far // 2]
     assert misses[-1] >= misses[far] + CROWDED_READS, "they were a crowd again"
 
