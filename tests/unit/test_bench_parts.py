@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,6 +23,7 @@ from tools.benchlib.peers import wrk
 from tools.benchlib.peers.start import MissingPeerError
 from tools.benchlib.plan import QUICK
 from tools.benchlib.postgres import PgbenchResult, parse_pgbench
+from tools.benchlib.processes import mapped_rss_bytes, rss_bytes
 from tools.benchlib.sections import SECTIONS
 from tools.benchlib.tables import column
 
@@ -146,6 +149,26 @@ def a_report() -> Report:
         report.figures.append(Figure("random", OURS, setting, {"iops": 4000.0 * depth, "mean_us": 100.0}))
     report.figures.append(Figure("mkfs", OURS, {"tib": 1}, {"seconds": 6.0, "requests": 500}))
     return report
+
+
+def test_memory_of_one_mapping_is_what_of_it_is_in_memory() -> None:
+    me = [os.getpid()]
+    descriptors = [os.memfd_create(name) for name in ("bench-parts-a", "bench-parts-b")]
+    mappings = []
+    for descriptor in descriptors:
+        os.ftruncate(descriptor, 64 * mmap.PAGESIZE)
+        mappings.append(mmap.mmap(descriptor, 64 * mmap.PAGESIZE))
+    mappings[0][: 3 * mmap.PAGESIZE] = bytes(3 * mmap.PAGESIZE)
+    mappings[1][: 5 * mmap.PAGESIZE] = bytes(5 * mmap.PAGESIZE)
+    try:
+        assert mapped_rss_bytes(me, "memfd:bench-parts-a") == 3 * mmap.PAGESIZE
+        assert mapped_rss_bytes(me, "memfd:bench-parts") == 8 * mmap.PAGESIZE
+        assert mapped_rss_bytes(me, "memfd:bench-parts-c") == 0
+        assert mapped_rss_bytes(me, "") == pytest.approx(rss_bytes(me), rel=0.1), "each mapping is seen"
+    finally:
+        for mapping, descriptor in zip(mappings, descriptors, strict=True):
+            mapping.close()
+            os.close(descriptor)
 
 
 def test_a_report_survives_json() -> None:

@@ -7,7 +7,19 @@ import random
 import pytest
 
 from blobfuse_dysk.store.contract import PAGE
-from blobfuse_dysk.store.parts.readahead import CROWD, CROWDED_READS, IDLE_READS, LARGE, UNIT, Streams, unit_of
+from blobfuse_dysk.store.parts.readahead import (
+    CROWD,
+    CROWDED_READS,
+    FAR_S,
+    IDLE_READS,
+    LARGE,
+    LATELY,
+    SURE,
+    UNIT,
+    Quickest,
+    Streams,
+    unit_of,
+)
 
 MIB = 1 << 20
 
@@ -246,3 +258,18 @@ def test_pages_are_fetched(length: int, most: int) -> None:
         for reader in range(7):
             found = streams.on_read((reader << 30) + offset, (reader << 30) + offset + length)
             assert not found or [border % PAGE for border in found] == [0, 0]
+
+
+def test_a_service_is_far_once_even_the_quickest_reads_take_long() -> None:
+    quickest = Quickest()
+    found = []
+    for _ in range(SURE):
+        quickest.add(FAR_S)
+        found.append(quickest.is_far)
+    assert found == [False] * (SURE - 1) + [True]
+    quickest.add(FAR_S / 2)
+    assert not quickest.is_far, "one quick read shows that it is near"
+    for number in range(3 * LATELY):
+        quickest.add(FAR_S)
+        assert number >= LATELY or not quickest.is_far, "that most wait for each other means nothing"
+    assert quickest.is_far

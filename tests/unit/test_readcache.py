@@ -13,7 +13,7 @@ import trio.testing
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import Buffer, Store
 from blobfuse_dysk.store.layers.readcache import UNUSED_S, ReadCache
-from blobfuse_dysk.store.parts.readahead import CROWD
+from blobfuse_dysk.store.parts.readahead import CROWD, CROWDED_READS
 from blobfuse_dysk.store.parts.readahead import UNIT as SMALL_UNIT
 from tests.slowservice import SIZE, SlowService
 
@@ -202,6 +202,31 @@ async def test_large_reads_that_come_several_at_once_cost_what_they_ask_for(
                 nursery.start_soon(reader, cache)
         assert cache.misses >= len(wanted) - CROWD
         assert sorted(service.reads) == [(offset, UNIT) for offset in wanted]
+
+
+async def test_where_the_service_is_far_more_is_fetched_than_a_crowd_asks_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """And that ends when the service is near again, though nothing but the cache asks it then."""
+    service = Noting(latency_s=0.1)
+    service.image = bytearray(192 << 20)
+    left = list(range(0, service.size, UNIT))
+    far = len(left) // 2
+    misses: list[int] = []
+
+    async def reader(cache: ReadCache) -> None:
+        while left:
+            offset = left.pop(0)
+            if offset == far * UNIT:
+                service._latency_s = 0.002
+            misses.append(cache.misses)
+            await cache.read(offset, UNIT)
+
+    async with opened(service, capacity=32 << 20, window=8 << 20) as cache, trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(reader, cache)
+    assert misses[far] == misses[far // 2]
+    assert misses[-1] >= misses[far] + CROWDED_READS, "they were a crowd again"
 
 
 async def test_large_reads_far_from_each_other_are_no_crowd(autojump_clock: trio.testing.MockClock) -> None:

@@ -16,6 +16,7 @@ from blobfuse_dysk.store.layers.writeback import MAX_FLIGHT, MAX_IN_FLIGHT, Writ
 from blobfuse_dysk.store.parts.commitlog import SINGLES
 from blobfuse_dysk.store.parts.pacer import IO_SIZE, Pacer
 from blobfuse_dysk.store.parts.ring import Ring
+from blobfuse_dysk.store.parts.runs import MOST_JOINED
 from tests.slowservice import SlowService
 
 MIB = 1 << 20
@@ -140,7 +141,7 @@ async def test_what_is_in_flight_is_bounded(ring: Ring, autojump_clock: trio.tes
     assert MAX_FLIGHT // 2 < service.most < MAX_FLIGHT + MAX_WRITE
 
 
-@pytest.mark.parametrize("largest", [256 << 10, MIB])
+@pytest.mark.parametrize("largest", [256 << 10, MOST_JOINED])
 async def test_runs_are_as_large_as_suits_the_service(
     ring: Ring, largest: int, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -152,6 +153,40 @@ async def test_runs_are_as_large_as_suits_the_service(
         await cache.flush()
         nursery.cancel_scope.cancel()
     assert sorted(service.writes) == [(offset, largest) for offset in range(0, 4 * MIB, largest)]
+
+
+async def test_a_stream_goes_in_several_requests_at_once(ring: Ring, autojump_clock: trio.testing.MockClock) -> None:
+    """One that is as large as a Put Page may be takes more than half of the first window (limiter.py)."""
+    service = Counting(8 * MIB)
+    async with trio.open_nursery() as nursery:
+        cache = WriteBack(service, ring, nursery, idle_s=1000)
+        for offset in range(0, 8 * MIB, 65536):
+            await cache.write(offset, b"x" * 65536)
+        await cache.flush()
+        nursery.cancel_scope.cancel()
+    assert sorted(service.writes) == [(offset, MOST_JOINED) for offset in range(0, 8 * MIB, MOST_JOINED)]
+    assert service.most == 8 * MIB
+
+
+@pytest.mark.parametrize("length", [MOST_JOINED, MIB, MAX_WRITE])
+async def test_long_writes_go_out_of_the_ring_as_they_lie_there(
+    ring: Ring, length: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    class Seeing(SlowService):
+        async def write(self, offset: int, data: Buffer) -> None:
+            assert isinstance(data, memoryview)
+            assert data.obj is ring.memory.obj
+            await super().write(offset, data)
+
+    service = Seeing()
+    async with trio.open_nursery() as nursery:
+        cache = WriteBack(service, ring, nursery, idle_s=1000)
+        for number in range(3):
+            await cache.write(number * length, bytes([number + 1]) * length)
+        await cache.flush()
+        nursery.cancel_scope.cancel()
+    assert sorted(service.writes) == [(number * length, length) for number in range(3)]
+    assert service.image[: 3 * length : length] == bytes([1, 2, 3])
 
 
 @pytest.mark.parametrize(

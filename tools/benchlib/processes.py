@@ -1,16 +1,18 @@
-"""CPU time and memory of processes. Source: proc_pid_stat(5), proc_pid_status(5), proc_pid_smaps_rollup(5)."""
+"""CPU time and memory of processes. Source: proc_pid_stat(5), proc_pid_status(5), proc_pid_smaps(5)."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["TEMPLATE", "cpu_seconds", "processes_of", "pss_bytes", "rss_bytes"]
+__all__ = ["TEMPLATE", "cpu_seconds", "mapped_rss_bytes", "processes_of", "pss_bytes", "rss_bytes"]
 
 TEMPLATE = "/template/template.py"  # the kind of those that fork holders
 _TICK = os.sysconf("SC_CLK_TCK")
+_MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s*(.*)")  # addresses, rights, offset, device, inode, name
 
 
 def processes_of(root: Path, kind: str = "") -> list[int]:
@@ -40,6 +42,19 @@ def pss_bytes(pids: Iterable[int]) -> int:
 def rss_bytes(pids: Iterable[int], kind: str = "VmRSS") -> int:
     """Resident set size: all that is in memory now, or one kind of it: RssAnon, RssShmem, RssFile."""
     return sum(_kib(Path(f"/proc/{pid}/status"), f"{kind}:") for pid in pids) * 1024
+
+
+def mapped_rss_bytes(pids: Iterable[int], name: str) -> int:
+    """What is in memory now of the mappings whose name has `name` in it."""
+    found = 0
+    for pid in pids:
+        wanted = False
+        for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+            if mapping := _MAPPING.fullmatch(line):
+                wanted = name in mapping[1]
+            elif wanted and line.startswith("Rss:"):
+                found += int(line.split()[1]) * 1024
+    return found
 
 
 def _ticks(pid: int) -> int:

@@ -37,10 +37,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 import trio
 
+from blobfuse_dysk.clock import bound_clock
 from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
-from blobfuse_dysk.store.parts.readahead import LARGE, Streams, unit_of
+from blobfuse_dysk.store.parts.readahead import LARGE, Quickest, Streams, unit_of
 from blobfuse_dysk.store.passage import NO, Passage, Rest, begin_of
 
 __all__ = ["ReadCache"]
@@ -90,6 +91,8 @@ class ReadCache(Store):
         self._filled = 0  # pieces
         self._aging = False  # whether `_age` runs
         self._large: list[int] = []  # offsets of large reads in progress
+        self._quickest = Quickest()
+        self._now = bound_clock()
         self.hits = 0
         self.misses = 0
         read, write = inner.plain_read, inner.plain_write
@@ -110,7 +113,7 @@ class ReadCache(Store):
             return await self._read(offset, end)
         self._large.append(offset)
         try:
-            near = sum(abs(offset - other) <= NEAR for other in self._large)
+            near = 1 if self._quickest.is_far else sum(abs(offset - other) <= NEAR for other in self._large)
             ahead = self._streams.on_read(offset, end, near)
             if ahead is not None:
                 self._fetch(*ahead, unit_of(length), end)
@@ -125,7 +128,17 @@ class ReadCache(Store):
                 self.hits += 1
                 return data
         self.misses += 1
-        return await self._inner.read(offset, end - offset)
+        ask = self._ask if end - offset >= LARGE else self._inner.read  # one call less for a small one
+        return await ask(offset, end - offset)
+
+    async def _ask(self, offset: int, length: int) -> Buffer:
+        """Read below; of a large read, take note how long that takes."""
+        if length < LARGE:
+            return await self._inner.read(offset, length)
+        started = self._now()
+        data = await self._inner.read(offset, length)
+        self._quickest.add(self._now() - started)
+        return data
 
     async def write(self, offset: int, data: Buffer) -> None:
         await self._write(offset, len(data), self._inner.write(offset, data))
@@ -268,7 +281,7 @@ class ReadCache(Store):
     async def _fill(self, piece: _Piece) -> None:
         try:
             with self._read_ahead():
-                piece.data = await self._inner.read(piece.start, piece.end - piece.start)
+                piece.data = await self._ask(piece.start, piece.end - piece.start)
         except StoreError:
             pass  # who needs the range reads it himself and gets the error as his own
         finally:

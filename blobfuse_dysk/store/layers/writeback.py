@@ -29,6 +29,7 @@ Invariants
    the disk is detached, and so do those that wait. Reads go on to see what was accepted.
 8. Memory beyond the ring is bounded: a run of several pieces is joined into a copy when it is sent, and no run is
    begun while MAX_FLIGHT bytes are in flight.
+   A write of MOST_JOINED (runs.py) or more goes out of the ring as it lies there.
 """
 
 from __future__ import annotations

@@ -14,16 +14,20 @@ places often. So three rules bound what a mistake costs:
 Who reads a stream by large requests, several of them at once, fetches ahead of himself: as a rule that is the kernel,
 of a file that is read through its page cache. What we would fetch then is only more in flight, in memory that no cache
 of the processor has by the time it is read. So ahead of a stream nothing is fetched from a read on that is one of
-CROWD at once, until CROWDED_READS in a row were not.
+CROWD at once, until CROWDED_READS in a row were not. But where the service is far, what he has on its way is gone
+through before more of it comes, and there that is worth more than what the caches of the processor are. How far it is
+shows in the quickest of the last large reads: the others wait for each other, too.
 
 No await in this file.
 """
 
 from __future__ import annotations
 
+from math import inf
+
 from lru import LRU
 
-__all__ = ["LARGE", "UNIT", "Streams", "unit_of"]
+__all__ = ["LARGE", "UNIT", "Quickest", "Streams", "unit_of"]
 
 FIRST_WINDOW = 128 << 10  # bytes fetched ahead when a stream is recognised
 RUN_READS = 3
@@ -34,6 +38,9 @@ LARGE = 512 << 10  # bytes; a read of this length or more is worth a request of 
 UNIT = 256 << 10  # bytes; what one request fetches ahead of smaller reads: of more, its first bytes come too late
 CROWD = 4  # large reads in progress at once, near each other; the kernel's come by four, see loop.py
 CROWDED_READS = 16
+FAR_S = 0.008  # that the quickest large reads take
+SURE = 16  # large reads; of fewer, the quickest says little
+LATELY = 256  # large reads; at least so many, at most twice as many are looked back at
 _GRAIN = 4096  # bytes; windows are multiples
 _CANDIDATES = 64  # places where a run might go on
 _MOST = 8  # streams
@@ -62,6 +69,26 @@ def unit_of(length: int) -> int:
     As much as a large read takes: if the borders are its own, too, what was fetched is its answer, without a copy.
     """
     return length if length >= LARGE else UNIT
+
+
+class Quickest:
+    """How long the quickest of the last large reads took. is_far: whether that is so long that the service is far."""
+
+    __slots__ = ("_before", "_count", "_least", "is_far")
+
+    def __init__(self) -> None:
+        self._before = self._least = inf
+        self._count = 0
+        self.is_far = False
+
+    def add(self, seconds: float) -> None:
+        """One took so long."""
+        self._count += 1
+        self._least = min(self._least, seconds)
+        if self._count >= SURE:
+            self.is_far = min(self._least, self._before) >= FAR_S
+        if self._count == LATELY:
+            self._before, self._least, self._count = self._least, inf, 0
 
 
 class Streams:

@@ -11,7 +11,10 @@ Invariants
 1. The record of whatever is dirty is in the queue or blocked.
 2. Two runs in flight never overlap: `next` skips what overlaps `flight`, and no await lies between its choice and the
    entry into `flight`.
-3. A run is one request: all data or all zeros, without gaps; data of several extents is no more than `largest` says.
+3. A run is one request: all data or all zeros, without gaps; data of several extents is no more than `largest` says,
+   and than MOST_JOINED. Longer requests cost hardly less for each byte, and of these several are on their way at once
+   where there would be one. For a copy of more than 1 MiB, malloc() makes a mapping of its own, each page of which is
+   cleared first (kernel/hardening.py).
 
 No await in this file.
 """
@@ -26,7 +29,9 @@ from blobfuse_dysk.store.parts.dirtymap import DirtyExtent, DirtyMap
 from blobfuse_dysk.store.parts.ring import Record
 from blobfuse_dysk.store.parts.senders import Run
 
-__all__ = ["RunQueue"]
+__all__ = ["MOST_JOINED", "RunQueue"]
+
+MOST_JOINED = 512 << 10  # bytes
 
 
 class RunQueue:
@@ -83,7 +88,7 @@ class RunQueue:
         low = dirty.index_from(extent.start)
         high = low + 1
         start, end, zeros = extent.start, extent.end, extent.data < 0
-        limit = math.inf if zeros else self._largest()
+        limit = math.inf if zeros else min(self._largest(), MOST_JOINED)
         while high < len(dirty):
             following = dirty[high]
             if (

@@ -3,14 +3,15 @@
 Both attach disks of the same server at the same time, each by its own dyskctl into directories of its own, so that both
 are measured on the same machine within seconds. Each row is one figure: the medians over the rounds of both, and the
 ratio of the medians. CPU time is the worker's, user and system, per I/O; memory is the share of one more attachment
-when as many are there as the plan has; a pause is the longest time between two direct reads around a kill -9 of the
-worker.
+when as many are there as the plan has, or the worker's after reads at depth 128, without ring and read cache, whose
+sizes are options; a pause is the longest time between two direct reads around a kill -9 of the worker.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import signal
 import threading
@@ -27,7 +28,7 @@ from tools.benchlib.fio import Job
 from tools.benchlib.peers.start import MissingPeerError
 from tools.benchlib.place import Place, open_place, place_of
 from tools.benchlib.plan import Plan
-from tools.benchlib.processes import rss_bytes
+from tools.benchlib.processes import mapped_rss_bytes, rss_bytes
 from tools.benchlib.sections.attaching import SERVICE_MS, attach, detach, read_directly, together
 from tools.benchlib.tables import column
 
@@ -42,6 +43,7 @@ _FULL_S = 2.0  # of random writes until the write cache is full
 _MOST_S = 10.0
 _KILL_AFTER_S = 0.2
 _READ_S = 1.5  # around a kill
+_RING = "/memfd:dysk-ring"  # of the holder, which the worker maps
 _DEEP = Job("randread", 128, _SECONDS)
 
 Values = dict[str, float]
@@ -182,11 +184,14 @@ def _killed(place: Place, bench: Bench) -> Values:
 
 
 def _deep(place: Place, bench: Bench) -> Values:
-    """What the worker has in memory right after reads at depth 128, its caches included."""
+    """What the worker has in memory right after reads at depth 128, without what it was given for its caches."""
     with place.attached(place.make_disk("deep", bench.plan.earlier_mib << 20)) as device:
         fio.fill(device)
         fio.run(device, replace(_DEEP, seconds=min(_DEEP.seconds, bench.plan.seconds)))
-        return {"memory after reads at depth 128 (RSS), MiB": rss_bytes(place.processes("worker")) / 2**20}
+        worker = place.processes("worker")
+        read_bytes = json.loads(place.run("--output", "json", "status", "deep"))["cache"]["read_bytes"]
+        bytes_left = rss_bytes(worker) - mapped_rss_bytes(worker, _RING) - read_bytes
+        return {"memory after reads at depth 128 (RSS without ring and read cache), MiB": bytes_left / 2**20}
 
 
 SECTION = Section(
