@@ -30,11 +30,12 @@ def main() -> int:
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(program), "..", "..", "..")))
     from blobfuse_dysk.device.kernel import cgroup
 
-    if "--leave-cgroup" in sys.argv:
+    leaves_cgroup = "--leave-cgroup" in sys.argv
+    if leaves_cgroup:
         cgroup.join()  # before there is memory to be charged; holders say what of it could not be done
     from blobfuse_dysk.device.template.server import serve
 
-    serve(listener, program, began_ns)
+    serve(listener, program, began_ns, leaves_cgroup=leaves_cgroup)
     return 0
 
 
