@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Main = Callable[[], int]
     Stdio = tuple[int, int, int]
 
-__all__ = ["fork", "fork_call", "is_fork", "is_installed", "keep", "start"]
+__all__ = ["become", "find", "fork", "fork_child", "is_fork", "is_installed", "keep", "start"]
 
 _COARSE_NS = 10_000_000  # by which the time of a change may lag behind the clock: a tick
 _TRUSTED_S = 0.1  # for which a look at all files counts
@@ -114,6 +114,14 @@ def start(argv: Sequence[str], environment: Mapping[str, str], stdio: Stdio) -> 
 
 def fork(argv: Sequence[str], environment: Mapping[str, str], stdio: Stdio) -> int | None:
     """As `start`, but None if this process cannot fork that program (now)."""
+    program = find(argv, environment)
+    if program is None or not is_installed():
+        return None
+    return fork_child(lambda: become(program, stdio))
+
+
+def find(argv: Sequence[str], environment: Mapping[str, str]) -> Main | None:
+    """What a fork of this process runs to be the program that would be started by these; None if there is none."""
     main = _loaded.find(argv, environment) if _loaded else None
     if main is None:
         return None
@@ -123,15 +131,15 @@ def fork(argv: Sequence[str], environment: Mapping[str, str], stdio: Stdio) -> i
         sys.argv = list(argv[next(i for i, word in enumerate(argv) if word.endswith(".py")) :])
         return main()
 
-    return fork_call(run, stdio)
+    return run
 
 
-def fork_call(run: Main, fds: Sequence[int]) -> int | None:
-    """Have a fork of this process run this, and end with what it returns; None if it cannot be forked (now).
+def fork_child(do: Callable[[], object]) -> int | None:
+    """Fork a child that does this, and ends if that returns; None if there can be none (now).
 
-    fds: the descriptors that are 0, 1, 2 and so on there. They stay the caller's.
+    It has all that this process has, and no signal reaches it, until it does `become`.
     """
-    if not is_installed() or len(os.listdir("/proc/self/task")) > 1:
+    if len(os.listdir("/proc/self/task")) > 1:
         return None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -140,14 +148,20 @@ def fork_call(run: Main, fds: Sequence[int]) -> int | None:
         except OSError:  # no memory for that; another program takes less of it
             return None
         if pid == 0:
-            _become(run, fds)
+            try:
+                do()
+            finally:
+                os._exit(1)  # the frames below are another program's
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pid
 
 
-def _become(run: Main, fds: Sequence[int]) -> None:
-    """Be that program, in the child, and end with it."""
+def become(run: Main, fds: Sequence[int]) -> None:
+    """Be that program, in a child that was forked for it, and end with what it returns.
+
+    fds: the descriptors that are 0, 1, 2 and so on from now on. There are no others then.
+    """
     global _is_fork
     status = 1
     try:

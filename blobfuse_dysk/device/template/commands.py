@@ -77,19 +77,14 @@ class Commands:
         return self._listener.accept()[0]
 
     def hear(self, asker: socket.socket, pid: int) -> None:
-        """Fork, if that is what this asker wants and can have. Raises OSError."""
+        """Be what this asker wants, in a child that was forked for him, if he can have it. Raises OSError."""
         order, fds, whole = message.receive_packet(asker)
-        try:
-            match = _ORDER.match(order)
-            if not match or not whole or len(fds) != _FDS or pid <= 0:
-                return
-            if inherited(leaves_cgroup=False) != inherited(leaves_cgroup=False, pid=pid):
-                return
+        match = _ORDER.match(order)
+        if not match or not whole or len(fds) != _FDS or pid <= 0:
+            return
+        if inherited(leaves_cgroup=False) == inherited(leaves_cgroup=False, pid=pid):
             mask = int(match[1], 8)
-            programs.fork_call(lambda: self._run(mask), [*fds[:3], asker.fileno(), fds[3]])
-        finally:
-            for fd in fds:
-                os.close(fd)
+            programs.become(lambda: self._run(mask), [*fds[:3], asker.fileno(), fds[3]])
 
     def close(self) -> None:
         """Take the socket away, if it is this one. Whoever has connected sees the end."""

@@ -1,9 +1,13 @@
 """Forks holders: has loaded once what a holder, its worker and its monitor load, which takes longer than all else.
 
 Started by device/attacher/template.py by way of template.py, with a listening socket. Each connection is one request
-for a holder: its command line, its environment, what it is to inherit, and its standard input. If all of that is what a
-child of this process has anyway (kernel/programs.py, kernel/inherited.py), one is forked, and said to be; else the
-connection ends, and who asked starts the holder as if there were no template. Only root is heard.
+for a holder: its command line, its environment, what it is to inherit, and its standard input. A child is forked for
+each, which hears what is wanted. If that is what it has anyway (kernel/programs.py, kernel/inherited.py), it says so and
+is that holder from then on; else the connection ends, and who asked starts the holder as if there were no template. Only
+root is heard.
+
+So this process does nothing but accept and fork. Nobody waits for one who is slow to say what he wants, and it hardly
+writes to its memory, of which each page that it writes to is shared with its next children only.
 
 A program in C can have it run a command instead (commands.py).
 
@@ -57,6 +61,7 @@ class Template:
         self._path: str = listener.getsockname()
         self._inode = self._present()
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._told_stale, self._tells_stale = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._commands = Commands(os.path.dirname(self._path), run) if run else None
 
     def serve(self) -> None:
@@ -65,52 +70,51 @@ class Template:
             self._commands.offer(replace=True)
         while True:
             poll = self._poll()
-            happened = poll.poll(self._idle_s * 1000)
-            for fd, _ in happened:
-                if self._commands and fd == self._commands.fileno():
-                    self._serve(self._commands.accept(), self._commands.hear)
-                else:
-                    self._serve(self._listener.accept()[0], self._hear)
-                if not programs.is_installed():
-                    self._leave()
-                    return
+            happened = {fd for fd, _ in poll.poll(self._idle_s * 1000)}
+            if self._told_stale.fileno() in happened:
+                return
+            if self._listener.fileno() in happened:
+                self._fork(self._listener.accept()[0], self._hear)
+                if self._commands:
+                    self._commands.offer()
+            if self._commands and self._commands.fileno() in happened:
+                self._fork(self._commands.accept(), self._commands.hear)
             if not happened and (self._present() != self._inode or (not _has_children() and self._retires(poll))):
                 return
 
     def _poll(self) -> select.poll:
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
+        poll.register(self._told_stale, select.POLLIN)
         if self._commands and self._commands.fileno() >= 0:
             poll.register(self._commands, select.POLLIN)
         return poll
 
-    def _serve(self, asker: socket.socket, hear: Callable[[socket.socket, int], None]) -> None:
-        """Whoever it is that asks."""
+    def _fork(self, asker: socket.socket, hear: Callable[[socket.socket, int], None]) -> None:
+        """A child that hears this one."""
         with asker:
-            asker.settimeout(_REQUEST_S)
-            pid, uid, _ = _credentials(asker)
-            if uid == 0:
-                with contextlib.suppress(OSError):  # who asked may be gone
-                    hear(asker, pid)
-            if not programs.is_installed():
-                self._leave()  # before who asked sees the end, and looks whether there is another
+            programs.fork_child(lambda: self._serve(asker, hear))
+
+    def _serve(self, asker: socket.socket, hear: Callable[[socket.socket, int], None]) -> None:
+        """In a child: whoever it is that asks. Returns if he gets nothing."""
+        asker.settimeout(_REQUEST_S)
+        pid, uid, _ = _credentials(asker)
+        if not programs.is_installed():
+            self._leave()  # before who asked sees the end, and looks whether there is another
+            self._tells_stale.send(b".")
+        elif uid == 0:
+            with contextlib.suppress(OSError):  # who asked may be gone
+                hear(asker, pid)
 
     def _hear(self, asker: socket.socket, pid: int) -> None:
         """What is asked on the first of the sockets: a holder."""
         received = door.receive(asker, door.ATTACHER_TO_TEMPLATE, _nobody)
         order = received.message
-        if order is None:
-            return
-        try:
-            if order["inherited"] == inherited(leaves_cgroup="--leave-cgroup" in order["holder"]):
-                stdio = (received.fds[0], self._null, self._null)
-                if programs.fork(order["holder"], order["environment"], stdio) is not None:
-                    answer: Forked = {"event": "forked"}
-                    message.send(asker, answer, wait=False)
-        finally:
-            os.close(received.fds[0])
-        if self._commands:
-            self._commands.offer()
+        if order and order["inherited"] == inherited(leaves_cgroup="--leave-cgroup" in order["holder"]):
+            program = programs.find(order["holder"], order["environment"])
+            answer: Forked = {"event": "forked"}
+            if program and message.send(asker, answer, wait=False):
+                programs.become(program, (received.fds[0], self._null, self._null))
 
     def _retires(self, poll: select.poll) -> bool:
         """Take the socket away, unless somebody has come meanwhile. Under the lock nobody makes another."""

@@ -49,7 +49,7 @@ __all__ = [
     "take_briefing",
 ]
 
-_STACK_BYTES = 1 << 20  # of a thread (for a name service, for instance), which is in memory whole, see hardening.py
+_STACK_BYTES = 1 << 20  # of a thread (for a name service, for instance); what it has touched stays in memory
 BROKEN_STATUS = 70  # EX_SOFTWARE; the holder logs it
 _log = logging.getLogger(__name__)
 
@@ -191,8 +191,7 @@ async def open_real_stack(
     """Open the disk that the configuration names, dirty ring and stack; a broken invariant ends this process."""
     end_by(_die)
     options = StackOptions.of(config.options, config.node)
-    with hardening.when_touched():
-        ring = Ring(ring_fd, config.options.write_cache_size) if options.writes_back else None
+    ring = Ring(ring_fd, config.options.write_cache_size) if options.writes_back else None
     try:
         async with open_stack(config.address, credential, options, resume=held, ring=ring, on_state=on_state) as stack:
             yield stack
