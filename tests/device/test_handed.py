@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -19,6 +20,7 @@ from blobfuse_dysk.device.template import commands
 from tests.conftest import need
 from tests.device.conftest import Node, wait_for
 from tests.device.test_template import parent_of, templates
+from tests.leaks import find_leaks
 
 PROGRAM = Path(sys.executable).parent / "dyskctl"
 
@@ -50,10 +52,13 @@ def is_c(pid: int) -> bool:
 
 
 def runner(template: int) -> int | None:
-    """The child of the template that runs a command."""
+    """The child of the template that runs a command, since it was told to go: from then on it hears of the end."""
     for child in Path(f"/proc/{template}/task/{template}/children").read_text().split():
-        if Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"dyskctl\0"):
-            return int(child)
+        with contextlib.suppress(OSError):  # it has ended
+            process = Path(f"/proc/{child}")
+            flags = (process / "fdinfo" / str(commands.CHANNEL_FD)).read_text().split()[3]
+            if (process / "cmdline").read_bytes().startswith(b"dyskctl\0") and int(flags, 8) & os.O_ASYNC:
+                return int(child)
     return None
 
 
@@ -63,6 +68,16 @@ def begun(process: subprocess.Popen[str], template: int) -> int:
     pid = runner(template)
     assert pid, process.communicate()
     return pid
+
+
+def await_gone(node: Node, name: str) -> None:
+    """Wait for the end of an attachment that is taken back, and of its processes."""
+
+    def gone() -> bool:
+        commands = find_leaks(node.dirs).processes.values()
+        return not state.exists(str(node.dirs.run), name) and not any(name in command for command in commands)
+
+    wait_for(gone, f"the end of {name}")
 
 
 @pytest.fixture
@@ -217,7 +232,7 @@ def test_its_end_takes_everything_back(
     process.communicate()
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the end of what ran it")
     node.server.configure(latency_ms=0)
-    wait_for(lambda: not state.exists(str(node.dirs.run), "slow"), "the end of the attachment")
+    await_gone(node, "slow")
     wait_for(lambda: node.blob("slow")["lease"]["state"] == "available", "the end of its lease")
     attachment.detach("first")
 
@@ -241,7 +256,7 @@ def test_the_end_of_what_runs_it_is_told(node: Node, template: int, slow: Callab
     assert (process.returncode, out) == (1, "")
     assert err.startswith("dyskctl: the process that ran this has ended")
     node.server.configure(latency_ms=0)
-    wait_for(lambda: not state.exists(str(node.dirs.run), "slow"), "the end of the attachment")
+    await_gone(node, "slow")
     attachment.detach("first")
 
 

@@ -11,6 +11,7 @@ been executed, with the same arguments, environment and rights:
 - signals are those of a new interpreter, and none reaches the child while they still are its parent's;
 - the environment is the same, so a program that is to have another one is executed;
 - the command line is shown as it would have been (commandline.py);
+- random numbers are its own;
 - locks on memory and timers are not inherited; what else hardening.py sets is, and is set once more.
 
 What is installed may be replaced while a process lives, and what it has loaded is then another version, parts of which
@@ -167,6 +168,8 @@ def become(run: Main, fds: Sequence[int]) -> None:
     try:
         gc.freeze()
         _is_fork = True
+        if random := sys.modules.get("random"):
+            random.seed()
         _reset_signals()
         # Through numbers above all of them: one of them may be the number of another.
         for number, fd in enumerate([fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(fds)) for fd in fds]):

@@ -2,9 +2,9 @@
 
 Started by device/attacher/template.py by way of template.py, with a listening socket. Each connection is one request
 for a holder: its command line, its environment, what it is to inherit, and its standard input. A child is forked for
-each, which hears what is wanted. If that is what it has anyway (kernel/programs.py, kernel/inherited.py), it says so and
-is that holder from then on; else the connection ends, and who asked starts the holder as if there were no template. Only
-root is heard.
+each, which hears what is wanted. If that is what it has anyway (kernel/programs.py, kernel/inherited.py), it says so
+and is that holder from then on; else the connection ends, and who asked starts the holder as if there were no template.
+Only root is heard.
 
 So this process does nothing but accept and fork. Nobody waits for one who is slow to say what he wants, and it hardly
 writes to its memory, of which each page that it writes to is shared with its next children only.
@@ -46,7 +46,7 @@ __all__ = ["IDLE_S", "Template", "serve"]
 IDLE_S = 60.0
 _REQUEST_S = 5.0  # for one who has connected to say what is wanted
 _FLAGS = ("-S", "-P", "-s")
-_LATER = ("encodings.idna",)  # what a worker loads when it comes to use it
+_LATER = ("encodings.idna", "blobfuse_dysk.device.native._channel")  # what a worker loads when it comes to use it
 _COMMANDS = "blobfuse_dysk.cli.handed"  # what runs commands; nothing of it is known here
 
 
@@ -172,7 +172,8 @@ def serve(listener: socket.socket, program: str, began_ns: int, *, leaves_cgroup
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for name in _LATER:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # where what is in C was not built
+            importlib.import_module(name)
     run = None if leaves_cgroup else importlib.import_module(_COMMANDS).main  # who asks has not left his own
     commandline.show([sys.executable, *_FLAGS, program])
     kept = {
