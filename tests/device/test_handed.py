@@ -205,6 +205,36 @@ def test_without_a_template_it_is_run_whole(node: Node) -> None:
     node.assert_nothing_left()
 
 
+def test_of_many_at_once_the_first_starts_the_template_for_all(node: Node) -> None:
+    names = [f"disk{number}" for number in range(5)]
+    disks = [node.create(name) for name in names]
+    node.server.configure(latency_ms=1000)
+    started = [start("attach", disk, "--name", name) for disk, name in zip(disks, names, strict=True)]
+    wait_for(lambda: all(state.exists(str(node.dirs.run), name) for name in names), "the begin of all")
+    assert sorted(is_c(process.pid) for process in started) == [False, True, True, True, True]
+    node.server.configure(latency_ms=0)
+    for process in started:
+        assert process.communicate(timeout=60)[1] == ""
+        assert process.returncode == 0
+    for name in names:
+        attachment.detach(name)
+
+
+def test_without_a_template_to_come_nobody_waits_for_ever(node: Node) -> None:
+    """The first stands still."""
+    disks = [node.create(name) for name in ("one", "two")]
+    first = start("attach", disks[0], "--name", "one")
+    wait_for(lambda: not is_c(first.pid), "the start of Python")
+    first.send_signal(signal.SIGSTOP)
+    done = run("attach", disks[1], "--name", "two")
+    assert (done.returncode, done.stderr) == (0, "")
+    first.send_signal(signal.SIGCONT)
+    first.communicate(timeout=60)
+    assert first.returncode == 0
+    for name in ("one", "two"):
+        attachment.detach(name)
+
+
 def test_who_hands_on_something_else_runs_it_itself(node: Node, template: int) -> None:
     less = (1000, 4000)
     done = subprocess.run(

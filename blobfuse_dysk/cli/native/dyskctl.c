@@ -12,7 +12,11 @@
  *
  * Without "go" nothing is done, so until it is said the other side may fail, be late, or say that it is not for it. From
  * then on this program only hands on signals. Its own end, however it comes, is that of the process.
- * Sources: unix(7), cmsg(3), signalfd(2), pidfd_send_signal(2).
+ * Where nothing listens, one of those who attach at the same time is the first: it runs the whole of dyskctl, which starts a
+ * template. The others wait for that for a moment, since all of them together would take longer by far (at boot, with many
+ * disks). The first one has a lock, which ends with it; if there still is no template then, nobody waits any more. Under
+ * systemd there never is one (device/attacher/systemd.py).
+ * Sources: unix(7), cmsg(3), signalfd(2), pidfd_send_signal(2), flock(2), sd_booted(3).
  */
 
 #include <errno.h>
@@ -26,6 +30,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -37,6 +42,8 @@
 
 enum {
     MOST_BYTES = 96 << 10, /* of words, and of the environment */
+    LOOKS = 200,           /* for a template that another one starts, */
+    LOOK_MS = 5,           /* and the time between two of them */
     READY_MS = 30000,      /* for the template to fork, and to do so for those before */
     FDS = 4,
     FAILED = 1,
@@ -57,16 +64,16 @@ static void run_whole(const char *self, char **argv)
     exit(NOT_STARTED);
 }
 
-/* Whether these are words that may be understood there; cli/quick.py looks at them again. */
-static bool may_be_handed(int argc, char **argv)
+/* The verb, if it is one that may be understood there, or NULL; cli/quick.py looks at all of the words. */
+static const char *handed_verb(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "-o") == 0 || strcmp(argv[i], "--output") == 0)
             i++;
         else
-            return strcmp(argv[i], "attach") == 0 || strcmp(argv[i], "detach") == 0;
+            return strcmp(argv[i], "attach") == 0 || strcmp(argv[i], "detach") == 0 ? argv[i] : NULL;
     }
-    return false;
+    return NULL;
 }
 
 static uint32_t crc32_of(const char *data, size_t size)
@@ -80,30 +87,49 @@ static uint32_t crc32_of(const char *data, size_t size)
     return ~crc;
 }
 
-/* A connection to the template of the installation that `self` is of; -1 if there is none. */
-static int connect_to_template(const char *self, struct sockaddr_un *found)
+/* Where the template of the installation that `self` is of listens; false if that cannot be known. */
+static bool find_socket(const char *self, struct sockaddr_un *found)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct ucred peer;
-    socklen_t size = sizeof peer;
     const char *run = getenv("DYSK_RUN_DIR"), *slash = strrchr(self, '/');
     if (run == NULL || *run == 0)
         run = DEFAULT_RUN;
     if (*run != '/' || slash == NULL)
-        return -1;
-    int length = snprintf(address.sun_path, sizeof address.sun_path, "%s/.dyskctl-%08x", run,
+        return false;
+    found->sun_family = AF_UNIX;
+    int length = snprintf(found->sun_path, sizeof found->sun_path, "%s/.dyskctl-%08x", run,
                           (unsigned)crc32_of(self, (size_t)(slash - self)));
-    if (length >= (int)sizeof address.sun_path)
-        return -1;
+    return length < (int)sizeof found->sun_path;
+}
+
+/* A connection to it; -1 if there is none. */
+static int connect_to(const struct sockaddr_un *address)
+{
+    struct ucred peer;
+    socklen_t size = sizeof peer;
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0 &&
-        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == 0) {
-        *found = address;
+    if (fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) == 0 &&
+        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == 0)
         return fd;
-    }
     if (fd >= 0)
         close(fd);
     return -1;
+}
+
+/* The same, for one who attaches when nothing listens: see above. */
+static int wait_for_template(const struct sockaddr_un *address)
+{
+    char path[sizeof address->sun_path + 8];
+    snprintf(path, sizeof path, "%s.first", address->sun_path);
+    int lock = access("/run/systemd/system", F_OK) == 0 ? -1 : open(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+    if (lock < 0)
+        return -1;
+    if (flock(lock, LOCK_EX | LOCK_NB) == 0)
+        return -1; /* the first; what is executed has the lock until it ends */
+    int fd = -1;
+    for (int look = 0; look < LOOKS && (fd = connect_to(address)) < 0 && flock(lock, LOCK_EX | LOCK_NB) != 0; look++)
+        poll(NULL, 0, LOOK_MS);
+    close(lock);
+    return fd;
 }
 
 /* Strings, each ended by a 0, as one packet. */
@@ -211,7 +237,13 @@ int main(int argc, char **argv)
     }
     self[length] = 0;
     bool has_all = fcntl(0, F_GETFD) >= 0 && fcntl(1, F_GETFD) >= 0 && fcntl(2, F_GETFD) >= 0;
-    int fd = geteuid() == 0 && has_all && may_be_handed(argc, argv) ? connect_to_template(self, &template) : -1;
+    const char *verb = geteuid() == 0 && has_all ? handed_verb(argc, argv) : NULL;
+    int fd = -1;
+    if (verb != NULL && find_socket(self, &template)) {
+        fd = connect_to(&template);
+        if (fd < 0 && strcmp(verb, "attach") == 0)
+            fd = wait_for_template(&template);
+    }
     if (fd < 0)
         run_whole(self, argv);
     sigset_t handed, before;

@@ -147,7 +147,7 @@ def await_go(channel: socket.socket) -> tuple[StateFile | None, bool] | None:
     return None
 
 
-def prepare_process(briefing: Briefing) -> None:
+def prepare_process(briefing: Briefing, monitor: socket.socket) -> None:
     """Log where the holder logs, and make this a process that serves block I/O, and can do little else.
 
     See device/kernel/hardening.py and privileges.py; what takes root after this is done by device/monitor.
@@ -155,7 +155,7 @@ def prepare_process(briefing: Briefing) -> None:
     sys.excepthook = say_why
     logging.basicConfig(level=logging.INFO, handlers=[LogHandler("dysk-worker", briefing.name, briefing.log)])
     os.set_blocking(sys.stderr.fileno(), False)  # where log lines may go, and nobody may read it for a while
-    access.use(delegate.start(briefing.name, briefing.config_fd))
+    access.use(delegate.start(monitor, briefing.config_fd))
     for warning in hardening.harden("dysk-worker"):
         _log.warning("%s", warning)
     # CAP_SYS_RESOURCE is among what goes. With it libfuse makes a pipe large enough for any request and splices each
