@@ -66,6 +66,19 @@ for each in (before, after, shared):
     assert locked(program) == "0 4 True\n0 4 True\n0 4 True"
 
 
+def test_at_once_it_is_there_as_a_whole() -> None:
+    program = f"""
+with hardening.at_once():
+    before = mmap.mmap(-1, 8 * {MIB}, mmap.MAP_PRIVATE)
+hardening.harden("test")
+with hardening.at_once():
+    whole = mmap.mmap(-1, 8 * {MIB}, mmap.MAP_PRIVATE)
+after = mmap.mmap(-1, 8 * {MIB}, mmap.MAP_PRIVATE)
+print(*[resident(address(each), 8 * {MIB}) // {MIB} for each in (before, whole, after)], LOCKED(address(whole)) >> 10)
+"""
+    assert locked(program) == "0 8 0 8"
+
+
 def test_so_is_what_malloc_hands_out() -> None:
     """From the heap of before, from its growth, and from a mapping of its own."""
     program = f"""

@@ -19,8 +19,8 @@ next worker. So a buffer for requests is written to, as a whole, before the kern
 (device/worker/channel.py), and so is a slot of memory that the holder keeps (worker/taken.py). What the kernel copies
 answers out of has been written to anyway. Nothing else is needed at once, and most of it never: stacks of threads, what
 the heap grows by, libfuse's buffers, into which nothing comes from the device (worker/others.py). To have all of it
-there cost a worker 3 MiB. The first touch of a page is an allocation like any other: it waits for no disk
-(PR_SET_IO_FLUSHER), and the page stays.
+there cost a worker 3 MiB. (What is not to be swapped out, and is never touched here, is mapped `at_once`; memfd.py.)
+The first touch of a page is an allocation like any other: it waits for no disk (PR_SET_IO_FLUSHER), and the page stays.
 
 glibc keeps what was freed, with small things that live on among it. What is locked cannot be given back page by page
 (MADV_DONTNEED refuses it), and a mapping of its own for each large buffer costs more than all else that is done for its
@@ -37,13 +37,18 @@ Sources: fork(2), mm/gup.c in the kernel, populate_vma_page_range().
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
 
 from blobfuse_dysk.device.kernel import commandline
 
-__all__ = ["give_memory_back", "harden", "stay"]
+TYPE_CHECKING = False  # importing typing would cost the holder half a MiB
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["at_once", "give_memory_back", "harden", "stay"]
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
@@ -88,6 +93,23 @@ def harden(title: str) -> list[str]:
 def stay() -> None:
     """Keep in memory what this process has, and gets, page by page as it is touched; nothing without CAP_IPC_LOCK."""
     ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """What is mapped within comes into memory, and stays, as a whole, before it is touched.
+
+    Nothing is changed in a process that `harden` has not made otherwise.
+    """
+    if not _is_locked:
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mlockall(_MCL_FUTURE)
+    try:
+        yield
+    finally:
+        libc.mlockall(_MCL_FUTURE | _MCL_ONFAULT)
 
 
 def give_memory_back() -> None:
