@@ -19,6 +19,7 @@ __all__ = [
     "AZURE_PREFIX",
     "LOGIN_VARIABLES",
     "azure_variables",
+    "changes_interpreter",
     "completes",
     "config_dir",
     "dev_dir",
@@ -28,6 +29,7 @@ __all__ = [
     "machine_pid",
     "node_name",
     "proxy_variables",
+    "replace",
     "restore",
     "run_dir",
     "service_variables",
@@ -55,6 +57,8 @@ LOGIN_VARIABLES = frozenset(
 """What a program that fetches a token may need of the environment of who attaches. What says which code is loaded, or
 which authorities are trusted (PYTHON*, LD_*, PATH, SSL_*), is not among it: a worker runs for root, and for long."""
 _PROXY = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_AT_START = ("PYTHON", "LD_", "GLIBC_", "MALLOC_", "OPENSSL_")
+_HARMLESS = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")  # of the former ones: what is printed is flushed anyway
 _AZURE = ("ACCOUNT", "KEY", "SAS_TOKEN", "CONNECTION_STRING", "AUTH_MODE")
 
 
@@ -146,6 +150,20 @@ def started_with() -> dict[str, str]:
 def restore(variables: dict[str, str]) -> None:
     """Set variables in this process, for the programs that it starts; what is none of LOGIN_VARIABLES is left out."""
     os.environ.update((name, value) for name, value in variables.items() if name in LOGIN_VARIABLES)
+
+
+def replace(variables: list[bytes]) -> None:
+    """Have these (NAME=VALUE), and no others, in this process, which was forked for one that has them."""
+    os.environb.clear()
+    for variable in variables:
+        name, equals, value = variable.partition(b"=")
+        if name and equals:
+            os.environb[name] = value
+
+
+def changes_interpreter() -> bool:
+    """Whether one is set that changes what Python, or a library that it loads, does when it starts."""
+    return any(name.startswith(_AT_START) and name not in _HARMLESS for name in os.environ)
 
 
 def _directory(variable: str, default: str) -> Path:

@@ -157,7 +157,8 @@ def container() -> str:
 
 def entries(run: Path) -> list[Path]:
     """What is in a run directory but for the file of its lock and the sockets of templates, which stay."""
-    return sorted(path for path in run.iterdir() if path.name != ".lock" and not path.name.startswith(".template-"))
+    stay = (".lock", ".template-", ".dyskctl-")
+    return sorted(path for path in run.iterdir() if not path.name.startswith(stay))
 
 
 @pytest.fixture

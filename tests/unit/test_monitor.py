@@ -47,7 +47,7 @@ def asked() -> Iterator[delegate.Monitor]:
 def _start(config: Config) -> Iterator[delegate.Monitor]:
     memfd = os.memfd_create("config")
     os.write(memfd, config.encode())
-    asked = delegate.start("data", memfd)
+    asked = delegate.start(delegate.spawn("data"), memfd)
     os.close(memfd)
     access.use(asked)
     yield asked

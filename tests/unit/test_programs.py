@@ -244,3 +244,26 @@ time.sleep(0.11)
 print(json.dumps([before, programs.is_installed()]))
 """
     assert parent(tmp_path, program) == [True, False]
+
+
+RANDOM = """
+import os, random
+
+def main():
+    os.write(2, str(random.random()).encode())
+    return 0
+"""
+
+
+def test_random_numbers_are_the_child_s_own_without_what_modules_register(tmp_path: Path) -> None:
+    """The template passes over os.register_at_fork, by which `random` would see to that; see template.py."""
+    first, second, ours = parent(
+        tmp_path,
+        """
+import random
+keep()
+print(json.dumps([run(programs.fork)[0], run(programs.fork)[0], str(random.random())]))
+""",
+        "import os\nos.register_at_fork = lambda **_: None\n" + RANDOM,
+    )
+    assert len({first, second, ours}) == 3

@@ -137,6 +137,13 @@ def test_one_who_says_nothing_keeps_nobody_waiting_for_ever(start: Callable[...,
     assert forked
 
 
+def test_nor_does_the_template_stay_for_him(start: Callable[..., Running]) -> None:
+    running = start(idle_s=0.3)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+        silent.connect(running.path)
+        assert running.ends()
+
+
 def test_only_root_is_heard(start: Callable[..., Running]) -> None:
     running = start()
     Path(running.path).chmod(0o777)

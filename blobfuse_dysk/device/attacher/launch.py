@@ -16,7 +16,7 @@ from blobfuse_dysk.device.kernel.memfd import sealed
 from blobfuse_dysk.environment import leaves_cgroup
 from blobfuse_dysk.errors import DeviceError
 
-__all__ = ["HOLDER", "WORKER", "Launch", "worker_command", "worker_path"]
+__all__ = ["HOLDER", "WORKER", "Launch", "use_path", "worker_command", "worker_path"]
 
 _DEVICE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HOLDER = os.path.join(_DEVICE, "holder", "holder.py")
@@ -24,6 +24,7 @@ WORKER = os.path.join(_DEVICE, "worker", "worker.py")
 _TAKE_BACK_S = 20.0  # the holder itself gives its worker 15 s
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _log = logging.getLogger(__name__)
+_path: str | None = None
 
 
 def worker_command(name: str) -> list[str]:
@@ -31,8 +32,16 @@ def worker_command(name: str) -> list[str]:
     return [sys.executable, "-S", "-P", "-s", WORKER, "--name", name]
 
 
+def use_path(path: str) -> None:
+    """Have workers' modules come from where this process's own came from, which was started with this PYTHONPATH."""
+    global _path
+    _path = path
+
+
 def worker_path() -> str:
     """PYTHONPATH for it: where this program's own modules come from."""
+    if _path is not None:
+        return _path
     paths = [os.path.dirname(os.path.dirname(_DEVICE)), *(path for path in sys.path if path)]
     return os.pathsep.join(dict.fromkeys(paths))
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "VERSION",
     "alive",
+    "commands_path",
     "control_path",
     "device_of_disk",
     "directory",
@@ -94,6 +95,11 @@ def launch_path(run: str, name: str) -> str:
 def template_path(run: str, key: str) -> str:
     """Where a template is asked for holders; see device/template."""
     return os.path.join(run, f".template-{key}")
+
+
+def commands_path(run: str, key: str) -> str:
+    """Where a template is asked to run a command."""
+    return os.path.join(run, f".dyskctl-{key}")
 
 
 def make_run(run: str) -> None:

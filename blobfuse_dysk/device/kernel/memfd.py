@@ -35,8 +35,11 @@ def locked(fd: int) -> mmap.mmap | None:
     Nothing of it is read, and no child has it. Private and for reading only: a sealed one is mapped in no other way
     before Linux 6.7, and its pages are those of the memfd all the same.
     """
+    from blobfuse_dysk.device.kernel import hardening  # loads ctypes, which those who only seal do without
+
     try:
-        memory = mmap.mmap(fd, os.fstat(fd).st_size, flags=mmap.MAP_PRIVATE | _MAP_LOCKED, prot=mmap.PROT_READ)
+        with hardening.at_once():
+            memory = mmap.mmap(fd, os.fstat(fd).st_size, flags=mmap.MAP_PRIVATE | _MAP_LOCKED, prot=mmap.PROT_READ)
         memory.madvise(mmap.MADV_DONTFORK)
         return memory
     except (OSError, ValueError):

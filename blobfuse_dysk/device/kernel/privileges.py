@@ -1,6 +1,6 @@
 """What a process gives up for good before it deals with bytes of the network: capabilities, the user root, new rights.
 
-A worker needs one capability while it serves: CAP_IPC_LOCK, for what it maps must be in memory at once
+A worker needs one capability while it serves: CAP_IPC_LOCK, for what it maps is locked in memory
 (hardening.py). All else that takes root it does before, or has others do. With root's user id alone it could still
 write every file of root's, /etc/shadow included; so it takes the user id of a user who owns nothing, if there is one.
 The package and tools/setup make that user; a tree of a Kubernetes driver (installed.py), which changes no file of its

@@ -5,11 +5,13 @@ it has loaded, these have, too, and fork their workers, and those their monitors
 been executed, with the same arguments, environment and rights:
 
 - it is done in a process of one thread, for locks that another has would stay locked in the child;
-- descriptors are 0, 1 and 2 as given, and no other. What this process had is frozen (gc), so that nothing of it is
-  taken apart in the child, where its descriptors may be other files;
+- descriptors are 0, 1 and 2 as given, and no other (what runs a command, cli/handed.py, is given two more). What this
+  process had is frozen (gc), so that nothing of it is taken apart in the child, where its descriptors may be other
+  files;
 - signals are those of a new interpreter, and none reaches the child while they still are its parent's;
 - the environment is the same, so a program that is to have another one is executed;
 - the command line is shown as it would have been (commandline.py);
+- random numbers are its own;
 - locks on memory and timers are not inherited; what else hardening.py sets is, and is set once more.
 
 What is installed may be replaced while a process lives, and what it has loaded is then another version, parts of which
@@ -20,6 +22,7 @@ executed, and is of what is installed now. Standard library only.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import math
 import os
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     Main = Callable[[], int]
     Stdio = tuple[int, int, int]
 
-__all__ = ["fork", "is_fork", "is_installed", "keep", "start"]
+__all__ = ["become", "find", "fork", "fork_child", "is_fork", "is_installed", "keep", "start"]
 
 _COARSE_NS = 10_000_000  # by which the time of a change may lag behind the clock: a tick
 _TRUSTED_S = 0.1  # for which a look at all files counts
@@ -112,8 +115,32 @@ def start(argv: Sequence[str], environment: Mapping[str, str], stdio: Stdio) -> 
 
 def fork(argv: Sequence[str], environment: Mapping[str, str], stdio: Stdio) -> int | None:
     """As `start`, but None if this process cannot fork that program (now)."""
+    program = find(argv, environment)
+    if program is None or not is_installed():
+        return None
+    return fork_child(lambda: become(program, stdio))
+
+
+def find(argv: Sequence[str], environment: Mapping[str, str]) -> Main | None:
+    """What a fork of this process runs to be the program that would be started by these; None if there is none."""
     main = _loaded.find(argv, environment) if _loaded else None
-    if main is None or not is_installed() or len(os.listdir("/proc/self/task")) > 1:
+    if main is None:
+        return None
+
+    def run() -> int:
+        commandline.show(argv)
+        sys.argv = list(argv[next(i for i, word in enumerate(argv) if word.endswith(".py")) :])
+        return main()
+
+    return run
+
+
+def fork_child(do: Callable[[], object]) -> int | None:
+    """Fork a child that does this, and ends if that returns; None if there can be none (now).
+
+    It has all that this process has, and no signal reaches it, until it does `become`.
+    """
+    if len(os.listdir("/proc/self/task")) > 1:
         return None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -122,26 +149,33 @@ def fork(argv: Sequence[str], environment: Mapping[str, str], stdio: Stdio) -> i
         except OSError:  # no memory for that; another program takes less of it
             return None
         if pid == 0:
-            _become(main, argv, stdio)
+            try:
+                do()
+            finally:
+                os._exit(1)  # the frames below are another program's
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pid
 
 
-def _become(main: Main, argv: Sequence[str], stdio: Stdio) -> None:
-    """Be that program, in the child, and end with it."""
+def become(run: Main, fds: Sequence[int]) -> None:
+    """Be that program, in a child that was forked for it, and end with what it returns.
+
+    fds: the descriptors that are 0, 1, 2 and so on from now on. There are no others then.
+    """
     global _is_fork
     status = 1
     try:
         gc.freeze()
         _is_fork = True
+        if random := sys.modules.get("random"):
+            random.seed()
         _reset_signals()
-        for number, fd in enumerate(stdio):
+        # Through numbers above all of them: one of them may be the number of another.
+        for number, fd in enumerate([fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(fds)) for fd in fds]):
             os.dup2(fd, number)
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-        commandline.show(argv)
-        sys.argv = list(argv[next(i for i, word in enumerate(argv) if word.endswith(".py")) :])
-        status = main()
+        os.closerange(len(fds), os.sysconf("SC_OPEN_MAX"))
+        status = run()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:

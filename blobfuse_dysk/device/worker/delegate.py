@@ -19,7 +19,7 @@ from blobfuse_dysk.device.ipc import message
 from blobfuse_dysk.device.kernel import programs
 from blobfuse_dysk.errors import CredentialError
 
-__all__ = ["Monitor", "start"]
+__all__ = ["Monitor", "spawn", "start"]
 
 _MONITOR = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "monitor", "monitor.py")
 _ANSWER_S = 30.0  # a file of a file system that is far away may be slow
@@ -109,11 +109,11 @@ def _raise_errno(answer: dict[str, Any]) -> None:
         raise OSError(answer["errno"], os.strerror(answer["errno"]))
 
 
-def start(name: str, config_fd: int) -> Monitor:
-    """Start the monitor of the attachment `name`, with this process's rights of now. Raises OSError.
+def spawn(name: str) -> socket.socket:
+    """Have the monitor of the attachment `name` start, with this process's rights of now. Raises OSError.
 
-    config_fd: a memfd, which stays the caller's. That this process does not wait for the monitor's start, only for its
-    first answer, saves an attach most of it.
+    Nothing of the attachment is known to it yet, so that comes first of all: it starts while others are at work, and
+    what it shares with this process is what this one has not written to yet. It ends with the channel's other end.
     """
     ours, theirs = message.channel()
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
@@ -123,6 +123,14 @@ def start(name: str, config_fd: int) -> Monitor:
     finally:
         theirs.close()
         os.close(null)
-    message.send(ours, {}, [config_fd])
+    return ours
+
+
+def start(channel: socket.socket, config_fd: int) -> Monitor:
+    """Give the monitor behind this channel, as of `spawn`, its configuration: a memfd, which stays the caller's.
+
+    That this process does not wait for the monitor, only for its first answer, saves an attach most of its start.
+    """
+    message.send(channel, {}, [config_fd])
     file = json.loads(os.pread(config_fd, os.fstat(config_fd).st_size, 0))["credential"]["proof"]["file"]
-    return Monitor(ours, {file: access.signature_of(file)})
+    return Monitor(channel, {file: access.signature_of(file)})

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blobfuse_dysk.device.kernel import hardening
 from blobfuse_dysk.errors import DyskError, Kind, LeasedError, LossError, NotFoundError
 from blobfuse_dysk.store.contract import Extent
 from blobfuse_dysk.store.parts.extents import joined
@@ -23,14 +22,13 @@ _GONE = "see whether a snapshot, or soft delete in the portal, still has what wa
 
 def left_in(ring_fd: int) -> list[Extent]:
     """What a dirty ring holds that no block layer has taken up."""
-    with hardening.when_touched():
-        if is_empty(ring_fd):
-            return []
-        ring = Ring(ring_fd)
-        try:
-            return joined((record.offset, record.length) for record in ring.replay())
-        finally:
-            ring.close()
+    if is_empty(ring_fd):
+        return []
+    ring = Ring(ring_fd)
+    try:
+        return joined((record.offset, record.length) for record in ring.replay())
+    finally:
+        ring.close()
 
 
 def is_for_good(error: DyskError) -> bool:

@@ -27,8 +27,6 @@ from blobfuse_dysk.device.kernel.fuse import IN_HEADER, INTERRUPT, NO_ANSWER, OU
 
 __all__ = ["Others"]
 
-_MOST = 1 << 20  # bytes of an answer
-
 
 class Others:
     """One session of pyfuse3. init: the kernel's INIT. pending: requests that are not answered, INIT among them."""
@@ -37,6 +35,7 @@ class Others:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         self._unsent: deque[bytes] = deque()
         self._full = trio.Event()  # when something is unsent
+        self._first = bytearray(1)  # of an answer that is looked at
         self.pending = 1
         self._ours.send(without_splicing(init))  # which a socket cannot be the source of
         pyfuse3.init(operations, f"/dev/fd/{theirs.detach()}", set())
@@ -68,7 +67,8 @@ class Others:
                 yield OUT_HEADER.pack(OUT_HEADER.size, -errno.E2BIG, unique)
             self._unsent.popleft()
         with contextlib.suppress(BlockingIOError):
-            while answer := self._ours.recv(_MOST):
+            while size := self._ours.recv_into(self._first, 1, socket.MSG_PEEK | socket.MSG_TRUNC):
+                answer = self._ours.recv(size)
                 self.pending -= OUT_HEADER.unpack_from(answer)[2] != 0
                 yield answer
 

@@ -49,7 +49,7 @@ __all__ = [
     "take_briefing",
 ]
 
-_STACK_BYTES = 1 << 20  # of a thread (for a name service, for instance), which is in memory whole, see hardening.py
+_STACK_BYTES = 1 << 20  # of a thread (for a name service, for instance); what it has touched stays in memory
 BROKEN_STATUS = 70  # EX_SOFTWARE; the holder logs it
 _log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def await_go(channel: socket.socket) -> tuple[StateFile | None, bool] | None:
     return None
 
 
-def prepare_process(briefing: Briefing) -> None:
+def prepare_process(briefing: Briefing, monitor: socket.socket) -> None:
     """Log where the holder logs, and make this a process that serves block I/O, and can do little else.
 
     See device/kernel/hardening.py and privileges.py; what takes root after this is done by device/monitor.
@@ -155,7 +155,7 @@ def prepare_process(briefing: Briefing) -> None:
     sys.excepthook = say_why
     logging.basicConfig(level=logging.INFO, handlers=[LogHandler("dysk-worker", briefing.name, briefing.log)])
     os.set_blocking(sys.stderr.fileno(), False)  # where log lines may go, and nobody may read it for a while
-    access.use(delegate.start(briefing.name, briefing.config_fd))
+    access.use(delegate.start(monitor, briefing.config_fd))
     for warning in hardening.harden("dysk-worker"):
         _log.warning("%s", warning)
     # CAP_SYS_RESOURCE is among what goes. With it libfuse makes a pipe large enough for any request and splices each
@@ -191,8 +191,7 @@ async def open_real_stack(
     """Open the disk that the configuration names, dirty ring and stack; a broken invariant ends this process."""
     end_by(_die)
     options = StackOptions.of(config.options, config.node)
-    with hardening.when_touched():
-        ring = Ring(ring_fd, config.options.write_cache_size) if options.writes_back else None
+    ring = Ring(ring_fd, config.options.write_cache_size) if options.writes_back else None
     try:
         async with open_stack(config.address, credential, options, resume=held, ring=ring, on_state=on_state) as stack:
             yield stack

@@ -54,7 +54,7 @@ import os
 import struct
 from typing import NamedTuple
 
-from blobfuse_dysk.device.kernel import fuse, hardening
+from blobfuse_dysk.device.kernel import fuse
 from blobfuse_dysk.device.kernel.fuse import IN_HEADER, NO_ANSWER
 from blobfuse_dysk.errors import DyskError
 
@@ -119,8 +119,7 @@ class Taken:
 
     def map(self, start: int, size: int) -> mmap.mmap:
         """Map a part, of which a page is in memory, and locked, once it is touched. No child of this process has it."""
-        with hardening.when_touched():
-            part = mmap.mmap(self.fd, size, offset=start)
+        part = mmap.mmap(self.fd, size, offset=start)
         part.madvise(mmap.MADV_DONTFORK)
         return part
 

@@ -38,7 +38,7 @@ from blobfuse_dysk.device.ipc.messages import Drain, HolderOrder, WorkerEvent, W
 from blobfuse_dysk.device.ipc.statefile import Lease, State, StateFile
 from blobfuse_dysk.device.kernel.fuse import wait_aborted
 from blobfuse_dysk.device.kernel.memfd import sealed
-from blobfuse_dysk.device.worker import idle, losses, serving
+from blobfuse_dysk.device.worker import delegate, idle, losses, serving
 from blobfuse_dysk.device.worker.blockfile import BlockFile
 from blobfuse_dysk.device.worker.controlserver import ControlServer
 from blobfuse_dysk.device.worker.geometry import Geometry, measure
@@ -381,11 +381,11 @@ def main(opener: OpenStack = open_real_stack) -> int:
     """Take the briefing from standard input's channel, and work. Return the exit status."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    channel = holder_channel()
+    channel, monitor = holder_channel(), delegate.spawn(sys.argv[-1])  # of `--name NAME`
     briefing = take_briefing(channel)
     if briefing is None:
         return 1
-    prepare_process(briefing)
+    prepare_process(briefing, monitor)
     worker = Worker(channel, briefing, opener)
     if briefing.standby:
         turn = await_go(channel)
