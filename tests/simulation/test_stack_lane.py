@@ -20,13 +20,10 @@ PAGE = bytes(range(256)) * 2
 
 @pytest.mark.parametrize("cache", ["none", "readonly", "readwrite"])
 async def test_in_good_weather_all_that_is_plain_goes_through_it(cache: Cache, autojump_clock: MockClock) -> None:
-    async with (
-        sim_stack(options=StackOptions(node="a", cache=cache)) as (stack, client),
-        trio.open_nursery() as nursery,
-    ):
+    async with sim_stack(options=StackOptions(node="a", cache=cache)) as (stack, client):
         await stack.store.write(0, PAGE)  # the first waits for the node's name on the blob
         await stack.store.flush()
-        lanes = LaneStore(stack.store, nursery)
+        lanes = LaneStore(stack.store)
         for page in range(20):
             await lanes.write(page * 4096, PAGE)
         await stack.store.flush()
@@ -38,16 +35,15 @@ async def test_in_good_weather_all_that_is_plain_goes_through_it(cache: Cache, a
         assert io == io | {"in_flight": 0, "errors": {}}  # type: ignore[operator]
         assert io["calls"]["read"] == 5  # type: ignore[index]
         assert stack.status()["requests"]["in_flight"] == stack._limiter.in_flight == 0  # type: ignore[index]
-        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("cache", ["none", "readwrite"])
 async def test_what_fails_goes_on_as_any_call(cache: Cache, autojump_clock: MockClock) -> None:
     options = StackOptions(node="a", cache=cache, io_timeout_s=None)
-    async with sim_stack(options=options) as (stack, client), trio.open_nursery() as nursery:
+    async with sim_stack(options=options) as (stack, client):
         await stack.store.write(0, PAGE)
         await stack.store.flush()
-        lanes = LaneStore(stack.store, nursery)
+        lanes = LaneStore(stack.store)
         client.fate = weather(Random(1), bad=0.5)
         for page in range(60):
             await lanes.write(page * 4096, PAGE)
@@ -58,7 +54,6 @@ async def test_what_fails_goes_on_as_any_call(cache: Cache, autojump_clock: Mock
         assert stack._retry.retries > 5
         assert stack._limiter.in_flight == 0
         assert not stack._retry._calls
-        nursery.cancel_scope.cancel()
     assert not client.overlaps
     assert not client.stragglers
 
@@ -66,9 +61,9 @@ async def test_what_fails_goes_on_as_any_call(cache: Cache, autojump_clock: Mock
 async def test_a_lost_answer_to_a_write_in_it_raises_the_epoch_before_it_is_sent_again(
     autojump_clock: MockClock,
 ) -> None:
-    async with sim_stack() as (stack, client), trio.open_nursery() as nursery:
+    async with sim_stack() as (stack, client):
         await stack.store.write(0, PAGE)
-        lanes, epoch = LaneStore(stack.store, nursery), stack.epoch or 0
+        lanes, epoch = LaneStore(stack.store), stack.epoch or 0
         fates = iter([Fate(lost_s=0.5, after_s=100.0)])
         client.fate = lambda name: next(fates, Fate())
         client.sent.clear()
@@ -76,15 +71,14 @@ async def test_a_lost_answer_to_a_write_in_it_raises_the_epoch_before_it_is_sent
         assert (lanes.passed, lanes.handed_over) == (1, 1)
         assert client.sent == ["put", "raise", "put"]
         assert (stack.epoch or 0) > epoch
-        nursery.cancel_scope.cancel()
 
 
 async def test_it_is_closed_while_a_raise_is_due_the_lease_is_in_doubt_or_the_disk_is_lost(
     autojump_clock: MockClock,
 ) -> None:
-    async with sim_stack() as (stack, _), trio.open_nursery() as nursery:
+    async with sim_stack() as (stack, _):
         await stack.store.write(0, PAGE)
-        lanes, fence = LaneStore(stack.store, nursery), stack._fence
+        lanes, fence = LaneStore(stack.store), stack._fence
         assert fence
         await lanes.write(0, PAGE)
         fence._suspect(None)
@@ -101,13 +95,12 @@ async def test_it_is_closed_while_a_raise_is_due_the_lease_is_in_doubt_or_the_di
                 await call
         assert bytes(await lanes.read(0, 512)) == PAGE
         assert lanes.passed == 2  # and reads have a time of their own then
-        nursery.cancel_scope.cancel()
 
 
 async def test_overlapping_writes_follow_each_other(autojump_clock: MockClock) -> None:
-    async with sim_stack() as (stack, client), trio.open_nursery() as nursery:
+    async with sim_stack() as (stack, client):
         await stack.store.write(0, PAGE)
-        lanes = LaneStore(stack.store, nursery)
+        lanes = LaneStore(stack.store)
         client.fate = lambda name: Fate(before_s=1.0)
         async with trio.open_nursery() as writers:
             for version in range(8):
@@ -115,14 +108,13 @@ async def test_overlapping_writes_follow_each_other(autojump_clock: MockClock) -
                 await trio.testing.wait_all_tasks_blocked()
         found = bytes(await lanes.read(0, 2048))
         assert [found[page * 512] for page in range(4)] == [6, 7, 7, 5]
-        nursery.cancel_scope.cancel()
     assert not client.overlaps
 
 
 async def test_a_disk_that_is_traced_has_none(autojump_clock: MockClock) -> None:
-    async with sim_stack() as (stack, _), trio.open_nursery() as nursery:
+    async with sim_stack() as (stack, _):
         await stack.store.write(0, PAGE)
-        lanes = LaneStore(stack.store, nursery)
+        lanes = LaneStore(stack.store)
         stack.trace(60)
         await lanes.write(0, PAGE)
         assert lanes.passed == 0
@@ -130,4 +122,3 @@ async def test_a_disk_that_is_traced_has_none(autojump_clock: MockClock) -> None
         await lanes.write(0, PAGE)  # ends the trace
         await lanes.write(0, PAGE)
         assert lanes.passed == 1
-        nursery.cancel_scope.cancel()
