@@ -11,9 +11,12 @@ from trio.testing import MockClock
 
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.options import Cache
+from blobfuse_dysk.store.lease.token import HoldState
+from blobfuse_dysk.store.open import open_stack
 from blobfuse_dysk.store.stack import StackOptions
-from blobfuse_dysk.testing import Fate, LaneStore, weather
-from tests.contract.factories import sim_stack
+from blobfuse_dysk.testing import Fate, LaneStore, SimBlob, SimClient, weather
+from tests.contract.factories import ADDRESS, NOBODY, ring_for, sim_stack
+from tests.contract.model import SIZE
 
 PAGE = bytes(range(256)) * 2
 
@@ -122,3 +125,23 @@ async def test_a_disk_that_is_traced_has_none(autojump_clock: MockClock) -> None
         await lanes.write(0, PAGE)  # ends the trace
         await lanes.write(0, PAGE)
         assert lanes.passed == 1
+
+
+async def test_what_is_left_of_a_run_when_the_disk_was_closed_is_no_loss_of_it(autojump_clock: MockClock) -> None:
+    """It stays in the ring, for the next worker."""
+    options = StackOptions(node="a", cache="readwrite", io_timeout_s=120.0, write_delay_s=0.1)
+    states: list[HoldState] = []
+    async with trio.open_nursery() as network, ring_for(options) as ring:
+        client = SimClient(SimBlob(SIZE), network)
+        async with open_stack(ADDRESS, NOBODY, options, client=client, ring=ring, on_state=states.append) as stack:
+            await stack.store.write(0, PAGE)
+            await stack.store.flush()
+            await trio.sleep(1)
+            client.fate = lambda name: Fate(lost_s=1.0, after_s=2.0)
+            client.sent.clear()
+            await stack.store.write(4096, PAGE)
+            await trio.sleep(0.5)
+            assert client.sent == ["put"]
+        await trio.sleep(200)
+        assert (states, stack.failure, stack.unwritten) == ([], None, [(4096, 512)])
+        network.cancel_scope.cancel()
