@@ -95,16 +95,20 @@ class Pump:
         with self._scope:
             while True:
                 await wait_readable(fd)
-                waiters = ready.collect()
-                for waiter in waiters:  # these first: what a detached one does may cancel them
-                    if type(waiter) is Task:  # isinstance() asks its metaclass: longer than all of the rest
-                        reschedule(waiter)
-                for waiter in waiters:
-                    if type(waiter) is Detached:
-                        waiter.go_on(None)
-                    elif type(waiter) is not Task:
-                        assert isinstance(waiter, Exchange)
-                        waiter.connection.came(waiter)
+                _go_on(ready.collect())
+
+
+def _go_on(waiters: list[_exchange.Waiter]) -> None:
+    """Nobody is kept here until others come: they have data, which may lie in memory that is to be free soon."""
+    for waiter in waiters:  # these first: what a detached one does may cancel them
+        if type(waiter) is Task:  # isinstance() asks its metaclass: longer than all of the rest
+            reschedule(waiter)
+    for waiter in waiters:
+        if type(waiter) is Detached:
+            waiter.go_on(None)
+        elif type(waiter) is not Task:
+            assert isinstance(waiter, Exchange)
+            waiter.connection.came(waiter)
 
 
 class Exchange:
@@ -222,6 +226,7 @@ class PlainConnection(Connection):
     async def rest_plain(self, exchange: Exchange, scratch: bytearray) -> Reply:
         """Do what is left of an exchange that did not end with the plain answer."""
         error, line, begun = exchange.error, self._line, b""
+        exchange.error = None  # its traceback knows the exchange, and so the data: nobody else is to keep these two
         if error is not None:
             self._answered = line.heard()
             await attach()

@@ -152,8 +152,7 @@ class HttpPool(trio.abc.AsyncResource):
         self._nap.cancel()
         self._pump.close()
         self.drop_idle()
-        for connection in self._busy:
-            connection.expire()
+        self.hurry(0.0)  # the keeper goes on until all have ended: see _tend
         await trio.lowlevel.checkpoint()
 
     async def _wait_for_slot(self, deadline: float) -> None:
@@ -206,7 +205,11 @@ class HttpPool(trio.abc.AsyncResource):
             raise TransportError(f"{where}: the client is closed", sent=False)
         try:
             with trio.move_on_at(min(deadline, trio.current_time() + self._connect_timeout_s)):
-                return await self._open()
+                connection = await self._open()
+                if not self._closed:
+                    return connection
+                connection.close()
+                raise TransportError(f"{where}: the client is closed", sent=False)
         except ssl.SSLCertVerificationError as error:
             raise TransportError(
                 f"{where}: its certificate is not accepted ({error.verify_message.rstrip('.')})",
@@ -243,9 +246,12 @@ class HttpPool(trio.abc.AsyncResource):
             trio.lowlevel.spawn_system_task(self._keep, name="http pool keeper")
 
     async def _keep(self) -> None:
-        """Expire exchanges past their deadline, close connections idle for too long; end when there are none."""
+        """Expire exchanges past their deadline, close connections idle for too long; end when there are none.
+
+        That is so in a closed pool, too: what is left of an exchange may be a task's that does not wait yet.
+        """
         try:
-            while (self._busy or self._idle) and not self._closed:
+            while self._busy or self._idle:
                 self._wake_at = self._tend(trio.current_time())
                 with trio.CancelScope(deadline=self._wake_at) as self._nap:
                     await trio.sleep_forever()

@@ -80,6 +80,12 @@ async def open_stack(
     lease_s = resume.lease_s if resume else options.lease_s
     call_s = CALL_TIMEOUT_S if lease_s is None else min(CALL_TIMEOUT_S, lease_s / 6)
     stack: Stack | None = None
+    closed = False
+
+    def on_open_state(state: HoldState) -> None:
+        if not closed:  # what is left of calls in the plain lane may end later
+            on_state(state)
+
     if client is None:
         client = blob_client = BlobClient(address, credential, checksum=_wants_checksum(address, options))
 
@@ -110,7 +116,7 @@ async def open_stack(
                 options,
                 snapshot=address.snapshot is not None,
                 ring=ring if options.writes_back else None,
-                on_state=on_state,
+                on_state=on_open_state,
                 random=random,
                 known=known,
                 first=tells,
@@ -120,6 +126,7 @@ async def open_stack(
             try:
                 yield stack
             finally:
+                closed = True
                 await _close(stack.store)
                 nursery.cancel_scope.cancel()
     finally:

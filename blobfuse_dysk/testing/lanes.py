@@ -15,13 +15,13 @@ __all__ = ["LaneStore"]
 class LaneStore(Store):
     """Makes every read and write of `inner` in its plain lane, those that are not for it in the usual way.
 
-    nursery: where what is left of a call is run. A call that is cancelled goes on by itself. passed, handed_over: how
-    many calls went through a lane, and of how many something was left.
+    What is left of a call is run by a task of trio's own, as the worker has it: a call whose caller was cancelled goes
+    on, also when the store is closed. passed, handed_over: how many calls went through a lane, and of how many
+    something was left.
     """
 
-    def __init__(self, inner: Store, nursery: trio.Nursery) -> None:
+    def __init__(self, inner: Store) -> None:
         self._inner = inner
-        self._nursery = nursery
         self._now = bound_clock()
         self.passed = self.handed_over = 0
 
@@ -79,7 +79,7 @@ class LaneStore(Store):
     def take_over(self, passage: Passage, rest: Rest) -> None:
         """See Owner."""
         self.handed_over += 1
-        self._nursery.start_soon(self._run, passage, rest)
+        trio.lowlevel.spawn_system_task(self._run, passage, rest)
 
     async def _run(self, passage: Passage, rest: Rest) -> None:
         try:

@@ -194,9 +194,8 @@ def in_lanes(factory: Callable[[], AbstractAsyncContextManager[Store]]) -> Calla
 
     @asynccontextmanager
     async def around() -> AsyncIterator[Store]:
-        async with factory() as store, trio.open_nursery() as nursery:
-            yield LaneStore(store, nursery)
-            nursery.cancel_scope.cancel()
+        async with factory() as store:
+            yield LaneStore(store)
 
     return around
 

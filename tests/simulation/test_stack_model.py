@@ -12,8 +12,7 @@ never became smaller.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from random import Random
 from typing import get_args
 
@@ -24,7 +23,7 @@ from hypothesis import strategies as st
 
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.options import Cache
-from blobfuse_dysk.store.contract import PAGE, Store
+from blobfuse_dysk.store.contract import PAGE
 from blobfuse_dysk.store.open import ResumeState, open_stack
 from blobfuse_dysk.store.parts.ring import MIN_CAPACITY, Ring
 from blobfuse_dysk.store.stack import StackOptions
@@ -52,14 +51,6 @@ def check_requests(blob: SimBlob, client: SimClient) -> None:
     assert not blob.shrunk
     for write in blob.writes:
         assert write.lease_id is not None and write.epoch is not None, write
-
-
-@asynccontextmanager
-async def called(store: Store, in_lanes: bool) -> AsyncIterator[Store]:
-    """The store that is to be called. in_lanes: in its plain lanes, where that can be."""
-    async with trio.open_nursery() as nursery:
-        yield LaneStore(store, nursery) if in_lanes else store
-        nursery.cancel_scope.cancel()
 
 
 async def outage(client: SimClient, start_s: float, length_s: float) -> None:
@@ -93,8 +84,8 @@ async def one_node(
                 ring=ring,
                 random=random,
             ) as stack,
-            called(stack.store, in_lanes) as store,
         ):
+            store = LaneStore(stack.store) if in_lanes else stack.store
             client.fate = weather(random, bad=bad)
             run = Run(store, model, {Kind.TIMEOUT}, image_of(blob))
             async with trio.open_nursery() as nursery:
@@ -157,9 +148,9 @@ async def two_nodes(
                 ring=ring,
                 random=random,
             ) as stack_a,
-            called(stack_a.store, in_lanes) as store,
             trio.open_nursery() as nursery,
         ):
+            store = LaneStore(stack_a.store) if in_lanes else stack_a.store
             a.fate = weather(random, bad=bad)
             run_a = Run(store, model_a, {Kind.TIMEOUT, Kind.FENCED}, image_of(blob))
             for start_s, length_s in down:
@@ -213,18 +204,16 @@ async def several_lives(
     async with trio.open_nursery() as network:
         for number, (program, kill_s) in enumerate([*lives, ([], 0.0)]):
             clients.append(client := SimClient(blob, network, name=f"a{number}"))
-            async with (
-                open_stack(
-                    ADDRESS,
-                    NOBODY,
-                    options,
-                    client=client,
-                    resume=resume,
-                    ring=Ring(memory, MIN_CAPACITY) if cache == "readwrite" else None,
-                    random=random,
-                ) as stack,
-                called(stack.store, in_lanes) as store,
-            ):
+            async with open_stack(
+                ADDRESS,
+                NOBODY,
+                options,
+                client=client,
+                resume=resume,
+                ring=Ring(memory, MIN_CAPACITY) if cache == "readwrite" else None,
+                random=random,
+            ) as stack:
+                store = LaneStore(stack.store) if in_lanes else stack.store
                 assert stack.lease_id is not None and stack.epoch is not None
                 resume = ResumeState(stack.lease_id, stack.epoch, stack.lease_s)
                 client.fate = weather(random, bad=bad)

@@ -27,6 +27,7 @@ __all__ = [
     "PART",
     "RANGE",
     "Call",
+    "Made",
     "T",
     "ask_once",
     "raw",

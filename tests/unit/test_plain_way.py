@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import socket
 import time
 
 import pytest
@@ -10,12 +12,13 @@ import trio.testing
 from trio.testing import MockClock
 
 from blobfuse_dysk.azure import plain
+from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.credential.credential import Proof
 from blobfuse_dysk.azure.signing import http_date, parse_http_date
 from blobfuse_dysk.azure.wire import Reply
-from blobfuse_dysk.errors import TransportError
+from blobfuse_dysk.errors import ServiceError, TransportError
 from tests.conftest import need
-from tests.unit.plain_answers import EMPTY, GOOD, ID, PAGE, PART, T, raw, read
+from tests.unit.plain_answers import EMPTY, GOOD, ID, LEASE, PAGE, PART, Made, T, raw, read
 from tests.unit.scripted import Peer, client_to, forever
 from tests.unit.trusted import Trust
 
@@ -145,3 +148,72 @@ async def test_an_idle_connection_that_was_closed_is_not_used_and_takes_no_place
             await trio.testing.wait_all_tasks_blocked(0.01)
         assert client._pool._free == 256
     assert quick == []
+
+
+@pytest.mark.parametrize("cut", ["request", "answer"])
+async def test_what_is_left_of_a_call_when_the_client_is_closed_ends(cut: str) -> None:
+    """It may be a task's that has not begun to wait, and that nobody cancels."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(GOOD[read])
+        if cut == "answer":
+            await peer.request()
+            await peer.send(raw("HTTP/1.1 503 Busy", "Content-Length: 9", ID, body=b"cut"))
+        await trio.sleep_forever()
+
+    async with client_to(script) as client:
+        await read(client)
+        made = Made()
+        if cut == "request":
+            made.length = 256 << 10
+            client._pool._idle[0]._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            assert client.begin_put(made, bytes(made.length), LEASE, 7, T)
+            assert made.rest is not None
+        else:
+            assert client.begin_get(made, T)
+            await made.ended.wait()
+        await client.aclose()
+        with trio.fail_after(10), pytest.raises(TransportError, match="time limit") as caught:
+            await made.result()
+        assert caught.value.sent
+        assert client._pool.connections == 0
+
+
+@pytest.mark.parametrize("in_lane", [False, True])
+@pytest.mark.parametrize("end", ["reset", "refused"])
+async def test_what_was_to_be_written_is_kept_by_nobody_when_that_failed(end: str, in_lane: bool) -> None:
+    """It may lie where the next request is to come, and the garbage collector takes its time."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(GOOD[read])
+        await peer.request()
+        if end == "reset":
+            await peer.reset()
+        else:
+            await peer.send(raw("HTTP/1.1 400 Bad", EMPTY, ID))
+            await trio.sleep_forever()
+
+    buffer = bytearray(PAGE)
+    async with client_to(script) as client:
+        await read(client)
+        gc.disable()
+        try:
+            assert await _fails(client, memoryview(buffer), in_lane)
+            buffer.append(0)  # raises BufferError while somebody looks at it
+        finally:
+            gc.enable()
+
+
+async def _fails(client: BlobClient, data: memoryview, in_lane: bool) -> bool:
+    try:
+        if in_lane:
+            made = Made()
+            assert client.begin_put(made, data, LEASE, 7, T)
+            await made.result()
+        else:
+            await client.put_pages(512, data, lease_id=LEASE, epoch=7, timeout_s=T)
+    except (ServiceError, TransportError):
+        return True
+    return False

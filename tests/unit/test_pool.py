@@ -9,6 +9,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from blobfuse_dysk.azure.connection import Connection
 from blobfuse_dysk.azure.pool import IDLE_S, HttpPool
 from blobfuse_dysk.disk import Endpoint
 from blobfuse_dysk.errors import TransportError
@@ -265,6 +266,26 @@ async def test_aclose_ends_requests_in_flight_and_refuses_later_ones() -> None:
         await pool.aclose()
         await _fails(pool, 5.0, False)
         assert pool.connections == 0
+
+
+async def test_a_pool_that_is_closed_while_a_connection_is_made_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        asked.append(await peer.request())
+
+    async with scripted(script) as endpoint:
+        pool, opens = HttpPool(endpoint), HttpPool._open
+
+        async def closed_meanwhile(self: HttpPool) -> Connection:
+            connection = await opens(self)
+            await self.aclose()
+            return connection
+
+        monkeypatch.setattr(HttpPool, "_open", closed_meanwhile)
+        await _fails(pool, 5.0, False)
+        await trio.testing.wait_all_tasks_blocked()
+    assert (asked, pool.connections) == ([], 0)
 
 
 async def test_two_hundred_at_a_time() -> None:

@@ -12,6 +12,7 @@ import trio
 from blobfuse_dysk.device.kernel import fuse
 from blobfuse_dysk.device.worker import taken as taken_module
 from blobfuse_dysk.device.worker.taken import Taken
+from blobfuse_dysk.store.passage import UNDER_WAY, Lane, Passage
 from tests.unit.fusefile import pattern
 from tests.unit.fusekernel import (
     IN,
@@ -159,7 +160,12 @@ async def test_without_a_slot_nothing_is_taken(make: Make, monkeypatch: pytest.M
     assert left.there() == set()
 
 
-async def test_a_write_that_fails_leaves_its_slot(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_lane", [False, True])
+@pytest.mark.parametrize("kept", [False, True])
+async def test_a_write_that_fails_leaves_its_slot(
+    kept: bool, in_lane: bool, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kept: its data is, as by an error's traceback."""
     monkeypatch.setattr(taken_module, "_LANDINGS", 2)
     left = Left(monkeypatch)
     rig = make(taken_fd=left.fd)
@@ -168,9 +174,17 @@ async def test_a_write_that_fails_leaves_its_slot(make: Make, monkeypatch: pytes
     async def fails() -> None:
         raise pyfuse3.FUSEError(errno.ENOSPC)
 
+    def begin(passage: Passage) -> int:
+        assert passage.data is not None
+        rig.file.data.append(passage.data)
+        passage.rest = fails()
+        return UNDER_WAY
+
     rig.file.answer = fails
+    rig.file.lane = Lane(begin) if in_lane else None
     for unique in range(2, 20, 2):
-        rig.file.data.clear()
+        if not kept:
+            rig.file.data.clear()
         rig.kernel.send(write_request(unique, 0, pattern(LARGE)))
         with trio.fail_after(10):
             while not (heard := rig.heard()):  # noqa: ASYNC110

@@ -56,9 +56,8 @@ async def test_the_stack_keeps_the_contract_at_both_services(
 
     @asynccontextmanager
     async def factory() -> AsyncIterator[Store]:
-        async with attached(service, disk) as stack, trio.open_nursery() as nursery:
-            yield LaneStore(stack.store, nursery) if in_lanes else stack.store
-            nursery.cancel_scope.cancel()
+        async with attached(service, disk) as stack:
+            yield LaneStore(stack.store) if in_lanes else stack.store
             await stack.release()
 
     await check(factory)
@@ -206,11 +205,8 @@ async def verified(
 ) -> dict[str, Any]:
     """Run a random program, then clear the faults, verify everything; returns the stack's status."""
     random, model = Random(7), model_of()
-    async with (
-        attached(server, disk, attempt_timeout_s=1.0, **options) as stack,
-        trio.open_nursery() as nursery,
-    ):
-        lanes = LaneStore(stack.store, nursery)
+    async with attached(server, disk, attempt_timeout_s=1.0, **options) as stack:
+        lanes = LaneStore(stack.store)
         run = Run(lanes if in_lanes else stack.store, model, set())
         await run.tasks(program(random, 12, 15))
         server.clear_faults()
@@ -224,7 +220,6 @@ async def verified(
             check(model, model.now(), bytes(await client.get_range(0, SIZE, timeout_s=30)))
         assert stack.state == "attached"
         status = stack.status()
-        nursery.cancel_scope.cancel()
         await stack.release()
     seen = server.stats()["blobs"][f"{disk.account}/{disk.container}/{disk.blob}"]
     assert seen["overlapping_writes"] == 0

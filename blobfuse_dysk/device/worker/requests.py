@@ -23,6 +23,7 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 from collections.abc import Awaitable, Callable
@@ -36,6 +37,7 @@ from blobfuse_dysk.device.worker.blockfile import DISK_INODE, BlockFile
 from blobfuse_dysk.device.worker.channel import FSYNC, READ, ROOM, Request, open_channel
 from blobfuse_dysk.device.worker.others import Others
 from blobfuse_dysk.device.worker.taken import Taken
+from blobfuse_dysk.store.contract import Buffer
 from blobfuse_dysk.store.passage import DONE, NO, Passage, Rest, launch
 
 __all__ = ["Requests"]
@@ -228,7 +230,7 @@ class Requests:
         except Exception as error:
             if not self._over:
                 self._taken -= 1
-                self._refuse(passage.tag, error)
+                self._refuse(passage.tag, error, passage.data)
         else:
             if not self._over:
                 self._answer_passage(passage)
@@ -245,7 +247,7 @@ class Requests:
                 channel.give_back(data)
                 self._file.written(passage.offset, passage.length)
         except Exception as error:
-            self._refuse(unique, error)
+            self._refuse(unique, error, data)
 
     async def _serve(self, request: Request | None) -> None:
         me = Detached()
@@ -278,9 +280,10 @@ class Requests:
                 channel.acknowledge(unique, written)
                 channel.give_back(data)
         except Exception as error:
-            self._refuse(unique, error)
+            self._refuse(unique, error, data)
 
-    def _refuse(self, unique: int, error: Exception) -> None:
+    def _refuse(self, unique: int, error: Exception, data: Buffer | None) -> None:
+        """Its data is given back, too: who remembers the error has, in its traceback, who looked at that."""
         code = errno.EIO
         if isinstance(error, pyfuse3.FUSEError):
             code = error.errno
@@ -290,6 +293,8 @@ class Requests:
             self._channel.end(unique, code)
         except OSError as failed:
             _log.error("the kernel takes no answer: %s", failed)
+        with contextlib.suppress(ValueError, BufferError):  # it was given back, or somebody looks at it
+            self._channel.give_back(data)
 
     def _pass_on(self) -> None:
         for answer in self._others.answers():

@@ -246,6 +246,8 @@ class WriteBack(Store):
         try:
             await rest
         except StoreError as error:
+            if self._senders.closed:  # it stays in the ring, for whose that is then
+                return
             self._fail(error)
         else:
             if self._senders.closed:
