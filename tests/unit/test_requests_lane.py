@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pyfuse3
@@ -180,3 +181,33 @@ async def test_what_ends_when_the_device_is_no_longer_ours_is_not_answered(make:
     await settle()
     assert (rig.heard(), rig.file.asked) == ([], [])
     assert rig.requests._pending == 2
+
+
+async def test_a_device_that_cannot_be_read_ends_the_run_and_nothing_else(make: Make, road: Road) -> None:
+    """Whoever has brought an answer goes on with the others."""
+    rig = make()
+    rig.file.lane = road.lane
+    ended: list[BaseException] = []
+
+    async def run() -> None:
+        try:
+            await rig.requests.run()
+        except BaseExceptionGroup as group:
+            ended.extend(group.exceptions)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await settle()
+        await rig.ask(read_request(1, 0, 8), read_request(2, 0, 8))
+        channel = rig.requests._channel
+
+        def take() -> None:
+            raise OSError(errno.EIO, "a test")
+
+        rig.requests._channel = SimpleNamespace(  # type: ignore[assignment]
+            take=take, answer=channel.answer, gone=False, full=False
+        )
+        road.succeed()
+        await settle()
+    assert {type(error) for error in ended} == {OSError}
+    assert rig.heard() == [out(1, pattern(8, 0)), out(2, pattern(8, 0))]

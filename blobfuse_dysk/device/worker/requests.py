@@ -214,11 +214,16 @@ class Requests:
 
     def ended(self, passage: Passage) -> None:
         """See Owner."""
-        if not self._over:
-            self._answer_passage(passage)
+        if self._over:
+            return
+        self._answer_passage(passage)
+        try:
             request = self._take()
-            if request is not None and not self._begin(request):
-                self._start(request)
+        except OSError as error:  # it ends `run`, as if the taker had seen it, and not the task that brought an answer
+            self._nursery.start_soon(_raise, error)
+            return
+        if request is not None and not self._begin(request):
+            self._start(request)
 
     def take_over(self, passage: Passage, rest: Rest) -> None:
         """See Owner. Such a task is none of the nursery: what is left of a write has to come to its end."""
@@ -304,3 +309,7 @@ class Requests:
         while True:
             await wait()
             self._pass_on()
+
+
+async def _raise(error: Exception) -> None:
+    raise error

@@ -47,7 +47,7 @@ from blobfuse_dysk.store.contract import MAX_WRITE, Buffer, Extent, Store
 from blobfuse_dysk.store.parts.commitlog import CommitLog
 from blobfuse_dysk.store.parts.dirtymap import DirtyExtent, DirtyMap, Ledger, cover
 from blobfuse_dysk.store.parts.extents import joined
-from blobfuse_dysk.store.parts.priority import Priority
+from blobfuse_dysk.store.parts.priority import Priority, priority
 from blobfuse_dysk.store.parts.ring import DATA, Record, Ring
 from blobfuse_dysk.store.parts.runs import RunQueue
 from blobfuse_dysk.store.parts.senders import Run, Senders
@@ -244,7 +244,8 @@ class WriteBack(Store):
 
     async def _send_rest(self, run: Run, rest: Rest) -> None:
         try:
-            await rest
+            with priority(self._urgency):
+                await rest
         except StoreError as error:
             if self._senders.closed:  # it stays in the ring, for whose that is then
                 return
