@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import outcome
 import trio
 
@@ -79,7 +81,10 @@ class LaneStore(Store):
     def take_over(self, passage: Passage, rest: Rest) -> None:
         """See Owner."""
         self.handed_over += 1
-        self._nursery.start_soon(self._run, passage, rest)
+        if self._nursery.cancel_scope.cancel_called:  # who called is gone, and what is left of the call with it
+            trio.lowlevel.spawn_system_task(_give_up, rest)
+        else:
+            self._nursery.start_soon(self._run, passage, rest)
 
     async def _run(self, passage: Passage, rest: Rest) -> None:
         try:
@@ -94,6 +99,13 @@ class LaneStore(Store):
         assert call.result is None, "a call has ended twice"
         call.result = result
         call.done.set()
+
+
+async def _give_up(rest: Rest) -> None:
+    """Have it end as a task that was cancelled."""
+    with trio.CancelScope() as scope, contextlib.suppress(Exception):
+        scope.cancel()
+        await rest
 
 
 class _Call:

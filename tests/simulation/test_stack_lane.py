@@ -131,3 +131,16 @@ async def test_a_disk_that_is_traced_has_none(autojump_clock: MockClock) -> None
         await lanes.write(0, PAGE)
         assert lanes.passed == 1
         nursery.cancel_scope.cancel()
+
+
+async def test_a_limit_that_was_cut_goes_up_again_by_what_succeeds_in_it(autojump_clock: MockClock) -> None:
+    async with sim_stack() as (stack, _), trio.open_nursery() as nursery:
+        await stack.store.write(0, PAGE)
+        lanes, limiter = LaneStore(stack.store, nursery), stack._limiter
+        limiter.limit = 1.0
+        for page in range(10):
+            await lanes.write(512 * page, PAGE)
+            await lanes.read(512 * page, 512)
+        assert (lanes.passed, limiter.in_flight) == (20, 0)
+        assert limiter.limit > 4
+        nursery.cancel_scope.cancel()
