@@ -12,72 +12,23 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.invariant import InvariantError
-from blobfuse_dysk.store.contract import Store
 from blobfuse_dysk.store.layers.fence import Fence
 from blobfuse_dysk.store.layers.front import Front
 from blobfuse_dysk.store.layers.order import Order
 from blobfuse_dysk.store.layers.pageblob import PageBlob
-from blobfuse_dysk.store.layers.readcache import LARGE, ReadCache
+from blobfuse_dysk.store.layers.readcache import ReadCache
 from blobfuse_dysk.store.layers.retry import Retry
 from blobfuse_dysk.store.layers.sparse import Sparse
 from blobfuse_dysk.store.layers.throttle import Throttle
 from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.store.lease.token import Guard
-from blobfuse_dysk.store.parts.limiter import Limiter
+from blobfuse_dysk.store.parts.limiter import SLOT, Limiter
 from blobfuse_dysk.store.parts.meter import Meter
-from blobfuse_dysk.store.parts.readahead import UNIT
-from blobfuse_dysk.store.passage import DONE, NO, UNDER_WAY, Lane, Passage, Rest, launch
-from blobfuse_dysk.testing import MemoryStore, SimBlob, SimClient
+from blobfuse_dysk.store.parts.readahead import LARGE, UNIT
+from blobfuse_dysk.store.passage import DONE, NO, UNDER_WAY
+from blobfuse_dysk.testing import SimBlob, SimClient
+from tests.unit.below import DATA, SIZE, Below, Caller, gives, raises
 from tests.unit.fenced import OURS
-
-SIZE = 4 << 20
-DATA = b"x" * 512
-
-
-class Below(MemoryStore):
-    """The layer below, of which the test says how calls begin in its lanes, and where they end."""
-
-    def __init__(self) -> None:
-        super().__init__(SIZE)
-        self.begins = UNDER_WAY
-        self.under_way: list[Passage] = []
-        self.plain_read, self.plain_write = Lane(self._begin), Lane(self._begin)
-
-    def _begin(self, passage: Passage) -> int:
-        if self.begins == UNDER_WAY:
-            self.under_way.append(passage)
-        return self.begins
-
-
-class Caller:
-    """An Owner of one call in a store's lane."""
-
-    def __init__(
-        self, store: Store, data: bytes | None = None, started: float = 1.0, offset: int = 0, length: int = 512
-    ) -> None:
-        lane = store.plain_read if data is None else store.plain_write
-        assert lane
-        self.has_ended = False
-        self.rest: Rest | None = None
-        self.began = launch(Passage(lane, self, None, offset, length, data, started))
-
-    def ended(self, passage: Passage) -> None:
-        self.has_ended = True
-
-    def take_over(self, passage: Passage, rest: Rest) -> None:
-        self.rest = rest
-
-    async def left(self) -> object:
-        assert self.rest
-        return await self.rest
-
-
-async def gives(result: object = None) -> object:
-    return result
-
-
-async def raises(error: Exception) -> object:
-    raise error
 
 
 @pytest.fixture
@@ -300,3 +251,13 @@ async def test_throttle_lets_begin_what_there_is_a_slot_for(
     with pytest.raises(StoreError, match="a test"):
         await calls[1].left()
     assert (Caller(throttle, data).began, limiter.in_flight) == (UNDER_WAY, 1)
+
+
+async def test_throttle_has_a_large_call_take_its_slots_and_return_them(below: Below) -> None:
+    limiter = Limiter(first=8)
+    throttle = Throttle(below, limiter=limiter)
+    for _ in range(3):
+        assert Caller(throttle, length=4 * SLOT).began == UNDER_WAY
+        assert limiter.in_flight > 3
+        below.under_way.pop().succeed(DATA, 2.0)
+        assert limiter.in_flight == 0
