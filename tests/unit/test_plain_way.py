@@ -202,6 +202,45 @@ async def test_who_waits_for_a_place_has_it_before_a_call_that_is_begun(quick: l
         assert (client._pool._free, client._pool.connections) == (1, 1)
 
 
+@pytest.mark.parametrize("in_lane", [False, True])
+async def test_who_waits_for_a_place_goes_on_when_a_plain_answer_came(in_lane: bool, quick: list[int]) -> None:
+    go = trio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(GOOD[read])
+        await peer.request()
+        await go.wait()
+        await peer.send(GOOD[read])
+        await peer.request()
+        await peer.send(GOOD[read])
+
+    async with client_to(script) as client:
+        client._pool._free = 1
+        await read(client)
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                for call in (IN_LANE[read] if in_lane else read, read):
+                    nursery.start_soon(call, client)
+                    await trio.testing.wait_all_tasks_blocked()
+                go.set()
+        assert (client._pool._free, client._pool.connections) == (1, 1)
+    assert quick == [512]
+
+
+async def test_a_connection_without_the_quick_way_is_kept(quick: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be more connections than C has room for."""
+    async with client_to(forever(GOOD[read])) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(plain.Pump, "_line", lambda *connection: None)
+            await read(client)
+        for _ in range(2):
+            assert not client.begin_get(Made(), T)
+            assert (client._pool._free, client._pool.connections) == (256, 1)
+            await read(client)
+    assert quick == []
+
+
 @pytest.mark.parametrize("made", [read, IN_LANE[read]])
 async def test_a_renewed_credential_is_the_one_that_is_used(made: Call, quick: list[int]) -> None:
     heads = []
