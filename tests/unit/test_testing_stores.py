@@ -18,6 +18,7 @@ from blobfuse_dysk.testing import (
     Fate,
     Fault,
     FaultyStore,
+    LaneStore,
     MemoryStore,
     RecordingStore,
     SimBlob,
@@ -28,6 +29,7 @@ from blobfuse_dysk.testing import (
 )
 from tests.contract.factories import layer
 from tests.contract.model import PAGES, SIZE, Run, model_of
+from tests.unit.below import Below
 
 A, B = "1" * 8 + "-1111-1111-1111-" + "1" * 12, "2" * 8 + "-2222-2222-2222-" + "2" * 12
 DATA = b"x" * 512
@@ -245,3 +247,22 @@ class TestSimBlob:
                     lambda at: client.clear_pages(at, 1024, lease_id=None, epoch=None, timeout_s=9), offset
                 )
         assert len(client.overlaps) == 1
+
+
+async def test_what_is_left_of_a_call_whose_caller_is_gone_ends_as_if_cancelled() -> None:
+    below, ended = Below(), list[type[BaseException]]()
+
+    async def left() -> None:
+        try:
+            await trio.sleep(1)
+        except trio.Cancelled as error:
+            ended.append(type(error))
+            raise
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(LaneStore(below, nursery).write, 0, b"x" * 512)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    below.under_way.pop().hand_over(left())
+    await wait_all_tasks_blocked()
+    assert ended == [trio.Cancelled]
