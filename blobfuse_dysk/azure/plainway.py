@@ -174,28 +174,15 @@ class PlainWay:
         """
         if length > (MOST_RANGE if data is None else self._most_put):
             return False
-        signer = self._credential.ready_signer()
-        if signer is not self._signer:
-            self._change(signer)
-        heads, clock = self._heads, self._clock
-        if signer is None or heads is None:
+        signer = self._ready_signer()
+        head = self._head(offset, length, data, lease_id, epoch) if signer else None
+        if signer is None or head is None:
             return False
         connection = self.pool.take_plain(deadline)
         if connection is None:
             return False
-        if clock is None:
-            date, offset_s = None, 0.0
-        else:
-            date, offset_s = clock.date(), clock.offset_s
-        if data is None:
-            put = None
-            head = heads.get(date, offset, length)
-        else:
-            put = data, lease_id, epoch
-            head = heads.put(date, offset, length, lease_id, epoch)
-        if head is None:
-            self.pool.leave_plain(connection)
-            return False
+        put = None if data is None else (data, lease_id, epoch)
+        offset_s = self._clock.offset_s if self._clock else 0.0
         call = _Call(self, then, what, put, signer, offset_s, deadline, head, length)
         if not connection.begin_plain(call, offset):
             then.rest = call.rest()

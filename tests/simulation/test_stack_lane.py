@@ -145,3 +145,15 @@ async def test_what_is_left_of_a_run_when_the_disk_was_closed_is_no_loss_of_it(a
         await trio.sleep(200)
         assert (states, stack.failure, stack.unwritten) == ([], None, [(4096, 512)])
         network.cancel_scope.cancel()
+
+
+async def test_a_limit_that_was_cut_goes_up_again_by_what_succeeds_in_it(autojump_clock: MockClock) -> None:
+    async with sim_stack() as (stack, _):
+        await stack.store.write(0, PAGE)
+        lanes, limiter = LaneStore(stack.store), stack._limiter
+        limiter.limit = 1.0
+        for page in range(10):
+            await lanes.write(512 * page, PAGE)
+            await lanes.read(512 * page, 512)
+        assert (lanes.passed, limiter.in_flight) == (20, 0)
+        assert limiter.limit > 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -10,7 +11,7 @@ import trio
 
 from blobfuse_dysk.azure.blob import BlobClient
 from blobfuse_dysk.azure.connection import Connection
-from blobfuse_dysk.azure.plain import PlainConnection
+from blobfuse_dysk.azure.plain import Exchange, PlainConnection
 from blobfuse_dysk.azure.wire import MOST_PLAIN, Buffer, Reply
 from blobfuse_dysk.errors import TransportError
 
@@ -30,6 +31,7 @@ __all__ = [
     "Made",
     "T",
     "ask_once",
+    "fill",
     "raw",
     "read",
     "write",
@@ -100,13 +102,32 @@ async def write_in_lane(client: BlobClient) -> Buffer | None:
 IN_LANE: dict[Call, Call] = {read: read_in_lane, write: write_in_lane}
 
 
-async def ask_once(connection: Connection, writes: bool, found: list[object]) -> None:
-    """Read a page or write one, in C if the connection can: what came of it is in `found`, alike for both ways."""
+def fill(connection: Connection) -> int:
+    """Send until nothing more is taken; returns how many bytes that was."""
+    filled = 0
+    with socket.socket(fileno=socket.dup(connection._fd)) as ours:
+        ours.setblocking(False)
+        try:
+            while True:
+                filled += ours.send(bytes(1000))
+        except BlockingIOError:
+            return filled
+
+
+async def ask_once(connection: Connection, writes: bool, found: list[object], in_lane: bool = False) -> None:
+    """Read a page or write one, in C if the connection can: what came of it is in `found`, alike for both ways.
+
+    in_lane: begun for nobody, which must come to nothing.
+    """
     body, scratch = PAGE if writes else None, bytearray(64 << 10)
     try:
         answer: bytes | Reply
         head, most = (b"PUT", MOST_PLAIN) if writes else (b"GET", 512)
-        if isinstance(connection, PlainConnection):
+        if isinstance(connection, PlainConnection) and in_lane:
+            exchange = Exchange(head, body, 512)
+            assert not connection.begin_plain(exchange, 512)
+            answer = await connection.rest_plain(exchange, scratch)
+        elif isinstance(connection, PlainConnection):
             answer = await connection.exchange_plain(head, body, 512, 512, scratch)
         else:
             answer = await connection.exchange(head, body, scratch, no_body=False, most=most)

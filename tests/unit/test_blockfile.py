@@ -15,6 +15,7 @@ import trio.testing
 from blobfuse_dysk.device.worker.blockfile import DISK_INODE, BlockFile
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.contract import MAX_WRITE, PAGE, Buffer
+from blobfuse_dysk.store.passage import NO, Lane, Owner, Passage
 from blobfuse_dysk.testing import MemoryStore, RecordingStore
 
 SIZE = 64 << 20
@@ -269,3 +270,73 @@ async def test_a_file_that_grows_serves_its_new_end() -> None:
     assert await disk.write(SIZE, pattern(4096)) == 4096
     assert await disk.read(SIZE - 512, 8192) == bytes(512) + pattern(4096)
     await refused(disk.write(SIZE + 4096, pattern(512)), errno.ENOSPC)
+
+
+class Lanes(MemoryStore):
+    """Has lanes, in which nothing begins."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.plain_read, self.plain_write = (Lane(lambda passage: NO) for _ in range(2))
+
+
+def begun(disk: Disk, offset: int, length: int, data: bytes | None = None) -> Passage | None:
+    return disk.file.passage(cast(Owner, None), 7, offset, length, data)
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [(0, PAGE), (PAGE, 7 * PAGE), (SIZE - 2 * PAGE, PAGE), (PAGE, MAX_WRITE), (PAGE, 2 * MAX_WRITE)],
+)
+async def test_whole_pages_of_the_disk_may_go_in_the_plain_lane(offset: int, length: int) -> None:
+    """Of a write, as many as one write of the store has."""
+    store = Lanes(SIZE)
+    disk, shown = Disk(store, size=SIZE - PAGE), Disk(store, size=SIZE - PAGE, read_only=True)
+    read, write = begun(disk, offset, length), begun(disk, offset, length, bytes(length))
+    assert read is not None
+    assert (read.lane, read.tag, read.offset, read.length, read.data) == (store.plain_read, 7, offset, length, None)
+    if length > MAX_WRITE:
+        assert write is None
+    else:
+        assert write is not None
+        assert (write.lane, write.offset, write.length, write.data) == (
+            store.plain_write,
+            offset,
+            length,
+            bytes(length),
+        )
+    assert begun(shown, offset, length) is not None
+    assert begun(shown, offset, length, bytes(length)) is None
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [(1, PAGE), (PAGE, PAGE - 1), (PAGE, 0), (SIZE - PAGE, PAGE), (SIZE - 2 * PAGE, 2 * PAGE), (SIZE, PAGE)],
+)
+async def test_what_fits_no_page_or_not_the_disk_goes_in_no_lane(offset: int, length: int) -> None:
+    disk = Disk(Lanes(SIZE), size=SIZE - PAGE)
+    assert begun(disk, offset, length) is begun(disk, offset, length, bytes(length)) is None
+
+
+async def test_without_a_store_or_its_lane_there_is_none() -> None:
+    for disk in (Disk(), Disk(MemoryStore(SIZE))):
+        assert begun(disk, 0, PAGE) is begun(disk, 0, PAGE, bytes(PAGE)) is None
+
+
+async def test_what_is_left_of_a_call_ends_as_any_call() -> None:
+    async def left(error: Exception | None = None) -> Buffer:
+        if error is not None:
+            raise error
+        return b"r" * PAGE
+
+    disk, error = Disk(Lanes(SIZE)), StoreError("refused", Kind.REJECTED)
+    read, write = begun(disk, 0, PAGE), begun(disk, 0, PAGE, bytes(PAGE))
+    assert read is not None and write is not None
+    await refused(disk.file.rest(read, left(error)))
+    assert (disk.file.lost, disk.file.refused, disk.told) == (None, [], [])
+    await refused(disk.file.rest(write, left(error)))
+    assert (disk.file.lost, disk.file.refused, disk.told) == (error, [(0, PAGE)], ["loss: refused"])
+    assert await disk.file.rest(read, left()) == b"r" * PAGE
+    assert disk.file.refused == [(0, PAGE)]
+    await disk.file.rest(write, left())
+    assert disk.file.refused == []

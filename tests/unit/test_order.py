@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.layers.order import Order
-from blobfuse_dysk.store.parts.rangelock import RangeLock, Ticket
+from blobfuse_dysk.store.parts.rangelock import WIDE, RangeLock, Ticket
 from blobfuse_dysk.testing import CheckedStore, Fault, FaultyStore, MemoryStore, RecordingStore, in_turn
 
 SIZE = 1 << 30
@@ -136,6 +136,12 @@ def test_the_lock_agrees_with_a_simple_one(seed: int) -> None:
     alive: list[tuple[Ticket, int, int, int]] = []  # ticket, start, end, arrival
     for arrival in range(60):
         start, length = random.randrange(160) << 18, random.choice((1, 2, 4, 7, 64, 160)) << 18
+        for _ in range(20):
+            here, size = random.randrange(320) << 17, random.choice((1, 2, 5, 8, 9)) << 17
+            is_free = not any(here < end and begin < here + size for _, begin, end, _ in alive)
+            wide = any((end - 1 >> 20) - (begin >> 20) >= WIDE for _, begin, end, _ in alive)
+            one_bucket = here >> 20 == here + size - 1 >> 20
+            assert lock.is_free(here, size) == (is_free and one_bucket and not wide)
         ticket = lock.enter(start, length)
         alive.append((ticket, start, start + length, arrival))
         for mine, a, b, came in alive:

@@ -115,6 +115,7 @@ async def test_nothing_is_sent_without_the_lease(autojump_clock: MockClock, nurs
 async def test_without_a_guard_it_is_read_only(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     it = Setting(nursery)
     store = PageBlob(it.client, SIZE, None)
+    assert (store.plain_read is None, store.plain_write) == (False, None)
     assert (await fails(lambda: store.write(0, b"x" * 512))).kind is Kind.REJECTED
     assert (await fails(lambda: store.zero(0, 512))).kind is Kind.REJECTED
     assert bytes(await store.read(0, 512)) == bytes(512)

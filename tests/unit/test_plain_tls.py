@@ -18,7 +18,7 @@ from blobfuse_dysk.azure.tlsconnection import HELD, TlsConnection
 from blobfuse_dysk.azure.wire import Reply
 from blobfuse_dysk.errors import TransportError
 from tests.conftest import need
-from tests.unit.plain_answers import GOOD, PAGE, ask_once, read, write
+from tests.unit.plain_answers import GOOD, PAGE, ask_once, fill, read, write
 from tests.unit.trusted import FarSide, Trust
 
 VERSIONS = [ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2]
@@ -279,18 +279,6 @@ async def test_a_long_range(length: int, certificates: Trust) -> None:
         assert connection.is_quiet()
 
 
-def fill(connection: Connection) -> int:
-    """Send until nothing more is taken; returns how many bytes that was."""
-    filled = 0
-    with socket.socket(fileno=socket.dup(connection._fd)) as ours:
-        ours.setblocking(False)
-        try:
-            while True:
-                filled += ours.send(bytes(1000))
-        except BlockingIOError:
-            return filled
-
-
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What was done of each request of which the rest was sent in Python."""
@@ -305,14 +293,17 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-async def test_a_request_that_the_socket_does_not_take_at_once(certificates: Trust, held: list[int]) -> None:
+@pytest.mark.parametrize("in_lane", [False, True])
+async def test_a_request_that_the_socket_does_not_take_at_once(
+    in_lane: bool, certificates: Trust, held: list[int]
+) -> None:
     """The rest of it is sent in Python, once."""
     async with pair_of(certificates, True) as pair:
         held.clear()
         filled = fill(pair.connection)
         found: list[object] = []
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask_once, pair.connection, True, found)
+            nursery.start_soon(ask_once, pair.connection, True, found, in_lane)
             await trio.testing.wait_all_tasks_blocked()
             assert (held, found) == ([HELD], [])
             while filled:
@@ -323,27 +314,28 @@ async def test_a_request_that_the_socket_does_not_take_at_once(certificates: Tru
         assert found == [(201, b"", True), True]
 
 
-async def test_a_connection_that_ends_before_the_rest_is_sent(certificates: Trust) -> None:
+@pytest.mark.parametrize("in_lane", [False, True])
+async def test_a_connection_that_ends_before_the_rest_is_sent(in_lane: bool, certificates: Trust) -> None:
     """A part of it may have gone."""
     async with pair_of(certificates, True) as pair:
         fill(pair.connection)
         found: list[object] = []
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask_once, pair.connection, True, found)
+            nursery.start_soon(ask_once, pair.connection, True, found, in_lane)
             await trio.testing.wait_all_tasks_blocked()
             pair.theirs.close()
         assert found[1:] == [True, True, False]
 
 
 async def test_a_request_that_cannot_be_sent(certificates: Trust) -> None:
-    """The connection was closed, and nobody has looked: nothing of it was sent, on both ways."""
+    """The connection was closed, and nobody has looked: nothing of it was sent, on all ways."""
     for writes in (True, False):
-        found: list[list[object]] = [[], []]
-        for quick in (True, False):
+        found: list[list[object]] = [[], [], []]
+        for way, (quick, in_lane) in enumerate([(False, False), (True, False), (True, True)]):
             async with pair_of(certificates, quick) as pair:
                 pair.theirs.close()
-                await ask_once(pair.connection, writes, found[quick])
-        assert found[0] == found[1]
+                await ask_once(pair.connection, writes, found[way], in_lane)
+        assert found[0] == found[1] == found[2]
         assert found[0][1:] == [False, True, False]
 
 

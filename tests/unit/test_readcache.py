@@ -15,6 +15,8 @@ from blobfuse_dysk.store.contract import Buffer, Store
 from blobfuse_dysk.store.layers.readcache import UNUSED_S, ReadCache
 from blobfuse_dysk.store.parts.readahead import CROWD, CROWDED_READS
 from blobfuse_dysk.store.parts.readahead import UNIT as SMALL_UNIT
+from blobfuse_dysk.store.passage import NO, Lane
+from blobfuse_dysk.testing import LaneStore
 from tests.slowservice import SIZE, SlowService
 
 UNIT = 1 << 20  # bytes of a large read
@@ -38,6 +40,18 @@ async def test_random_reads_cost_what_they_ask_for(autojump_clock: trio.testing.
     async with opened(service) as cache:
         for offset in places:
             assert await cache.read(offset, 4096) == service.image[offset : offset + 4096]
+    assert service.reads == [(offset, 4096) for offset in places]
+
+
+async def test_a_read_that_the_lane_below_refuses_is_looked_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    service = filled(SlowService())
+    service.plain_read = Lane(lambda passage: NO)
+    places = range(0, 40 << 14, 2 << 14)
+    async with opened(service) as cache:
+        lanes = LaneStore(cache)
+        for offset in places:
+            assert await lanes.read(offset, 4096) == service.image[offset : offset + 4096]
+        assert (lanes.passed, cache.hits, cache.misses) == (0, 0, len(places))
     assert service.reads == [(offset, 4096) for offset in places]
 
 

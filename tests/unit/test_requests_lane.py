@@ -87,6 +87,15 @@ async def test_reads_and_writes_take_it_and_all_else_does_not(rig: Rig, road: Ro
     assert [asked[0] for asked in rig.file.asked] == ["fsync", "fsync"]
 
 
+async def test_the_buffer_of_a_large_write_is_given_back(rig: Rig, road: Road) -> None:
+    await rig.ask(write_request(1, 0, pattern(LARGE)))
+    data = road.under_way[0].data
+    assert data is not None
+    road.succeed()
+    with pytest.raises(ValueError, match="released"):
+        len(data)
+
+
 async def test_what_the_lane_does_not_take_is_served_by_a_task(rig: Rig, road: Road) -> None:
     road.begins = NO
     assert await rig.ask(read_request(1, 0, 512), write_request(2, 512, pattern(512))) == sorted(
