@@ -20,7 +20,8 @@ NAME = "wrk (ceiling of the server)"
 _SCRIPT = """\
 local path, blocks, method = "{path}", {blocks}, "{method}"
 local body = {body}
-local headers = {{ ["x-ms-version"] = "2021-12-02", ["x-ms-page-write"] = "update" }}
+local headers = {{ ["x-ms-version"] = "2021-12-02" }}
+if method == "PUT" then headers["x-ms-page-write"] = "update" end -- our server refuses what a request has no use for
 request = function()
   local offset = math.random(0, blocks - 1) * 4096
   headers["Range"] = string.format("bytes=%d-%d", offset, offset + 4095)
