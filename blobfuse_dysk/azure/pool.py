@@ -183,11 +183,7 @@ class HttpPool(trio.abc.AsyncResource):
 
     def _give_back(self, connection: Connection) -> float:
         now = self._now()
-        if connection.reusable and connection.idle_since and not self._closed:
-            connection.idle_since = now
-            self._idle.append(connection)
-            return now
-        if connection.reusable and isinstance(connection, TlsConnection):
+        if not connection.idle_since and connection.reusable and isinstance(connection, TlsConnection):
             self._session = connection.session  # tickets come with the first answer
         if connection.reusable and not self._closed:
             connection.idle_since = now

@@ -65,7 +65,6 @@ class Passage:
         "call",
         "data",
         "ended",
-        "entered",
         "epoch",
         "lane",
         "length",

@@ -11,6 +11,7 @@ The slot is returned in `finally` order, on cancellation too; Limiter has no awa
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from functools import partial
 from math import inf
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.parts.backoff import MOST_RETRY_AFTER_S
 from blobfuse_dysk.store.parts.limiter import Limiter
 from blobfuse_dysk.store.parts.priority import Priority, current_priority
-from blobfuse_dysk.store.passage import NO, Passage, Rest, begin_of
+from blobfuse_dysk.store.passage import NO, Begin, Passage, Rest
 
 __all__ = ["Throttle"]
 
@@ -35,9 +36,8 @@ class Throttle(Store):
         self._inner = inner
         self._limiter = limiter or Limiter()
         read, write = inner.plain_read, inner.plain_write
-        self.plain_read = read and read.under(self._begin_read, self._end, self._rest_of)
-        self.plain_write = write and write.under(self._begin_write, self._end, self._rest_of)
-        self._begin_read_below, self._begin_write_below = begin_of(read), begin_of(write)
+        self.plain_read = read and read.under(partial(self._begin, read.begin), self._end, self._rest_of)
+        self.plain_write = write and write.under(partial(self._begin, write.begin), self._end, self._rest_of)
 
     @property
     def size(self) -> int:
@@ -127,20 +127,11 @@ class Throttle(Store):
 
     # -- the plain lane (passage.py) --
 
-    def _begin_read(self, passage: Passage) -> int:
+    def _begin(self, below: Begin, passage: Passage) -> int:
         limiter, started, length = self._limiter, passage.started, passage.length
         if not limiter.may_start(length, started):
             return NO
-        began = self._begin_read_below(passage)
-        if began:
-            limiter.start(length, started)
-        return began
-
-    def _begin_write(self, passage: Passage) -> int:
-        limiter, started, length = self._limiter, passage.started, passage.length
-        if not limiter.may_start(length, started):
-            return NO
-        began = self._begin_write_below(passage)
+        began = below(passage)
         if began:
             limiter.start(length, started)
         return began

@@ -122,14 +122,14 @@ class Limiter:
 
     def may_start(self, length: int, now: float) -> bool:
         """Whether nothing holds a request back. now: trio.current_time(), here as below."""
-        slots = 1 if length < SLOT else _slots(length)
+        slots = _slots(length)
         if self.waiting or (self.in_flight and self.in_flight + slots > self.limit):
             return False
         return not self.pacer.paced or now >= self.pacer.due()
 
     def start(self, length: int, now: float) -> None:
         """A request starts whose turn it is."""
-        self.in_flight += 1 if length < SLOT else _slots(length)
+        self.in_flight += _slots(length)
         self._requests += 1
         self._bytes += length
         if self.pacer.paced:
@@ -137,7 +137,7 @@ class Limiter:
 
     def leave(self, length: int = 0) -> None:
         """Return the slots of a request."""
-        self.in_flight -= 1 if length < SLOT else _slots(length)
+        self.in_flight -= _slots(length)
         self._requests -= 1
         self._bytes -= length
         if self.waiting:
