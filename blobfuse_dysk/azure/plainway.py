@@ -77,6 +77,7 @@ class _Call(Exchange):
         head: bytes,
         length: int,
     ) -> None:
+        super().__init__(head, None if put is None else put[0], length)
         self._way = way
         self._then = then
         self._what = what
@@ -84,11 +85,6 @@ class _Call(Exchange):
         self._signer = signer
         self._offset_s = offset_s
         self._deadline = deadline
-        self.head = head
-        self.body = None if put is None else put[0]
-        self.length = length
-        self.done = 0
-        self.error = None
 
     def plain_came(self, answer: bytes) -> None:
         """See Exchange."""
