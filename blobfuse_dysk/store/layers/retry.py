@@ -44,7 +44,7 @@ from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import Kind, StoreError
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.parts.backoff import Backoff
-from blobfuse_dysk.store.passage import NO, Passage, Rest, begin_of
+from blobfuse_dysk.store.passage import NO, Begin, Passage, Rest
 
 __all__ = ["Retry"]
 
@@ -103,9 +103,12 @@ class Retry(Store):
         self._again_at = -inf  # when it is asked again
         self._now = bound_clock()
         read, write = inner.plain_read, inner.plain_write
-        self.plain_read = read and read.under(self._begin_read, self._end_passage, self._rest_of_read)
-        self.plain_write = write and write.under(self._begin_write, self._end_passage, self._rest_of_write)
-        self._begin_read_below, self._begin_write_below = begin_of(read), begin_of(write)
+        self.plain_read = read and read.under(
+            partial(self._begin_passage, read.begin), self._end_passage, self._rest_of_read
+        )
+        self.plain_write = write and write.under(
+            partial(self._begin_passage, write.begin), self._end_passage, self._rest_of_write
+        )
 
     @property
     def size(self) -> int:
@@ -211,14 +214,8 @@ class Retry(Store):
 
     # -- the plain lane (passage.py): a first attempt that is direct, as the layers below have nothing to wait for --
 
-    def _begin_read(self, passage: Passage) -> int:
-        began = self._begin_read_below(passage) if self._may_be_direct else NO
-        if began:
-            passage.call = self._begin(passage.started)
-        return began
-
-    def _begin_write(self, passage: Passage) -> int:
-        began = self._begin_write_below(passage) if self._may_be_direct else NO
+    def _begin_passage(self, below: Begin, passage: Passage) -> int:
+        began = below(passage) if self._may_be_direct else NO
         if began:
             passage.call = self._begin(passage.started)
         return began
