@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -205,7 +206,11 @@ def test_without_a_template_it_is_run_whole(node: Node) -> None:
     node.assert_nothing_left()
 
 
-def test_of_many_at_once_the_first_starts_the_template_for_all(node: Node) -> None:
+@pytest.mark.parametrize("has_run", [True, False])
+def test_of_many_at_once_the_first_starts_the_template_for_all(node: Node, has_run: bool) -> None:
+    """Also after a start of the machine, when there is no run directory yet."""
+    if not has_run:
+        node.dirs.run.rmdir()
     names = [f"disk{number}" for number in range(5)]
     disks = [node.create(name) for name in names]
     node.server.configure(latency_ms=1000)
@@ -217,6 +222,47 @@ def test_of_many_at_once_the_first_starts_the_template_for_all(node: Node) -> No
         assert process.communicate(timeout=60)[1] == ""
         assert process.returncode == 0
     for name in names:
+        attachment.detach(name)
+    if not has_run:
+        assert stat.S_IMODE(node.dirs.run.stat().st_mode) == 0o755
+
+
+def test_a_first_one_that_is_slow_is_waited_for(node: Node) -> None:
+    """As on a machine that has much else to do."""
+    disks = [node.create(name) for name in ("one", "two")]
+    first = start("attach", disks[0], "--name", "one")
+    wait_for(lambda: not is_c(first.pid), "the start of Python")
+    first.send_signal(signal.SIGSTOP)
+    second = start("attach", disks[1], "--name", "two")
+    time.sleep(2)
+    assert is_c(second.pid)
+    first.send_signal(signal.SIGCONT)
+    for process in (first, second):
+        assert process.communicate(timeout=60)[1] == ""
+        assert process.returncode == 0
+    for name in ("one", "two"):
+        attachment.detach(name)
+
+
+def test_where_the_first_one_starts_no_template_another_is_the_first(node: Node) -> None:
+    """It was asked for something that is refused at once."""
+    disks = [node.create(name) for name in ("one", "two", "three")]
+    first = start("attach", disks[0], "--name", "one", "--cache", "nothing")
+    wait_for(lambda: not is_c(first.pid), "the start of Python")
+    first.send_signal(signal.SIGSTOP)
+    others = [start("attach", disk, "--name", disk.rpartition("/")[2]) for disk in disks[1:]]
+    time.sleep(0.5)
+    node.server.configure(latency_ms=1000)
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(60) == 2
+    first.communicate()
+    wait_for(lambda: all(state.exists(str(node.dirs.run), name) for name in ("two", "three")), "the begin of both")
+    assert sorted(is_c(process.pid) for process in others) == [False, True]
+    node.server.configure(latency_ms=0)
+    for process in others:
+        assert process.communicate(timeout=60)[1] == ""
+        assert process.returncode == 0
+    for name in ("two", "three"):
         attachment.detach(name)
 
 

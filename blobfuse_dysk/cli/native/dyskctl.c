@@ -13,10 +13,10 @@
  * Without "go" nothing is done, so until it is said the other side may fail, be late, or say that it is not for it. From
  * then on this program only hands on signals. Its own end, however it comes, is that of the process.
  * Where nothing listens, one of those who attach at the same time is the first: it runs the whole of dyskctl, which starts a
- * template. The others wait for that for a moment, since all of them together would take longer by far (at boot, with many
- * disks). The first one has a lock, which ends with it; if there still is no template then, nobody waits any more. Under
- * systemd there never is one (device/attacher/systemd.py).
- * Sources: unix(7), cmsg(3), signalfd(2), pidfd_send_signal(2), flock(2), sd_booted(3).
+ * template. The others wait for that, since all of them together would take longer by far (at boot, with many disks). The
+ * first one has a lock, which ends with it; if there still is no template then, another one is the first. Under systemd
+ * there never is one (device/attacher/systemd.py).
+ * Sources: unix(7), cmsg(3), signalfd(2), pidfd_send_signal(2), flock(2), inotify(7), sd_booted(3).
  */
 
 #include <errno.h>
@@ -31,19 +31,22 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #define DEFAULT_RUN "/run/dysk"
 
 enum {
     MOST_BYTES = 96 << 10, /* of words, and of the environment */
-    LOOKS = 200,           /* for a template that another one starts, */
-    LOOK_MS = 5,           /* and the time between two of them */
+    START_MS = 10000,      /* for a template that another one starts, as long as that one runs, */
+    LOOK_MS = 100,         /* which is seen this late at the most; the template at once */
+    LISTENS_MS = 2,        /* from the making of its socket until it listens */
     READY_MS = 30000,      /* for the template to fork, and to do so for those before */
     FDS = 4,
     FAILED = 1,
@@ -115,20 +118,46 @@ static int connect_to(const struct sockaddr_un *address)
     return -1;
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 /* The same, for one who attaches when nothing listens: see above. */
 static int wait_for_template(const struct sockaddr_un *address)
 {
-    char path[sizeof address->sun_path + 8];
+    char directory[sizeof address->sun_path], path[sizeof address->sun_path + 8], events[4096];
+    if (access("/run/systemd/system", F_OK) == 0)
+        return -1;
+    strcpy(directory, address->sun_path);
+    *strrchr(directory, '/') = 0;
+    if (mkdir(directory, 0755) == 0)
+        chmod(directory, 0755); /* whatever our umask is: make_run() of device/ipc/state.py */
     snprintf(path, sizeof path, "%s.first", address->sun_path);
-    int lock = access("/run/systemd/system", F_OK) == 0 ? -1 : open(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+    int lock = open(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
     if (lock < 0)
         return -1;
     if (flock(lock, LOCK_EX | LOCK_NB) == 0)
         return -1; /* the first; what is executed has the lock until it ends */
-    int fd = -1;
-    for (int look = 0; look < LOOKS && (fd = connect_to(address)) < 0 && flock(lock, LOCK_EX | LOCK_NB) != 0; look++)
-        poll(NULL, 0, LOOK_MS);
-    close(lock);
+    int made = inotify_init1(IN_CLOEXEC | IN_NONBLOCK), fd = -1;
+    inotify_add_watch(made, directory, IN_CREATE); /* without it there is a look each LOOK_MS */
+    const int64_t end = now_ms() + START_MS;
+    bool alone = false;
+    while ((fd = connect_to(address)) < 0 && !alone && now_ms() < end) {
+        struct pollfd wait = {made, POLLIN, 0};
+        if (poll(&wait, 1, LOOK_MS) > 0) {
+            while (read(made, events, sizeof events) > 0)
+                continue;
+            poll(NULL, 0, LISTENS_MS);
+        } else {
+            alone = flock(lock, LOCK_EX | LOCK_NB) == 0;
+        }
+    }
+    close(made);
+    if (!alone)
+        close(lock);
     return fd;
 }
 
