@@ -18,12 +18,14 @@ class Below(MemoryStore):
     def __init__(self) -> None:
         super().__init__(SIZE)
         self.begins = UNDER_WAY
+        self.gives: bytes | None = None  # where a read is DONE
         self.under_way: list[Passage] = []
         self.plain_read, self.plain_write = Lane(self._begin), Lane(self._begin)
 
     def _begin(self, passage: Passage) -> int:
         if self.begins == UNDER_WAY:
             self.under_way.append(passage)
+        passage.result = self.gives
         return self.begins
 
 
@@ -37,7 +39,8 @@ class Caller:
         assert lane
         self.has_ended = False
         self.rest: Rest | None = None
-        self.began = launch(Passage(lane, self, None, offset, length, data, started))
+        self.passage = Passage(lane, self, None, offset, length, data, started)
+        self.began = launch(self.passage)
 
     def ended(self, passage: Passage) -> None:
         self.has_ended = True

@@ -24,7 +24,7 @@ from blobfuse_dysk.store.lease.requests import BlobLease
 from blobfuse_dysk.store.lease.token import Guard
 from blobfuse_dysk.store.parts.limiter import SLOT, Limiter
 from blobfuse_dysk.store.parts.meter import Meter
-from blobfuse_dysk.store.parts.readahead import LARGE, UNIT
+from blobfuse_dysk.store.parts.readahead import FAR_S, LARGE, SURE, UNIT
 from blobfuse_dysk.store.passage import DONE, NO, UNDER_WAY
 from blobfuse_dysk.testing import SimBlob, SimClient
 from tests.unit.below import DATA, SIZE, Below, Caller, gives, raises
@@ -180,21 +180,92 @@ async def test_read_cache_forgets_what_it_fetched_while_a_write_was_under_way(
     for number in range(4):
         Caller(cache, offset=number * UNIT, length=UNIT)
         await wait_all_tasks_blocked()
-    assert Caller(cache, offset=4 * UNIT, length=UNIT).began == NO
+    assert Caller(cache, offset=4 * UNIT).began == DONE
     if how == "ended":
         passage.succeed(b"", 2.0)
     else:
         passage.hand_over(gives() if how == "left" else raises(StoreError("a test", Kind.GONE, unknown=True)))
-        assert Caller(cache, offset=4 * UNIT, length=UNIT).began == NO
+        assert Caller(cache, offset=4 * UNIT).began == DONE
         with contextlib.suppress(StoreError):
             await write.left()
-    assert Caller(cache, offset=4 * UNIT, length=UNIT).began == UNDER_WAY
+    assert Caller(cache, offset=4 * UNIT).began == UNDER_WAY
 
 
-async def test_read_cache_takes_no_large_read(below: Below, nursery: trio.Nursery) -> None:
+async def test_read_cache_gives_at_once_what_is_there_and_not_what_is_on_its_way(
+    below: Below, nursery: trio.Nursery
+) -> None:
+    await below.write(2 * UNIT, DATA)
     cache = ReadCache(below, nursery, capacity=4 << 20, window=2 << 20)
-    assert Caller(cache, length=LARGE).began == NO
+    for number in range(2):
+        assert Caller(cache, offset=number * UNIT, length=UNIT).began == UNDER_WAY
+    for began in (NO, DONE):
+        assert (read := Caller(cache, offset=2 * UNIT)).began == began
+        await wait_all_tasks_blocked()
+    assert read.passage.result == DATA
+    assert (cache.hits, cache.misses) == (1, 2)
+    assert Caller(cache, offset=2 * UNIT + 512, length=UNIT - 512).began == DONE
+    assert Caller(cache, offset=2 * UNIT, length=UNIT).began == UNDER_WAY  # all of it was read, so it is gone
+
+
+async def test_read_cache_goes_on_ahead_of_what_it_gives_at_once(below: Below, nursery: trio.Nursery) -> None:
+    cache = ReadCache(below, nursery, capacity=4 << 20, window=1 << 20)
+    began = []
+    for number in range(SIZE // UNIT):
+        began.append(Caller(cache, offset=number * UNIT, length=UNIT).began)
+        await wait_all_tasks_blocked()
+    assert began == [UNDER_WAY] * 2 + [DONE] * (len(began) - 2)
+
+
+@pytest.mark.parametrize("how", ["ended", "left", "failed"])
+async def test_read_cache_has_a_large_read_among_those_in_progress_until_its_end(
+    how: str, below: Below, nursery: trio.Nursery
+) -> None:
+    cache = ReadCache(below, nursery, capacity=4 << 20, window=2 << 20)
+    read = Caller(cache, length=LARGE)
+    assert (read.began, cache._large) == (UNDER_WAY, [0])
+    passage = below.under_way.pop()
+    if how == "ended":
+        passage.succeed(b"", 2.0)
+    else:
+        passage.hand_over(gives(DATA) if how == "left" else raises(StoreError("a test", Kind.GONE)))
+        assert cache._large == [0]
+        with contextlib.suppress(StoreError):
+            assert await read.left() == DATA
+    assert cache._large == []
     assert Caller(cache, length=LARGE - 512).began == UNDER_WAY
+    assert cache._large == []
+
+
+async def test_read_cache_sees_by_large_reads_that_the_service_is_far(below: Below, nursery: trio.Nursery) -> None:
+    cache = ReadCache(below, nursery, capacity=4 << 20, window=2 << 20)
+    for _ in range(SURE):
+        assert not cache._quickest.is_far
+        Caller(cache, length=LARGE, offset=1 << 20)
+        below.under_way.pop().succeed(b"", 1.0 + FAR_S)
+    assert cache._quickest.is_far
+
+
+async def test_read_cache_fetches_ahead_of_a_large_read_from_where_it_ends(below: Below, nursery: trio.Nursery) -> None:
+    cache = ReadCache(below, nursery, capacity=4 << 20, window=2 << 20)
+    for offset in (0, LARGE):
+        assert Caller(cache, offset=offset, length=LARGE).began == UNDER_WAY
+    assert [(piece.start, piece.end) for piece in cache._pieces.values()] == [(2 * LARGE, 3 * LARGE)]
+    await wait_all_tasks_blocked()
+    assert Caller(cache, offset=2 * LARGE, length=LARGE).began == DONE
+    assert cache._large == [0, LARGE]
+
+
+@pytest.mark.parametrize("result", [DATA, DATA[1:], None])
+async def test_front_counts_and_checks_what_is_given_at_once(result: bytes | None, below: Below) -> None:
+    meter = Meter()
+    front = Front(below, meter=meter)
+    below.begins, below.gives = DONE, result
+    if result == DATA:
+        assert Caller(front).began == DONE
+    else:
+        with pytest.raises(InvariantError):
+            Caller(front)
+    assert (meter.in_flight, meter.calls) == ((0, {"read": 1}) if result == DATA else (1, {}))
 
 
 async def test_sparse_lets_begin_what_is_all_allocated_or_gets_data(below: Below, nursery: trio.Nursery) -> None:

@@ -121,6 +121,9 @@ class Front(Store):
         began = self._begin_read_below(passage)
         if began:
             self._meter.in_flight += 1
+            if began == DONE:
+                passage.ended = passage.started
+                self._end_read(passage)
         return began
 
     def _end_read(self, passage: Passage) -> None:

@@ -42,7 +42,7 @@ from blobfuse_dysk.detached import attach
 from blobfuse_dysk.errors import StoreError
 from blobfuse_dysk.store.contract import Buffer, Extent, Store
 from blobfuse_dysk.store.parts.readahead import LARGE, Quickest, Streams, unit_of
-from blobfuse_dysk.store.passage import NO, Passage, Rest, begin_of
+from blobfuse_dysk.store.passage import DONE, NO, Passage, Rest, begin_of
 
 __all__ = ["ReadCache"]
 
@@ -96,7 +96,7 @@ class ReadCache(Store):
         self.hits = 0
         self.misses = 0
         read, write = inner.plain_read, inner.plain_write
-        self.plain_read = read and read.under(self._begin_read)
+        self.plain_read = read and read.under(self._begin_read, self._end_read, self._rest_of_read)
         self.plain_write = write and write.under(write.begin, self._end_write, self._rest_of_write)
         self._begin_read_below = begin_of(read)
 
@@ -111,12 +111,8 @@ class ReadCache(Store):
             if ahead is not None:
                 self._fetch(*ahead, unit_of(length), ahead[0])
             return await self._read(offset, end)
-        self._large.append(offset)
+        self._begin_large(offset, end)
         try:
-            near = 1 if self._quickest.is_far else sum(abs(offset - other) <= NEAR for other in self._large)
-            ahead = self._streams.on_read(offset, end, near)
-            if ahead is not None:
-                self._fetch(*ahead, unit_of(length), end)
             return await self._read(offset, end)
         finally:
             self._large.remove(offset)
@@ -177,17 +173,44 @@ class ReadCache(Store):
     # -- the plain lane (passage.py) ---------------------------------------------------------------------------------
 
     def _begin_read(self, passage: Passage) -> int:
+        """What is there is given at once. What is on its way has to be waited for, so that is not plain."""
         offset, length = passage.offset, passage.length
         end = offset + length
-        if length >= LARGE or (self._starts and self._covering(offset, end)):
-            return NO
-        began = self._begin_read_below(passage)
-        if began:
+        if self._starts and (pieces := self._covering(offset, end)):
+            if any(piece.data is None for piece in pieces):
+                return NO
+            began = DONE
+            passage.result = self._taken(pieces, offset, end)
+            self.hits += 1
+        else:
+            began = self._begin_read_below(passage)
+            if began == NO:
+                return NO
             self.misses += 1
+        if length < LARGE:
             ahead = self._streams.on_read(offset, end)
             if ahead is not None:
                 self._fetch(*ahead, unit_of(length), ahead[0])
+        else:
+            self._begin_large(offset, end)
+            if began == DONE:
+                self._large.remove(offset)
         return began
+
+    def _end_read(self, passage: Passage) -> None:
+        if passage.length >= LARGE:
+            self._large.remove(passage.offset)
+            self._quickest.add(passage.ended - passage.started)
+
+    def _rest_of_read(self, passage: Passage, rest: Rest) -> Rest:
+        return self._rest_of_large(passage.offset, rest) if passage.length >= LARGE else rest
+
+    async def _rest_of_large(self, offset: int, rest: Rest) -> Buffer:
+        try:
+            data: Buffer = await rest
+            return data
+        finally:
+            self._large.remove(offset)
 
     def _end_write(self, passage: Passage) -> None:
         if self._starts:
@@ -215,13 +238,19 @@ class ReadCache(Store):
 
     async def _given(self, pieces: list[_Piece], offset: int, end: int) -> Buffer | None:
         """The range, waiting for pieces on their way; None if one of them fails."""
-        parts: list[Buffer] = []
         for piece in pieces:
             if piece.data is None:
                 await attach()
                 await piece.done.wait()
                 if piece.data is None:
                     return None
+        return self._taken(pieces, offset, end)
+
+    def _taken(self, pieces: list[_Piece], offset: int, end: int) -> Buffer:
+        """The range, of pieces that are there; those of which all was read go."""
+        parts: list[Buffer] = []
+        for piece in pieces:
+            assert piece.data is not None
             first, last = max(offset, piece.start), min(end, piece.end)
             whole = last - first == piece.end - piece.start
             parts.append(piece.data if whole else memoryview(piece.data)[first - piece.start : last - piece.start])
@@ -230,6 +259,14 @@ class ReadCache(Store):
             if piece.unread <= 0 and self._pieces.get(piece.start) is piece:
                 self._forget(piece)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _begin_large(self, offset: int, end: int) -> None:
+        """A large read begins, which is in `_large` until it ends: see what is to be fetched ahead of it."""
+        self._large.append(offset)
+        near = 1 if self._quickest.is_far else sum(abs(offset - other) <= NEAR for other in self._large)
+        ahead = self._streams.on_read(offset, end, near)
+        if ahead is not None:
+            self._fetch(*ahead, unit_of(end - offset), end)
 
     def _forget(self, piece: _Piece) -> None:
         del self._pieces[piece.start]
