@@ -140,7 +140,7 @@ def test_a_section_fills_its_table(name: str) -> None:
 def test_an_earlier_tree_is_measured_in_turns_with_this_one() -> None:
     need(os.geteuid() == 0, "it attaches devices, which takes root")
     report = run_section("earlier", Path(sys.prefix).parent).report
-    assert len(report.figures) == 26
+    assert len(report.figures) == 28
     for figure in report.figures:
         now, then = figure.values["now"], figure.values["then"]
         assert now > 0 and then > 0

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["make", "mounted", "set_read_ahead"]
+__all__ = ["make", "mounted", "read_ahead", "set_read_ahead"]
 
 
 def make(device: str) -> None:
@@ -27,9 +27,17 @@ def mounted(device: str, directory: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(point)], check=True)
 
 
+def read_ahead(device: str) -> int:
+    """How far the kernel itself reads ahead on this device (KiB)."""
+    return int(_read_ahead_of(device).read_text())
+
+
 def set_read_ahead(device: str, kib: int) -> int:
-    """Set how far the kernel itself reads ahead on this device; returns what it was (KiB)."""
-    setting = Path("/sys/block") / Path(device).name / "queue" / "read_ahead_kb"
-    before = int(setting.read_text())
-    setting.write_text(f"{kib}\n")
+    """Set that; returns what it was (KiB)."""
+    before = read_ahead(device)
+    _read_ahead_of(device).write_text(f"{kib}\n")
     return before
+
+
+def _read_ahead_of(device: str) -> Path:
+    return Path("/sys/block") / Path(device).name / "queue" / "read_ahead_kb"

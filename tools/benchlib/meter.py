@@ -64,8 +64,14 @@ class Meter:
         return Reading(time.monotonic(), cpu_seconds(self.pids), stats, *_device_counts(self.device))
 
     def rates(self, first: Reading, last: Reading, iops: float) -> dict[str, float]:
-        """CPU time per I/O, and what the service saw per second, between two readings of a steady load."""
+        """CPU time per I/O, and what the service saw per second, between two readings of a steady load.
+
+        iops: as who made the load found them, over all of it. Where a device is read as well, its own I/Os between the
+        two readings count: a machine may be half as fast in one half second as in the next.
+        """
         span = max(last.at - first.at, 1e-6)
+        if self.device:
+            iops = (last.device_ios - first.device_ios) / span
         found: dict[str, float] = {}
         if self.pids:
             found["cpu_us_per_io"] = (last.cpu_s - first.cpu_s) / span / max(iops, 1e-9) * 1e6
@@ -77,7 +83,7 @@ class Meter:
             found["service_mbps"] = (last.bytes_moved - first.bytes_moved) / span / 1e6
             found["served_per_s"] = (last.requests - first.requests - refused) / span
         if self.device:
-            found["device_iops"] = (last.device_ios - first.device_ios) / span
+            found["device_iops"] = iops
             found["device_mbps"] = (last.device_bytes - first.device_bytes) / span / 1e6
         return found
 

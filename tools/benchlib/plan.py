@@ -23,6 +23,7 @@ class Plan:
     tiers: tuple[str, ...]
     attach_alone: int
     attach_together: int
+    attach_many: int  # at once, beside an earlier tree, in a third of the rounds
     volumes: int  # of the CSI driver, one after the other and then at once
     volumes_rest_s: float
     extents: int
@@ -51,6 +52,7 @@ FULL = Plan(
     tiers=("P10", "P20", "P30", "P40"),
     attach_alone=20,
     attach_together=32,
+    attach_many=100,
     volumes=100,
     volumes_rest_s=40.0,
     extents=100_000,
@@ -78,6 +80,7 @@ QUICK = Plan(
     tiers=("P20",),
     attach_alone=3,
     attach_together=8,
+    attach_many=32,
     volumes=8,
     volumes_rest_s=10.0,
     extents=10_000,
@@ -106,6 +109,7 @@ TINY = Plan(
     tiers=("P20",),
     attach_alone=1,
     attach_together=2,
+    attach_many=3,
     volumes=2,
     volumes_rest_s=0.0,
     extents=50,

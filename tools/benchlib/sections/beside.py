@@ -47,15 +47,15 @@ def _contenders(bench: Bench, stack: contextlib.ExitStack, place: Place) -> dict
     job = Job("randread", _DEPTH, min(_SECONDS, bench.plan.seconds), ramp_s=0.2)
     device = stack.enter_context(place.attached(place.make_disk(_NAME, _SIZE)))
     fio.fill(device)
-    workers = place.meter()
+    workers = place.meter(device)
     contenders: dict[str, Round] = {OURS: lambda: fio.run(device, job, workers)}
     url = place.url(_NAME)
     with bench.optional(nbdfuse.NAME):
         peer, processes = stack.enter_context(nbdfuse.nbdfuse_device(url, place.root))
-        contenders[nbdfuse.NAME] = lambda: fio.run(peer, job, Meter(processes, place.server))
+        contenders[nbdfuse.NAME] = lambda: fio.run(peer, job, Meter(processes, place.server, peer))
     with bench.optional(prototype.NAME):
         plain, of_plain = stack.enter_context(prototype.prototype_device(url, _SIZE, place.root))
-        contenders[prototype.NAME] = lambda: fio.run(plain, job, Meter(of_plain, place.server))
+        contenders[prototype.NAME] = lambda: fio.run(plain, job, Meter(of_plain, place.server, plain))
     return contenders
 
 

@@ -42,6 +42,7 @@ _SECONDS = 1.0
 _FULL_S = 2.0  # of random writes until the write cache is full
 _MOST_S = 10.0
 _KILL_AFTER_S = 0.2
+_SHARE_OF_MANY = 3  # of the rounds, one in so many: they take long
 _READ_S = 1.5  # around a kill
 _RING = "/memfd:dysk-ring"  # of the holder, which the worker maps
 _DEEP = Job("randread", 128, _SECONDS)
@@ -65,7 +66,7 @@ class _Load:
         job = replace(self.job, seconds=min(self.job.seconds, 10 * plan.seconds if self.whole else plan.seconds))
         device = stack.enter_context(place.attached(place.make_disk(name, plan.earlier_mib << 20), *self.options))
         fio.fill(device)
-        worker = place.meter()
+        worker = place.meter(device)
 
         def measure() -> Values:
             values = fio.run_whole(device, job, worker)[0] if self.whole else fio.run(device, job, worker)
@@ -120,13 +121,15 @@ def _measure(bench: Bench) -> None:
                             load.prepare(place, f"disk{side}", bench.plan, stack) for side, place in enumerate(sides)
                         ]
                         sides[0].server.configure(latency_ms=service_ms)
-                        _take_turns(bench, turns, "https" if https else "http", service_ms)
+                        _take_turns(bench, turns, "https" if https else "http", service_ms, bench.plan.rounds)
                     for side in range(len(sides)):
                         sides[0].remove_disk(f"disk{side}")
         with _sides(bench.earlier) as sides:
             sides[0].server.configure(latency_ms=SERVICE_MS)
-            for measure in (_alone, _together, _killed, _deep):
-                _take_turns(bench, [functools.partial(measure, place, bench) for place in sides], "http", SERVICE_MS)
+            for measure in (_alone, _together, _killed, _deep, _many):
+                turns = [functools.partial(measure, place, bench) for place in sides]
+                rounds = -(-bench.plan.rounds // _SHARE_OF_MANY) if measure is _many else bench.plan.rounds
+                _take_turns(bench, turns, "http", SERVICE_MS, rounds)
 
 
 @contextlib.contextmanager
@@ -136,18 +139,16 @@ def _sides(earlier: Path, *, https: bool = False) -> Iterator[tuple[Place, Place
         yield now, then
 
 
-def _take_turns(bench: Bench, measures: Sequence[Measure], scheme: str, service_ms: float) -> None:
+def _take_turns(bench: Bench, measures: Sequence[Measure], scheme: str, service_ms: float, rounds: int) -> None:
     """A row for each figure: medians of now and then."""
     found: list[list[Values]] = [[], []]
-    for _ in range(bench.plan.rounds):
+    for _ in range(rounds):
         for values, measure in zip(found, measures, strict=True):
             values.append(measure())
     for what in found[0][0]:
         now, then = (median(each[what] for each in values) for values in found)
         setting: dict[str, Setting] = {"load": what, "scheme": scheme, "service_ms": service_ms}
-        bench.add(
-            "now / earlier", setting, {"now": now, "then": then, "ratio": now / then, "rounds": bench.plan.rounds}
-        )
+        bench.add("now / earlier", setting, {"now": now, "then": then, "ratio": now / then, "rounds": rounds})
 
 
 def _alone(place: Place, bench: Bench) -> Values:
@@ -167,6 +168,15 @@ def _together(place: Place, bench: Bench) -> Values:
         f"detach {count} at once, s": found["detach_all_s"],
         f"memory of one of {count} (PSS), MiB": found["pss_mib"],
     }
+
+
+def _many(place: Place, bench: Bench) -> Values:
+    """More than that: as at the start of a machine with many disks."""
+    count = bench.plan.attach_many
+    found = together(place, count)
+    for number in range(count):
+        place.remove_disk(f"all{number}")
+    return {f"attach {count} at once, s": found["attach_all_s"], f"detach {count} at once, s": found["detach_all_s"]}
 
 
 def _killed(place: Place, bench: Bench) -> Values:
