@@ -10,6 +10,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -240,6 +241,25 @@ def test_where_nothing_was_left_nothing_is_taken_up(way: str, memory: int, at: i
         for each in (device, other):
             with pytest.raises((ValueError, struct.error)):
                 each.channel.take_up(at)
+
+
+def test_in_c_slabs_that_lie_over_one_another_are_none(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A landing slot would be looked for among the compact ones."""
+    choose_way("C", monkeypatch)
+    beside = ((8, 512, 2), (1032, 512, 2), (2056, 512, 2), (3080, 512, 2))
+    with Device() as device:
+
+        def channel(slabs: tuple[tuple[int, int, int], ...]) -> object:
+            make: Any = type(device.channel)
+            return make(device.ours.fileno(), 0, bytearray(4104), memory, slabs)
+
+        channel(beside)
+        for number in range(4):
+            over = tuple((start - 8 * (each == number), *rest) for each, (start, *rest) in enumerate(beside))
+            with pytest.raises(ValueError, match="no slabs"):
+                channel(over)
+        with pytest.raises(ValueError, match="no slabs"):
+            channel(beside[::-1])
 
 
 @pytest.mark.parametrize("seed", range(4))
