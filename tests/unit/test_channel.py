@@ -161,19 +161,6 @@ def test_what_was_given_back_cannot_be_again(device: Device) -> None:
     assert len({id(each) for each in taken}) == 4
 
 
-def test_in_c_what_is_no_data_of_a_request_is_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In Python that is asserted, as far as it can tell."""
-    choose_way("C", monkeypatch)
-    memory = os.memfd_create("taken")
-    for kept, others in ((None, [b"data"]), (memory, [b"data", bytearray(b"data")])):
-        with Device(memory=kept) as device:
-            for other in others:
-                with pytest.raises(ValueError, match="not the data"):
-                    device.channel.give_back(memoryview(other))
-            assert large(device).nbytes == LARGE
-    os.close(memory)
-
-
 def test_what_somebody_looks_at_is_not_given_back(device: Device) -> None:
     data = large(device)
     looks = struct.iter_unpack("512s", data)
