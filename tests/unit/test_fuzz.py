@@ -40,6 +40,7 @@ def test_every_input_of_the_corpus(target: Target, tmp_path: Path) -> None:
         ("channel", "device/native/taken.c", " || slab->kept == 0)", ")", "AddressSanitizer"),
         ("exchange", "azure/native/exchange.c", "rest > line->wanted.length ||", "", "AddressSanitizer"),
         ("exchange", "azure/native/exchange.c", "line->state != before", "line->ready == NULL", "AddressSanitizer"),
+        ("exchange", "azure/native/exchange.c", "bool more = !line->busy;", "bool more = true;", "who waits"),
         ("exchange", "azure/native/ready.c", "Py_CLEAR(line->task);", ";", "is given out"),
     ],
 )

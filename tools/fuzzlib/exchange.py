@@ -51,6 +51,7 @@ class _Fuzzed:
         self._script = script
         self._ready = _exchange.Ready()
         self._depth = 0  # of steps in calls of the toy
+        self._inside: list[Far] = []  # whose calls those are
         self._armed = 0  # calls of it until one does something
         self._inner = 0  # things that were done in such a call
         self._wrong: AssertionError | None = None  # in there, from where nobody else may hear of it
@@ -90,11 +91,14 @@ class _Fuzzed:
             *(self._stop, self._close, self._end, self._quiet, self._hear, self._damage),
             *(self._all_of_it, self._all_of_it),
         )
-        step, side = self._script.one_of(steps), self._script.one_of(self._sides)
-        if side.line is not None:
-            step(side)
+        step, which = self._script.one_of(steps), self._script.byte() % len(self._sides)
+        if self._sides[which].line is not None:
+            step(self._sides[which])
+        elif not self._depth:  # another one, in the same slot
+            self._sides[which].close()
+            self._sides[which] = self._side(self._script.byte())
 
-    def _meanwhile(self) -> object:
+    def _meanwhile(self, toy: Toy) -> object:
         """What Python code does in a call of ssl: None, and the call goes on; or what the call returns, or raises."""
         if self._armed == 0 or self._depth >= _DEEPEST:
             return None
@@ -103,18 +107,23 @@ class _Fuzzed:
             return None
         self._inner += 1
         self._depth += 1
+        self._inside.append(toy)
         try:
-            for _ in range(1 + self._script.byte() % 3):
+            steps = self._script.byte() % 4
+            for _ in range(steps):
                 self._step()
+            if not steps:  # as a rule nothing but this finds the line in the middle of something
+                self._collect()
         except AssertionError as error:
             self._wrong = error
             raise
         finally:
             self._depth -= 1
+            self._inside.pop()
         what = self._script.byte()
         if what > 200:
-            for side in self._sides:  # whoever is in that call
-                side.spent = side.spent or isinstance(side.far, Toy)
+            for side in self._sides:
+                side.spent |= side.far is toy
         if what > 240:
             raise self._script.one_of(
                 (ValueError("odd"), KeyboardInterrupt(), ssl.SSLError(1, "bad"), ssl.SSLWantReadError())
@@ -252,6 +261,7 @@ class _Fuzzed:
             self._given.discard(waiter)
         if self._depth:
             for side in self._sides:
+                assert side.waiter not in found or side.far not in self._inside, "it receives while it receives"
                 side.spent |= side.waiter in found
                 side.waiter = None if side.waiter in found else side.waiter
             return

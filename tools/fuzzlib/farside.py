@@ -88,7 +88,7 @@ class _Record:
 class Toy:
     """See above, and Far. It stands for the ssl.SSLObject, too. meanwhile: None, or what the call is to return."""
 
-    def __init__(self, meanwhile: Callable[[], object], most: int) -> None:
+    def __init__(self, meanwhile: Callable[[Toy], object], most: int) -> None:
         self._meanwhile = meanwhile
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._record = _Record(self._incoming)
@@ -116,12 +116,12 @@ class Toy:
 
     def read(self, size: int) -> object:
         """See ssl.SSLObject."""
-        found = self._meanwhile()
+        found = self._meanwhile(self)
         return self._read(size) if found is None else found
 
     def write(self, data: bytes) -> object:
         """See ssl.SSLObject."""
-        found = self._meanwhile()
+        found = self._meanwhile(self)
         if found is not None:
             return found
         self._say(data)
@@ -129,7 +129,7 @@ class Toy:
 
     def pending(self) -> object:
         """See ssl.SSLObject."""
-        found = self._meanwhile()
+        found = self._meanwhile(self)
         return self._record.pending() if found is None else found
 
     def _read(self, size: int) -> bytes:
