@@ -10,6 +10,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from blobfuse_dysk.device.kernel import fuse
 from blobfuse_dysk.device.worker import taken as module
 from blobfuse_dysk.device.worker.channel import READ, WRITE, KeptChannel, open_channel
 from blobfuse_dysk.device.worker.taken import Taken, TakenError
+from blobfuse_dysk.store.contract import Buffer
 from tests.conftest import choose_way
 from tests.unit.fusefile import pattern
 from tests.unit.fusekernel import LARGE, MOST, OUT, Device, fsync_request, out, read_request, request, write_request
@@ -240,6 +242,38 @@ def test_where_nothing_was_left_nothing_is_taken_up(way: str, memory: int, at: i
         for each in (device, other):
             with pytest.raises((ValueError, struct.error)):
                 each.channel.take_up(at)
+
+
+def test_in_c_what_is_no_data_of_a_request_is_not_given_back(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Python that is asserted, as far as it can tell."""
+    choose_way("C", monkeypatch)
+    both: list[Buffer] = [b"data", bytearray(b"data")]
+    for where, others in ((None, both[:1]), (memory, both)):
+        with Device(memory=where) as device:
+            for other in others:
+                with pytest.raises(ValueError, match="not the data"):
+                    device.channel.give_back(memoryview(other))
+            data = device.take(write_request(2, 0, pattern(LARGE)))[4]
+            assert data == pattern(LARGE)
+
+
+def test_in_c_slabs_that_lie_over_one_another_are_none(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A landing slot would be looked for among the compact ones."""
+    choose_way("C", monkeypatch)
+    beside = ((8, 512, 2), (1032, 512, 2), (2056, 512, 2), (3080, 512, 2))
+    with Device() as device:
+
+        def channel(slabs: tuple[tuple[int, ...], ...]) -> object:
+            make: Any = type(device.channel)
+            return make(device.ours.fileno(), 0, bytearray(4104), memory, slabs)
+
+        channel(beside)
+        for number in range(4):
+            over = tuple((start - 8 * (each == number), *rest) for each, (start, *rest) in enumerate(beside))
+            with pytest.raises(ValueError, match="no slabs"):
+                channel(over)
+        with pytest.raises(ValueError, match="no slabs"):
+            channel(beside[::-1])
 
 
 @pytest.mark.parametrize("seed", range(4))

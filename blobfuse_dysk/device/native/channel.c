@@ -218,7 +218,7 @@ static PyObject *channel_give_back(Channel *channel, PyObject *data)
     if (buffer == NULL)
         return NULL;
     const bool is_landing = Py_IS_TYPE(buffer, &LandingType);
-    if (!PyByteArray_CheckExact(buffer) && !is_landing) {
+    if (!is_landing && (!PyByteArray_CheckExact(buffer) || channel->buffer == NULL)) {
         Py_DECREF(buffer);
         return PyErr_Format(PyExc_ValueError, "this is not the data of a request");
     }

@@ -109,14 +109,15 @@ void taken_trim(Taken *taken)
 
 bool taken_open(Taken *taken, char *memory, size_t length, int fd, const size_t table[SLABS][3])
 {
-    size_t slots = 0;
+    size_t slots = 0, end = 8; /* at 0 nothing can be */
     taken->fd = fd;
     for (unsigned number = 0; number < SLABS; number++) {
         Slab *slab = &taken->slabs[number];
         *slab = (Slab){.start = table[number][0], .size = table[number][1], .slots = (unsigned)table[number][2]};
         if (table[number][2] - 1 >= MOST_SLOTS || slab->size < 80 || slab->size % 8 != 0 || slab->start % 8 != 0 ||
-            slab->start < 8 || slab->start > length || slab->size > (length - slab->start) / slab->slots)
+            slab->start < end || slab->start > length || slab->size > (length - slab->start) / slab->slots)
             return false;
+        end = slab->start + slab->size * slab->slots;
         slab->high = slab->start;
         slots += slab->slots;
         if (number == COMPACT)

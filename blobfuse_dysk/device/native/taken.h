@@ -51,7 +51,8 @@ void taken_punch(const Taken *taken, size_t start, size_t end);
 /* Give back the memory of the compact slots beyond those in use. */
 void taken_trim(Taken *taken);
 
-/* `table` has start, size and number of slots of each slab. False: it does not fit, or there is no memory for it. */
+/* `table` has start, size and number of slots of each slab, one behind the other. False: it does not fit, or there is no
+ * memory for it. */
 bool taken_open(Taken *taken, char *memory, size_t length, int fd, const size_t table[SLABS][3]);
 
 void taken_close(Taken *taken);
