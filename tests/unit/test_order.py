@@ -142,7 +142,8 @@ def test_the_lock_agrees_with_a_simple_one(seed: int) -> None:
             wide = any((end - 1 >> 20) - (begin >> 20) >= WIDE for _, begin, end, _ in alive)
             one_bucket = here >> 20 == here + size - 1 >> 20
             assert lock.is_free(here, size) == (is_free and one_bucket and not wide)
-        ticket = lock.enter(start, length)
+        enter = lock.enter_free if lock.is_free(start, length) and random.random() < 0.5 else lock.enter
+        ticket = enter(start, length)
         alive.append((ticket, start, start + length, arrival))
         for mine, a, b, came in alive:
             expected = sum(1 for _, c, d, other in alive if other < came and c < b and a < d)

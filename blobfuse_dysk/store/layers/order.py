@@ -93,7 +93,7 @@ class Order(Store):
             return NO
         began = self._begin_write_below(passage)
         if began:
-            passage.ticket = lock.enter(offset, length)
+            passage.ticket = lock.enter_free(offset, length)
         return began
 
     def _end_write(self, passage: Passage) -> None:

@@ -8,7 +8,7 @@ for others: a waiting ticket protects its own place.
 
 Finding overlaps is cheap for the common case, many small ranges far apart: tickets are kept in buckets of 1 MiB of
 address space, and most buckets are empty. A range over more than WIDE buckets goes into one list that everybody looks
-through, and looks through everybody itself.
+through, and looks through everybody itself. `enter_free` is for who knows, in the same step, that nobody older overlaps.
 
 No await in this file but `Ticket.wait`.
 """
@@ -36,7 +36,7 @@ class Ticket:
         self.start = start
         self.end = end
         self.blockers = 0
-        self.followers: list[Ticket] = []
+        self.followers: list[Ticket] | None = None  # most have none
         self.event: trio.Event | None = None
 
     async def wait(self) -> None:
@@ -83,8 +83,23 @@ class RangeLock:
         first, last = offset >> BUCKET_SHIFT, (offset + length - 1) >> BUCKET_SHIFT
         if self._wide or last != first:
             return False
-        end = offset + length
-        return all(ticket.end <= offset or end <= ticket.start for ticket in self._buckets.get(first, ()))
+        bucket = self._buckets.get(first)
+        if bucket is not None:
+            end = offset + length
+            for ticket in bucket:
+                if ticket.start < end and offset < ticket.end:
+                    return False
+        return True
+
+    def enter_free(self, offset: int, length: int) -> Ticket:
+        """`enter` for a range that `is_free`."""
+        ticket = Ticket(offset, offset + length)
+        bucket = self._buckets.get(offset >> BUCKET_SHIFT)
+        if bucket is None:
+            self._buckets[offset >> BUCKET_SHIFT] = [ticket]
+        else:
+            bucket.append(ticket)
+        return ticket
 
     def leave(self, ticket: Ticket) -> None:
         """Give the place up, and let those go who waited for nobody else."""
@@ -98,7 +113,7 @@ class RangeLock:
                     del self._buckets[index]
                 else:
                     bucket.remove(ticket)
-        for follower in ticket.followers:
+        for follower in ticket.followers or ():
             follower.blockers -= 1
             if not follower.blockers and follower.event is not None:
                 follower.event.set()
@@ -107,5 +122,8 @@ class RangeLock:
     def _block(ticket: Ticket, older: Iterable[Ticket]) -> None:
         for other in older:
             if other.start < ticket.end and ticket.start < other.end:
-                other.followers.append(ticket)
+                if other.followers is None:
+                    other.followers = [ticket]
+                else:
+                    other.followers.append(ticket)
                 ticket.blockers += 1
