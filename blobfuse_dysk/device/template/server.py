@@ -37,6 +37,7 @@ from blobfuse_dysk.device.ipc.messages import Forked
 from blobfuse_dysk.device.kernel import commandline, hardening, programs
 from blobfuse_dysk.device.kernel.inherited import inherited
 from blobfuse_dysk.device.monitor import monitor
+from blobfuse_dysk.device.template import holes
 from blobfuse_dysk.device.template.commands import Commands
 from blobfuse_dysk.device.worker import worker
 from blobfuse_dysk.errors import DeviceError
@@ -184,5 +185,6 @@ def serve(listener: socket.socket, program: str, began_ns: int, *, leaves_cgroup
     programs.keep(kept, environment.started_with(), began_ns)
     hardening.stay()
     gc.collect()
+    holes.fill()
     gc.freeze()  # a collection would write to all that children share
     Template(listener, run=run).serve()
