@@ -14,6 +14,7 @@ of the bounds below ends this. Sources: Objects/obmalloc.c; mallopt(3), malloc_t
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Callable, Iterator
 
@@ -66,7 +67,8 @@ def _fill_heap() -> None:
     """Take malloc()'s free pieces, from the largest down, up to where the heap's unused end begins."""
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
-    libc.malloc_trim(ctypes.c_size_t(0))  # joins small ones that lie side by side
+    with contextlib.suppress(AttributeError):  # glibc's own
+        libc.malloc_trim(ctypes.c_size_t(0))  # joins small ones that lie side by side
     end = libc.malloc(ctypes.c_size_t(_HEAP_LARGEST))
     libc.free(ctypes.c_void_p(end))
     left = _MOST_OF_HEAP
