@@ -8,7 +8,7 @@ for others: a waiting ticket protects its own place.
 
 Finding overlaps is cheap for the common case, many small ranges far apart: tickets are kept in buckets of 1 MiB of
 address space, and most buckets are empty. A range over more than WIDE buckets goes into one list that everybody looks
-through, and looks through everybody itself. `enter_free` is for who knows, in the same step, that nobody older overlaps.
+through, and looks through everybody itself. `enter_free` is for who knows, in the same step, that nobody overlaps.
 
 No await in this file but `Ticket.wait`.
 """
