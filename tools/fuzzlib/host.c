@@ -14,6 +14,14 @@ PyMODINIT_FUNC INIT(void);
 
 const char *__asan_default_options(void);
 
+/* A built-in module with a dotted name is found by itself from some patch release of 3.11 on only. */
+static const char LOAD[] = "import sys\n"
+                           "sys.path.insert(0, '" ROOT "')\n"
+                           "from importlib import machinery, util\n"
+                           "spec = machinery.ModuleSpec('" NAME "', machinery.BuiltinImporter, origin='built-in')\n"
+                           "sys.modules['" NAME "'] = util.module_from_spec(spec)\n"
+                           "spec.loader.exec_module(sys.modules['" NAME "'])\n";
+
 /* What Python has at its end is no leak. */
 const char *__asan_default_options(void) { return "detect_leaks=0:quarantine_size_mb=16"; }
 
@@ -37,9 +45,7 @@ static PyObject *run_of_target(void)
     if (PyStatus_Exception(PyConfig_SetBytesString(&config, &config.program_name, PYTHON)) ||
         PyStatus_Exception(Py_InitializeFromConfig(&config)))
         abort();
-    PyObject *module = PyRun_SimpleString("import sys; sys.path.insert(0, '" ROOT "')") == 0
-                           ? PyImport_ImportModule(NAME)
-                           : NULL;
+    PyObject *module = PyRun_SimpleString(LOAD) == 0 ? PyImport_ImportModule(NAME) : NULL;
     PyObject *spec = module != NULL ? PyObject_GetAttrString(module, "__spec__") : NULL;
     PyObject *origin = spec != NULL ? PyObject_GetAttrString(spec, "origin") : NULL;
     if (origin == NULL || !PyUnicode_Check(origin) || PyUnicode_CompareWithASCIIString(origin, "built-in") != 0) {
