@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -138,7 +139,8 @@ def test_links_go_when_the_device_does_and_not_when_all_is_written(node: Node) -
 def test_links_of_a_dead_attachment_never_lead_to_the_next_disk(node: Node) -> None:
     dead = node.attach(node.create())
     found = node.state("data")
-    subprocess.run(["kill", "-KILL", str(found["holder"]["pid"]), str(found["worker"]["pid"])], check=True)
+    for process in ("holder", "worker"):
+        os.kill(found[process]["pid"], signal.SIGKILL)
     wait_for(lambda: attachment.get("data").state == "dead", "its death")
     loop.clear(dead.device)
     fuse.unmount(state.mount_path(str(node.dirs.run), "data"))
