@@ -125,7 +125,7 @@ def test_contenders_take_turns_on_the_same_blob() -> None:
         assert figure.values["requests_per_io"] == pytest.approx(1, abs=0.3)
 
 
-@pytest.mark.parametrize("name", ["mkfs", "streams", "memory", "volumes"])
+@pytest.mark.parametrize("name", ["mkfs", "streams", "sequential", "memory", "volumes"])
 def test_a_section_fills_its_table(name: str) -> None:
     need(os.geteuid() == 0, "it attaches devices, which takes root")
     bench = run_section(name)
