@@ -128,6 +128,8 @@ def test_contenders_take_turns_on_the_same_blob() -> None:
 @pytest.mark.parametrize("name", ["mkfs", "streams", "sequential", "memory", "volumes"])
 def test_a_section_fills_its_table(name: str) -> None:
     need(os.geteuid() == 0, "it attaches devices, which takes root")
+    if name == "sequential":
+        need(shutil.which("nbdkit") and shutil.which("nbdfuse"), "nbdkit or nbdfuse is not installed")
     bench = run_section(name)
     assert bench.report.figures
     shown = {column.key for column in bench.columns}
