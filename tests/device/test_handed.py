@@ -206,6 +206,15 @@ def test_without_a_template_it_is_run_whole(node: Node) -> None:
     node.assert_nothing_left()
 
 
+def attach_well(started: list[subprocess.Popen[str]], names: list[str]) -> None:
+    """Each of these ends without a word, and its disk is attached: detach them."""
+    for process in started:
+        assert process.communicate(timeout=60)[1] == ""
+        assert process.returncode == 0
+    for name in names:
+        attachment.detach(name)
+
+
 @pytest.mark.parametrize("has_run", [True, False])
 def test_of_many_at_once_the_first_starts_the_template_for_all(node: Node, has_run: bool) -> None:
     """Also after a start of the machine, when there is no run directory yet."""
@@ -218,11 +227,7 @@ def test_of_many_at_once_the_first_starts_the_template_for_all(node: Node, has_r
     wait_for(lambda: all(state.exists(str(node.dirs.run), name) for name in names), "the begin of all")
     assert sorted(is_c(process.pid) for process in started) == [False, True, True, True, True]
     node.server.configure(latency_ms=0)
-    for process in started:
-        assert process.communicate(timeout=60)[1] == ""
-        assert process.returncode == 0
-    for name in names:
-        attachment.detach(name)
+    attach_well(started, names)
     if not has_run:
         assert stat.S_IMODE(node.dirs.run.stat().st_mode) == 0o755
 
@@ -237,11 +242,7 @@ def test_a_first_one_that_is_slow_is_waited_for(node: Node) -> None:
     time.sleep(2)
     assert is_c(second.pid)
     first.send_signal(signal.SIGCONT)
-    for process in (first, second):
-        assert process.communicate(timeout=60)[1] == ""
-        assert process.returncode == 0
-    for name in ("one", "two"):
-        attachment.detach(name)
+    attach_well([first, second], ["one", "two"])
 
 
 def test_where_the_first_one_starts_no_template_another_is_the_first(node: Node) -> None:
@@ -259,11 +260,7 @@ def test_where_the_first_one_starts_no_template_another_is_the_first(node: Node)
     wait_for(lambda: all(state.exists(str(node.dirs.run), name) for name in ("two", "three")), "the begin of both")
     assert sorted(is_c(process.pid) for process in others) == [False, True]
     node.server.configure(latency_ms=0)
-    for process in others:
-        assert process.communicate(timeout=60)[1] == ""
-        assert process.returncode == 0
-    for name in ("two", "three"):
-        attachment.detach(name)
+    attach_well(others, ["two", "three"])
 
 
 def test_without_a_template_to_come_nobody_waits_for_ever(node: Node) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from statistics import median
 
 from tools.benchlib import fio
 from tools.benchlib.bench import OURS, Bench, Section
@@ -19,6 +18,7 @@ from tools.benchlib.meter import Meter
 from tools.benchlib.peers import nbdfuse, prototype
 from tools.benchlib.place import Place, open_place
 from tools.benchlib.tables import column
+from tools.benchlib.turns import medians, take_turns
 
 __all__ = ["SECTION"]
 
@@ -34,12 +34,8 @@ def _measure(bench: Bench) -> None:
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(open_place(0))
         contenders = _contenders(bench, stack, place)
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
-        for _ in range(bench.plan.rounds):
-            for name, run in contenders.items():
-                found[name].append(run())
-        for name, rounds in found.items():
-            bench.add(name, {"load": "randread", "block": "4k", "depth": _DEPTH}, _medians(rounds))
+        for name, rounds in take_turns(contenders, bench.plan.rounds).items():
+            bench.add(name, {"load": "randread", "block": "4k", "depth": _DEPTH}, medians(rounds, "iops"))
 
 
 def _contenders(bench: Bench, stack: contextlib.ExitStack, place: Place) -> dict[str, Round]:
@@ -57,12 +53,6 @@ def _contenders(bench: Bench, stack: contextlib.ExitStack, place: Place) -> dict
         plain, of_plain = stack.enter_context(prototype.prototype_device(url, _SIZE, place.root))
         contenders[prototype.NAME] = lambda: fio.run(plain, job, Meter(of_plain, place.server, plain))
     return contenders
-
-
-def _medians(rounds: list[dict[str, float]]) -> dict[str, float]:
-    rates = [each["iops"] for each in rounds]
-    values = {key: median(each[key] for each in rounds) for key in rounds[0]}
-    return values | {"rounds": len(rounds), "least": min(rates), "most": max(rates)}
 
 
 SECTION = Section(

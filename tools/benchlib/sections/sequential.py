@@ -10,17 +10,19 @@ that of the processes behind the device.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from dataclasses import replace
-from statistics import median
 
 from tools.benchlib import ext4, fio
 from tools.benchlib.bench import OURS, Bench, Section
+from tools.benchlib.figures import Setting
 from tools.benchlib.fio import Job
 from tools.benchlib.meter import Meter
 from tools.benchlib.peers import nbdfuse
 from tools.benchlib.place import Place, open_place
 from tools.benchlib.tables import column
+from tools.benchlib.turns import medians, take_turns
 
 __all__ = ["SECTION"]
 
@@ -42,13 +44,10 @@ def _measure(bench: Bench) -> None:
             place.server.configure(latency_ms=service_ms)
             for load, job in (("direct", _DIRECT), ("buffered", _BUFFERED)):
                 job = replace(job, seconds=min(job.seconds, 10 * bench.plan.seconds))
-                found: dict[str, list[Values]] = {name: [] for name in contenders}
-                for number in range(bench.plan.rounds):
-                    first = number % len(contenders)
-                    for name in (names := [*contenders])[first:] + names[:first]:
-                        found[name].append(contenders[name](job))
-                for name, rounds in found.items():
-                    bench.add(name, {"load": load, "block": job.block, "service_ms": service_ms}, _medians(rounds))
+                turns = {name: functools.partial(run, job) for name, run in contenders.items()}
+                for name, rounds in take_turns(turns, bench.plan.rounds).items():
+                    setting: dict[str, Setting] = {"load": load, "block": job.block, "service_ms": service_ms}
+                    bench.add(name, setting, medians(rounds, "mbps"))
         place.server.configure(latency_ms=0)
 
 
@@ -81,12 +80,6 @@ def _runs(device: str, meter: Meter) -> Run:
         return {"mbps": values["mbps"], "cpu_us_per_mib": cpu_s * 1e6 / (values["bytes"] / 2**20)}
 
     return run
-
-
-def _medians(rounds: list[Values]) -> Values:
-    rates = [each["mbps"] for each in rounds]
-    values = {key: median(each[key] for each in rounds) for key in rounds[0]}
-    return values | {"rounds": len(rounds), "least": min(rates), "most": max(rates)}
 
 
 SECTION = Section(
