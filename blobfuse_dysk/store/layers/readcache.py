@@ -112,8 +112,12 @@ class ReadCache(Store):
                 self._fetch(*ahead, unit_of(length), ahead[0])
             return await self._read(offset, end)
         self._begin_large(offset, end)
+        return await self._end_large(offset, self._read(offset, end))
+
+    async def _end_large(self, offset: int, call: Awaitable[Buffer]) -> Buffer:
+        """What is left of a large read."""
         try:
-            return await self._read(offset, end)
+            return await call
         finally:
             self._large.remove(offset)
 
@@ -203,14 +207,7 @@ class ReadCache(Store):
             self._quickest.add(passage.ended - passage.started)
 
     def _rest_of_read(self, passage: Passage, rest: Rest) -> Rest:
-        return self._rest_of_large(passage.offset, rest) if passage.length >= LARGE else rest
-
-    async def _rest_of_large(self, offset: int, rest: Rest) -> Buffer:
-        try:
-            data: Buffer = await rest
-            return data
-        finally:
-            self._large.remove(offset)
+        return self._end_large(passage.offset, rest) if passage.length >= LARGE else rest
 
     def _end_write(self, passage: Passage) -> None:
         if self._starts:
